@@ -1,0 +1,36 @@
+//! ChittyCan Gateway: an OpenAI-compatible LLM gateway on Pingora.
+//!
+//! # The map
+//!
+//! A request walks down this list, a reply walks back up. Each layer imports only from layers below it;
+//! siblings of one layer meet in a phase of `proxy`. `tests/it/layers.rs` fails on any other edge.
+//!
+//! | layer | module | what it knows |
+//! |---|---|---|
+//! | L0 | [`types`] | ids, money, usage, secrets |
+//! | L0 | [`error`] | whose fault it is, may we retry, what may the client read |
+//! | L1 | [`openai`] | endpoints, peeking into and splicing raw bodies, usage, error shapes, the stream relay |
+//! | L1 | [`sse`] | event boundaries, writing events |
+//! | L2 | [`config`] | the YAML file, the environment, all faults at once, the schema |
+//! | L3 | [`pricing`] | the price catalogue and what a usage costs |
+//! | L3 | [`routing`] | client-facing model → ordered deployments |
+//! | L3 | [`providers`] | presets and quirks of OpenAI-compatible vendors; the simulated provider |
+//! | L3 | [`telemetry`] | metrics and the log |
+//! | L4 | [`proxy`] | the Pingora `ProxyHttp`: one file per phase |
+//! | L5 | [`admin`] | second listener: health, readiness, metrics |
+//! | L5 | [`server`] | composition root: config → engines → Pingora server, reload, shutdown |
+//! | L6 | [`cli`] | `can serve`, `can check`, `can config` |
+
+pub mod types;
+pub mod error;
+pub mod openai;
+pub mod sse;
+pub mod config;
+pub mod pricing;
+pub mod routing;
+pub mod providers;
+pub mod telemetry;
+pub mod proxy;
+pub mod admin;
+pub mod server;
+pub mod cli;

@@ -1,0 +1,3 @@
+//! The `can` binary: see [`chittycan::cli`].
+
+fn main() {}

@@ -1,0 +1,59 @@
+//! What a provider counted for one request.
+
+/// LLM units of one request, in OpenAI's convention: the detail counts are *parts of* their totals.
+///
+/// Anthropic counts cache reads and writes outside its `input_tokens`; whoever reads such a reply adds them first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All prompt tokens, cached ones included.
+    pub prompt_tokens: u64,
+    /// All generated tokens, reasoning included.
+    pub completion_tokens: u64,
+    /// Part of `prompt_tokens` that was read from the provider's prompt cache.
+    pub cached_tokens: u64,
+    /// Part of `prompt_tokens` that was written to the provider's prompt cache (default life).
+    pub cache_write_tokens: u64,
+    /// Part of `prompt_tokens` that was written to the provider's prompt cache for an hour.
+    pub cache_write_1h_tokens: u64,
+    /// Part of `completion_tokens` that was thinking.
+    pub reasoning_tokens: u64,
+    /// Part of `prompt_tokens` that was audio.
+    pub audio_prompt_tokens: u64,
+    /// Part of `completion_tokens` that was audio.
+    pub audio_completion_tokens: u64,
+    /// Part of `prompt_tokens` that was images.
+    pub image_prompt_tokens: u64,
+}
+
+impl Usage {
+    /// Prompt and completion together.
+    pub fn total_tokens(&self) -> u64 {
+        self.prompt_tokens.saturating_add(self.completion_tokens)
+    }
+}
+
+/// The price tier a request was served in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ServiceTier {
+    /// The list price.
+    #[default]
+    Standard,
+    /// OpenAI's cheaper, slower tier.
+    Flex,
+    /// OpenAI's faster, dearer tier.
+    Priority,
+    /// Asynchronous batch processing.
+    Batch,
+}
+
+impl ServiceTier {
+    /// Reads OpenAI's `service_tier` word; an unknown word, `auto` and `default` are the standard tier.
+    pub fn from_word(word: &str) -> Self {
+        match word {
+            "flex" => Self::Flex,
+            "priority" => Self::Priority,
+            "batch" => Self::Batch,
+            _ => Self::Standard,
+        }
+    }
+}
