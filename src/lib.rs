@@ -21,16 +21,16 @@
 //! | L5 | [`server`] | composition root: config → engines → Pingora server, reload, shutdown |
 //! | L6 | [`cli`] | `can serve`, `can check`, `can config` |
 
-pub mod types;
+pub mod admin;
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod openai;
-pub mod sse;
-pub mod config;
 pub mod pricing;
-pub mod routing;
 pub mod providers;
-pub mod telemetry;
 pub mod proxy;
-pub mod admin;
+pub mod routing;
 pub mod server;
-pub mod cli;
+pub mod sse;
+pub mod telemetry;
+pub mod types;
