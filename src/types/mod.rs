@@ -4,6 +4,6 @@ mod money;
 mod secret;
 mod usage;
 
-pub use money::{NanoUsd, PicoUsd};
+pub use money::{MoneyError, NanoUsd, PicoUsd};
 pub use secret::Secret;
 pub use usage::{ServiceTier, Usage};

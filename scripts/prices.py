@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Writes conf/prices.yaml from a JSON file of price facts, or compares the two.
+
+    scripts/prices.py FACTS.json            write conf/prices.yaml
+    scripts/prices.py --check FACTS.json    compare every fact with conf/prices.yaml, in exact decimals
+
+FACTS.json is a subset of LiteLLM's model_prices_and_context_window.json, one object per model, US dollars per
+token. Conversion is exact (decimal, never binary floating point). A cost key this script does not know is an
+error, so that no new fact is lost silently.
+"""
+
+import json
+import re
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+TARGET = Path(__file__).resolve().parent.parent / "conf" / "prices.yaml"
+
+PROVIDERS = {"text-completion-openai": "openai", "cohere_chat": "cohere"}
+
+# The source's key -> our name, in the order of the written file.
+RATES = {
+    "input_cost_per_token": "input",
+    "output_cost_per_token": "output",
+    "cache_read_input_token_cost": "cached",
+    "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "cache_creation_input_token_cost_above_12hr": "cache_write_1h",
+    "output_cost_per_reasoning_token": "reasoning",
+    "input_cost_per_audio_token": "audio_input",
+    "cache_read_input_audio_token_cost": "audio_cached",
+    "output_cost_per_audio_token": "audio_output",
+    "input_cost_per_image_token": "image_input",
+    "cache_read_input_image_token_cost": "image_cached",
+    "output_cost_per_image_token": "image_output",
+}
+ORDER = list(dict.fromkeys(RATES.values()))
+TIERS = {"_batches": "batch", "_flex": "flex", "_priority": "priority"}
+# The same fact under a second name: must agree with the first.
+SYNONYMS = {"input_cost_per_token_cache_hit": "cache_read_input_token_cost"}
+LEFT_OUT = re.compile(r"_(ultrafast|decisions)$|_per_(second|character|query)$")
+LIMITS = ("max_input_tokens", "max_output_tokens")
+
+HEAD = """\
+# What models cost: US dollars per MILLION tokens, one entry per provider/model.
+# Written by scripts/prices.py; regenerate it rather than editing by hand.
+#
+# Facts from {source}
+# ({licence}).
+#
+# How an entry is read
+#   input, output            prompt and generated tokens
+#   cached                   prompt tokens read from the provider's prompt cache
+#   cache_write(_1h)         prompt tokens written to it, for its default life (or for the long life: an hour and more)
+#   reasoning                generated tokens that were thinking
+#   audio_*, image_*         audio and image tokens; *_cached: those that the cache surely held
+#   tiers                    other rates by service tier; a rate that is missing there is the standard one
+#   above                    rates of the whole request once its prompt has MORE than prompt_tokens tokens
+#   max_*_tokens             the model's own limits
+# A part without a rate of its own costs what the whole costs: cached as input, reasoning as output.
+# Numbers are read as exact decimals; six places (a trillionth of a dollar per token) are the finest.
+#
+# aliases: another name for an entry, for example   openrouter/openai/gpt-4o: openai/gpt-4o
+# A dated name (-2024-11-20, -20251001) or -latest without an entry takes its family's; no other name is guessed.
+#
+# Left out of this file: rates per second, character, web search and map query; the "ultrafast" and "decisions"
+# tiers; models that are not charged by token at all, which therefore count as unpriced:
+{skipped}
+"""
+
+
+def load(path):
+    """The facts, every number as a Decimal, and the description of their source."""
+    facts = json.loads(Path(path).read_text("utf-8"), parse_float=Decimal, parse_int=Decimal)
+    return facts.pop("_meta", {}), facts
+
+
+def name_of(key, model):
+    provider = PROVIDERS.get(model["litellm_provider"], model["litellm_provider"])
+    return key if key.startswith(provider + "/") else f"{provider}/{key}"
+
+
+def place_of(key):
+    """(threshold, tier, our rate name) of a cost key; None for a fact we leave out or that is no cost."""
+    if "cost" not in key or LEFT_OUT.search(key):
+        return None
+    tier = "standard"
+    for suffix, word in TIERS.items():
+        if key.endswith(suffix):
+            key, tier = key.removesuffix(suffix), word
+    threshold = 0
+    if found := re.search(r"_above_(\d+)k_tokens$", key):
+        key, threshold = key[: found.start()], int(found[1]) * 1000
+    if key not in RATES:
+        raise SystemExit(f"unknown cost key {key!r}: teach it to scripts/prices.py")
+    return threshold, tier, RATES[key]
+
+
+def rates_of(key, model):
+    """{(threshold, tier, rate name): US dollars per token} of one model."""
+    rates = {}
+    for second, first in SYNONYMS.items():
+        if second in model and model.setdefault(first, model[second]) != model[second]:
+            raise SystemExit(f"{key}: {second} contradicts {first}")
+    for cost_key, value in model.items():
+        if cost_key in SYNONYMS or (place := place_of(cost_key)) is None:
+            continue
+        if rates.setdefault(place, value) != value:
+            raise SystemExit(f"{key}: two different values for {place}")
+    if model.get("mode") == "embedding":
+        rates.setdefault((0, "standard", "output"), Decimal(0))  # an embedding has no output tokens
+    return rates
+
+
+def charged_by_token(rates):
+    return (0, "standard", "input") in rates
+
+
+def per_million(value):
+    """Plain decimal text of value * 10^6 with at least two places: 2.50, 0.075."""
+    text = format((value * 1_000_000).normalize(), "f")
+    whole, _, places = text.partition(".")
+    if len(places) > 6:
+        raise SystemExit(f"{value} is finer than a trillionth of a dollar")
+    return f"{whole}.{places.ljust(2, '0')}"
+
+
+def entry_lines(rates, threshold, indent):
+    """The lines of one rate set: standard rates, then tiers in flow style."""
+    pad = " " * indent
+    lines = [f"{pad}{rate}: {per_million(rates[threshold, 'standard', rate])}"
+             for rate in ORDER if (threshold, "standard", rate) in rates]
+    tiers = []
+    for tier in TIERS.values():
+        pairs = [f"{rate}: {per_million(rates[threshold, tier, rate])}"
+                 for rate in ORDER if (threshold, tier, rate) in rates]
+        if pairs:
+            tiers.append(f"{pad}  {tier}: {{{', '.join(pairs)}}}")
+    return lines + ([f"{pad}tiers:", *tiers] if tiers else [])
+
+
+def render(meta, facts):
+    models, skipped = {}, []
+    for key, model in facts.items():
+        rates = rates_of(key, model)
+        name = name_of(key, model)
+        if not charged_by_token(rates):
+            skipped.append(name)
+            continue
+        lines = [f"    {limit}: {int(model[limit])}" for limit in LIMITS if limit in model]
+        lines += entry_lines(rates, 0, 4)
+        thresholds = sorted({place[0] for place in rates} - {0})
+        if thresholds:
+            lines.append("    above:")
+        for threshold in thresholds:
+            lines.append(f"      - prompt_tokens: {threshold}")
+            lines += entry_lines(rates, threshold, 8)
+        models.setdefault(name.split("/")[0], []).append([f"  {name}:", *lines])
+    out = [HEAD.format(source=meta.get("source", "an unnamed file"), licence=meta.get("licence", "licence not stated"),
+                       skipped="\n".join(f"#   {name}" for name in skipped)), "models:"]
+    for provider, entries in models.items():
+        out.append(f"\n  # --- {provider} ---")
+        out += ["\n".join(entry) for entry in entries]
+    return "\n".join(out) + "\n\naliases: {}\n"
+
+
+def read_back(text):
+    """Every rate and limit of a written file, by a reader that knows only the shape this script writes."""
+    rates, limits = {}, {}
+    name = tier = None
+    threshold = 0
+    for line in text.split("\nmodels:\n", 1)[1].split("\naliases:", 1)[0].splitlines():
+        body = line.split(" #")[0].rstrip()
+        indent = len(body) - len(body.lstrip())
+        body = body.strip()
+        if not body or body.startswith("#"):
+            continue
+        if indent == 2:
+            name, threshold = body.removesuffix(":"), 0
+            rates[name], limits[name] = {}, {}
+        elif body.startswith("- prompt_tokens: "):
+            threshold = int(body.split(": ")[1])
+        elif body in ("tiers:", "above:"):
+            continue
+        elif "{" in body:
+            tier, _, pairs = body.partition(": ")
+            for pair in pairs.strip("{}").split(", "):
+                rate, value = pair.split(": ")
+                rates[name][threshold, tier, rate] = Decimal(value) / 1_000_000
+        else:
+            key, value = body.split(": ")
+            if key in LIMITS:
+                limits[name][key] = Decimal(value)
+            else:
+                rates[name][threshold, "standard", key] = Decimal(value) / 1_000_000
+    return rates, limits
+
+
+def check(facts):
+    rates, limits = read_back(TARGET.read_text("utf-8"))
+    wrong, compared = [], 0
+    for key, model in facts.items():
+        name, wanted = name_of(key, model), rates_of(key, model)
+        if not charged_by_token(wanted):
+            if name in rates:
+                wrong.append(f"{name}: is not charged by token but has an entry")
+            continue
+        wanted_limits = {limit: model[limit] for limit in LIMITS if limit in model}
+        found, found_limits = rates.pop(name, {}), limits.pop(name, {})
+        for want, have in ((wanted, found), (wanted_limits, found_limits)):
+            for place in want.keys() | have.keys():
+                compared += 1
+                if want.get(place) != have.get(place):
+                    wrong.append(f"{name} {place}: facts {want.get(place)}, file {have.get(place)}")
+    wrong += [f"{name}: not in the facts" for name in rates]
+    print("\n".join(wrong) or f"{compared} facts agree")
+    return 1 if wrong else 0
+
+
+def main(args):
+    if len(args) == 2 and args[0] == "--check":
+        return check(load(args[1])[1])
+    if len(args) == 1 and not args[0].startswith("-"):
+        TARGET.write_text(render(*load(args[0])), "utf-8")
+        return 0
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,175 @@
+//! Provider and model → price.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Fault, Price, load};
+
+/// The price list compiled into the binary.
+const BUILTIN: &str = include_str!("../../conf/prices.yaml");
+
+/// Prices by provider and model. Cheap to clone: the prices themselves are shared.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    providers: BTreeMap<Box<str>, BTreeMap<Box<str>, Arc<Price>>>,
+}
+
+impl Catalogue {
+    /// The list compiled into the binary, `conf/prices.yaml`.
+    pub fn builtin() -> Self {
+        match Self::parse(BUILTIN) {
+            Ok(catalogue) => catalogue,
+            Err(faults) => unreachable!("a test reads the compiled-in price list: {faults:?}"),
+        }
+    }
+
+    /// Reads a price list in the format that the head of `conf/prices.yaml` describes.
+    ///
+    /// # Errors
+    /// All faults at once; for text that is not YAML, the first.
+    pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
+        Self::default().overlay(text)
+    }
+
+    /// Lays a price list over this one: an entry replaces the whole entry of the same name. Aliases may point to
+    /// entries of either.
+    ///
+    /// # Errors
+    /// As [`Catalogue::parse`].
+    pub fn overlay(&self, text: &str) -> Result<Self, Vec<Fault>> {
+        let mut merged = self.clone();
+        load::read_into(&mut merged, text)?;
+        Ok(merged)
+    }
+
+    /// What `model` costs at `provider`; `None` if nobody knows, which is not free.
+    ///
+    /// Looks for the exact name, then, for a dated or `-latest` name, for its family: `gpt-4o-2024-11-20` and
+    /// `gpt-4o-20241120` are `gpt-4o`. Nothing else is guessed, so `gpt-4o` never prices `gpt-4o-mini-foo`, and a
+    /// vendor's model at another provider is priced only where the list or an alias names it.
+    pub fn price(&self, provider: &str, model: &str) -> Option<&Arc<Price>> {
+        let models = self.providers.get(provider)?;
+        models.get(model).or_else(|| models.get(family(model)?))
+    }
+
+    /// How many names have a price, aliases included.
+    pub fn len(&self) -> usize {
+        self.providers.values().map(BTreeMap::len).sum()
+    }
+
+    /// Whether no model has a price.
+    pub fn is_empty(&self) -> bool {
+        self.providers.is_empty()
+    }
+
+    /// Provider, model and price of every name, aliases included, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Arc<Price>)> {
+        self.providers
+            .iter()
+            .flat_map(|(provider, models)| models.iter().map(|(model, price)| (&**provider, &**model, price)))
+    }
+
+    /// The price of exactly this name.
+    pub(super) fn exact(&self, provider: &str, model: &str) -> Option<&Arc<Price>> {
+        self.providers.get(provider)?.get(model)
+    }
+
+    pub(super) fn insert(&mut self, provider: &str, model: &str, price: Arc<Price>) {
+        self.providers.entry(provider.into()).or_default().insert(model.into(), price);
+    }
+}
+
+/// `model` without the date or `-latest` at its end; `None` if it has neither.
+fn family(model: &str) -> Option<&str> {
+    let undated = || {
+        ["-dddddddd", "-dddd-dd-dd"].into_iter().find_map(|shape| {
+            let (name, end) = model.split_at_checked(model.len().checked_sub(shape.len())?)?;
+            is_date(end, shape).then_some(name)
+        })
+    };
+    model.strip_suffix("-latest").or_else(undated).filter(|name| !name.is_empty())
+}
+
+/// Whether `text` has the shape, `d` for a digit, and its digits are a day of this century.
+fn is_date(text: &str, shape: &str) -> bool {
+    let fits = text.bytes().zip(shape.bytes()).all(|(byte, wanted)| match wanted {
+        b'd' => byte.is_ascii_digit(),
+        _ => byte == wanted,
+    });
+    let digits: Vec<u32> = text.chars().filter_map(|letter| letter.to_digit(10)).collect();
+    match digits[..] {
+        [2, 0, _, _, m1, m2, d1, d2] if fits => {
+            (1..=12).contains(&(m1 * 10 + m2)) && (1..=31).contains(&(d1 * 10 + d2))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::types::{PicoUsd, ServiceTier};
+
+    fn small() -> Catalogue {
+        Catalogue::parse(
+            "models:\n  openai/gpt-4o: {input: 2.50, output: 10}\n  openai/o3: {input: 2, output: 8}\n  \
+             groq/openai/gpt-oss: {input: 0.15, output: 0.6}\n  anthropic/claude-h: {input: 1, output: 5}\n  \
+             anthropic/claude-h-20251001: {input: 3, output: 5}\naliases: {openrouter/openai/gpt-4o: openai/gpt-4o}\n",
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn exact_names_come_first() {
+        let catalogue = small();
+        let input = |provider, model| catalogue.price(provider, model).map(|p| p.rates(0, ServiceTier::Standard).input);
+        assert_eq!(input("anthropic", "claude-h-20251001"), Some(PicoUsd(3_000_000)));
+        assert_eq!(input("anthropic", "claude-h-20260101"), Some(PicoUsd(1_000_000)));
+        assert_eq!(input("groq", "openai/gpt-oss"), Some(PicoUsd(150_000)));
+        assert_eq!(input("openrouter", "openai/gpt-4o"), Some(PicoUsd(2_500_000)), "an alias says so");
+    }
+
+    #[test]
+    fn dated_names_take_their_family() {
+        let catalogue = small();
+        for model in ["gpt-4o-2024-11-20", "gpt-4o-20241120", "gpt-4o-latest"] {
+            assert!(catalogue.price("openai", model).is_some(), "{model}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_guessed() {
+        let catalogue = small();
+        let strangers = ["gpt-4o-mini", "gpt-4o-mini-foo", "gpt-4", "gpt-4o-", "gpt-4o-1106", "gpt-4o-2024-13-20"];
+        let odd = ["gpt-4o-2024-00-10", "gpt-4o-20241199", "gpt-4o20241120", "gpt-4o-2024-11-20-preview", "GPT-4o", ""];
+        let shapes = ["-latest", "-20241120", "20241120", "gpt-4o-\u{e9}\u{e9}\u{e9}\u{e9}", "openai/gpt-4o"];
+        for model in strangers.into_iter().chain(odd).chain(shapes) {
+            assert_eq!(catalogue.price("openai", model), None, "{model}");
+        }
+        assert_eq!(catalogue.price("openrouter", "openai/o3"), None, "no alias says so");
+        assert_eq!(catalogue.price("azure", "gpt-4o"), None);
+    }
+
+    #[test]
+    fn an_overlay_replaces_whole_entries() {
+        let merged = small()
+            .overlay("models: {openai/gpt-4o: {input: 9, output: 9}, local/llama: {input: 0, output: 0}}\naliases: {local/o3: openai/o3}")
+            .unwrap();
+        assert_eq!(merged.len(), small().len() + 2);
+        let input = |provider, model| merged.price(provider, model).map(|p| p.rates(0, ServiceTier::Standard).input);
+        assert_eq!(input("openai", "gpt-4o"), Some(PicoUsd(9_000_000)));
+        assert_eq!(input("local", "llama"), Some(PicoUsd::ZERO), "free is a price");
+        assert_eq!(input("local", "o3"), Some(PicoUsd(2_000_000)));
+    }
+
+    #[test]
+    fn lists_every_name_once() {
+        let catalogue = small();
+        let names: Vec<_> = catalogue.iter().map(|(provider, model, _)| format!("{provider}/{model}")).collect();
+        assert_eq!(names.len(), catalogue.len());
+        assert!(names.is_sorted());
+        assert!(!catalogue.is_empty());
+        assert!(Catalogue::default().is_empty());
+    }
+}

@@ -1,0 +1,312 @@
+//! The YAML price file, all faults at once.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use super::node::{self, Node, Value};
+use super::price::ListedStep;
+use super::rates::Listed;
+use super::{Catalogue, Price};
+use crate::types::{PicoUsd, ServiceTier};
+
+/// Something wrong in a price file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Counted from 1.
+    pub line: usize,
+    /// Where in the file: `models.openai/gpt-4o.tiers.batch.input`; empty for the file as a whole.
+    pub path: String,
+    /// What is wrong, without the path.
+    pub message: String,
+}
+
+impl Fault {
+    pub(super) fn new(line: usize, path: &str, message: impl Into<String>) -> Self {
+        Self { line, path: path.to_owned(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: ", self.line)?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// Adds what `text` lists to `catalogue`, which is of no use after an error.
+pub(super) fn read_into(catalogue: &mut Catalogue, text: &str) -> Result<(), Vec<Fault>> {
+    let root = node::read(text).map_err(|fault| vec![fault])?;
+    let mut walk = Walk::default();
+    walk.file(&root, catalogue);
+    if walk.faults.is_empty() { Ok(()) } else { Err(walk.faults) }
+}
+
+/// The walk over the tree: where it is and what was wrong so far.
+#[derive(Default)]
+struct Walk {
+    path: Vec<String>,
+    faults: Vec<Fault>,
+}
+
+/// What an entry may say besides rates.
+#[derive(Default)]
+struct Entry {
+    step: ListedStep,
+    above: Vec<(u64, ListedStep)>,
+    max_input_tokens: Option<u64>,
+    max_output_tokens: Option<u64>,
+}
+
+impl Walk {
+    fn file(&mut self, root: &Node<'_>, catalogue: &mut Catalogue) {
+        let mut aliases = None;
+        self.each(root, |walk, key, node| match key {
+            "models" => walk.models(node, catalogue),
+            "aliases" => aliases = Some(node),
+            _ => walk.fault(node.line, "is not known here; known are: models, aliases"),
+        });
+        // Last, whatever the order in the file: an alias points to an entry.
+        if let Some(node) = aliases {
+            self.within("aliases", |walk| walk.aliases(node, catalogue));
+        }
+    }
+
+    fn models(&mut self, node: &Node<'_>, catalogue: &mut Catalogue) {
+        self.each(node, |walk, name, node| {
+            let price = walk.entry(node);
+            match split(name) {
+                Some((provider, model)) => catalogue.insert(provider, model, Arc::new(price)),
+                None => walk.fault(node.line, "must be named provider/model"),
+            }
+        });
+    }
+
+    fn aliases(&mut self, node: &Node<'_>, catalogue: &mut Catalogue) {
+        let mut found = Vec::new();
+        self.each(node, |walk, alias, target| {
+            let Some((provider, model)) = split(alias) else {
+                return walk.fault(target.line, "must be named provider/model");
+            };
+            let Value::Text(name) = &target.value else {
+                return walk.fault(target.line, format!("must be provider/model, not {}", target.value.kind()));
+            };
+            match split(name).and_then(|(provider, model)| catalogue.exact(provider, model)) {
+                Some(price) => found.push((provider.to_owned(), model.to_owned(), price.clone())),
+                None => walk.fault(target.line, format!("points to {name}, which has no entry")),
+            }
+        });
+        for (provider, model, price) in found {
+            catalogue.insert(&provider, &model, price);
+        }
+    }
+
+    fn entry(&mut self, node: &Node<'_>) -> Price {
+        let mut entry = Entry::default();
+        self.each(node, |walk, key, node| match key {
+            "max_input_tokens" => entry.max_input_tokens = walk.tokens(node),
+            "max_output_tokens" => entry.max_output_tokens = walk.tokens(node),
+            "above" => entry.above = walk.above(node),
+            _ => walk.step_key(&mut entry.step, key, node, "max_input_tokens, max_output_tokens, tiers, above"),
+        });
+        self.require_rates(node.line, &entry.step);
+        Price::new(&entry.step, &entry.above, entry.max_input_tokens, entry.max_output_tokens)
+    }
+
+    fn above(&mut self, node: &Node<'_>) -> Vec<(u64, ListedStep)> {
+        let Value::List(items) = &node.value else {
+            self.fault(node.line, format!("must be a list, not {}", node.value.kind()));
+            return Vec::new();
+        };
+        let mut steps: Vec<(u64, ListedStep)> = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            self.within(&format!("[{index}]"), |walk| {
+                let (mut threshold, mut step) = (None, ListedStep::default());
+                let faults = walk.faults.len();
+                walk.each(item, |walk, key, node| match key {
+                    "prompt_tokens" => threshold = walk.tokens(node),
+                    _ => walk.step_key(&mut step, key, node, "prompt_tokens, tiers"),
+                });
+                walk.require_rates(item.line, &step);
+                match threshold {
+                    Some(tokens) if steps.iter().any(|(other, _)| *other == tokens) => {
+                        walk.fault(item.line, format!("prompt_tokens: {tokens} is listed twice"));
+                    }
+                    Some(tokens) => steps.push((tokens, step)),
+                    None if walk.faults.len() == faults => walk.fault(item.line, "needs prompt_tokens"),
+                    None => {}
+                }
+            });
+        }
+        steps
+    }
+
+    /// A key that an entry and a long-prompt step have in common.
+    fn step_key(&mut self, step: &mut ListedStep, key: &str, node: &Node<'_>, others: &str) {
+        match key {
+            "tiers" => self.each(node, |walk, key, node| {
+                let tier = match key {
+                    "flex" => ServiceTier::Flex,
+                    "priority" => ServiceTier::Priority,
+                    "batch" => ServiceTier::Batch,
+                    _ => return walk.fault(node.line, "is not known here; known are: flex, priority, batch"),
+                };
+                let mut listed = Listed::default();
+                walk.each(node, |walk, key, node| walk.rate(&mut listed, key, node, ""));
+                step.tiers.push((tier, listed));
+            }),
+            _ => self.rate(&mut step.standard, key, node, others),
+        }
+    }
+
+    fn rate(&mut self, listed: &mut Listed, key: &str, node: &Node<'_>, others: &str) {
+        let Some(slot) = listed.slot(key) else {
+            let separator = if others.is_empty() { "" } else { ", " };
+            return self
+                .fault(node.line, format!("is not known here; known are: {}{separator}{others}", Listed::NAMES));
+        };
+        match &node.value {
+            Value::Text(text) => match PicoUsd::from_usd_per_million(text) {
+                Ok(rate) => *slot = Some(rate),
+                Err(error) => self.fault(node.line, format!("{text:?} {error} (US dollars per million tokens)")),
+            },
+            other => self.fault(node.line, format!("must be US dollars per million tokens, not {}", other.kind())),
+        }
+    }
+
+    fn tokens(&mut self, node: &Node<'_>) -> Option<u64> {
+        let number = match &node.value {
+            Value::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
+            _ => None,
+        };
+        if number.is_none() {
+            self.fault(node.line, "must be a whole number of tokens");
+        }
+        number
+    }
+
+    /// A list that forgets one side would serve it for free. Free is written as 0.
+    fn require_rates(&mut self, line: usize, step: &ListedStep) {
+        if !step.standard.prices_input() {
+            self.fault(line, "needs input, 0 if it is free");
+        }
+        if !step.standard.prices_output() {
+            self.fault(line, "needs output (or audio_output or image_output), 0 if it is free");
+        }
+    }
+
+    /// Calls `visit` for each pair of a mapping, with its key on the path; nothing at all is an empty mapping.
+    fn each<'n, 'a>(&mut self, node: &'n Node<'a>, mut visit: impl FnMut(&mut Self, &'n str, &'n Node<'a>)) {
+        let entries = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => return,
+            other => return self.fault(node.line, format!("must be a mapping, not {}", other.kind())),
+        };
+        let mut seen = BTreeSet::new();
+        for (key, value) in entries {
+            let Value::Text(name) = &key.value else {
+                self.fault(key.line, format!("has {} as a key", key.value.kind()));
+                continue;
+            };
+            // A scalar that begins on the next line belongs to its key for whoever reads the message.
+            self.within(name, |walk| {
+                if seen.insert(name.as_ref()) {
+                    visit(walk, name, value);
+                } else {
+                    walk.fault(key.line, "is listed twice");
+                }
+            });
+        }
+    }
+
+    fn within<T>(&mut self, name: &str, visit: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push(name.to_owned());
+        let result = visit(self);
+        self.path.pop();
+        result
+    }
+
+    fn fault(&mut self, line: usize, message: impl Into<String>) {
+        self.faults.push(Fault::new(line, &self.path.join(".").replace(".[", "["), message));
+    }
+}
+
+/// Provider and model of a name; the model may contain slashes of its own.
+fn split(name: &str) -> Option<(&str, &str)> {
+    name.split_once('/').filter(|(provider, model)| !provider.is_empty() && !model.is_empty())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> Vec<String> {
+        Catalogue::parse(text).unwrap_err().iter().map(Fault::to_string).collect()
+    }
+
+    #[test]
+    fn reports_every_fault_with_its_place() {
+        let text = "\
+models:
+  openai/a:
+    input: two
+    output: 1
+    speed: 3
+    tiers:
+      batch: {input: -1}
+      turbo: {input: 1}
+    above:
+      - prompt_tokens: 1e3
+        input: 1
+        output: 1
+      - {input: 1, output: 1}
+      - {prompt_tokens: 5, output: 1}
+  openai/a: {input: 1, output: 1}
+  nameless: {input: 1, output: 1}
+  openai/b: {output: 0.0000001}
+  openai/c: [1]
+aliases:
+  x/y: openai/zzz
+prices: {}
+";
+        let found = faults(text);
+        let wanted = [
+            "line 3: models.openai/a.input: \"two\" is not a decimal number",
+            "line 5: models.openai/a.speed: is not known here",
+            "line 7: models.openai/a.tiers.batch.input: \"-1\" is below zero",
+            "line 8: models.openai/a.tiers.turbo: is not known here",
+            "line 10: models.openai/a.above[0].prompt_tokens: must be a whole number of tokens",
+            "line 13: models.openai/a.above[1]: needs prompt_tokens",
+            "line 14: models.openai/a.above[2]: needs input",
+            "line 15: models.openai/a: is listed twice",
+            "line 16: models.nameless: must be named provider/model",
+            "line 17: models.openai/b.output: \"0.0000001\" has more decimal places",
+            "line 17: models.openai/b: needs input",
+            "line 18: models.openai/c: must be a mapping, not a list",
+            "line 20: aliases.x/y: points to openai/zzz, which has no entry",
+            "line 21: prices: is not known here",
+        ];
+        for want in wanted {
+            assert!(found.iter().any(|fault| fault.starts_with(want)), "{want}\nin {found:#?}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_yaml_is_one_fault() {
+        assert_eq!(Catalogue::parse("models:\n  a: [1").unwrap_err().len(), 1);
+    }
+
+    #[test]
+    fn a_forgotten_side_is_a_fault_and_an_explicit_zero_is_not() {
+        assert_eq!(faults("models: {a/b: {input: 1}}").len(), 1);
+        assert_eq!(faults("models: {a/b: }").len(), 2);
+        assert!(Catalogue::parse("models: {a/b: {input: 1, output: 0}}").is_ok());
+        assert!(Catalogue::parse("").unwrap().is_empty());
+    }
+}
