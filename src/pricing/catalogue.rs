@@ -31,8 +31,8 @@ impl Catalogue {
         Self::default().overlay(text)
     }
 
-    /// Lays a price list over this one: an entry replaces the whole entry of the same name. Aliases may point to
-    /// entries of either.
+    /// Lays a price list over this one: an entry replaces the whole entry of the same name. An alias may point to an
+    /// entry of either list; it takes the price of the moment, a later overlay of that entry does not change it.
     ///
     /// # Errors
     /// As [`Catalogue::parse`].
@@ -82,24 +82,24 @@ impl Catalogue {
 /// `model` without the date or `-latest` at its end; `None` if it has neither.
 fn family(model: &str) -> Option<&str> {
     let undated = || {
-        ["-dddddddd", "-dddd-dd-dd"].into_iter().find_map(|shape| {
-            let (name, end) = model.split_at_checked(model.len().checked_sub(shape.len())?)?;
-            is_date(end, shape).then_some(name)
+        ["-20241120".len(), "-2024-11-20".len()].into_iter().find_map(|length| {
+            let (name, end) = model.split_at_checked(model.len().checked_sub(length)?)?;
+            is_date(end.as_bytes()).then_some(name)
         })
     };
     model.strip_suffix("-latest").or_else(undated).filter(|name| !name.is_empty())
 }
 
-/// Whether `text` has the shape, `d` for a digit, and its digits are a day of this century.
-fn is_date(text: &str, shape: &str) -> bool {
-    let fits = text.bytes().zip(shape.bytes()).all(|(byte, wanted)| match wanted {
-        b'd' => byte.is_ascii_digit(),
-        _ => byte == wanted,
-    });
-    let digits: Vec<u32> = text.chars().filter_map(|letter| letter.to_digit(10)).collect();
-    match digits[..] {
-        [2, 0, _, _, m1, m2, d1, d2] if fits => {
-            (1..=12).contains(&(m1 * 10 + m2)) && (1..=31).contains(&(d1 * 10 + d2))
+/// Whether `text` is `-YYYYMMDD` or `-YYYY-MM-DD` and a day of this century.
+fn is_date(text: &[u8]) -> bool {
+    let number = |tens: u8, ones: u8| {
+        (tens.is_ascii_digit() && ones.is_ascii_digit()).then(|| (tens - b'0') * 10 + (ones - b'0'))
+    };
+    match *text {
+        [b'-', b'2', b'0', y1, y2, m1, m2, d1, d2] | [b'-', b'2', b'0', y1, y2, b'-', m1, m2, b'-', d1, d2] => {
+            number(y1, y2).is_some()
+                && number(m1, m2).is_some_and(|month| (1..=12).contains(&month))
+                && number(d1, d2).is_some_and(|day| (1..=31).contains(&day))
         }
         _ => false,
     }
@@ -154,7 +154,10 @@ mod tests {
     #[test]
     fn an_overlay_replaces_whole_entries() {
         let merged = small()
-            .overlay("models: {openai/gpt-4o: {input: 9, output: 9}, local/llama: {input: 0, output: 0}}\naliases: {local/o3: openai/o3}")
+            .overlay(
+                "models: {openai/gpt-4o: {input: 9, output: 9}, local/llama: {input: 0, output: 0}}\n\
+                 aliases: {local/o3: openai/o3}",
+            )
             .unwrap();
         assert_eq!(merged.len(), small().len() + 2);
         let input = |provider, model| merged.price(provider, model).map(|p| p.rates(0, ServiceTier::Standard).input);

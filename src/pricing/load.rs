@@ -44,6 +44,7 @@ pub(super) fn read_into(catalogue: &mut Catalogue, text: &str) -> Result<(), Vec
     let root = node::read(text).map_err(|fault| vec![fault])?;
     let mut walk = Walk::default();
     walk.file(&root, catalogue);
+    walk.faults.sort_by_key(|fault| fault.line);
     if walk.faults.is_empty() { Ok(()) } else { Err(walk.faults) }
 }
 
@@ -52,6 +53,8 @@ pub(super) fn read_into(catalogue: &mut Catalogue, text: &str) -> Result<(), Vec
 struct Walk {
     path: Vec<String>,
     faults: Vec<Fault>,
+    /// The entries of this file, which its aliases must not hide.
+    entries: BTreeSet<String>,
 }
 
 /// What an entry may say besides rates.
@@ -81,7 +84,10 @@ impl Walk {
         self.each(node, |walk, name, node| {
             let price = walk.entry(node);
             match split(name) {
-                Some((provider, model)) => catalogue.insert(provider, model, Arc::new(price)),
+                Some((provider, model)) => {
+                    catalogue.insert(provider, model, Arc::new(price));
+                    walk.entries.insert(name.to_owned());
+                }
                 None => walk.fault(node.line, "must be named provider/model"),
             }
         });
@@ -93,6 +99,9 @@ impl Walk {
             let Some((provider, model)) = split(alias) else {
                 return walk.fault(target.line, "must be named provider/model");
             };
+            if walk.entries.contains(alias) {
+                return walk.fault(target.line, "has an entry of its own");
+            }
             let Value::Text(name) = &target.value else {
                 return walk.fault(target.line, format!("must be provider/model, not {}", target.value.kind()));
             };
@@ -108,13 +117,15 @@ impl Walk {
 
     fn entry(&mut self, node: &Node<'_>) -> Price {
         let mut entry = Entry::default();
-        self.each(node, |walk, key, node| match key {
+        let is_mapping = self.each(node, |walk, key, node| match key {
             "max_input_tokens" => entry.max_input_tokens = walk.tokens(node),
             "max_output_tokens" => entry.max_output_tokens = walk.tokens(node),
             "above" => entry.above = walk.above(node),
             _ => walk.step_key(&mut entry.step, key, node, "max_input_tokens, max_output_tokens, tiers, above"),
         });
-        self.require_rates(node.line, &entry.step);
+        if is_mapping {
+            self.require_rates(node.line, &entry.step);
+        }
         Price::new(&entry.step, &entry.above, entry.max_input_tokens, entry.max_output_tokens)
     }
 
@@ -127,19 +138,21 @@ impl Walk {
         for (index, item) in items.iter().enumerate() {
             self.within(&format!("[{index}]"), |walk| {
                 let (mut threshold, mut step) = (None, ListedStep::default());
-                let faults = walk.faults.len();
-                walk.each(item, |walk, key, node| match key {
-                    "prompt_tokens" => threshold = walk.tokens(node),
+                let is_mapping = walk.each(item, |walk, key, node| match key {
+                    "prompt_tokens" => threshold = Some(walk.tokens(node)),
                     _ => walk.step_key(&mut step, key, node, "prompt_tokens, tiers"),
                 });
+                if !is_mapping {
+                    return;
+                }
                 walk.require_rates(item.line, &step);
                 match threshold {
-                    Some(tokens) if steps.iter().any(|(other, _)| *other == tokens) => {
+                    None => walk.fault(item.line, "needs prompt_tokens"),
+                    Some(None) => {} // said already
+                    Some(Some(tokens)) if steps.iter().any(|(other, _)| *other == tokens) => {
                         walk.fault(item.line, format!("prompt_tokens: {tokens} is listed twice"));
                     }
-                    Some(tokens) => steps.push((tokens, step)),
-                    None if walk.faults.len() == faults => walk.fault(item.line, "needs prompt_tokens"),
-                    None => {}
+                    Some(Some(tokens)) => steps.push((tokens, step)),
                 }
             });
         }
@@ -148,20 +161,20 @@ impl Walk {
 
     /// A key that an entry and a long-prompt step have in common.
     fn step_key(&mut self, step: &mut ListedStep, key: &str, node: &Node<'_>, others: &str) {
-        match key {
-            "tiers" => self.each(node, |walk, key, node| {
-                let tier = match key {
-                    "flex" => ServiceTier::Flex,
-                    "priority" => ServiceTier::Priority,
-                    "batch" => ServiceTier::Batch,
-                    _ => return walk.fault(node.line, "is not known here; known are: flex, priority, batch"),
-                };
-                let mut listed = Listed::default();
-                walk.each(node, |walk, key, node| walk.rate(&mut listed, key, node, ""));
-                step.tiers.push((tier, listed));
-            }),
-            _ => self.rate(&mut step.standard, key, node, others),
+        if key != "tiers" {
+            return self.rate(&mut step.standard, key, node, others);
         }
+        self.each(node, |walk, key, node| {
+            let tier = match key {
+                "flex" => ServiceTier::Flex,
+                "priority" => ServiceTier::Priority,
+                "batch" => ServiceTier::Batch,
+                _ => return walk.fault(node.line, "is not known here; known are: flex, priority, batch"),
+            };
+            let mut listed = Listed::default();
+            walk.each(node, |walk, key, node| walk.rate(&mut listed, key, node, ""));
+            step.tiers.push((tier, listed));
+        });
     }
 
     fn rate(&mut self, listed: &mut Listed, key: &str, node: &Node<'_>, others: &str) {
@@ -170,12 +183,14 @@ impl Walk {
             return self
                 .fault(node.line, format!("is not known here; known are: {}{separator}{others}", Listed::NAMES));
         };
-        match &node.value {
-            Value::Text(text) => match PicoUsd::from_usd_per_million(text) {
-                Ok(rate) => *slot = Some(rate),
-                Err(error) => self.fault(node.line, format!("{text:?} {error} (US dollars per million tokens)")),
-            },
-            other => self.fault(node.line, format!("must be US dollars per million tokens, not {}", other.kind())),
+        let rate = match &node.value {
+            Value::Text(text) => PicoUsd::from_usd_per_million(text).map_err(|error| format!("{text:?} {error}")),
+            other => Err(format!("must be a number, not {}", other.kind())),
+        };
+        // A rate that cannot be read is not a missing one too: the file is refused for it already.
+        *slot = Some(rate.as_ref().copied().unwrap_or_default());
+        if let Err(message) = rate {
+            self.fault(node.line, format!("{message} (US dollars per million tokens)"));
         }
     }
 
@@ -201,11 +216,15 @@ impl Walk {
     }
 
     /// Calls `visit` for each pair of a mapping, with its key on the path; nothing at all is an empty mapping.
-    fn each<'n, 'a>(&mut self, node: &'n Node<'a>, mut visit: impl FnMut(&mut Self, &'n str, &'n Node<'a>)) {
+    /// Answers whether it was a mapping, that is, whether it makes sense to miss something in it.
+    fn each<'n, 'a>(&mut self, node: &'n Node<'a>, mut visit: impl FnMut(&mut Self, &'n str, &'n Node<'a>)) -> bool {
         let entries = match &node.value {
             Value::Map(entries) => entries,
-            Value::Null => return,
-            other => return self.fault(node.line, format!("must be a mapping, not {}", other.kind())),
+            Value::Null => return true,
+            other => {
+                self.fault(node.line, format!("must be a mapping, not {}", other.kind()));
+                return false;
+            }
         };
         let mut seen = BTreeSet::new();
         for (key, value) in entries {
@@ -213,7 +232,6 @@ impl Walk {
                 self.fault(key.line, format!("has {} as a key", key.value.kind()));
                 continue;
             };
-            // A scalar that begins on the next line belongs to its key for whoever reads the message.
             self.within(name, |walk| {
                 if seen.insert(name.as_ref()) {
                     visit(walk, name, value);
@@ -222,6 +240,7 @@ impl Walk {
                 }
             });
         }
+        true
     }
 
     fn within<T>(&mut self, name: &str, visit: impl FnOnce(&mut Self) -> T) -> T {
@@ -267,12 +286,16 @@ models:
         output: 1
       - {input: 1, output: 1}
       - {prompt_tokens: 5, output: 1}
+      - {input: 1}
+      - 7
+      - {prompt_tokens: 5, input: 1, output: 1}
   openai/a: {input: 1, output: 1}
   nameless: {input: 1, output: 1}
   openai/b: {output: 0.0000001}
   openai/c: [1]
 aliases:
   x/y: openai/zzz
+  openai/c: openai/a
 prices: {}
 ";
         let found = faults(text);
@@ -284,16 +307,22 @@ prices: {}
             "line 10: models.openai/a.above[0].prompt_tokens: must be a whole number of tokens",
             "line 13: models.openai/a.above[1]: needs prompt_tokens",
             "line 14: models.openai/a.above[2]: needs input",
-            "line 15: models.openai/a: is listed twice",
-            "line 16: models.nameless: must be named provider/model",
-            "line 17: models.openai/b.output: \"0.0000001\" has more decimal places",
-            "line 17: models.openai/b: needs input",
-            "line 18: models.openai/c: must be a mapping, not a list",
-            "line 20: aliases.x/y: points to openai/zzz, which has no entry",
-            "line 21: prices: is not known here",
+            "line 15: models.openai/a.above[3]: needs output",
+            "line 15: models.openai/a.above[3]: needs prompt_tokens",
+            "line 16: models.openai/a.above[4]: must be a mapping, not a text or number",
+            "line 17: models.openai/a.above[5]: prompt_tokens: 5 is listed twice",
+            "line 18: models.openai/a: is listed twice",
+            "line 19: models.nameless: must be named provider/model",
+            "line 20: models.openai/b.output: \"0.0000001\" has more decimal places",
+            "line 20: models.openai/b: needs input",
+            "line 21: models.openai/c: must be a mapping, not a list",
+            "line 23: aliases.x/y: points to openai/zzz, which has no entry",
+            "line 24: aliases.openai/c: has an entry of its own",
+            "line 25: prices: is not known here",
         ];
-        for want in wanted {
-            assert!(found.iter().any(|fault| fault.starts_with(want)), "{want}\nin {found:#?}");
+        assert_eq!(found.len(), wanted.len(), "{found:#?}");
+        for (found, want) in found.iter().zip(wanted) {
+            assert!(found.starts_with(want), "{want}\nis not the start of {found}");
         }
     }
 
@@ -308,5 +337,14 @@ prices: {}
         assert_eq!(faults("models: {a/b: }").len(), 2);
         assert!(Catalogue::parse("models: {a/b: {input: 1, output: 0}}").is_ok());
         assert!(Catalogue::parse("").unwrap().is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(
+            text in "(models:|aliases:|above:|tiers:|input:|output:|a/b:|[-\\[\\]{},:&*!|>'\"#~ \n]|[0-9é]){0,40}",
+        ) {
+            let _ = Catalogue::parse(&text);
+        }
     }
 }

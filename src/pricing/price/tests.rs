@@ -194,13 +194,11 @@ proptest! {
 
     #[test]
     fn more_tokens_never_cost_less(usage in any_usage(), more in 0_u64..100, tier in any_tier()) {
-        // Totals, thresholds aside: a step may drop a part's own rate.
+        // Thresholds aside: above one, a part may lose its own rate.
         let flat = Price { above: Vec::new(), ..rich() };
         let before = flat.cost(&usage, tier);
         let longer = Usage { prompt_tokens: usage.prompt_tokens.saturating_add(more), ..usage };
         let wordier = Usage { completion_tokens: usage.completion_tokens.saturating_add(more), ..usage };
-        // Fresh tokens that turn cached audio into fresh audio only make it dearer, as every rate of a part whose
-        // count is cut grows back to its own.
         prop_assert!(flat.cost(&longer, tier) >= before);
         prop_assert!(flat.cost(&wordier, tier) >= before);
     }
