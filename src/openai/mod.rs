@@ -1,1 +1,20 @@
-//! openai
+//! OpenAI's wire format, as far as a gateway must understand it: which endpoint a request is for, the few fields it
+//! acts on, editing those in the raw bytes, what a reply counted, the shape of errors, and the relay of a stream.
+//!
+//! Everything here is plain Rust over bytes; no socket and no Pingora type appears.
+
+mod endpoint;
+mod error;
+mod locate;
+mod members;
+mod peek;
+mod splice;
+mod stream;
+mod usage;
+
+pub use endpoint::Endpoint;
+pub use error::{ErrorBody, map_status, normalise};
+pub use peek::{Field, Peek, PeekError};
+pub use splice::{Edit, escape_json_string, include_usage_edit, splice};
+pub use stream::{RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState};
+pub use usage::{find_service_tier, find_usage};

@@ -1,1 +1,9 @@
-//! sse
+//! Server-sent events as bytes: finding their boundaries without copying, and writing them.
+//!
+//! The format is the event stream of the WHATWG HTML standard, section 9.2.6.
+
+mod scan;
+mod write;
+
+pub use scan::{DEFAULT_MAX_EVENT, EventTooLarge, RawEvent, Scanner};
+pub use write::{DONE, data_event, write_data};

@@ -1,0 +1,116 @@
+//! Walks the members of one JSON object without building a tree.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// One `"key": value` of an object: the raw texts and their byte offsets in the object's text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member<'a> {
+    /// The key with its quotes, escapes not decoded.
+    pub raw_key: &'a str,
+    /// The value's text.
+    pub value: &'a str,
+    /// Offset of the key's opening quote.
+    pub key_at: usize,
+    /// Offset of the value's first byte.
+    pub value_at: usize,
+}
+
+impl<'a> Member<'a> {
+    /// Offset behind the key's closing quote.
+    pub fn key_end(&self) -> usize {
+        self.key_at + self.raw_key.len()
+    }
+
+    /// Offset behind the value's last byte.
+    pub fn value_end(&self) -> usize {
+        self.value_at + self.value.len()
+    }
+
+    /// The key as text. A key with a lone surrogate escape has no text and names nothing we know: it stays raw.
+    pub fn key(&self) -> Cow<'a, str> {
+        let inner = &self.raw_key[1..self.raw_key.len() - 1];
+        if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
+            return Cow::Borrowed(inner);
+        }
+        serde_json::from_str::<String>(self.raw_key).map_or(Cow::Borrowed(self.raw_key), Cow::Owned)
+    }
+}
+
+/// Why a text is not one JSON object.
+#[derive(Debug)]
+pub(crate) enum WalkError {
+    /// The object itself is broken.
+    Syntax(serde_json::Error),
+    /// A whole object, then something else.
+    Trailing(serde_json::Error),
+}
+
+/// Calls `each` for every member of the object that `text` is, in order, and validates all of `text`.
+///
+/// serde_json skips a value with an explicit stack, so the depth of nesting costs one byte per level and no recursion.
+pub(crate) fn walk<'a>(text: &'a str, each: impl FnMut(Member<'a>)) -> Result<(), WalkError> {
+    struct Walk<'a, F> {
+        start: usize,
+        each: F,
+        text: std::marker::PhantomData<&'a str>,
+    }
+
+    impl<'de, F: FnMut(Member<'de>)> Visitor<'de> for Walk<'de, F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a JSON object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+            while let Some((key, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
+                let (raw_key, value) = (key.get(), value.get());
+                // Both are slices of `text`, so the difference of addresses is their offset.
+                (self.each)(Member {
+                    raw_key,
+                    value,
+                    key_at: raw_key.as_ptr() as usize - self.start,
+                    value_at: value.as_ptr() as usize - self.start,
+                });
+            }
+            Ok(())
+        }
+    }
+
+    let mut de = serde_json::Deserializer::from_str(text);
+    let visitor = Walk { start: text.as_ptr() as usize, each, text: std::marker::PhantomData };
+    de.deserialize_map(visitor).map_err(WalkError::Syntax)?;
+    de.end().map_err(WalkError::Trailing)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_point_at_the_raw_texts() {
+        let text = " { \"a\" : 1 ,\"\\u0062\":[ 2 ] , \"a\":{} } ";
+        let mut seen = Vec::new();
+        walk(text, |m| {
+            assert_eq!(&text[m.key_at..m.key_end()], m.raw_key);
+            assert_eq!(&text[m.value_at..m.value_end()], m.value);
+            seen.push((m.key().into_owned(), m.value.to_owned()));
+        })
+        .unwrap();
+        assert_eq!(seen, [("a".into(), "1".into()), ("b".into(), "[ 2 ]".into()), ("a".into(), "{}".into())]);
+    }
+
+    #[test]
+    fn a_broken_object_and_a_tail_are_told_apart() {
+        assert!(matches!(walk("{\"a\":1", |_| ()), Err(WalkError::Syntax(_))));
+        assert!(matches!(walk("{a:1}", |_| ()), Err(WalkError::Syntax(_))));
+        assert!(matches!(walk("{1:1}", |_| ()), Err(WalkError::Syntax(_))));
+        assert!(matches!(walk("{\"a\":1} x", |_| ()), Err(WalkError::Trailing(_))));
+        assert!(matches!(walk("[1]", |_| ()), Err(WalkError::Syntax(_))));
+    }
+}

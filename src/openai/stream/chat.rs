@@ -1,0 +1,191 @@
+//! Chat completions and legacy completions, as every "OpenAI-compatible" provider streams them.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{StreamRelay, StreamState, Verdict, trim};
+use crate::openai::error::ErrorBody;
+use crate::openai::locate::{depth, hits, member_cut, skip_space, top_level};
+use crate::openai::usage::{find_service_tier, find_usage};
+use crate::sse::{RawEvent, data_event};
+
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
+static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"choices\""));
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+static FINISH_REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"finish_reason\""));
+
+/// Events in which the model's name is looked for; providers give it in the first or second.
+const MODEL_WITHIN: u64 = 4;
+
+impl StreamRelay {
+    pub(super) fn chat(&mut self, event: &RawEvent, data: &[u8]) -> Verdict {
+        let (before, payload) = trim(data);
+        if payload.starts_with(b"[DONE]") {
+            self.state = StreamState::Complete;
+            return Verdict::Last;
+        }
+        // The usual event starts with its data and has no name.
+        let named_error = !event.raw.starts_with(b"data") && event.event_name() == Some(b"error");
+        if named_error || may_be_error(payload) {
+            let error = error_in(payload).or_else(|| named_error.then(|| ErrorBody::of_event(payload)));
+            if let Some(error) = error {
+                return Verdict::Fail(error);
+            }
+        }
+        self.read_chunk(payload);
+        if self.options.hide_usage { hide_usage(event, data, before, payload) } else { Verdict::Pass }
+    }
+
+    fn read_chunk(&mut self, payload: &[u8]) {
+        let seen = &mut self.seen;
+        let usage = find_usage(payload);
+        if usage.is_some() {
+            seen.usage = usage;
+        }
+        if (seen.service_tier.is_none() || usage.is_some())
+            && let Some(tier) = find_service_tier(payload)
+        {
+            seen.service_tier = Some(tier);
+        }
+        if !seen.finished {
+            // choices[].finish_reason is at depth 3.
+            seen.finished = hits(payload, &FINISH_REASON)
+                .any(|hit| payload[hit.value_at] == b'"' && depth(payload, hit.key_at) == Some(3));
+        }
+        if !seen.first_token || (seen.model.is_none() && seen.events <= MODEL_WITHIN) {
+            let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(payload) else { return };
+            seen.first_token |= chunk.choices.iter().flatten().any(Choice::has_content);
+            if seen.model.is_none() {
+                seen.model = chunk.model.filter(|model| !model.is_empty()).map(Cow::into_owned);
+            }
+        }
+    }
+}
+
+impl ErrorBody {
+    /// From the payload of an event whose name already says that it is an error.
+    fn of_event(payload: &[u8]) -> Self {
+        match serde_json::from_slice::<Value>(payload) {
+            Ok(Value::Object(object)) if !object.is_empty() => Self::from_object(500, &object),
+            _ => {
+                let text: String = String::from_utf8_lossy(payload).chars().take(500).collect();
+                let message =
+                    if text.is_empty() { "The provider ended the stream with an error.".into() } else { text };
+                Self::new(message, "server_error", None)
+            }
+        }
+    }
+}
+
+/// Whether `"error"` stands there as a key whose value is not null, or as a value. Text cannot look like that: inside a
+/// string its closing quote is escaped.
+fn may_be_error(payload: &[u8]) -> bool {
+    ERROR.find_iter(payload).any(|at| {
+        let colon = skip_space(payload, at + ERROR.needle().len());
+        payload.get(colon) != Some(&b':') || !payload[skip_space(payload, colon + 1)..].starts_with(b"null")
+    })
+}
+
+/// The error that a payload is, in any of the known shapes.
+fn error_in(payload: &[u8]) -> Option<ErrorBody> {
+    let value: Value = serde_json::from_slice(payload).ok()?;
+    // OpenRouter sends a chunk with choices and a top-level error.
+    if let Some(error) = ErrorBody::read(500, &value) {
+        return Some(error);
+    }
+    let object = value.as_object()?;
+    // vLLM's older bare object.
+    let is = |key: &str| object.get(key).and_then(Value::as_str) == Some("error");
+    if (is("object") || is("type")) && object.contains_key("message") {
+        return Some(ErrorBody::from_object(500, object));
+    }
+    let choices = object.get("choices").and_then(Value::as_array)?;
+    let failed = |choice: &Value| choice.get("finish_reason").and_then(Value::as_str) == Some("error");
+    choices
+        .iter()
+        .any(failed)
+        .then(|| ErrorBody::new("The provider ended the stream with an error.", "server_error", None))
+}
+
+/// Takes away what the gateway's own `include_usage` brought. `payload` is `data` without the white space around it.
+fn hide_usage(event: &RawEvent, data: &[u8], before: usize, payload: &[u8]) -> Verdict {
+    let no_choices = hits(payload, &CHOICES)
+        .any(|hit| is_empty_list(&payload[hit.value_at..]) && depth(payload, hit.key_at) == Some(1));
+    if no_choices {
+        return Verdict::Drop;
+    }
+    let Some(hit) = top_level(payload, &USAGE) else { return Verdict::Pass };
+    if payload[hit.value_at] == b'{' && CHOICES.find(payload).is_none() {
+        return Verdict::Drop;
+    }
+    let Some((start, end)) = member_cut(payload, hit) else { return Verdict::Pass };
+    match event.data_span() {
+        Some((at, _)) => Verdict::Cut(at + before + start, at + before + end),
+        None => {
+            let mut rest = data[..before + start].to_vec();
+            rest.extend_from_slice(&data[before + end..]);
+            Verdict::Replace(data_event(&rest))
+        }
+    }
+}
+
+fn is_empty_list(value: &[u8]) -> bool {
+    match value.first() {
+        Some(b'[') => value.get(skip_space(value, 1)) == Some(&b']'),
+        _ => value.starts_with(b"null"),
+    }
+}
+
+/// Just enough of a chunk to see its model and whether something was generated.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Chunk<'a> {
+    #[serde(borrow)]
+    model: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    choices: Option<Vec<Choice<'a>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Choice<'a> {
+    #[serde(borrow)]
+    delta: Option<Delta<'a>>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning: Option<&'a RawValue>,
+    #[serde(borrow)]
+    refusal: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tool_calls: Option<&'a RawValue>,
+    #[serde(borrow)]
+    function_call: Option<&'a RawValue>,
+    #[serde(borrow)]
+    audio: Option<&'a RawValue>,
+}
+
+impl Choice<'_> {
+    fn has_content(&self) -> bool {
+        let some = |value: Option<&RawValue>| value.is_some_and(|v| !matches!(v.get(), "null" | "\"\"" | "[]" | "{}"));
+        let delta = self.delta.as_ref().is_some_and(|d| {
+            let all = [d.content, d.reasoning_content, d.reasoning, d.refusal, d.tool_calls, d.function_call, d.audio];
+            all.into_iter().any(some)
+        });
+        delta || some(self.text)
+    }
+}

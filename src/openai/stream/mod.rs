@@ -1,0 +1,318 @@
+//! Relays a provider's event stream to the client: each event leaves at once, most of them as the very bytes that came,
+//! and the gateway reads usage, tier and the stream's fate on the way.
+//!
+//! ```text
+//! Open ── [DONE] | response.completed … ──▶ Complete
+//!   │                                          ▲
+//!   ├── clean end after a finish_reason ───────┘  (+ data: [DONE])
+//!   └── error event | cut | end too early ──▶ Failed (+ one error event, never [DONE])
+//! ```
+
+mod chat;
+mod responses;
+
+use bytes::{Bytes, BytesMut};
+
+use super::error::ErrorBody;
+use super::locate::{is_json, is_space};
+use crate::sse::{DONE, RawEvent, Scanner};
+use crate::types::{ServiceTier, Usage};
+
+/// Which dialect the stream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Chat completions and legacy completions: chunks, then `[DONE]`.
+    Chat,
+    /// The Responses API: named events, the last of them terminal.
+    Responses,
+}
+
+/// What the relay changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelayOptions {
+    /// The client did not ask for usage: drop chunks with empty `choices` and cut `usage` out of the others. [`StreamKind::Chat`] only.
+    pub hide_usage: bool,
+}
+
+/// How the provider's body ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// The body ended as its framing said.
+    Clean,
+    /// It did not. The reason is read by the client: a few words such as `the connection to the provider was reset`.
+    Cut(String),
+}
+
+/// How far the stream has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamState {
+    /// More is expected.
+    Open,
+    /// The whole answer was seen.
+    Complete,
+    /// The provider reported an error, or the answer is known to be partial. Not to be cached.
+    Failed,
+}
+
+/// The state machine between one upstream body and one downstream body. No event waits for another.
+#[derive(Debug)]
+pub struct StreamRelay {
+    kind: StreamKind,
+    options: RelayOptions,
+    scanner: Scanner,
+    state: StreamState,
+    /// Nothing is sent any more, whatever comes.
+    closed: bool,
+    seen: Seen,
+}
+
+/// What was read on the way.
+#[derive(Debug, Default)]
+struct Seen {
+    events: u64,
+    usage: Option<Usage>,
+    service_tier: Option<ServiceTier>,
+    model: Option<String>,
+    first_token: bool,
+    /// A choice has its `finish_reason`.
+    finished: bool,
+    /// The Responses API numbers its events.
+    last_sequence: Option<u64>,
+    error: Option<ErrorBody>,
+}
+
+/// What becomes of one event.
+#[derive(Debug)]
+enum Verdict {
+    Pass,
+    Drop,
+    /// Pass without this byte range of the raw event.
+    Cut(usize, usize),
+    /// Send these bytes instead.
+    Replace(Bytes),
+    /// Pass and send nothing more.
+    Last,
+    /// Send this error and nothing more.
+    Fail(ErrorBody),
+}
+
+impl StreamRelay {
+    /// A relay for one stream.
+    pub fn new(kind: StreamKind, options: RelayOptions) -> Self {
+        Self { kind, options, scanner: Scanner::new(), state: StreamState::Open, closed: false, seen: Seen::default() }
+    }
+
+    /// Takes upstream bytes and returns what to send now, perhaps nothing. A chunk of whole events that need no change
+    /// comes back as the same buffer.
+    pub fn feed(&mut self, chunk: Bytes) -> Bytes {
+        if self.closed {
+            return Bytes::new();
+        }
+        let mut out = Out::new(chunk.clone());
+        self.scanner.push(chunk);
+        while !self.closed {
+            match self.scanner.next_event() {
+                Ok(Some(event)) => self.relay(&event, &mut out),
+                Ok(None) => break,
+                Err(error) => self.fail(interrupted(&error.to_string()), &mut out),
+            }
+        }
+        out.take()
+    }
+
+    /// The upstream body is over: returns the last bytes to send, among them the end or the error the stream lacks.
+    pub fn finish(&mut self, end: &StreamEnd) -> Bytes {
+        let mut out = Out::new(Bytes::new());
+        if let Some(event) = self.scanner.finish()
+            && !self.closed
+        {
+            self.relay_last(&event, &mut out);
+        }
+        if self.state == StreamState::Open {
+            match end {
+                StreamEnd::Clean if self.seen.finished => {
+                    out.write(DONE);
+                    self.state = StreamState::Complete;
+                }
+                StreamEnd::Clean => {
+                    self.fail(interrupted("the provider closed the stream before the answer was complete"), &mut out);
+                }
+                StreamEnd::Cut(reason) => self.fail(interrupted(reason), &mut out),
+            }
+        }
+        self.close();
+        out.take()
+    }
+
+    /// The provider's count. When several events have one, the last.
+    pub fn usage(&self) -> Option<Usage> {
+        self.seen.usage
+    }
+
+    /// The tier the provider says it served the request in.
+    pub fn service_tier(&self) -> Option<ServiceTier> {
+        self.seen.service_tier
+    }
+
+    /// The model the provider says it used.
+    pub fn model(&self) -> Option<&str> {
+        self.seen.model.as_deref()
+    }
+
+    /// How far the stream has come.
+    pub fn state(&self) -> StreamState {
+        self.state
+    }
+
+    /// Whether an event carried generated content: text, reasoning, a refusal, audio or a tool call.
+    pub fn saw_first_token(&self) -> bool {
+        self.seen.first_token
+    }
+
+    /// Events with a payload so far, dropped ones included.
+    pub fn events(&self) -> u64 {
+        self.seen.events
+    }
+
+    /// The error the stream ended with.
+    pub fn error(&self) -> Option<&ErrorBody> {
+        self.seen.error.as_ref()
+    }
+
+    /// Upstream bytes held because their event is not complete.
+    pub fn held(&self) -> usize {
+        self.scanner.held()
+    }
+
+    fn relay(&mut self, event: &RawEvent, out: &mut Out) {
+        match self.judge(event) {
+            Verdict::Pass => out.pass(&event.raw),
+            Verdict::Drop => (),
+            Verdict::Cut(start, end) => {
+                out.write(&event.raw[..start]);
+                out.write(&event.raw[end..]);
+            }
+            Verdict::Replace(bytes) => out.write(&bytes),
+            Verdict::Last => {
+                out.pass(&event.raw);
+                self.close();
+            }
+            Verdict::Fail(error) => self.fail(error, out),
+        }
+    }
+
+    fn judge(&mut self, event: &RawEvent) -> Verdict {
+        let Some(data) = event.data() else { return Verdict::Pass };
+        self.seen.events += 1;
+        match self.kind {
+            StreamKind::Chat => self.chat(event, &data),
+            StreamKind::Responses => self.responses(event, &data),
+        }
+    }
+
+    /// Relays what stood behind the last empty line. A payload that is cut off is worth nothing to the client.
+    fn relay_last(&mut self, event: &RawEvent, out: &mut Out) {
+        if event.is_terminated() {
+            return self.relay(event, out);
+        }
+        let whole = event.data().is_some_and(|data| is_json(&data) || is_done(&data));
+        if whole {
+            let before = out.len();
+            self.relay(event, out);
+            // An error event of ours ends itself.
+            if out.len() > before && self.state != StreamState::Failed {
+                out.write(if event.raw.ends_with(b"\n") { b"\n" } else { b"\n\n" });
+            }
+        }
+    }
+
+    /// Ends the stream with an error event.
+    fn fail(&mut self, error: ErrorBody, out: &mut Out) {
+        match self.kind {
+            StreamKind::Chat => {
+                out.write(b"data: ");
+                out.write(&error.to_bytes());
+                out.write(b"\n\n");
+            }
+            StreamKind::Responses => out.write(&responses::error_event(&error, self.seen.last_sequence)),
+        }
+        self.seen.error = Some(error);
+        self.state = StreamState::Failed;
+        self.close();
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        // Gives the buffers back; the relay itself may live until the record is written.
+        self.scanner = Scanner::new();
+    }
+}
+
+fn interrupted(reason: &str) -> ErrorBody {
+    let message = format!("The stream was interrupted: {reason}.");
+    ErrorBody::new(message, "server_error", Some("stream_interrupted"))
+}
+
+fn is_done(data: &[u8]) -> bool {
+    trim(data).1.starts_with(b"[DONE]")
+}
+
+/// `data` without white space around it, and how much was before it.
+fn trim(data: &[u8]) -> (usize, &[u8]) {
+    let start = data.iter().position(|byte| !is_space(*byte)).unwrap_or(data.len());
+    let end = data.iter().rposition(|byte| !is_space(*byte)).map_or(start, |last| last + 1);
+    (start, &data[start..end])
+}
+
+/// Collects what one step sends. Neighbours in the incoming chunk stay one slice of it; only other bytes are copied.
+struct Out {
+    chunk: Bytes,
+    first: Bytes,
+    copied: BytesMut,
+}
+
+impl Out {
+    fn new(chunk: Bytes) -> Self {
+        Self { chunk, first: Bytes::new(), copied: BytesMut::new() }
+    }
+
+    fn pass(&mut self, raw: &Bytes) {
+        if self.copied.is_empty() {
+            if self.first.is_empty() {
+                self.first = raw.clone();
+                return;
+            }
+            if let (Some((start, end)), Some((next, last))) = (self.within(&self.first), self.within(raw))
+                && end == next
+            {
+                self.first = self.chunk.slice(start..last);
+                return;
+            }
+        }
+        self.write(raw);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.copied.is_empty() {
+            self.copied.reserve(self.first.len() + bytes.len().max(self.chunk.len()));
+            self.copied.extend_from_slice(&self.first);
+            self.first = Bytes::new();
+        }
+        self.copied.extend_from_slice(bytes);
+    }
+
+    fn len(&self) -> usize {
+        self.first.len() + self.copied.len()
+    }
+
+    fn take(self) -> Bytes {
+        if self.copied.is_empty() { self.first } else { self.copied.freeze() }
+    }
+
+    /// The byte range of the chunk that `part` is a slice of.
+    fn within(&self, part: &Bytes) -> Option<(usize, usize)> {
+        let start = (part.as_ptr() as usize).checked_sub(self.chunk.as_ptr() as usize)?;
+        let end = start.checked_add(part.len())?;
+        (end <= self.chunk.len()).then_some((start, end))
+    }
+}

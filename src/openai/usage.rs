@@ -1,0 +1,419 @@
+//! Reads what a provider counted, from a whole JSON reply or from the payload of one stream event.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::locate::{depth, hits, value_end};
+use crate::types::{ServiceTier, Usage};
+
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
+static SERVICE_TIER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"service_tier\""));
+
+/// Keys of that name we look at one by one before a full parse is cheaper than counting brackets.
+const MAX_LOOKS: usize = 4;
+
+/// The reply's own `usage`, in OpenAI's convention, wherever providers put it: at the top level, under `x_groq` (Groq's
+/// streams), or under `response` (events of a Responses stream). A key of that name elsewhere does not count.
+///
+/// `None` when there is none, when it is null, or when it counts nothing we know.
+pub fn find_usage(json: &[u8]) -> Option<Usage> {
+    let mut nested = false;
+    for (look, hit) in hits(json, &USAGE).filter(|hit| json[hit.value_at] == b'{').enumerate() {
+        if look == MAX_LOOKS {
+            nested = true;
+            break;
+        }
+        match depth(json, hit.key_at) {
+            Some(1) => {
+                let mut de = serde_json::Deserializer::from_slice(&json[hit.value_at..]);
+                if let Some(usage) = Wire::deserialize(&mut de).ok().and_then(Wire::usage) {
+                    return Some(usage);
+                }
+            }
+            Some(2) => nested = true,
+            _ => (),
+        }
+    }
+    if !nested {
+        return None;
+    }
+    let envelope: Envelope = serde_json::from_slice(json).ok()?;
+    let under = |inner: Lenient<Inner>| inner.0.usage.0.usage();
+    envelope.usage.0.usage().or_else(|| under(envelope.x_groq)).or_else(|| under(envelope.response))
+}
+
+/// The tier in which the provider says it served the request: top-level `service_tier`, or `response.service_tier`.
+pub fn find_service_tier(json: &[u8]) -> Option<ServiceTier> {
+    let mut nested = false;
+    for (look, hit) in hits(json, &SERVICE_TIER).filter(|hit| json[hit.value_at] == b'"').enumerate() {
+        if look == MAX_LOOKS {
+            nested = true;
+            break;
+        }
+        match depth(json, hit.key_at) {
+            Some(1) => return tier(&json[hit.value_at..value_end(json, hit.value_at)?]),
+            Some(2) => nested = true,
+            _ => (),
+        }
+    }
+    if !nested {
+        return None;
+    }
+    let envelope: TierEnvelope = serde_json::from_slice(json).ok()?;
+    envelope.service_tier.or(envelope.response.0.service_tier).as_deref().map(ServiceTier::from_word)
+}
+
+fn tier(quoted: &[u8]) -> Option<ServiceTier> {
+    let word = quoted.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    std::str::from_utf8(word).ok().map(ServiceTier::from_word)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Envelope {
+    usage: Lenient<Wire>,
+    x_groq: Lenient<Inner>,
+    response: Lenient<Inner>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Inner {
+    usage: Lenient<Wire>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TierEnvelope {
+    service_tier: Option<String>,
+    response: Lenient<TierInner>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TierInner {
+    service_tier: Option<String>,
+}
+
+/// Every known way to write a usage object. Names beside OpenAI's: `input_*` and `output_*` are the Responses API's,
+/// `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` is Moonshot's.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Wire {
+    prompt_tokens: Count,
+    input_tokens: Count,
+    completion_tokens: Count,
+    output_tokens: Count,
+    total_tokens: Count,
+    prompt_cache_hit_tokens: Count,
+    cached_tokens: Count,
+    prompt_tokens_details: Lenient<Details>,
+    input_tokens_details: Lenient<Details>,
+    completion_tokens_details: Lenient<Details>,
+    output_tokens_details: Lenient<Details>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+struct Details {
+    cached_tokens: Count,
+    cache_write_tokens: Count,
+    audio_tokens: Count,
+    image_tokens: Count,
+    reasoning_tokens: Count,
+}
+
+impl Details {
+    fn or(self, other: Details) -> Details {
+        Details {
+            cached_tokens: self.cached_tokens.or(other.cached_tokens),
+            cache_write_tokens: self.cache_write_tokens.or(other.cache_write_tokens),
+            audio_tokens: self.audio_tokens.or(other.audio_tokens),
+            image_tokens: self.image_tokens.or(other.image_tokens),
+            reasoning_tokens: self.reasoning_tokens.or(other.reasoning_tokens),
+        }
+    }
+}
+
+impl Wire {
+    fn usage(self) -> Option<Usage> {
+        let prompt = self.prompt_tokens.or(self.input_tokens).0;
+        let completion = self.completion_tokens.or(self.output_tokens).0;
+        let total = self.total_tokens.0;
+        let (prompt_tokens, mut completion_tokens) = match (prompt, completion) {
+            (None, None) => (total?, 0),
+            (prompt, completion) => (prompt.unwrap_or(0), completion.unwrap_or(0)),
+        };
+        let input = self.prompt_tokens_details.0.or(self.input_tokens_details.0);
+        let output = self.completion_tokens_details.0.or(self.output_tokens_details.0);
+        let mut reasoning_tokens = output.reasoning_tokens.get();
+        // xAI and Gemini leave thinking out of the completion but count it in the total. It is billed as output.
+        if let (Some(completion), Some(total)) = (completion, total) {
+            let rest = total.saturating_sub(prompt_tokens).saturating_sub(completion);
+            completion_tokens = completion.saturating_add(rest);
+            reasoning_tokens = reasoning_tokens.max(rest);
+        }
+        let cached = input.cached_tokens.or(self.prompt_cache_hit_tokens).or(self.cached_tokens).get();
+        // The detail counts are parts of their totals; a provider that says more must not make a price negative.
+        let cached_tokens = cached.min(prompt_tokens);
+        Some(Usage {
+            prompt_tokens,
+            completion_tokens,
+            cached_tokens,
+            cache_write_tokens: input.cache_write_tokens.get().min(prompt_tokens - cached_tokens),
+            cache_write_1h_tokens: 0,
+            reasoning_tokens: reasoning_tokens.min(completion_tokens),
+            audio_prompt_tokens: input.audio_tokens.get().min(prompt_tokens),
+            audio_completion_tokens: output.audio_tokens.get().min(completion_tokens),
+            image_prompt_tokens: input.image_tokens.get().min(prompt_tokens),
+        })
+    }
+}
+
+/// A token count: an integer, or a float that means one. Anything else, null included, is no count.
+#[derive(Clone, Copy, Default)]
+struct Count(Option<u64>);
+
+impl Count {
+    fn or(self, other: Count) -> Count {
+        Count(self.0.or(other.0))
+    }
+
+    fn get(self) -> u64 {
+        self.0.unwrap_or(0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyOf(PhantomData))
+    }
+}
+
+/// `T` from an object; its default from anything else, so that one odd member does not lose the rest.
+#[derive(Clone, Copy, Default)]
+struct Lenient<T>(T);
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Lenient<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyOf(PhantomData))
+    }
+}
+
+/// What becomes of a value of any type.
+trait FromAny<'de>: Default {
+    fn from_number(_number: f64, _exact: Option<u64>) -> Self {
+        Self::default()
+    }
+
+    fn from_map<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error>;
+}
+
+impl<'de> FromAny<'de> for Count {
+    fn from_number(number: f64, exact: Option<u64>) -> Self {
+        // `as` saturates; a negative or broken count is none.
+        Count(exact.or((number >= 0.0 && number.is_finite()).then_some(number as u64)))
+    }
+
+    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Count(None))
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Default> FromAny<'de> for Lenient<T> {
+    fn from_map<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Lenient)
+    }
+}
+
+struct AnyOf<T>(PhantomData<T>);
+
+impl<'de, T: FromAny<'de>> Visitor<'de> for AnyOf<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<T, E> {
+        Ok(T::from_number(number as f64, Some(number)))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<T, E> {
+        Ok(T::from_number(number as f64, u64::try_from(number).ok()))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<T, E> {
+        Ok(T::from_number(number, None))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<T, E> {
+        Ok(T::default())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<T, E> {
+        Ok(T::default())
+    }
+
+    fn visit_unit<E>(self) -> Result<T, E> {
+        Ok(T::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<T, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(T::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::from_map(map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(json: &str) -> Usage {
+        find_usage(json.as_bytes()).expect(json)
+    }
+
+    #[test]
+    fn openai_chat() {
+        let found = usage(
+            r#"{"id":"x","choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":9}"}}],"usage":{"prompt_tokens":100,
+            "completion_tokens":50,"total_tokens":150,"prompt_tokens_details":{"cached_tokens":64,"cache_write_tokens":20,
+            "audio_tokens":3,"image_tokens":4},"completion_tokens_details":{"reasoning_tokens":10,"audio_tokens":2,
+            "accepted_prediction_tokens":0}},"service_tier":"default"}"#,
+        );
+        let expected = Usage {
+            prompt_tokens: 100,
+            completion_tokens: 50,
+            cached_tokens: 64,
+            cache_write_tokens: 20,
+            cache_write_1h_tokens: 0,
+            reasoning_tokens: 10,
+            audio_prompt_tokens: 3,
+            audio_completion_tokens: 2,
+            image_prompt_tokens: 4,
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn other_shapes() {
+        let two = |prompt_tokens, completion_tokens| Usage { prompt_tokens, completion_tokens, ..Usage::default() };
+        // Responses API, whole and in an event.
+        let body = r#"{"tools":[{"parameters":{"usage":{"input_tokens":1}}}],"usage":{"input_tokens":7,"output_tokens":8,
+            "input_tokens_details":{"cached_tokens":2},"output_tokens_details":{"reasoning_tokens":3},"total_tokens":15}}"#;
+        let expected = Usage { cached_tokens: 2, reasoning_tokens: 3, ..two(7, 8) };
+        assert_eq!(usage(body), expected);
+        assert_eq!(usage(&format!(r#"{{"type":"response.completed","response":{body}}}"#)), expected);
+        // Groq, with and without the top-level object.
+        assert_eq!(
+            usage(
+                r#"{"choices":[],"usage":null,"x_groq":{"id":"r","usage":{"prompt_tokens":4,"completion_tokens":5}}}"#
+            ),
+            two(4, 5)
+        );
+        assert_eq!(
+            usage(r#"{"x_groq":{"usage":{"prompt_tokens":1}},"usage":{"prompt_tokens":4,"completion_tokens":5}}"#),
+            two(4, 5)
+        );
+        // DeepSeek and Moonshot.
+        assert_eq!(
+            usage(
+                r#"{"usage":{"prompt_tokens":9,"completion_tokens":1,"prompt_cache_hit_tokens":8,"prompt_cache_miss_tokens":1}}"#
+            ),
+            Usage { cached_tokens: 8, ..two(9, 1) }
+        );
+        assert_eq!(usage(r#"{"usage":{"prompt_tokens":9,"completion_tokens":1,"cached_tokens":5}}"#).cached_tokens, 5);
+        // Embeddings; floats; nulls and odd members.
+        assert_eq!(usage(r#"{"usage":{"prompt_tokens":8,"total_tokens":8}}"#), two(8, 0));
+        assert_eq!(usage(r#"{"usage":{"total_tokens":8}}"#), two(8, 0));
+        assert_eq!(
+            usage(r#"{"usage" : {"prompt_tokens":8.0,"completion_tokens":2.0,"prompt_tokens_details":null}}"#),
+            two(8, 2)
+        );
+        assert_eq!(
+            usage(
+                r#"{"usage":{"prompt_tokens":8,"completion_tokens":null,"prompt_tokens_details":[1],"cost":{"a":[]},"completion_tokens_details":{"reasoning_tokens":{}}}}"#
+            ),
+            two(8, 0)
+        );
+    }
+
+    #[test]
+    fn thinking_outside_the_completion_is_added_once() {
+        let xai = usage(
+            r#"{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":115,"completion_tokens_details":{"reasoning_tokens":100}}}"#,
+        );
+        assert_eq!((xai.completion_tokens, xai.reasoning_tokens, xai.total_tokens()), (105, 100, 115));
+        let gemini = usage(r#"{"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":115}}"#);
+        assert_eq!((gemini.completion_tokens, gemini.reasoning_tokens), (105, 100));
+        let openai = usage(
+            r#"{"usage":{"prompt_tokens":10,"completion_tokens":105,"total_tokens":115,"completion_tokens_details":{"reasoning_tokens":100}}}"#,
+        );
+        assert_eq!((openai.completion_tokens, openai.reasoning_tokens), (105, 100));
+    }
+
+    #[test]
+    fn parts_never_exceed_their_totals() {
+        let found = usage(
+            r#"{"usage":{"prompt_tokens":5,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":9,"cache_write_tokens":9},"completion_tokens_details":{"reasoning_tokens":7}}}"#,
+        );
+        assert_eq!((found.cached_tokens, found.cache_write_tokens, found.reasoning_tokens), (5, 0, 1));
+        assert_eq!(usage(r#"{"usage":{"prompt_tokens":1e300,"completion_tokens":-4}}"#).completion_tokens, 0);
+    }
+
+    #[test]
+    fn decoys_do_not_count() {
+        for decoy in [
+            r#"{"choices":[{"usage":{"prompt_tokens":1,"completion_tokens":1}}]}"#,
+            r#"{"a":{"usage":{"prompt_tokens":1}}}"#,
+            r#"{"content":"\"usage\":{\"prompt_tokens\":1}"}"#,
+            r#"{"content":"usage","b":"usage"}"#,
+            r#"{"usage":null}"#,
+            r#"{"usage":{}}"#,
+            r#"{"usage":[1]}"#,
+            r#"{"usage":{"prompt_tokens":"#,
+            r#"[{"usage":{"prompt_tokens":1}}]"#,
+            "usage",
+            "",
+        ] {
+            assert_eq!(find_usage(decoy.as_bytes()), None, "{decoy}");
+        }
+        let many = format!(
+            r#"{{"a":[{}],"usage":{{"prompt_tokens":3}}}}"#,
+            [r#"{"usage":{"prompt_tokens":1}}"#; 50].join(",")
+        );
+        assert_eq!(usage(&many).prompt_tokens, 3);
+        let many = format!(r#"{{"a":[{}]}}"#, [r#"{"usage":{"prompt_tokens":1}}"#; 50].join(","));
+        assert_eq!(find_usage(many.as_bytes()), None);
+    }
+
+    #[test]
+    fn the_tier_is_the_replys_own() {
+        let tier = |json: &str| find_service_tier(json.as_bytes());
+        assert_eq!(tier(r#"{"service_tier":"flex","usage":{}}"#), Some(ServiceTier::Flex));
+        assert_eq!(tier(r#"{"a":{"service_tier":"flex"},"service_tier" : "default"}"#), Some(ServiceTier::Standard));
+        assert_eq!(
+            tier(r#"{"type":"response.completed","response":{"service_tier":"priority"}}"#),
+            Some(ServiceTier::Priority)
+        );
+        for none in [
+            r#"{"service_tier":null}"#,
+            r#"{"a":{"service_tier":"flex"}}"#,
+            r#"{"a":"\"service_tier\":\"flex\""}"#,
+            "{}",
+        ] {
+            assert_eq!(tier(none), None, "{none}");
+        }
+    }
+}
