@@ -1,0 +1,240 @@
+//! The simulated provider: an OpenAI-compatible server on loopback that needs no key and no network.
+//!
+//! It looks like OpenAI to the unmodified SDKs, answers the same request in the same way every time (dates excepted),
+//! streams at a set pace and fails on demand. The gateway uses it as an upstream under `can serve --simulate`; the tests
+//! use it to provoke what real providers only do at night.
+//!
+//! # Paths
+//!
+//! `GET /v1/models`, `GET /v1/models/{id}`, `POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings`,
+//! `/v1/moderations`, `/v1/responses` (whole and streamed where OpenAI streams); `/v1/files` (upload, get, delete, content),
+//! `/v1/audio/transcriptions` and `/v1/audio/translations` in constant memory; `/v1/realtime` (a WebSocket that echoes);
+//! `/v1/simulated/mirror` (any method: tells what arrived, credentials as fingerprints). Any other path is OpenAI's 404.
+//! Any key or none is accepted, except `sk-invalid`, which is refused with 401. HTTP/1.1, and HTTP/2 in clear (h2c).
+//!
+//! # Faults
+//!
+//! Directives come from the request header `x-simulate`, separated by commas, or from the model's name, separated by `+`:
+//! `gpt-4o@429+retry-after=2`. Both together add up. A directive that is not in this table is refused with 400.
+//!
+//! | directive | effect |
+//! |---|---|
+//! | `latency=200ms` | waits before the reply (`us`, `ms`, `s`; a bare number is ms; at most 600 s) |
+//! | `pace=20ms` | waits between the events of a stream, instead of the configured interval |
+//! | `429`, `500`, … | answers with this status (200 to 599) and OpenAI's body for it |
+//! | `quota` | 429 of the kind that no retry cures: `insufficient_quota` |
+//! | `html`, `empty` | the body of that status is an HTML page, or nothing |
+//! | `retry-after=2`, `retry-after-ms=1500` | puts that header on that status |
+//! | `early` | fails before the request's body is read (header only) |
+//! | `reset` | closes the connection with a TCP reset before any header; with `cut`, at that place |
+//! | `cut=N`, `cut` | closes the connection after N events of a stream or N bytes of a JSON body; without N half-way |
+//! | `stall=N`, `stall` | sends nothing more after N events or bytes, and keeps the connection open |
+//! | `error=N`, `error` | sends an error event after N events of a stream and ends it without `[DONE]` |
+//! | `no-done` | ends a stream without `[DONE]` |
+//! | `crlf`, `no-space`, `comments` | line ends are CR LF; no space after `data:`; a comment before every event |
+//! | `split=N` | sends the body in writes of N bytes |
+//! | `big=N` | N KiB of content, in events of 1 KiB (at most 64 MiB) |
+//! | `line=N` | events of N KiB, with `big` |
+//! | `no-usage` | no `usage` in the reply |
+//! | `cached=N` | N of the prompt's tokens count as cached |
+//! | `fail-first=K` | the first K requests with the same key fail (503 unless told otherwise), later ones do not |
+//! | `key=NAME` | that key; also the header `x-simulate-key` |
+
+// Tests may unwrap; the build without tests keeps the lint for the code itself.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod answer;
+mod call;
+mod chat;
+mod completions;
+mod connection;
+mod embeddings;
+mod errors;
+mod fault;
+mod moderations;
+mod opaque;
+mod realtime;
+mod responses;
+mod router;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod tools;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use call::World;
+use connection::Connection;
+
+/// Pause of the accept loop after the system refused a connection, so that a lack of file descriptors does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How the simulated provider behaves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SimulatedConfig {
+    /// Pause between the events of a stream. Zero sends them all at once.
+    pub token_interval: Duration,
+    /// Pause before every reply that does not set its own.
+    pub latency: Duration,
+    /// Names of the models that exist; `claude-*` matches by prefix and is not listed. Any other is a 404.
+    pub models: Vec<String>,
+}
+
+impl Default for SimulatedConfig {
+    /// 5 ms between events, no latency, the models of the playbook and a few neighbours.
+    fn default() -> Self {
+        let models = [
+            "gpt-4o",
+            "gpt-4o-mini",
+            "o3-mini",
+            "gpt-4.1",
+            "gpt-4.1-mini",
+            "gpt-5",
+            "gpt-5-mini",
+            "gpt-3.5-turbo",
+            "gpt-3.5-turbo-instruct",
+            "text-embedding-3-small",
+            "text-embedding-3-large",
+            "omni-moderation-latest",
+            "claude-sonnet-4",
+            "llama-3-70b",
+            "claude-*",
+            "llama*",
+        ];
+        Self {
+            token_interval: Duration::from_millis(5),
+            latency: Duration::ZERO,
+            models: models.map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+impl SimulatedConfig {
+    /// The default without any pause, for tests.
+    pub fn instant() -> Self {
+        Self { token_interval: Duration::ZERO, ..Self::default() }
+    }
+}
+
+/// A running simulated provider. Dropping it closes its listener and its connections.
+#[derive(Debug)]
+pub struct Simulated {
+    addr: SocketAddr,
+    world: Arc<World>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Simulated {
+    /// Listens on `addr` (port 0 picks a free one) and serves on the current Tokio runtime.
+    ///
+    /// # Errors
+    /// The listener's, when the address cannot be bound.
+    pub async fn bind(addr: SocketAddr, config: SimulatedConfig) -> io::Result<Simulated> {
+        let listener = TcpListener::bind(addr).await?;
+        let addr = listener.local_addr()?;
+        let world = Arc::new(World::new(config));
+        let (stop, stopped) = oneshot::channel();
+        tokio::spawn(serve(listener, Arc::clone(&world), stopped));
+        Ok(Simulated { addr, world, stop: Some(stop), thread: None })
+    }
+
+    /// Like [`Simulated::bind`], from outside of any runtime: a thread of its own runs a small one. Dropping the handle
+    /// waits for the thread.
+    ///
+    /// # Errors
+    /// The listener's, the runtime's or the thread's, when one of them cannot be made.
+    pub fn spawn_thread(addr: SocketAddr, config: SimulatedConfig) -> io::Result<Simulated> {
+        let listener = std::net::TcpListener::bind(addr)?;
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        let world = Arc::new(World::new(config));
+        let (stop, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        let served = Arc::clone(&world);
+        let run = move || runtime.block_on(serve(listener, served, stopped));
+        let thread = thread::Builder::new().name("simulated-provider".to_owned()).spawn(run)?;
+        Ok(Simulated { addr, world, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The base URL for a client or a gateway: `http://127.0.0.1:PORT/v1`.
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.addr)
+    }
+
+    /// Requests that have arrived so far, refused ones included.
+    pub fn requests(&self) -> u64 {
+        self.world.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        // Dropping the sender is the signal.
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of that thread has been printed where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The routes alone, to be served by somebody else. `reset` then becomes a 502, or a cut.
+pub fn router(config: SimulatedConfig) -> Router {
+    router::build(Arc::new(World::new(config)))
+}
+
+/// Accepts until `stopped`; the connections end with this future.
+async fn serve(listener: TcpListener, world: Arc<World>, mut stopped: oneshot::Receiver<()>) {
+    let router = router::build(world);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = &mut stopped => return,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    // Without it Nagle's algorithm may hold events back. It fails only on a dead socket.
+                    let _ = stream.set_nodelay(true);
+                    let connection = Connection::default();
+                    let router = router.clone().layer(axum::Extension(connection.clone()));
+                    connections.spawn(one(connection.wrap(stream), connection, router));
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+        }
+    }
+}
+
+/// Serves one connection until it ends or a fault resets it.
+async fn one(socket: connection::Socket, connection: Connection, router: Router) {
+    let server = auto::Builder::new(TokioExecutor::new());
+    let service = TowerToHyperService::new(router);
+    tokio::select! {
+        // A client that breaks off, or a cut on demand: either way the connection is over.
+        _ = server.serve_connection_with_upgrades(TokioIo::new(socket), service) => {}
+        () = connection.reset_asked() => {}
+    }
+}

@@ -1,0 +1,144 @@
+//! The paths of the provider and the headers that every reply of OpenAI carries.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::call::{Endpoint, World, drain, header_faults, render_body, serve};
+use super::connection::Connection;
+use super::errors::ApiError;
+use super::{answer, chat, completions, embeddings, moderations, opaque, realtime, responses};
+
+/// Dates of creation of listed models: an arbitrary constant, 2024-01-01.
+const CREATED: u64 = 1_704_067_200;
+
+/// All paths, over the shared `world`.
+pub(super) fn build(world: Arc<World>) -> Router {
+    let json = |endpoint: Endpoint| {
+        post(move |State(world): State<Arc<World>>, request: Request| serve(world, request, endpoint))
+    };
+    Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
+        .route("/v1/chat/completions", json(chat::complete))
+        .route("/v1/completions", json(completions::complete))
+        .route("/v1/embeddings", json(embeddings::embed))
+        .route("/v1/moderations", json(moderations::moderate))
+        .route("/v1/responses", json(responses::respond))
+        .route("/v1/files", get(opaque::files).post(opaque::upload))
+        .route("/v1/files/{id}", get(opaque::file_by_id).delete(opaque::file_by_id))
+        .route("/v1/files/{id}/content", get(opaque::content))
+        .route("/v1/audio/transcriptions", post(opaque::transcribe))
+        .route("/v1/audio/translations", post(opaque::transcribe))
+        .route("/v1/simulated/mirror", any(opaque::mirror))
+        .route("/v1/realtime", get(realtime::upgrade))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&world), around))
+        .with_state(world)
+}
+
+async fn models(State(world): State<Arc<World>>, request: Request) -> Response {
+    let listed = world.config.models.iter().filter(|name| !name.ends_with('*'));
+    let data: Vec<Value> = listed.map(|name| described(name)).collect();
+    answered(&world, request, json!({"object": "list", "data": data})).await
+}
+
+async fn model(State(world): State<Arc<World>>, Path(id): Path<String>, request: Request) -> Response {
+    if !world.knows(&id) {
+        let message = format!("The model '{id}' does not exist");
+        return ApiError { status: 404, ..ApiError::invalid("model", "model_not_found", message) }.into_response();
+    }
+    answered(&world, request, described(&id)).await
+}
+
+/// A reply to a request without a body, after the faults that its headers ask for.
+async fn answered(world: &World, request: Request, body: Value) -> Response {
+    let (parts, _) = request.into_parts();
+    let connection = parts.extensions.get::<Connection>().cloned();
+    let mut faults = match header_faults(&parts) {
+        Ok(faults) => faults,
+        Err(error) => return error.into_response(),
+    };
+    match world.strike(&mut faults, connection.as_ref(), "the model").await {
+        Ok(()) => render_body(Bytes::from(body.to_string()), "application/json", &faults, connection),
+        Err(response) => response,
+    }
+}
+
+fn described(name: &str) -> Value {
+    let owner = match name {
+        _ if name.starts_with("claude") => "anthropic",
+        _ if name.starts_with("llama") => "meta",
+        _ => "openai",
+    };
+    json!({"id": name, "object": "model", "created": CREATED, "owned_by": owner})
+}
+
+async fn unknown(request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    drain(body).await;
+    ApiError::unknown_url(parts.method.as_str(), parts.uri.path()).into_response()
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    drain(body).await;
+    ApiError::wrong_method(parts.method.as_str(), parts.uri.path()).into_response()
+}
+
+/// Counts the request, refuses the one bad key, stamps OpenAI's headers.
+async fn around(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let number = world.requests.fetch_add(1, Ordering::Relaxed);
+    let key = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.strip_prefix("Bearer "));
+    let mut response = match key {
+        Some("sk-invalid") => {
+            let refusal = ApiError::invalid_key("sk-invalid").into_response();
+            drain(request.into_body()).await;
+            refusal
+        }
+        _ => next.run(request).await,
+    };
+    let limited = response.status() == StatusCode::TOO_MANY_REQUESTS;
+    stamp(response.headers_mut(), number, started, limited);
+    response
+}
+
+fn stamp(headers: &mut HeaderMap, number: u64, started: Instant, limited: bool) {
+    // Unique within and, thanks to the clock, across runs.
+    let mut state = number ^ answer::hash(&super::call::nanos().to_le_bytes());
+    let id = format!("req_{:016x}{:016x}", answer::next(&mut state), answer::next(&mut state));
+    let remaining = if limited { "0" } else { "9999" };
+    let reset = if limited { "1s" } else { "6ms" };
+    let millis = started.elapsed().as_millis().max(1).to_string();
+    let fixed = [
+        ("openai-organization", "org-simulated"),
+        ("openai-version", "2020-10-01"),
+        ("x-ratelimit-limit-requests", "10000"),
+        ("x-ratelimit-limit-tokens", "30000000"),
+        ("x-ratelimit-remaining-requests", remaining),
+        ("x-ratelimit-remaining-tokens", "29999000"),
+        ("x-ratelimit-reset-requests", reset),
+        ("x-ratelimit-reset-tokens", "6m0s"),
+    ];
+    let made = [("x-request-id", id.as_str()), ("openai-processing-ms", millis.as_str())];
+    for (name, value) in fixed.into_iter().chain(made) {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
