@@ -1,5 +1,33 @@
 //! The configuration: one YAML file plus the environment, resolved into values that cannot be wrong.
+//!
+//! ```text
+//! text → yaml (tree with lines) → shape (against the schema of raw) → raw → overlay (environment, presets, default
+//! routes) → resolve → Config
+//! ```
+//!
+//! Every step goes on after a fault, so that one run reports them all. `raw` mirrors the file; the schema, the commented
+//! default file and the reference are generated from it.
 
+mod base_url;
+mod emit;
+mod fault;
+mod load;
+mod overlay;
+mod presets;
+mod raw;
+mod resolve;
 mod resolved;
+mod shape;
+mod values;
+mod yaml;
 
+pub use base_url::BaseUrl;
+pub use fault::Fault;
+pub use load::{Loaded, Source, process_env};
+pub use overlay::{ENVIRONMENT, EnvVar};
+pub use presets::{PRESETS, Preset};
 pub use resolved::*;
+pub use shape::schema;
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use super::base_url::BaseUrl;
 use crate::types::Secret;
 
 /// Everything `can serve` needs to know.
@@ -29,8 +32,11 @@ pub struct Config {
     pub retry: Retry,
     /// A price catalogue that replaces the built-in one.
     pub prices_file: Option<PathBuf>,
-    /// True with `CHITTYCAN_MODE=dev` or `mode: dev`.
+    /// True with `CHITTYCAN_MODE=dev` or `mode: dev`: `ollama` is the only provider and serves every model through its
+    /// [`Provider::model_map`].
     pub dev: bool,
+    /// The simulated provider's pace.
+    pub simulate: Simulate,
 }
 
 /// One client-facing socket.
@@ -101,9 +107,11 @@ pub struct Provider {
     pub base: BaseUrl,
     /// Which key goes upstream.
     pub credentials: Credentials,
+    /// How the key is sent.
+    pub auth: AuthStyle,
     /// The gateway's key.
     pub key: Option<Secret>,
-    /// Extra headers on every request to it.
+    /// Extra headers on every request to it; all marked sensitive, so that `Debug` hides their values.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Appended to every request's query (`api-version=preview`).
     pub query: Option<String>,
@@ -117,36 +125,36 @@ pub struct Provider {
     pub write_timeout: Duration,
     /// PEM file with the only certificate authorities to trust for it.
     pub ca_file: Option<PathBuf>,
-    /// In dev mode: client-facing model → its own model; `*` is the fallback.
+    /// In dev mode: client-facing model, or a pattern with one trailing `*` → its own model. Empty otherwise. Read it
+    /// through [`Provider::mapped_model`], where a deployment names no model.
     pub model_map: BTreeMap<String, String>,
 }
 
-/// A parsed base URL such as `https://api.openai.com/v1`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BaseUrl {
-    /// `https`.
-    pub tls: bool,
-    /// Host name or address, without brackets.
-    pub host: String,
-    /// Port, the scheme's default filled in.
-    pub port: u16,
-    /// Path in front of `/chat/completions`, without a trailing slash: `/v1`.
-    pub prefix: String,
-}
-
-impl BaseUrl {
-    /// The `host` header: the port only where it is not the scheme's own.
-    pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        match (self.tls, self.port) {
-            (true, 443) | (false, 80) => host,
-            (_, port) => format!("{host}:{port}"),
+impl Provider {
+    /// The model to ask for when a client asked for `model` and the deployment names none: the map's entry, exact before
+    /// the longest matching pattern, or `model` itself.
+    pub fn mapped_model<'a>(&'a self, model: &'a str) -> &'a str {
+        if let Some(name) = self.model_map.get(model) {
+            return name;
         }
+        let patterns = self.model_map.iter().filter_map(|(key, name)| Some((key.strip_suffix('*')?, name)));
+        let matching = patterns.filter(|(prefix, _)| model.starts_with(prefix));
+        matching.max_by_key(|(prefix, _)| prefix.len()).map_or(model, |(_, name)| name)
     }
 }
 
+/// How a provider wants its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthStyle {
+    /// `authorization: Bearer KEY`.
+    Bearer,
+    /// `api-key: KEY` (Azure).
+    ApiKeyHeader,
+}
+
 /// Which vendor's rules a provider follows. Each is a preset; `Custom` is any other OpenAI-compatible endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum Vendor {
     OpenAi,
@@ -168,7 +176,8 @@ pub enum Vendor {
 }
 
 /// Which key goes upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Credentials {
     /// A client's own `sk-…` key is passed through; any other client gets the gateway's key. OpenAI only.
     Auto,
@@ -205,4 +214,46 @@ pub struct Retry {
     pub attempts: u32,
     /// Provider statuses after which the next deployment is tried.
     pub statuses: Vec<u16>,
+}
+
+/// The simulated provider's pace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Simulate {
+    /// Time between two events of a stream.
+    pub token_interval: Duration,
+    /// Time before a reply starts.
+    pub latency: Duration,
+}
+
+impl Config {
+    /// The same gateway with the simulated provider at `addr` behind every provider: plain HTTP, no vendor's key, and the
+    /// client's own model names.
+    pub fn simulated(mut self, addr: SocketAddr) -> Self {
+        let base = BaseUrl { tls: false, host: addr.ip().to_string(), port: addr.port(), prefix: "/v1".into() };
+        for provider in self.providers.values_mut() {
+            let provider = Arc::make_mut(provider);
+            provider.base = base.clone();
+            provider.key = Some(Secret::new("simulated"));
+            provider.headers.clear();
+            provider.query = None;
+            provider.http2 = false;
+            provider.ca_file = None;
+            provider.model_map.clear();
+        }
+        for deployment in self.routes.iter_mut().flat_map(|route| &mut route.deployments) {
+            deployment.model = None;
+        }
+        self
+    }
+
+    /// The keys whose change from `self` to `new` takes effect only after a restart.
+    pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        let changed = [
+            ("listen", self.listeners != new.listeners),
+            ("admin", self.admin != new.admin),
+            ("server", self.server != new.server),
+            ("log", self.log != new.log),
+        ];
+        changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+    }
 }

@@ -1,0 +1,113 @@
+//! From a file and the environment to a [`Config`].
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Config, Fault, overlay, raw, resolve, shape, yaml::Node};
+
+/// The largest file that is read: far beyond any configuration, and no danger to memory.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// Reads a variable; set but empty counts as unset, as does text that is not UTF-8.
+pub type Env = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+/// Where a configuration comes from. Keep it to load again on reload.
+#[derive(Clone)]
+pub struct Source {
+    /// The YAML file; without it the defaults and the environment are everything.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub env: Arc<Env>,
+    /// For `--simulate`: keys are not read (nothing needs one), so none can be missing.
+    pub simulate: bool,
+}
+
+impl Source {
+    /// A file and the environment of this process.
+    pub fn new(file: Option<PathBuf>) -> Self {
+        Self { file, env: Arc::new(process_env), simulate: false }
+    }
+}
+
+/// The environment of this process.
+pub fn process_env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A configuration without faults.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Ready to use.
+    pub config: Config,
+    /// What is allowed, and probably not meant: log each once.
+    pub warnings: Vec<Fault>,
+    /// The files it was read from (configuration, keys, prices, certificate authorities): a change of one of them is a
+    /// reason to load again.
+    pub files: Vec<PathBuf>,
+    effective: raw::File,
+}
+
+impl Loaded {
+    /// The configuration in effect as YAML, every key present. It is valid as input, except that each secret which is
+    /// written in the file itself is shown as `[redacted]`.
+    pub fn to_yaml(&self) -> String {
+        // A tree of text keys always serialises; `Null` would print as an empty file.
+        super::emit::yaml(&serde_json::to_value(&self.effective).unwrap_or_default())
+    }
+}
+
+impl Config {
+    /// Reads file and environment. All faults are reported at once, in the order of the file.
+    pub fn load(source: &Source) -> Result<Loaded, Vec<Fault>> {
+        let text = match &source.file {
+            None => String::new(),
+            Some(file) => read(file).map_err(|message| vec![Fault { line: None, path: String::new(), message }])?,
+        };
+        let mut loaded = Self::load_text(&text, source)?;
+        loaded.files.extend(source.file.clone());
+        Ok(loaded)
+    }
+
+    /// The same from text. Relative paths in it start at the directory of `source.file`, which is not read.
+    pub fn load_text(text: &str, source: &Source) -> Result<Loaded, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut tree = Node::parse(text, &mut faults).map_err(|fatal| {
+            faults.push(fatal);
+            std::mem::take(&mut faults)
+        })?;
+        let named = resolve::named_providers(&tree);
+        let schema = shape::schema();
+        shape::check(&mut tree, &schema, &mut faults);
+        let mut file: raw::File = match serde_json::from_value(tree.to_json()) {
+            Ok(file) => file,
+            // The schema and serde disagree: only a value that both would refuse gets here.
+            Err(error) => {
+                let message = format!("cannot be read: {error}");
+                faults.push(Fault { line: None, path: String::new(), message });
+                return Err(faults);
+            }
+        };
+        let env = |name: &str| (source.env)(name).filter(|value| !value.trim().is_empty());
+        overlay::apply(&mut file, &env, &mut faults);
+        let base_dir = source.file.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_owned();
+        let context = resolve::Context { tree: &tree, env: &env, simulate: source.simulate, base_dir, named };
+        let resolved = resolve::resolve(&file, context, faults)?;
+        let resolve::Resolved { config, warnings, files } = resolved;
+        Ok(Loaded { config, warnings, files, effective: file })
+    }
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    let size = fs::metadata(file).map_err(|error| format!("cannot be read: {error}"))?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(format!("is larger than {MAX_FILE_BYTES} bytes: is it the right file?"));
+    }
+    let bytes = fs::read(file).map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        format!("is not UTF-8 text (line {line})")
+    })
+}

@@ -1,0 +1,120 @@
+//! What is laid over and under the file: the environment above it, presets and default routes below.
+
+use std::net::SocketAddr;
+
+use super::{
+    base_url::BaseUrl,
+    fault::{Fault, did_you_mean},
+    presets::{PRESETS, Preset},
+    raw::{self, Admin, AdminListener, Mode, Off},
+    resolved::{Credentials, Vendor},
+    values::SecretText,
+};
+
+/// An environment variable the gateway reads.
+#[derive(Clone, Copy, Debug)]
+pub struct EnvVar {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+/// The variables, without the keys of the presets. One that is set and empty counts as unset.
+pub const ENVIRONMENT: &[EnvVar] = &[
+    EnvVar { name: "CAN_CONFIG", doc: "The configuration file, where `--config` does not name one." },
+    EnvVar { name: "CHITTYCAN_MODE", doc: "`normal` or `dev`; replaces `mode`." },
+    EnvVar {
+        name: "OLLAMA_BASE_URL",
+        doc: "Address of Ollama; `/v1` is added where it has no path. Replaces `providers.ollama.base_url` and `dev.ollama.base_url`.",
+    },
+    EnvVar { name: "CAN_LISTEN", doc: "Address and port; replaces the address of the first entry of `listen`." },
+    EnvVar { name: "CAN_ADMIN_LISTEN", doc: "Address and port, or `off`; replaces `admin`." },
+];
+
+/// Lays the environment over `file` and fills in everything that is there without a file. Faults of the environment are
+/// reported under the variable's name.
+pub fn apply(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>, faults: &mut Vec<Fault>) {
+    let mut fault = |name: &str, message: String| faults.push(Fault { line: None, path: name.into(), message });
+    if let Some(mode) = env("CHITTYCAN_MODE") {
+        match mode.trim() {
+            "dev" => file.mode = Mode::Dev,
+            "normal" => file.mode = Mode::Normal,
+            mode => {
+                let guess = did_you_mean(mode, ["dev", "normal"]);
+                fault("CHITTYCAN_MODE", format!("`{mode}` is not one of `normal`, `dev`{guess}"));
+            }
+        }
+    }
+    if let Some(address) = env("CAN_LISTEN") {
+        match address.trim().parse::<SocketAddr>() {
+            Err(_) => fault("CAN_LISTEN", not_an_address(&address)),
+            Ok(address) => {
+                if file.listen.is_empty() {
+                    file.listen.push(raw::Listen::default());
+                }
+                file.listen[0].address = address.to_string();
+            }
+        }
+    }
+    if let Some(address) = env("CAN_ADMIN_LISTEN") {
+        match (address.trim(), address.trim().parse::<SocketAddr>()) {
+            ("off", _) => file.admin = Admin::Off(Off::Off),
+            (_, Ok(address)) => file.admin = Admin::On(AdminListener { address: address.to_string() }),
+            _ => fault("CAN_ADMIN_LISTEN", format!("{}, or `off`", not_an_address(&address))),
+        }
+    }
+    fill_providers(file, env);
+    if let Some(url) = env("OLLAMA_BASE_URL") {
+        match BaseUrl::parse(&url) {
+            Err(message) => fault("OLLAMA_BASE_URL", message),
+            Ok(url) => {
+                let url = url.with_default_prefix().to_string();
+                if let Some(ollama) = file.providers.get_mut("ollama") {
+                    ollama.base_url = Some(url.clone());
+                }
+                file.dev.ollama.base_url = Some(url);
+            }
+        }
+    }
+    fill_routes(file);
+}
+
+/// What is wrong with text that should be `ADDRESS:PORT`.
+pub fn not_an_address(text: &str) -> String {
+    format!("`{}` is not an address and port such as `127.0.0.1:8080` or `[::]:8080`", text.trim())
+}
+
+fn fill_providers(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>) {
+    for preset in PRESETS.iter().filter(|preset| preset.base_url.is_some()) {
+        file.providers.entry(preset.name.to_owned()).or_default();
+    }
+    for (name, provider) in &mut file.providers {
+        let vendor = *provider.preset.get_or_insert(Preset::named(name).map_or(Vendor::Custom, |preset| preset.vendor));
+        let preset = Preset::of(vendor);
+        if provider.base_url.is_none() {
+            provider.base_url = preset.base_url.map(str::to_owned);
+        }
+        if provider.api_key.is_none() {
+            provider.api_key =
+                preset.key_vars.iter().find(|name| env(name).is_some()).map(|name| SecretText::env(name));
+        }
+        let credentials = if vendor == Vendor::OpenAi { Credentials::Auto } else { Credentials::Mapped };
+        provider.credentials.get_or_insert(credentials);
+    }
+}
+
+/// Appends the default routes, without those whose model a route of the file names or matches.
+fn fill_routes(file: &mut raw::File) {
+    let covers = |pattern: &str, model: &str| match pattern.strip_suffix('*') {
+        Some(prefix) => model.starts_with(prefix),
+        None => pattern == model,
+    };
+    let own: Vec<&str> =
+        file.routes.iter().flat_map(|route| route.aliases.iter().chain([&route.model])).map(String::as_str).collect();
+    let missing: Vec<raw::Route> = raw::default_routes()
+        .into_iter()
+        .filter(|route| !own.iter().any(|pattern| covers(pattern, &route.model)))
+        .collect();
+    file.routes.extend(missing);
+}

@@ -1,0 +1,78 @@
+//! Listeners.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One client-facing socket.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Address and port. `0.0.0.0:8080` is all IPv4 addresses, `[::]:8080` all; port 0 takes a free one.
+    pub address: String,
+    /// HTTP/2 beside HTTP/1.1: by ALPN with `tls`, by prior knowledge without.
+    pub http2: bool,
+    /// Certificate and key (PEM). Without them the listener speaks plain text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = Tls::example())]
+    pub tls: Option<Tls>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:8080".into(), http2: true, tls: None }
+    }
+}
+
+/// PEM files of a TLS listener.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate chain, the server's own first.
+    pub cert: String,
+    /// The private key.
+    pub key: String,
+}
+
+impl Tls {
+    fn example() -> Self {
+        Self { cert: "/etc/can/tls.crt".into(), key: "/etc/can/tls.key".into() }
+    }
+}
+
+/// The admin listener.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Admin {
+    /// No admin listener.
+    Off(Off),
+    /// An admin listener.
+    On(AdminListener),
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self::On(AdminListener::default())
+    }
+}
+
+/// The word `off`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Off {
+    /// Switched off.
+    Off,
+}
+
+/// Where the admin listener is.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminListener {
+    /// Address and port.
+    pub address: String,
+}
+
+impl Default for AdminListener {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:8081".into() }
+    }
+}

@@ -1,0 +1,105 @@
+//! The configuration file as it is written: one file here per area of it.
+//!
+//! The doc comments of these types are the reference (`docs/configuration.md`), the comments of `conf/can.yaml` and the
+//! descriptions in `conf/can.schema.json`. Nothing here is checked beyond its shape: `resolve` does that.
+
+mod dev;
+mod http;
+mod listen;
+mod log;
+mod providers;
+mod retry;
+mod routes;
+mod server;
+mod simulate;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    dev::Dev,
+    http::Http,
+    listen::{Admin, AdminListener, Listen, Off, Tls},
+    log::{Log, LogFormat},
+    providers::Provider,
+    retry::Retry,
+    routes::{Prices, Route, Target},
+    server::Server,
+    simulate::Simulate,
+};
+
+/// The configuration of `can serve`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "ChittyCan Gateway configuration")]
+pub struct File {
+    /// `normal`, or `dev`: every model is served by a local Ollama, see `dev`. `CHITTYCAN_MODE` replaces it.
+    pub mode: Mode,
+    /// Where the client API listens, at least one address. `CAN_LISTEN` replaces the address of the first.
+    /// A change takes effect after a restart.
+    pub listen: Vec<Listen>,
+    /// Where health, readiness and metrics listen, or `off`. Keep it private: it asks for no credential.
+    /// `CAN_ADMIN_LISTEN` replaces it. A change takes effect after a restart.
+    pub admin: Admin,
+    /// Settings of the process. A change takes effect after a restart.
+    pub server: Server,
+    /// Bounds on what a client may send.
+    pub http: Http,
+    /// What is logged, on standard error. A change takes effect after a restart.
+    pub log: Log,
+    /// Vendor accounts by name. The presets are here already under their own names, and take their key from the
+    /// environment (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, …); an entry changes the one of its name or adds another.
+    #[schemars(example = providers::example())]
+    pub providers: BTreeMap<String, Provider>,
+    /// Client-facing models and what serves them. These come before the built-in routes shown here, and replace those
+    /// whose model they name or match.
+    #[schemars(example = routes::defaults())]
+    pub routes: Vec<Route>,
+    /// The provider of models that no route names, and of every `/v1/*` path that the gateway does not understand.
+    pub default_provider: String,
+    /// How often and when another attempt is made, before anything has reached the client.
+    pub retry: Retry,
+    /// What a model costs.
+    pub prices: Prices,
+    /// What `mode: dev` does.
+    pub dev: Dev,
+    /// The simulated provider of `can serve --simulate`.
+    pub simulate: Simulate,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Normal,
+            listen: vec![Listen::default()],
+            admin: Admin::default(),
+            server: Server::default(),
+            http: Http::default(),
+            log: Log::default(),
+            providers: BTreeMap::new(),
+            routes: Vec::new(),
+            default_provider: "openai".into(),
+            retry: Retry::default(),
+            prices: Prices::default(),
+            dev: Dev::default(),
+            simulate: Simulate::default(),
+        }
+    }
+}
+
+/// What the gateway is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Models are served by their routes.
+    Normal,
+    /// Every model is served by a local Ollama.
+    Dev,
+}
+
+/// The routes that are there without a file.
+pub fn default_routes() -> Vec<Route> {
+    routes::defaults()
+}

@@ -1,0 +1,78 @@
+//! Vendor accounts.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::config::{
+    resolved::{Credentials, Vendor},
+    values::{HumanDuration, SecretText},
+};
+
+/// A vendor account.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Provider {
+    /// Whose address, key variable and quirks apply. Without it: the preset of the entry's own name, else `custom`,
+    /// which is any other OpenAI-compatible endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = Vendor::OpenAi)]
+    pub preset: Option<Vendor>,
+    /// What stands before `/chat/completions`. Without it: the preset's. `azure` and `custom` have none.
+    /// `OLLAMA_BASE_URL` replaces that of the entry `ollama`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"https://api.openai.com/v1")]
+    pub base_url: Option<String>,
+    /// The gateway's key: `env:NAME`, `file:PATH`, or the key itself. Without it: the preset's variable, where it is
+    /// set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = SecretText::env("OPENAI_API_KEY"))]
+    pub api_key: Option<SecretText>,
+    /// Which key goes upstream. `mapped`: the gateway's, always. `passthrough`: the client's own, always.
+    /// `auto`: the client's own where it looks like the vendor's (`sk-…`), else the gateway's. The latter two for the
+    /// preset `openai` only, whose default is `auto`; elsewhere it is `mapped`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = Credentials::Auto)]
+    pub credentials: Option<Credentials>,
+    /// More headers on every request to it. A value may be `env:NAME` or `file:PATH` too.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(example = json!({"OpenAI-Project": "proj_123"}))]
+    pub headers: BTreeMap<String, SecretText>,
+    /// Appended to every request's query. Not for secrets: it is printed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"api-version=preview")]
+    pub query: Option<String>,
+    /// Offer HTTP/2 to it: by ALPN over https, by prior knowledge over http.
+    pub http2: bool,
+    /// How long to wait for it.
+    pub timeouts: Timeouts,
+    /// PEM file with the only certificate authorities to trust for it. Without it: the usual public ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"/etc/can/internal-ca.pem")]
+    pub ca_file: Option<String>,
+}
+
+/// How long to wait for a provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Until it is connected, TLS included.
+    pub connect: HumanDuration,
+    /// The longest silence while waiting for bytes from it. A model may think for minutes before its first byte.
+    pub read: HumanDuration,
+    /// The longest that a single write to it may block.
+    pub write: HumanDuration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: HumanDuration::secs(5), read: HumanDuration::secs(600), write: HumanDuration::secs(60) }
+    }
+}
+
+/// The entry that the commented default file shows: each key with its own example.
+pub(super) fn example() -> Value {
+    json!({"openai": {}})
+}

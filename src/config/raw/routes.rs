@@ -1,0 +1,68 @@
+//! Client-facing models, and their prices.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A client-facing model and what serves it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The model a client asks for: a name, or a pattern with one `*` at its end (`claude-*`, or `*` for all).
+    /// A name wins over a pattern, a longer pattern over a shorter one.
+    pub model: String,
+    /// Other names for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(example = ["best-model"])]
+    pub aliases: Vec<String>,
+    /// What serves it, first to last: `provider/model`, or `provider` alone to keep the client's name for the model.
+    /// The next is tried when one fails, see `retry`.
+    #[schemars(length(min = 1))]
+    pub to: Vec<Target>,
+}
+
+/// One provider and one model name.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Target {
+    /// `provider/model`, or `provider`.
+    Name(String),
+    /// The same in two keys.
+    Parts(TargetParts),
+}
+
+/// One provider and one model name.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TargetParts {
+    /// Name of the provider.
+    pub provider: String,
+    /// The provider's name for the model; without it, the client's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// What a model costs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prices {
+    /// A catalogue that replaces the built-in one; `conf/prices.yaml` shows the form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"/etc/can/prices.yaml")]
+    pub file: Option<String>,
+}
+
+/// The playbook's model table, and Anthropic's models under their own names.
+pub(super) fn defaults() -> Vec<Route> {
+    [
+        ("gpt-4o", "openai/gpt-4o"),
+        ("gpt-4o-mini", "openai/gpt-4o-mini"),
+        ("o3-mini", "openai/o3-mini"),
+        ("text-embedding-3-small", "openai/text-embedding-3-small"),
+        ("claude-sonnet-4", "anthropic/claude-sonnet-4-0"),
+        ("claude-*", "anthropic"),
+        ("llama-3-70b", "groq/llama-3.3-70b-versatile"),
+    ]
+    .into_iter()
+    .map(|(model, to)| Route { model: model.into(), aliases: Vec::new(), to: vec![Target::Name(to.into())] })
+    .collect()
+}

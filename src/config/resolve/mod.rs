@@ -1,0 +1,257 @@
+//! From the file as written to the configuration as used: every value is checked for its meaning.
+
+mod listeners;
+mod providers;
+mod routes;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+};
+
+use super::{
+    fault::{Fault, Path, Step, did_you_mean},
+    raw::{self, LogFormat, Mode},
+    resolved::*,
+    yaml::{Node, Yaml},
+};
+
+/// What resolving looks at besides the file's content.
+pub struct Context<'a> {
+    /// The file with its lines, faulty values taken out.
+    pub tree: &'a Node,
+    /// The environment.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// Keys are not read.
+    pub simulate: bool,
+    /// Where relative paths start.
+    pub base_dir: PathBuf,
+    /// Providers the file names, faulty ones included.
+    pub named: BTreeSet<String>,
+}
+
+/// A configuration without faults.
+pub struct Resolved {
+    /// Ready to use.
+    pub config: Config,
+    /// What is allowed, and probably not meant.
+    pub warnings: Vec<Fault>,
+    /// The files that were read.
+    pub files: Vec<PathBuf>,
+}
+
+/// The names under `providers`.
+pub fn named_providers(tree: &Node) -> BTreeSet<String> {
+    match tree.get("providers").map(|node| &node.value) {
+        Some(Yaml::Map(entries)) => entries.iter().map(|(name, _)| name.clone()).collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+/// Resolves `file`; `faults` are those found so far, and come back sorted with the new ones.
+pub fn resolve(file: &raw::File, context: Context<'_>, faults: Vec<Fault>) -> Result<Resolved, Vec<Fault>> {
+    let mut resolver = Resolver { context, faults, warnings: Vec::new(), files: Vec::new() };
+    let config = resolver.config(file);
+    let Resolver { mut faults, mut warnings, files, .. } = resolver;
+    match config {
+        Some(config) if faults.is_empty() => {
+            warnings.sort();
+            Ok(Resolved { config, warnings, files })
+        }
+        _ => {
+            faults.sort();
+            faults.dedup();
+            Err(faults)
+        }
+    }
+}
+
+/// Collects what is found while resolving.
+struct Resolver<'a> {
+    context: Context<'a>,
+    faults: Vec<Fault>,
+    warnings: Vec<Fault>,
+    files: Vec<PathBuf>,
+}
+
+impl Resolver<'_> {
+    fn config(&mut self, file: &raw::File) -> Option<Config> {
+        let listeners = self.listeners(&file.listen);
+        let admin = self.admin(&file.admin, &listeners);
+        let server = self.server(&file.server);
+        let providers = self.providers(&file.providers);
+        let routes = self.routes(&file.routes, &file.providers);
+        let default_provider: Arc<str> = file.default_provider.as_str().into();
+        self.known_provider(&default_provider, &file.providers, &Path::of(&["default_provider"]));
+        let prices_file = file.prices.file.as_ref().and_then(|path| self.file(path, &Path::of(&["prices", "file"])));
+        let config = Config {
+            listeners,
+            admin,
+            server,
+            http: Http {
+                max_body_bytes: file.http.max_body.bytes(),
+                body_timeout: file.http.body_timeout.0,
+                keepalive: file.http.keepalive.0,
+                max_held_reply_bytes: file.http.max_held_reply.bytes(),
+            },
+            log: Log {
+                json: file.log.format == LogFormat::Json,
+                level: file.log.level.into(),
+                access: file.log.access,
+            },
+            providers,
+            routes,
+            default_provider,
+            retry: Retry { attempts: file.retry.attempts, statuses: file.retry.statuses.clone() },
+            prices_file,
+            dev: file.mode == Mode::Dev,
+            simulate: Simulate { token_interval: file.simulate.token_interval.0, latency: file.simulate.latency.0 },
+        };
+        self.no_zero_time(file);
+        let dev_ollama = self.dev_ollama(&file.dev, &config);
+        match file.mode {
+            Mode::Normal => {
+                self.warn_of_missing_keys(file, &config);
+                Some(config)
+            }
+            Mode::Dev => dev_ollama.map(|ollama| in_dev_mode(config, ollama)),
+        }
+    }
+
+    fn server(&mut self, server: &raw::Server) -> Server {
+        if server.upgrade_socket.trim().is_empty() {
+            self.fault(&Path::of(&["server", "upgrade_socket"]), "the path is empty");
+        }
+        let cores = || thread::available_parallelism().map_or(1, |cores| cores.get());
+        Server {
+            threads: if server.threads == 0 { cores() } else { server.threads as usize },
+            shutdown_grace: server.shutdown_grace.0,
+            upgrade_socket: self.context.base_dir.join(&server.upgrade_socket),
+            upstream_pool: server.upstream_pool as usize,
+        }
+    }
+
+    /// Bounds that nothing could ever meet.
+    fn no_zero_time(&mut self, file: &raw::File) {
+        let http = [("body_timeout", file.http.body_timeout.0), ("keepalive", file.http.keepalive.0)];
+        for (key, span) in http {
+            if span.is_zero() {
+                self.fault(&Path::of(&["http", key]), "must be longer than 0");
+            }
+        }
+        if file.http.max_body.0 == 0 {
+            self.fault(&Path::of(&["http", "max_body"]), "must be larger than 0");
+        }
+    }
+
+    /// Providers that the file counts on and that have no key.
+    fn warn_of_missing_keys(&mut self, file: &raw::File, config: &Config) {
+        if self.context.simulate {
+            return;
+        }
+        for (name, provider) in &config.providers {
+            let preset = super::Preset::of(provider.vendor);
+            let wanted = self.context.named.contains(&**name) || *name == config.default_provider;
+            let keyless = provider.key.is_none() && preset.needs_key && provider.credentials == Credentials::Mapped;
+            if wanted && keyless && file.providers[&**name].headers.is_empty() {
+                let variables = preset.key_vars.join(" or ");
+                let message = format!("no key: set {variables}, or `api_key`; requests to it will fail");
+                let warning = self.located(&Path::of(&["providers", name]), message);
+                self.warnings.push(warning);
+            }
+        }
+    }
+
+    /// A path in the file as the process sees it, when it can be read.
+    fn file(&mut self, text: &str, path: &Path) -> Option<PathBuf> {
+        let full = self.context.base_dir.join(text);
+        match fs::File::open(&full).and_then(|file| file.metadata()) {
+            Ok(metadata) if metadata.is_dir() => {
+                self.fault(path, format!("`{}` is a directory", full.display()));
+                None
+            }
+            Ok(_) => {
+                self.files.push(full.clone());
+                Some(full)
+            }
+            Err(error) => {
+                self.fault(path, format!("cannot read `{}`: {error}", full.display()));
+                None
+            }
+        }
+    }
+
+    /// Reports `name` where no provider is called so.
+    fn known_provider(&mut self, name: &str, known: &BTreeMap<String, raw::Provider>, path: &Path) -> bool {
+        if known.contains_key(name) || self.context.named.contains(name) {
+            return true;
+        }
+        let hint = match (did_you_mean(name, known.keys().map(String::as_str)), super::Preset::named(name)) {
+            (guess, _) if !guess.is_empty() => guess,
+            (_, Some(preset)) => format!("; add `{}` under `providers` with its base_url", preset.name),
+            _ => format!("; known: {}", known.keys().map(String::as_str).collect::<Vec<_>>().join(", ")),
+        };
+        self.fault(path, format!("no provider is called `{name}`{hint}"));
+        false
+    }
+
+    fn fault(&mut self, path: &Path, message: impl Into<String>) {
+        let fault = self.located(path, message.into());
+        // A value that was taken out for its shape has its default now; what that leads to is no news.
+        if !self.faults.iter().any(|known| known.path == fault.path && !fault.path.is_empty()) {
+            self.faults.push(fault);
+        }
+    }
+
+    /// True when something was wrong with this very value.
+    fn is_faulty(&self, path: &Path) -> bool {
+        let path = path.to_string();
+        self.faults.iter().any(|fault| fault.path == path)
+    }
+
+    /// The fault with its line: that of the value, or of the nearest thing around it that the file has. Items of lists get
+    /// back the index they have in the file.
+    fn located(&self, path: &Path, message: String) -> Fault {
+        let (mut node, mut line, mut origin) = (Some(self.context.tree), None, Path::default());
+        for step in path.steps() {
+            let (found, step) = match (node.map(|node| &node.value), step) {
+                (Some(Yaml::List(items)), Step::Index(at)) => match items.get(*at) {
+                    Some((index, item)) => (Some(item), Step::Index(*index)),
+                    None => (None, step.clone()),
+                },
+                (Some(Yaml::Map(_)), Step::Key(key)) => (node.and_then(|node| node.get(key)), step.clone()),
+                _ => (None, step.clone()),
+            };
+            origin = origin.step(step);
+            line = found.map(|node| node.line).or(line);
+            node = found;
+        }
+        Fault { line, path: origin.to_string(), message }
+    }
+}
+
+/// Every model served by Ollama: no other provider is left, so that nothing can cost anything.
+fn in_dev_mode(config: Config, ollama: Provider) -> Config {
+    let name: Arc<str> = ollama.name.clone();
+    let exact = ollama.model_map.keys().filter(|model| !model.ends_with('*')).cloned();
+    let mut routes: Vec<Route> = Vec::new();
+    let models = config.routes.into_iter().map(|route| (route.model, route.aliases));
+    for (model, aliases) in models.chain(exact.map(|model| (model, Vec::new()))) {
+        let known = routes.iter().any(|route| route.model == model || route.aliases.contains(&model));
+        if !known {
+            let deployments = vec![Deployment { provider: name.clone(), model: None }];
+            routes.push(Route { model, aliases, deployments });
+        }
+    }
+    let providers = [(name.clone(), Arc::new(ollama))].into();
+    Config { providers, routes, default_provider: name, ..config }
+}
+
+/// An address both of whose sockets cannot be opened by one process.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
