@@ -64,7 +64,7 @@ impl Fleet {
     }
 }
 
-/// A child process that lives as long as its guard, also when the bench panics.
+/// A child process that lives as long as its guard, also when the bench panics or is told to stop.
 struct Running {
     child: Child,
     /// Configuration and log of the gateway.

@@ -23,7 +23,9 @@ pub async fn measure(gateway: Option<&Path>, effort: &Effort, verdicts: &mut Ver
     for target in &fleet.targets {
         check(*target, &request).await?;
     }
-    for concurrency in [1, effort.concurrency] {
+    let mut levels = vec![1, effort.concurrency];
+    levels.dedup();
+    for concurrency in levels {
         let mut results: Vec<Vec<Sample>> = vec![Vec::new(); fleet.targets.len()];
         for round in 0..effort.rounds {
             for turn in 0..fleet.targets.len() {
@@ -39,7 +41,7 @@ pub async fn measure(gateway: Option<&Path>, effort: &Effort, verdicts: &mut Ver
             effort.seconds,
             table.render()
         );
-        if concurrency > 1 && gateway.is_some() {
+        if concurrency == effort.concurrency && gateway.is_some() {
             verdicts.at_most("CPU per request over bare Pingora", table.cpu_ratio(GATEWAY).median(), CPU_BUDGET, "x");
         }
     }
@@ -75,7 +77,8 @@ pub fn chat(target: &Target, marker: &str, size: usize) -> Vec<u8> {
 
 /// One request before anything is measured, so that a wrong reply is not measured as a fast one.
 pub async fn check(target: Target, request: &[u8]) -> Result<(), Failure> {
-    let mut wire = Wire::connect(target.address).await?;
+    let connected = Wire::connect(target.address).await;
+    let mut wire = connected.map_err(|error| format!("{} at {}: {error}", target.name, target.address))?;
     wire.send(request).await?;
     let head = wire.head().await?.ok_or("closed without a reply")?;
     let (mut body, mut text) = (head.body, Vec::new());

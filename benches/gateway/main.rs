@@ -11,8 +11,8 @@
 //! runs on are shared and noisy: read ratios taken inside one round, not absolute figures across rounds. The
 //! pass-through runs twice; the ratio of those two equal processes is the noise floor of the run.
 //!
-//! A verdict per line of the performance budget comes last. With `--assert` a broken budget is exit code 1, and so
-//! is a bench that could not measure.
+//! A verdict per line of the performance budget comes last. With `--assert` a broken budget is exit code 1; a bench
+//! that could not measure always fails.
 
 #![allow(clippy::print_stdout, reason = "the report goes to stdout")]
 
@@ -69,7 +69,7 @@ struct Args {
     #[arg(long, default_value = env!("CARGO_BIN_EXE_can"))]
     gateway: PathBuf,
     /// Fail when a budget is broken
-    #[arg(long)]
+    #[arg(long, conflicts_with = "skip_gateway")]
     assert: bool,
 
     /// The part this process plays; set on the children only
