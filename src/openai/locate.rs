@@ -31,15 +31,41 @@ pub(crate) fn hits<'a>(json: &'a [u8], finder: &'a Finder<'static>) -> impl Iter
     })
 }
 
-/// How many objects and arrays enclose the offset `at`, which must be outside of strings. 1 is the top-level object.
-pub(crate) fn depth(json: &[u8], at: usize) -> Option<u32> {
-    let depth = if at <= json.len() / 2 { balance(&json[..at])? } else { -balance(&json[at..])? };
-    u32::try_from(depth).ok()
+/// Tells how many objects and arrays enclose an offset. Asked in ascending order it costs one pass over the text in all,
+/// however many occurrences of a key there are.
+pub(crate) struct Depths<'a> {
+    json: &'a [u8],
+    at: usize,
+    depth: i64,
+    broken: bool,
+}
+
+impl<'a> Depths<'a> {
+    pub(crate) fn of(json: &'a [u8]) -> Self {
+        Self { json, at: 0, depth: 0, broken: false }
+    }
+
+    /// The depth at `at`, which must be outside of strings and not before the last one asked for. 1 is the top-level
+    /// object. `None` once a string does not end.
+    pub(crate) fn at(&mut self, at: usize) -> Option<u32> {
+        if self.broken {
+            return None;
+        }
+        let depth = if at - self.at <= self.json.len() - at {
+            balance(&self.json[self.at..at]).map(|change| self.depth + change)
+        } else {
+            balance(&self.json[at..]).map(|rest| -rest)
+        };
+        self.broken = depth.is_none();
+        (self.at, self.depth) = (at, depth?);
+        u32::try_from(self.depth).ok()
+    }
 }
 
 /// The first occurrence of the key in the top-level object.
 pub(crate) fn top_level(json: &[u8], finder: &Finder<'static>) -> Option<Hit> {
-    hits(json, finder).find(|hit| depth(json, hit.key_at) == Some(1))
+    let mut depths = Depths::of(json);
+    hits(json, finder).find(|hit| depths.at(hit.key_at) == Some(1))
 }
 
 /// Offset behind the value that starts at `at`; `None` when the text ends inside it.
@@ -160,11 +186,12 @@ mod tests {
     #[test]
     fn both_sides_count_the_same_depth() {
         let json = br#"{"a":[{"b":"x{\"[","c":{}}],"d":{"e":[1,2,{"f":"]"}]},"g":1}"#;
-        let mut deepest = 0;
+        let (mut deepest, mut depths) = (0, Depths::of(json));
         for at in (0..json.len()).filter(|at| json[*at] == b',' || json[*at] == b':') {
             // A separator inside a string would not be structural; this text has none.
             let head = balance(&json[..at]).unwrap();
             assert_eq!(Some(head), balance(&json[at..]).map(|tail| -tail), "{at}");
+            assert_eq!(depths.at(at).map(i64::from), Some(head));
             deepest = deepest.max(head);
         }
         assert_eq!(deepest, 4);

@@ -395,7 +395,7 @@ mod tests {
     fn suiting(field: Field, number: u32) -> Value {
         match field {
             Field::Model | Field::User | Field::ServiceTier => format!("m\"{number}").into(),
-            Field::Stream | Field::Store => (number % 2 == 0).into(),
+            Field::Stream | Field::Store => number.is_multiple_of(2).into(),
             Field::StreamOptions => serde_json::json!({"include_usage": false, "x": [number]}),
             _ => number.into(),
         }

@@ -9,27 +9,20 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::locate::{depth, hits, value_end};
+use super::locate::{Depths, hits, value_end};
 use crate::types::{ServiceTier, Usage};
 
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
 static SERVICE_TIER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"service_tier\""));
-
-/// Keys of that name we look at one by one before a full parse is cheaper than counting brackets.
-const MAX_LOOKS: usize = 4;
 
 /// The reply's own `usage`, in OpenAI's convention, wherever providers put it: at the top level, under `x_groq` (Groq's
 /// streams), or under `response` (events of a Responses stream). A key of that name elsewhere does not count.
 ///
 /// `None` when there is none, when it is null, or when it counts nothing we know.
 pub fn find_usage(json: &[u8]) -> Option<Usage> {
-    let mut nested = false;
-    for (look, hit) in hits(json, &USAGE).filter(|hit| json[hit.value_at] == b'{').enumerate() {
-        if look == MAX_LOOKS {
-            nested = true;
-            break;
-        }
-        match depth(json, hit.key_at) {
+    let (mut nested, mut depths) = (false, Depths::of(json));
+    for hit in hits(json, &USAGE).filter(|hit| json[hit.value_at] == b'{') {
+        match depths.at(hit.key_at) {
             Some(1) => {
                 let mut de = serde_json::Deserializer::from_slice(&json[hit.value_at..]);
                 if let Some(usage) = Wire::deserialize(&mut de).ok().and_then(Wire::usage) {
@@ -50,13 +43,9 @@ pub fn find_usage(json: &[u8]) -> Option<Usage> {
 
 /// The tier in which the provider says it served the request: top-level `service_tier`, or `response.service_tier`.
 pub fn find_service_tier(json: &[u8]) -> Option<ServiceTier> {
-    let mut nested = false;
-    for (look, hit) in hits(json, &SERVICE_TIER).filter(|hit| json[hit.value_at] == b'"').enumerate() {
-        if look == MAX_LOOKS {
-            nested = true;
-            break;
-        }
-        match depth(json, hit.key_at) {
+    let (mut nested, mut depths) = (false, Depths::of(json));
+    for hit in hits(json, &SERVICE_TIER).filter(|hit| json[hit.value_at] == b'"') {
+        match depths.at(hit.key_at) {
             Some(1) => return tier(&json[hit.value_at..value_end(json, hit.value_at)?]),
             Some(2) => nested = true,
             _ => (),

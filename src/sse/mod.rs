@@ -5,5 +5,5 @@
 mod scan;
 mod write;
 
-pub use scan::{DEFAULT_MAX_EVENT, EventTooLarge, RawEvent, Scanner};
+pub use scan::{DEFAULT_MAX_EVENT, EventTooLarge, Fields, RawEvent, Scanner};
 pub use write::{DONE, data_event, write_data};

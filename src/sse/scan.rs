@@ -173,44 +173,51 @@ pub struct RawEvent {
     fields_at: usize,
 }
 
-impl RawEvent {
-    /// The event's payload: the `data` fields, joined by LF. `None` for a comment, an empty line, or other fields only.
-    pub fn data(&self) -> Option<Cow<'_, [u8]>> {
-        if let Some((start, end)) = self.data_span() {
-            return Some(Cow::Borrowed(&self.raw[start..end]));
-        }
-        let mut joined: Option<Vec<u8>> = None;
-        for line in self.lines() {
-            let Some((start, end)) = self.field(line, b"data") else { continue };
-            let value = &self.raw[start..end];
-            match &mut joined {
-                Some(all) => {
-                    all.push(b'\n');
-                    all.extend_from_slice(value);
-                }
-                None => joined = Some(value.to_vec()),
-            }
-        }
-        joined.map(Cow::Owned)
-    }
-
-    /// Where the payload stands in `raw` when it is in one `data` field.
-    pub fn data_span(&self) -> Option<(usize, usize)> {
-        let mut span = None;
-        for line in self.lines() {
-            if let Some(value) = self.field(line, b"data")
-                && span.replace(value).is_some()
-            {
-                return None;
-            }
-        }
-        span
-    }
-
+/// The fields of an event that anyone reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields<'a> {
+    /// The `data` fields, joined by LF. `None` for a comment, an empty line, or other fields only.
+    pub data: Option<Cow<'a, [u8]>>,
+    /// Where `data` starts in the raw bytes, when it is in one field.
+    pub data_at: Option<usize>,
     /// The `event` field; the last one counts.
+    pub event: Option<&'a [u8]>,
+}
+
+impl RawEvent {
+    /// Reads the event's fields in one pass.
+    pub fn fields(&self) -> Fields<'_> {
+        let mut fields = Fields::default();
+        for line in self.lines() {
+            if let Some((start, end)) = self.field(line, b"data") {
+                let value = &self.raw[start..end];
+                match &mut fields.data {
+                    None => {
+                        fields.data = Some(Cow::Borrowed(value));
+                        fields.data_at = Some(start);
+                    }
+                    Some(data) => {
+                        let joined = data.to_mut();
+                        joined.push(b'\n');
+                        joined.extend_from_slice(value);
+                        fields.data_at = None;
+                    }
+                }
+            } else if let Some((start, end)) = self.field(line, b"event") {
+                fields.event = Some(&self.raw[start..end]);
+            }
+        }
+        fields
+    }
+
+    /// The payload alone, see [`Fields::data`].
+    pub fn data(&self) -> Option<Cow<'_, [u8]>> {
+        self.fields().data
+    }
+
+    /// The name alone, see [`Fields::event`].
     pub fn event_name(&self) -> Option<&[u8]> {
-        // Most streams have no such field; the first byte of each line tells.
-        self.lines().filter_map(|line| self.field(line, b"event")).last().map(|(start, end)| &self.raw[start..end])
+        self.fields().event
     }
 
     /// Whether the event ends with its empty line. Only the last event of a stream may lack it.
@@ -296,7 +303,7 @@ mod tests {
         let all = events(&[b"event: x\nid:1\nevent:y\ndata: 1\n\ndata: 2\n\n"]);
         assert_eq!(all[0].event_name(), Some(&b"y"[..]));
         assert_eq!(all[1].event_name(), None);
-        assert_eq!(all[1].data_span(), Some((6, 7)));
+        assert_eq!(all[1].fields().data_at, Some(6));
     }
 
     #[test]

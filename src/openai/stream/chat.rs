@@ -10,9 +10,9 @@ use serde_json::value::RawValue;
 
 use super::{StreamRelay, StreamState, Verdict, trim};
 use crate::openai::error::ErrorBody;
-use crate::openai::locate::{depth, hits, member_cut, skip_space, top_level};
+use crate::openai::locate::{Depths, hits, member_cut, skip_space, top_level};
 use crate::openai::usage::{find_service_tier, find_usage};
-use crate::sse::{RawEvent, data_event};
+use crate::sse::{Fields, data_event};
 
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
 static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"choices\""));
@@ -23,14 +23,13 @@ static FINISH_REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("
 const MODEL_WITHIN: u64 = 4;
 
 impl StreamRelay {
-    pub(super) fn chat(&mut self, event: &RawEvent, data: &[u8]) -> Verdict {
+    pub(super) fn chat(&mut self, fields: &Fields<'_>, data: &[u8]) -> Verdict {
         let (before, payload) = trim(data);
         if payload.starts_with(b"[DONE]") {
             self.state = StreamState::Complete;
             return Verdict::Last;
         }
-        // The usual event starts with its data and has no name.
-        let named_error = !event.raw.starts_with(b"data") && event.event_name() == Some(b"error");
+        let named_error = fields.event == Some(b"error");
         if named_error || may_be_error(payload) {
             let error = error_in(payload).or_else(|| named_error.then(|| ErrorBody::of_event(payload)));
             if let Some(error) = error {
@@ -38,7 +37,7 @@ impl StreamRelay {
             }
         }
         self.read_chunk(payload);
-        if self.options.hide_usage { hide_usage(event, data, before, payload) } else { Verdict::Pass }
+        if self.options.hide_usage { hide_usage(fields.data_at, data, before, payload) } else { Verdict::Pass }
     }
 
     fn read_chunk(&mut self, payload: &[u8]) {
@@ -54,8 +53,9 @@ impl StreamRelay {
         }
         if !seen.finished {
             // choices[].finish_reason is at depth 3.
+            let mut depths = Depths::of(payload);
             seen.finished = hits(payload, &FINISH_REASON)
-                .any(|hit| payload[hit.value_at] == b'"' && depth(payload, hit.key_at) == Some(3));
+                .any(|hit| payload[hit.value_at] == b'"' && depths.at(hit.key_at) == Some(3));
         }
         if !seen.first_token || (seen.model.is_none() && seen.events <= MODEL_WITHIN) {
             let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(payload) else { return };
@@ -112,10 +112,11 @@ fn error_in(payload: &[u8]) -> Option<ErrorBody> {
         .then(|| ErrorBody::new("The provider ended the stream with an error.", "server_error", None))
 }
 
-/// Takes away what the gateway's own `include_usage` brought. `payload` is `data` without the white space around it.
-fn hide_usage(event: &RawEvent, data: &[u8], before: usize, payload: &[u8]) -> Verdict {
-    let no_choices = hits(payload, &CHOICES)
-        .any(|hit| is_empty_list(&payload[hit.value_at..]) && depth(payload, hit.key_at) == Some(1));
+/// Takes away what the gateway's own `include_usage` brought. `data_at` is where `data` stands in the event, `payload` is `data` without the white space around it.
+fn hide_usage(data_at: Option<usize>, data: &[u8], before: usize, payload: &[u8]) -> Verdict {
+    let mut depths = Depths::of(payload);
+    let no_choices =
+        hits(payload, &CHOICES).any(|hit| is_empty_list(&payload[hit.value_at..]) && depths.at(hit.key_at) == Some(1));
     if no_choices {
         return Verdict::Drop;
     }
@@ -124,8 +125,8 @@ fn hide_usage(event: &RawEvent, data: &[u8], before: usize, payload: &[u8]) -> V
         return Verdict::Drop;
     }
     let Some((start, end)) = member_cut(payload, hit) else { return Verdict::Pass };
-    match event.data_span() {
-        Some((at, _)) => Verdict::Cut(at + before + start, at + before + end),
+    match data_at {
+        Some(at) => Verdict::Cut(at + before + start, at + before + end),
         None => {
             let mut rest = data[..before + start].to_vec();
             rest.extend_from_slice(&data[before + end..]);

@@ -10,6 +10,8 @@
 
 mod chat;
 mod responses;
+#[cfg(test)]
+mod tests;
 
 use bytes::{Bytes, BytesMut};
 
@@ -202,11 +204,12 @@ impl StreamRelay {
     }
 
     fn judge(&mut self, event: &RawEvent) -> Verdict {
-        let Some(data) = event.data() else { return Verdict::Pass };
+        let fields = event.fields();
+        let Some(data) = fields.data.as_deref() else { return Verdict::Pass };
         self.seen.events += 1;
         match self.kind {
-            StreamKind::Chat => self.chat(event, &data),
-            StreamKind::Responses => self.responses(event, &data),
+            StreamKind::Chat => self.chat(&fields, data),
+            StreamKind::Responses => self.responses(fields.event, data),
         }
     }
 
@@ -220,7 +223,7 @@ impl StreamRelay {
             let before = out.len();
             self.relay(event, out);
             // An error event of ours ends itself.
-            if out.len() > before && self.state != StreamState::Failed {
+            if out.len() > before && self.seen.error.is_none() {
                 out.write(if event.raw.ends_with(b"\n") { b"\n" } else { b"\n\n" });
             }
         }

@@ -11,7 +11,6 @@ use super::{StreamRelay, StreamState, Verdict, is_done};
 use crate::openai::error::ErrorBody;
 use crate::openai::locate::hits;
 use crate::openai::usage::{find_service_tier, find_usage};
-use crate::sse::RawEvent;
 
 static SEQUENCE_NUMBER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"sequence_number\""));
 
@@ -19,14 +18,14 @@ static SEQUENCE_NUMBER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new
 const MODEL_WITHIN: u64 = 2;
 
 impl StreamRelay {
-    pub(super) fn responses(&mut self, event: &RawEvent, data: &[u8]) -> Verdict {
+    pub(super) fn responses(&mut self, name: Option<&[u8]>, data: &[u8]) -> Verdict {
         if is_done(data) {
             return Verdict::Pass;
         }
         if let Some(number) = sequence_number(data) {
             self.seen.last_sequence = Some(number);
         }
-        let name = event.event_name().map_or_else(|| type_of(data), |name| String::from_utf8_lossy(name));
+        let name = name.map_or_else(|| type_of(data), String::from_utf8_lossy);
         match name.as_ref() {
             "response.completed" | "response.incomplete" | "response.cancelled" => {
                 self.end(data, StreamState::Complete)
