@@ -232,10 +232,18 @@ pub(super) fn id(prefix: &str, seed: u64) -> String {
     id
 }
 
+/// The first `max` characters on one line; reads no more of a long text than it shows.
 fn excerpt(text: &str, max: usize) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let cut: String = line.chars().take(max).collect();
-    if cut.len() < line.len() { format!("{}…", cut.trim_end()) } else { cut }
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        line.push_str(if line.is_empty() { "" } else { " " });
+        line.push_str(word);
+        if let Some((end, _)) = line.char_indices().nth(max) {
+            line.truncate(end);
+            return format!("{}…", line.trim_end());
+        }
+    }
+    line
 }
 
 fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
@@ -264,6 +272,13 @@ mod tests {
         assert_eq!(said("Return the string \"Grüß dich\"."), "Grüß dich");
         assert!(said("Test message").contains("Test message"));
         assert_eq!(said("Write 7 words please").split(' ').count(), 7);
+    }
+
+    #[test]
+    fn a_quote_is_short_and_on_one_line() {
+        assert_eq!(excerpt("a\n b\tc", 9), "a b c");
+        assert_eq!(excerpt("abc défg", 6), "abc dé…");
+        assert_eq!(excerpt("abc def", 4), "abc…");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 
 use super::SimulatedConfig;
 use super::answer;
@@ -33,11 +34,23 @@ pub(super) struct World {
     pub(super) config: SimulatedConfig,
     pub(super) requests: AtomicU64,
     failures: Mutex<HashMap<String, u32>>,
+    closed: watch::Sender<bool>,
 }
 
 impl World {
     pub(super) fn new(config: SimulatedConfig) -> Self {
-        Self { config, requests: AtomicU64::new(0), failures: Mutex::default() }
+        Self { config, requests: AtomicU64::new(0), failures: Mutex::default(), closed: watch::Sender::new(false) }
+    }
+
+    /// Tells what outlives its connection, an upgraded socket, that the server is gone.
+    pub(super) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Resolves when the server is gone.
+    pub(super) async fn closed(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 
     /// Whether the model is listed or matched by a pattern such as `claude-*`.

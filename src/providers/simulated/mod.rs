@@ -16,6 +16,7 @@
 //!
 //! Directives come from the request header `x-simulate`, separated by commas, or from the model's name, separated by `+`:
 //! `gpt-4o@429+retry-after=2`. Both together add up. A directive that is not in this table is refused with 400.
+//! They work on every path that exists, except `/v1/realtime`.
 //!
 //! | directive | effect |
 //! |---|---|
@@ -208,11 +209,11 @@ pub fn router(config: SimulatedConfig) -> Router {
 
 /// Accepts until `stopped`; the connections end with this future.
 async fn serve(listener: TcpListener, world: Arc<World>, mut stopped: oneshot::Receiver<()>) {
-    let router = router::build(world);
+    let router = router::build(Arc::clone(&world));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            _ = &mut stopped => return,
+            _ = &mut stopped => return world.close(),
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {

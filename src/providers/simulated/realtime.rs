@@ -3,9 +3,10 @@
 //! Written by hand because an echo needs no message assembly: a frame is sent back as it comes, in constant memory.
 
 use std::io;
+use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -15,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use ring::digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::call::World;
 use super::errors::ApiError;
 
 /// The constant that RFC 6455 §1.3 appends to the client's key.
@@ -25,7 +27,7 @@ const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 
 /// Does the handshake and leaves a task that echoes. Without an upgrade request the answer is 400.
-pub(super) async fn upgrade(mut request: Request) -> Response {
+pub(super) async fn upgrade(State(world): State<Arc<World>>, mut request: Request) -> Response {
     let headers = request.headers();
     let has = |name, value: &str| {
         let text = headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
@@ -41,8 +43,11 @@ pub(super) async fn upgrade(mut request: Request) -> Response {
     let upgrading = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrading.await {
-            // The client left: there is nobody to tell.
-            let _ = echo(TokioIo::new(upgraded)).await;
+            tokio::select! {
+                // The client left, in good order or not: there is nobody to tell.
+                _ = echo(TokioIo::new(upgraded)) => {}
+                () = world.closed() => {}
+            }
         }
     });
     let mut response = Response::new(Body::empty());

@@ -39,7 +39,11 @@ async fn events(response: Response) -> (Vec<String>, bool) {
     while let Some(chunk) = stream.next().await {
         match chunk {
             Ok(bytes) => text.extend_from_slice(&bytes),
-            Err(_) => well = false,
+            Err(_) => {
+                well = false;
+                // Over HTTP/2 the client's stream would repeat the error for ever.
+                break;
+            }
         }
     }
     let text = String::from_utf8(text).unwrap();
@@ -344,6 +348,30 @@ async fn the_mirror_shows_what_arrived_but_no_credential() {
 #[tokio::test]
 async fn the_websocket_echoes_frames() {
     let provider = provider().await;
+    let mut socket = websocket(&provider).await;
+    for (opcode, answer, text) in [(0x81, 0x81, "{\"type\":\"x\"}"), (0x89, 0x8a, "ping"), (0x88, 0x88, "\u{3}\u{9}")] {
+        let mask = [1, 2, 3, 4];
+        let mut frame = vec![opcode, 0x80 | text.len() as u8];
+        frame.extend(mask);
+        frame.extend(text.bytes().enumerate().map(|(i, b)| b ^ mask[i % 4]));
+        socket.write_all(&frame).await.unwrap();
+        let mut reply = vec![0; 2 + text.len()];
+        timeout(SOON, socket.read_exact(&mut reply)).await.unwrap().unwrap();
+        assert_eq!((reply[0], reply[1] as usize, &reply[2..]), (answer, text.len(), text.as_bytes()));
+    }
+    assert_eq!(timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_websocket_ends_with_the_server() {
+    let provider = provider().await;
+    let mut socket = websocket(&provider).await;
+    drop(provider);
+    assert_eq!(timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap(), 0);
+}
+
+/// A socket past the handshake of `/v1/realtime`.
+async fn websocket(provider: &Simulated) -> TcpStream {
     let mut socket = TcpStream::connect(provider.addr()).await.unwrap();
     let hello = "GET /v1/realtime?model=gpt-4o HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
                  sec-websocket-version: 13\r\nsec-websocket-protocol: realtime, other\r\n\
@@ -357,17 +385,7 @@ async fn the_websocket_echoes_frames() {
     assert!(head.starts_with("http/1.1 101"), "{head}");
     assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="));
     assert!(head.contains("sec-websocket-protocol: realtime\r\n"));
-    for (opcode, answer, text) in [(0x81, 0x81, "{\"type\":\"x\"}"), (0x89, 0x8a, "ping"), (0x88, 0x88, "\u{3}\u{9}")] {
-        let mask = [1, 2, 3, 4];
-        let mut frame = vec![opcode, 0x80 | text.len() as u8];
-        frame.extend(mask);
-        frame.extend(text.bytes().enumerate().map(|(i, b)| b ^ mask[i % 4]));
-        socket.write_all(&frame).await.unwrap();
-        let mut reply = vec![0; 2 + text.len()];
-        timeout(SOON, socket.read_exact(&mut reply)).await.unwrap().unwrap();
-        assert_eq!((reply[0], reply[1] as usize, &reply[2..]), (answer, text.len(), text.as_bytes()));
-    }
-    assert_eq!(timeout(SOON, socket.read(&mut [0; 1])).await.unwrap().unwrap(), 0);
+    socket
 }
 
 #[test]
@@ -384,4 +402,40 @@ fn a_thread_of_its_own_serves_and_ends_with_its_handle() {
     assert_eq!(std::net::TcpStream::connect(addr).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     // The open connection has ended too: the rest of the reply is followed by its end, not by the read timeout.
     socket.read_to_end(&mut Vec::new()).unwrap();
+}
+
+#[tokio::test]
+async fn faults_over_http2_break_the_stream_only() {
+    let provider = provider().await;
+    let client = Client::builder().http2_prior_knowledge().build().unwrap();
+    let url = format!("{}/chat/completions", provider.base_url());
+    let body = json!({"model": "gpt-4o", "stream": true, "messages": [{"role": "user", "content": "Count to 3."}]});
+    let reply = client.post(&url).header("x-simulate", "cut=3").json(&body).send().await.unwrap();
+    let (got, well) = events(reply).await;
+    assert_eq!((got.len(), well), (3, false));
+    let (got, well) = events(client.post(&url).json(&body).send().await.unwrap()).await;
+    assert_eq!((got.len(), well), (6, true));
+}
+
+#[tokio::test]
+async fn a_connection_survives_refusals() {
+    let provider = provider().await;
+    let mut socket = TcpStream::connect(provider.addr()).await.unwrap();
+    let mut ask = async |head: &str, body: &str| {
+        let text = format!("{head} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        socket.write_all(text.as_bytes()).await.unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head.push(char::from(timeout(SOON, socket.read_u8()).await.unwrap().unwrap()));
+        }
+        let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+        let mut rest = vec![0; length];
+        timeout(SOON, socket.read_exact(&mut rest)).await.unwrap().unwrap();
+        head[9..12].to_owned()
+    };
+    assert_eq!(ask("POST /v1/chat/completions", "{").await, "400");
+    assert_eq!(ask("POST /v1/nowhere", "x").await, "404");
+    assert_eq!(ask("POST /v1/models", "x").await, "405");
+    assert_eq!(ask("POST /v1/chat/completions", r#"{"model":"gpt-4o@503"}"#).await, "503");
+    assert_eq!(ask("GET /v1/models", "").await, "200");
 }
