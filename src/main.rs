@@ -1,3 +1,5 @@
 //! The `can` binary: see [`chittycan::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    chittycan::cli::main()
+}

@@ -15,9 +15,11 @@ mod load;
 mod overlay;
 mod presets;
 mod raw;
+mod reference;
 mod resolve;
 mod resolved;
 mod shape;
+mod template;
 mod values;
 mod yaml;
 
@@ -26,8 +28,10 @@ pub use fault::Fault;
 pub use load::{Loaded, Source, process_env};
 pub use overlay::{ENVIRONMENT, EnvVar};
 pub use presets::{PRESETS, Preset};
+pub use reference::reference;
 pub use resolved::*;
 pub use shape::schema;
+pub use template::{default_file, dev_file};
 
 #[cfg(test)]
 mod tests;

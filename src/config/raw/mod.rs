@@ -53,8 +53,8 @@ pub struct File {
     /// environment (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, …); an entry changes the one of its name or adds another.
     #[schemars(example = providers::example())]
     pub providers: BTreeMap<String, Provider>,
-    /// Client-facing models and what serves them. These come before the built-in routes shown here, and replace those
-    /// whose model they name or match.
+    /// Client-facing models and what serves them. The built-in routes are the ones of the example; a route here
+    /// replaces those whose model it names or matches.
     #[schemars(example = routes::defaults())]
     pub routes: Vec<Route>,
     /// The provider of models that no route names, and of every `/v1/*` path that the gateway does not understand.

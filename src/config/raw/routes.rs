@@ -1,5 +1,7 @@
 //! Client-facing models, and their prices.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,16 @@ pub struct TargetParts {
     /// The provider's name for the model; without it, the client's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(text) => f.write_str(text),
+            Self::Parts(TargetParts { provider, model: Some(model) }) => write!(f, "{provider}/{model}"),
+            Self::Parts(TargetParts { provider, model: None }) => f.write_str(provider),
+        }
+    }
 }
 
 /// What a model costs.
