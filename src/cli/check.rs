@@ -1,15 +1,19 @@
 //! `can check FILE`: everything that is wrong with a configuration file, at once.
 
 use std::{
+    fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::config::{Config, Fault, Loaded, Source};
+use crate::{
+    config::{Config, Fault, Source},
+    pricing::{self, Catalogue},
+};
 
 /// Arguments of `can check`.
 #[derive(Args, Debug)]
@@ -21,43 +25,89 @@ pub struct CheckArgs {
     json: bool,
 }
 
-/// Checks the file together with the environment. Exit status 1 when there is a fault; warnings do not count.
+/// Checks the file, and the price list it names, together with the environment. Exit status 1 when there is a fault;
+/// warnings do not count.
 pub fn run(args: CheckArgs) -> ExitCode {
-    let result = Config::load(&Source::new(Some(args.file.clone())));
-    let text = if args.json { as_json(&result) } else { as_text(&result, &args) };
+    let verdict = Verdict::of(&args.file);
+    let text = if args.json { verdict.as_json() } else { verdict.as_text() };
     // A reader that is gone (`can check x | head`) is no reason to change the verdict.
     let _ = io::stdout().write_all(text.as_bytes());
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if verdict.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn as_json(result: &Result<Loaded, Vec<Fault>>) -> String {
-    let (faults, warnings): (&[Fault], &[Fault]) = match result {
-        Ok(loaded) => (&[], &loaded.warnings),
-        Err(faults) => (faults, &[]),
-    };
-    format!("{:#}\n", json!({"ok": result.is_ok(), "faults": faults, "warnings": warnings}))
+/// What there is to say about a file.
+struct Verdict {
+    file: PathBuf,
+    faults: Vec<(PathBuf, Fault)>,
+    warnings: Vec<(PathBuf, Fault)>,
+    /// What it amounts to, where there is no fault.
+    summary: String,
 }
 
-fn as_text(result: &Result<Loaded, Vec<Fault>>, args: &CheckArgs) -> String {
-    let lines = |faults: &[Fault], kind: &str| -> String {
-        faults.iter().map(|fault| format!("{kind}{}\n", fault.in_file(&args.file))).collect()
-    };
-    match result {
-        Err(faults) => lines(faults, "") + &format!("{}: {}\n", args.file.display(), count(faults.len(), "fault")),
-        Ok(loaded) => {
-            let config = &loaded.config;
-            let with_key = config.providers.values().filter(|provider| provider.key.is_some()).count();
-            let mode = if config.dev { ", dev mode" } else { "" };
-            lines(&loaded.warnings, "warning: ")
-                + &format!(
-                    "{}: ok: {}, {with_key} of them with a key, {}, default provider {}{mode}\n",
-                    args.file.display(),
-                    count(config.providers.len(), "provider"),
-                    count(config.routes.len(), "route"),
-                    config.default_provider,
-                )
+impl Verdict {
+    fn of(file: &Path) -> Self {
+        let here = |faults: Vec<Fault>| faults.into_iter().map(|fault| (file.to_owned(), fault)).collect();
+        match Config::load(&Source::new(Some(file.to_owned()))) {
+            Err(faults) => {
+                Self { file: file.into(), faults: here(faults), warnings: Vec::new(), summary: String::new() }
+            }
+            Ok(loaded) => Self {
+                file: file.into(),
+                faults: price_faults(loaded.config.prices_file.as_deref()),
+                warnings: here(loaded.warnings),
+                summary: summary(&loaded.config),
+            },
         }
     }
+
+    fn as_json(&self) -> String {
+        let list = |faults: &[(PathBuf, Fault)]| -> Vec<Value> {
+            let entry = |(file, fault): &(PathBuf, Fault)| json!({"file": file, "line": fault.line, "path": fault.path, "message": fault.message});
+            faults.iter().map(entry).collect()
+        };
+        let (faults, warnings) = (list(&self.faults), list(&self.warnings));
+        format!("{:#}\n", json!({"ok": faults.is_empty(), "faults": faults, "warnings": warnings}))
+    }
+
+    fn as_text(&self) -> String {
+        let lines = |kind: &str, faults: &[(PathBuf, Fault)]| -> String {
+            faults.iter().map(|(file, fault)| format!("{kind}{}\n", fault.in_file(file))).collect()
+        };
+        let end = match self.faults.len() {
+            0 => format!("ok: {}", self.summary),
+            n => count(n, "fault"),
+        };
+        format!("{}{}{}: {end}\n", lines("warning: ", &self.warnings), lines("", &self.faults), self.file.display())
+    }
+}
+
+/// The faults of the price list that the configuration names.
+fn price_faults(file: Option<&Path>) -> Vec<(PathBuf, Fault)> {
+    let Some(file) = file else { return Vec::new() };
+    let faults = match fs::read_to_string(file) {
+        Err(error) => vec![Fault { line: None, path: String::new(), message: format!("cannot be read: {error}") }],
+        Ok(text) => {
+            let faults = Catalogue::builtin().overlay(&text).err().unwrap_or_default();
+            let fault = |fault: pricing::Fault| Fault {
+                line: u32::try_from(fault.line).ok(),
+                path: fault.path,
+                message: fault.message,
+            };
+            faults.into_iter().map(fault).collect()
+        }
+    };
+    faults.into_iter().map(|fault| (file.to_owned(), fault)).collect()
+}
+
+fn summary(config: &Config) -> String {
+    let with_key = config.providers.values().filter(|provider| provider.key.is_some()).count();
+    format!(
+        "{}, {with_key} of them with a key, {}, default provider {}{}",
+        count(config.providers.len(), "provider"),
+        count(config.routes.len(), "route"),
+        config.default_provider,
+        if config.dev { ", dev mode" } else { "" },
+    )
 }
 
 fn count(n: usize, noun: &str) -> String {
@@ -66,47 +116,49 @@ fn count(n: usize, noun: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
-    fn check(text: &str, json: bool) -> (String, Result<Loaded, Vec<Fault>>, PathBuf) {
+    fn check(text: &str) -> (tempfile::TempDir, Verdict) {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("can.yaml");
         fs::write(&file, text).expect("written");
-        let args = CheckArgs { file: file.clone(), json };
-        let result = Config::load(&Source::new(Some(file.clone())));
-        (if json { as_json(&result) } else { as_text(&result, &args) }, result, file)
+        fs::write(dir.path().join("prices.yaml"), "models: 5\n").expect("written");
+        let verdict = Verdict::of(&file);
+        (dir, verdict)
     }
 
     #[test]
     fn says_where_every_fault_is() {
-        let (text, result, file) = check("mode: normal\nhtp: 1\nretry:\n  attempts: x\n", false);
-        assert!(result.is_err());
-        let name = file.display();
+        let (_dir, verdict) = check("mode: normal\nhtp: 1\nretry:\n  attempts: x\n");
+        let name = verdict.file.display();
         let expected = format!(
             "{name}:2: htp: unknown key; did you mean `http`?\n\
              {name}:4: retry.attempts: expected a whole number, found text\n{name}: 2 faults\n"
         );
-        assert_eq!(text, expected);
+        assert_eq!(verdict.as_text(), expected);
     }
 
     #[test]
     fn sums_up_what_is_right() {
-        let (text, result, _) = check(
-            "providers: {lab: {base_url: http://lab/v1, api_key: k}}\nroutes: [{model: \"*\", to: [lab]}]\n",
-            false,
-        );
-        assert!(result.is_ok());
+        let (_dir, verdict) =
+            check("providers: {lab: {base_url: http://lab/v1, api_key: k}}\nroutes: [{model: \"*\", to: [lab]}]\n");
+        let text = verdict.as_text();
         assert!(text.contains(": ok: 15 providers, ") && text.contains(", 1 route, default provider openai"), "{text}");
     }
 
     #[test]
+    fn looks_into_the_price_list() {
+        let (dir, verdict) = check("prices: {file: prices.yaml}\n");
+        let text = verdict.as_text();
+        assert!(text.starts_with(&format!("{}:1: ", dir.path().join("prices.yaml").display())), "{text}");
+    }
+
+    #[test]
     fn speaks_json() {
-        let (text, ..) = check("htp: 1\n", true);
-        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let (_dir, verdict) = check("htp: 1\n");
+        let value: Value = serde_json::from_str(&verdict.as_json()).expect("JSON");
         assert_eq!(value["ok"], false);
-        assert_eq!(value["faults"][0]["line"], 1);
-        assert_eq!(value["faults"][0]["path"], "htp");
+        assert_eq!((&value["faults"][0]["line"], &value["faults"][0]["path"]), (&json!(1), &json!("htp")));
+        assert_eq!(value["faults"][0]["file"], json!(verdict.file));
     }
 }

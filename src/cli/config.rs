@@ -34,8 +34,8 @@ enum ConfigCommand {
 
 #[derive(Args, Debug)]
 struct PrintArgs {
-    /// The configuration file; without it, the defaults and the environment.
-    #[arg(long, short, env = "CAN_CONFIG", value_name = "FILE")]
+    /// The configuration file; without it, that of CAN_CONFIG, else the defaults and the environment.
+    #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
@@ -58,7 +58,7 @@ struct DevArgs {
 /// Runs `can config`.
 pub fn run(args: ConfigArgs) -> ExitCode {
     match args.command {
-        ConfigCommand::Print(args) => print(args.config.filter(|file| !file.as_os_str().is_empty())),
+        ConfigCommand::Print(args) => print(file_or_env(args.config)),
         ConfigCommand::Default => say(&config::default_file()),
         ConfigCommand::Schema => say(&format!("{:#}\n", config::schema())),
         ConfigCommand::Reference => say(&config::reference()),
@@ -68,6 +68,11 @@ pub fn run(args: ConfigArgs) -> ExitCode {
             Err(message) => complain(&message),
         },
     }
+}
+
+/// The file a command works on: the one it is given, else that of `CAN_CONFIG`, where an empty text counts as none.
+pub fn file_or_env(file: Option<PathBuf>) -> Option<PathBuf> {
+    file.or_else(|| std::env::var_os("CAN_CONFIG").map(PathBuf::from)).filter(|file| !file.as_os_str().is_empty())
 }
 
 fn print(file: Option<PathBuf>) -> ExitCode {

@@ -30,7 +30,7 @@ pub struct Config {
     pub default_provider: Arc<str>,
     /// How often and when another attempt is made.
     pub retry: Retry,
-    /// A price catalogue that replaces the built-in one.
+    /// A price list to lay over the built-in one; readable when it was loaded.
     pub prices_file: Option<PathBuf>,
     /// True with `CHITTYCAN_MODE=dev` or `mode: dev`: `ollama` is the only provider and serves every model through its
     /// [`Provider::model_map`].

@@ -57,7 +57,8 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prices {
-    /// A catalogue that replaces the built-in one; `conf/prices.yaml` shows the form.
+    /// A price list laid over the built-in one: its entries replace those of the same name. `conf/prices.yaml` shows the
+    /// form.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &"/etc/can/prices.yaml")]
     pub file: Option<String>,
