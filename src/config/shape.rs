@@ -131,6 +131,11 @@ impl<'s> Checker<'s, '_> {
             }
             Yaml::Int(value) => {
                 let value = *value;
+                let wrong =
+                    (shape["x-can"] == "size" && value >= 0).then(|| HumanSize::parse(&value.to_string()).err());
+                if let Some(message) = wrong.flatten() {
+                    return self.fault(node, path, message);
+                }
                 let (min, max) = (shape["minimum"].as_i64(), shape["maximum"].as_i64());
                 match (min, max) {
                     (Some(min), _) if value < min => {

@@ -329,6 +329,34 @@ fn a_provider_without_a_key_is_worth_a_word() {
 }
 
 #[test]
+fn keys_that_go_elsewhere_by_default_are_worth_a_word() {
+    let warned = |text: &str| load(text, &[("OPENAI_API_KEY", "k")]).unwrap().warnings.len();
+    assert_eq!(warned("providers: {openai: {base_url: https://eu.api.openai.com/v1}}"), 0);
+    assert_eq!(warned("providers: {openai: {base_url: https://openai.com.example/v1}}"), 1);
+    for chosen in ["auto", "passthrough", "mapped"] {
+        assert_eq!(
+            warned(&format!("providers: {{x: {{preset: openai, base_url: http://x, credentials: {chosen}}}}}")),
+            0
+        );
+    }
+}
+
+#[test]
+fn numbers_out_of_range_have_a_line() {
+    for text in [
+        "http: {max_body: 99999999999999}",
+        "http: {max_body: -1}",
+        "http: {max_body: 99999999999999999999}",
+        "server: {threads: 4294967296}",
+        "server: {threads: 1.0}",
+        "retry: {statuses: [70000]}",
+    ] {
+        let found = load(text, &[]).unwrap_err();
+        assert_eq!((found.len(), found[0].line), (1, Some(1)), "{found:?}");
+    }
+}
+
+#[test]
 fn knows_what_needs_a_restart() {
     let old = good("", &[]);
     let new = good("log: {level: debug}\nadmin: off\nretry: {attempts: 1}\n", &[]);
@@ -399,8 +427,86 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
     fn no_text_makes_the_loader_panic(text in nearly(), noise in any::<String>()) {
-        let _ = load(&text, &[]);
-        let _ = load(&noise, &[]);
-        let _ = load(&format!("{text}{noise}"), &[]);
+        for text in [format!("{text}{noise}"), text, noise] {
+            for fault in load(&text, &[]).err().unwrap_or_default() {
+                // What passes the schema, serde reads.
+                prop_assert!(!fault.message.starts_with("cannot be read"), "{}\n{}", fault, text);
+            }
+        }
     }
+
+    /// A well-formed tree of known keys and arbitrary values, which gets past the YAML parser every time.
+    #[test]
+    fn what_the_schema_lets_through_can_be_read(value in tree()) {
+        let value = serde_json::json!(value);
+        for fault in load(&emit::yaml(&value), &[]).err().unwrap_or_default() {
+            prop_assert!(!fault.message.starts_with("cannot be read"), "{}\n{}", fault, value);
+        }
+    }
+}
+
+fn tree() -> impl Strategy<Value = serde_json::Value> {
+    let key = prop::sample::select(vec![
+        "mode",
+        "listen",
+        "admin",
+        "server",
+        "http",
+        "log",
+        "providers",
+        "routes",
+        "retry",
+        "prices",
+        "dev",
+        "simulate",
+        "openai",
+        "azure",
+        "x",
+        "preset",
+        "base_url",
+        "api_key",
+        "credentials",
+        "headers",
+        "query",
+        "timeouts",
+        "model",
+        "aliases",
+        "to",
+        "provider",
+        "address",
+        "tls",
+        "cert",
+        "key",
+        "http2",
+        "max_body",
+        "keepalive",
+        "threads",
+        "ollama",
+        "models",
+        "attempts",
+        "statuses",
+        "level",
+        "format",
+        "latency",
+        "file",
+        "connect",
+        "gpt-*",
+    ]);
+    let leaf = prop_oneof![
+        prop::sample::select(vec![
+            "off", "dev", "normal", "30s", "64MiB", "auto", "custom", "a/b", "*", "env:X", "http://h"
+        ])
+        .prop_map(serde_json::Value::from),
+        any::<i64>().prop_map(serde_json::Value::from),
+        (0..600i64).prop_map(serde_json::Value::from),
+        any::<bool>().prop_map(serde_json::Value::from),
+        Just(serde_json::Value::Null),
+        "\\PC{0,8}".prop_map(serde_json::Value::from),
+    ];
+    leaf.prop_recursive(4, 64, 8, move |inner| {
+        prop_oneof![
+            3 => prop::collection::btree_map(key.clone(), inner.clone(), 0..8).prop_map(|map| serde_json::json!(map)),
+            1 => prop::collection::vec(inner, 0..4).prop_map(serde_json::Value::from),
+        ]
+    })
 }

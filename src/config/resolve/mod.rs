@@ -116,6 +116,7 @@ impl Resolver<'_> {
         match file.mode {
             Mode::Normal => {
                 self.warn_of_missing_keys(file, &config);
+                self.warn_of_keys_sent_elsewhere(&config);
                 Some(config)
             }
             Mode::Dev => dev_ollama.map(|ollama| in_dev_mode(config, ollama)),
@@ -161,6 +162,25 @@ impl Resolver<'_> {
                 let variables = preset.key_vars.join(" or ");
                 let message = format!("no key: set {variables}, or `api_key`; requests to it will fail");
                 let warning = self.located(&Path::of(&["providers", name]), message);
+                self.warnings.push(warning);
+            }
+        }
+    }
+
+    /// Clients' own keys that go to a host which is not OpenAI's, because of a default nobody wrote.
+    fn warn_of_keys_sent_elsewhere(&mut self, config: &Config) {
+        for (name, provider) in &config.providers {
+            let path = Path::of(&["providers", name]);
+            let entry = self.context.tree.get("providers").and_then(|providers| providers.get(name));
+            let chosen = entry.is_some_and(|entry| entry.get("credentials").is_some());
+            let host = provider.base.host.as_str();
+            let is_openai = host == "openai.com" || host.ends_with(".openai.com");
+            if provider.credentials != Credentials::Mapped && !chosen && !is_openai && !self.context.simulate {
+                let message = format!(
+                    "clients' own keys (`sk-…`) are passed on to `{host}`; write `credentials: mapped` to keep them from \
+                     it, or `auto` if they are meant for it"
+                );
+                let warning = self.located(&path, message);
                 self.warnings.push(warning);
             }
         }
