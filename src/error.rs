@@ -1,1 +1,196 @@
-//! Errors.
+//! What can go wrong, and the three answers each fault gives: whose it is, whether a retry may help, and what the
+//! client may read.
+
+use std::{borrow::Cow, time::Duration};
+
+/// Who has to act for the request to succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The request itself is wrong; never a 5xx.
+    Client,
+    /// The provider failed or cannot be reached.
+    Provider,
+    /// The gateway failed or is misconfigured.
+    Gateway,
+}
+
+impl Blame {
+    /// The word used as a metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Provider => "provider",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// The faults the gateway answers itself, in place of a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The body or a parameter cannot be used: 400.
+    InvalidRequest,
+    /// The client presented no credential and the gateway has none for the provider: 401.
+    MissingCredential,
+    /// No such path: 404.
+    UnknownPath,
+    /// A known path, another method: 405.
+    MethodNotAllowed,
+    /// No route and no default provider serves the model: 404.
+    ModelNotFound,
+    /// The prompt cannot fit the model's context: 400.
+    ContextLengthExceeded,
+    /// The body is over the limit: 413.
+    BodyTooLarge,
+    /// The body did not arrive in time: 408.
+    BodyTimeout,
+    /// The provider refused the gateway's own key: 502, and no retry cures it.
+    UpstreamAuthentication,
+    /// No provider could be reached: 502.
+    UpstreamUnreachable,
+    /// The provider was silent for too long: 504.
+    UpstreamTimeout,
+    /// The provider broke off before or within its reply: 502.
+    UpstreamInterrupted,
+    /// The gateway itself failed: 500.
+    Internal,
+}
+
+impl Fault {
+    /// HTTP status.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::InvalidRequest | Self::ContextLengthExceeded => 400,
+            Self::MissingCredential => 401,
+            Self::UnknownPath | Self::ModelNotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::BodyTimeout => 408,
+            Self::BodyTooLarge => 413,
+            Self::Internal => 500,
+            Self::UpstreamAuthentication | Self::UpstreamUnreachable | Self::UpstreamInterrupted => 502,
+            Self::UpstreamTimeout => 504,
+        }
+    }
+
+    /// OpenAI's `error.type`.
+    pub fn kind(self) -> &'static str {
+        match self.blame() {
+            Blame::Client => "invalid_request_error",
+            Blame::Provider | Blame::Gateway => "server_error",
+        }
+    }
+
+    /// OpenAI's `error.code`, which is also the metric label.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::MissingCredential => "missing_api_key",
+            Self::UnknownPath => "unknown_url",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::ModelNotFound => "model_not_found",
+            Self::ContextLengthExceeded => "context_length_exceeded",
+            Self::BodyTooLarge => "request_too_large",
+            Self::BodyTimeout => "request_timeout",
+            Self::UpstreamAuthentication => "upstream_authentication",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamInterrupted => "upstream_interrupted",
+            Self::Internal => "internal_error",
+        }
+    }
+
+    /// Who has to act.
+    pub fn blame(self) -> Blame {
+        match self {
+            Self::InvalidRequest
+            | Self::MissingCredential
+            | Self::UnknownPath
+            | Self::MethodNotAllowed
+            | Self::ModelNotFound
+            | Self::ContextLengthExceeded
+            | Self::BodyTooLarge
+            | Self::BodyTimeout => Blame::Client,
+            Self::UpstreamUnreachable | Self::UpstreamTimeout | Self::UpstreamInterrupted => Blame::Provider,
+            Self::UpstreamAuthentication | Self::Internal => Blame::Gateway,
+        }
+    }
+
+    /// Whether the same request, sent again unchanged, may succeed. Official SDKs obey `x-should-retry: false`.
+    pub fn retry_may_help(self) -> bool {
+        match self {
+            Self::BodyTimeout
+            | Self::UpstreamUnreachable
+            | Self::UpstreamTimeout
+            | Self::UpstreamInterrupted
+            | Self::Internal => true,
+            Self::InvalidRequest
+            | Self::MissingCredential
+            | Self::UnknownPath
+            | Self::MethodNotAllowed
+            | Self::ModelNotFound
+            | Self::ContextLengthExceeded
+            | Self::BodyTooLarge
+            | Self::UpstreamAuthentication => false,
+        }
+    }
+}
+
+/// A fault with what the client may read about it. It never holds a credential or a provider's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayError {
+    /// What went wrong.
+    pub fault: Fault,
+    /// One or two sentences that tell the reader what to do.
+    pub message: Cow<'static, str>,
+    /// The parameter at fault, if one is.
+    pub param: Option<&'static str>,
+    /// When to come back.
+    pub retry_after: Option<Duration>,
+}
+
+impl GatewayError {
+    /// An error without a parameter.
+    pub fn new(fault: Fault, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { fault, message: message.into(), param: None, retry_after: None }
+    }
+
+    /// Names the parameter at fault.
+    pub fn with_param(mut self, param: Option<&'static str>) -> Self {
+        self.param = param;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Fault; 13] = [
+        Fault::InvalidRequest,
+        Fault::MissingCredential,
+        Fault::UnknownPath,
+        Fault::MethodNotAllowed,
+        Fault::ModelNotFound,
+        Fault::ContextLengthExceeded,
+        Fault::BodyTooLarge,
+        Fault::BodyTimeout,
+        Fault::UpstreamAuthentication,
+        Fault::UpstreamUnreachable,
+        Fault::UpstreamTimeout,
+        Fault::UpstreamInterrupted,
+        Fault::Internal,
+    ];
+
+    #[test]
+    fn a_callers_fault_is_never_5xx_and_the_others_always_are() {
+        for fault in ALL {
+            assert_eq!(fault.blame() == Blame::Client, fault.status() < 500, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn codes_are_distinct() {
+        let codes: std::collections::BTreeSet<_> = ALL.iter().map(|f| f.code()).collect();
+        assert_eq!(codes.len(), ALL.len());
+    }
+}

@@ -1,1 +1,310 @@
-//! Composition root.
+//! The composition root: configuration → engines → a Pingora server, its reloads and its end.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use pingora_core::{
+    apps::HttpServerOptions,
+    listeners::{TcpSocketOptions, tls::TlsSettings},
+    server::{
+        ExecutionPhase, RunArgs, Server as PingoraServer,
+        configuration::{Opt, ServerConf},
+    },
+    services::listening::Service,
+};
+use pingora_proxy::http_proxy_service_with_name;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{
+    admin::{Admin, AxumApp},
+    config::{Config, Listener},
+    pricing::Catalogue,
+    proxy::{Engines, Gateway},
+    routing::RouteTable,
+    telemetry::Metrics,
+};
+
+/// After the listeners closed, the process waits this long without an open request before it exits: a connection that
+/// was accepted in the last moment has not become a request yet.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// Why the gateway cannot start or reload; each line names its place.
+#[derive(Debug)]
+pub struct StartError(pub Vec<String>);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Loads the configuration afresh; called at start and on every reload.
+pub type Load = Box<dyn Fn() -> Result<Config, StartError> + Send>;
+
+/// A gateway that is composed but not running yet.
+pub struct Server {
+    pingora: PingoraServer,
+    /// Where the client API will listen, free ports filled in.
+    pub addresses: Vec<SocketAddr>,
+    /// Where the admin API will listen.
+    pub admin: Option<SocketAddr>,
+    engines: Arc<ArcSwap<Engines>>,
+    metrics: Arc<Metrics>,
+    ready: Arc<AtomicBool>,
+    /// Holds the ports that were chosen here until Pingora has them.
+    _reserved: Vec<Socket>,
+}
+
+impl Server {
+    /// Builds the engines and binds nothing yet but the ports that the system is to choose.
+    ///
+    /// With `upgrade`, the listeners are taken over from the process that gets SIGQUIT; this waits for it.
+    ///
+    /// # Errors
+    /// An address in use, an unreadable certificate or price file.
+    pub fn compose(config: Config, upgrade: bool) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new().map_err(|e| StartError(vec![e.to_string()]))?);
+        let ready = Arc::new(AtomicBool::new(false));
+        let engines = Arc::new(ArcSwap::from_pointee(engines(config)?));
+        let config = engines.load().config.clone();
+        let mut sockets = Sockets { reserved: Vec::new(), faults: Vec::new(), upgrade };
+
+        let conf = ServerConf {
+            threads: config.server.threads,
+            upgrade_sock: config.server.upgrade_socket.display().to_string(),
+            grace_period_seconds: Some(config.server.shutdown_grace.as_secs()),
+            graceful_shutdown_timeout_seconds: Some(1),
+            upstream_keepalive_pool_size: config.server.upstream_pool,
+            // Our own plan bounds the attempts; this is the fail-safe behind it.
+            max_retries: config.retry.attempts as usize + 1,
+            ..ServerConf::default()
+        };
+        let opt = upgrade.then(|| Opt { upgrade: true, ..Opt::default() });
+        let mut pingora = PingoraServer::new_with_opt_and_conf(opt, conf);
+
+        let gateway = Gateway::new(engines.clone(), metrics.clone());
+        let mut client_api = http_proxy_service_with_name(&pingora.configuration, gateway, "client API");
+        if config.listeners.iter().any(|listener| listener.http2 && listener.tls.is_none())
+            && let Some(proxy) = client_api.app_logic_mut()
+        {
+            let mut options = HttpServerOptions::default();
+            options.h2c = true;
+            proxy.server_options = Some(options);
+        }
+        let addresses = config.listeners.iter().map(|listener| sockets.listen(&mut client_api, listener)).collect();
+        let admin = config.admin.map(|address| {
+            let api = Admin { metrics: metrics.clone(), ready: ready.clone() };
+            let mut service = Service::new("admin API".to_owned(), AxumApp::new(api.router()));
+            service.threads = Some(1);
+            let listener = Listener { address, tls: None, http2: false };
+            let address = sockets.listen(&mut service, &listener);
+            pingora.add_service(service);
+            address
+        });
+        if !sockets.faults.is_empty() {
+            return Err(StartError(sockets.faults));
+        }
+        pingora.add_service(client_api);
+        Ok(Self { pingora, addresses, admin, engines, metrics, ready, _reserved: sockets.reserved })
+    }
+
+    /// A handle to reload the configuration of the running server.
+    pub fn reloader(&self, load: Load) -> Reloader {
+        Reloader { load, engines: self.engines.clone(), metrics: self.metrics.clone() }
+    }
+
+    /// Set once the client API accepts connections, cleared when it stops.
+    pub fn ready(&self) -> Arc<AtomicBool> {
+        self.ready.clone()
+    }
+
+    /// Serves until a signal of `args` ends it. `on_idle` is called once, when a graceful end has begun and no request is
+    /// open any more; the binary exits there, since Pingora itself would wait for the whole grace period.
+    pub fn run(mut self, args: RunArgs, on_idle: impl FnOnce() + Send + 'static) {
+        self.pingora.bootstrap();
+        announce_when_ready(self.addresses.clone(), self.ready.clone());
+        let mut phases = self.pingora.watch_execution_phase();
+        let (metrics, ready) = (self.metrics.clone(), self.ready.clone());
+        thread::spawn(move || {
+            loop {
+                match phases.blocking_recv() {
+                    Ok(ExecutionPhase::GracefulTerminate | ExecutionPhase::GracefulUpgradeTransferringFds) => {
+                        ready.store(false, Ordering::Release);
+                    }
+                    Ok(ExecutionPhase::ShutdownGracePeriod) => break,
+                    Ok(_) => {}
+                    // Lagging skips phases, never the wait for the last one.
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                }
+            }
+            wait_until_idle(&metrics);
+            on_idle();
+        });
+        self.pingora.run(args);
+    }
+}
+
+fn wait_until_idle(metrics: &Metrics) {
+    let mut quiet_since = Instant::now();
+    while quiet_since.elapsed() < QUIET {
+        thread::sleep(Duration::from_millis(10));
+        if metrics.open_requests() > 0 {
+            quiet_since = Instant::now();
+        }
+    }
+}
+
+/// Pingora does not say when it listens, so we knock.
+fn announce_when_ready(addresses: Vec<SocketAddr>, ready: Arc<AtomicBool>) {
+    thread::spawn(move || {
+        for address in &addresses {
+            let reachable = SocketAddr::new(
+                match address.ip() {
+                    ip if ip.is_unspecified() && ip.is_ipv4() => std::net::Ipv4Addr::LOCALHOST.into(),
+                    ip if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+                    ip => ip,
+                },
+                address.port(),
+            );
+            while TcpStream::connect_timeout(&reachable, Duration::from_secs(1)).is_err() {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        ready.store(true, Ordering::Release);
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        tracing::info!(addresses = addresses.join(","), "ready");
+    });
+}
+
+struct Sockets {
+    reserved: Vec<Socket>,
+    faults: Vec<String>,
+    upgrade: bool,
+}
+
+impl Sockets {
+    /// Adds a listener to a service; returns its address with the port filled in.
+    fn listen<A>(&mut self, service: &mut Service<A>, listener: &Listener) -> SocketAddr {
+        let (address, chosen) = match self.claim(listener.address) {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.faults.push(format!("cannot listen on {}: {error}", listener.address));
+                return listener.address;
+            }
+        };
+        let mut options = TcpSocketOptions::default();
+        options.so_reuseport = chosen.then_some(true);
+        match &listener.tls {
+            None => service.add_tcp_with_settings(&address.to_string(), options),
+            Some(tls) => {
+                let (cert, key) = (tls.cert.display().to_string(), tls.key.display().to_string());
+                match tls_settings(&cert, &key) {
+                    Ok(mut settings) => {
+                        if listener.http2 {
+                            settings.enable_h2();
+                        }
+                        service.add_tls_with_settings(&address.to_string(), Some(options), settings);
+                    }
+                    Err(error) => self.faults.push(format!("TLS for {address}: {error}")),
+                }
+            }
+        }
+        address
+    }
+
+    /// Checks that an address is free, or reserves a free port for port 0. Pingora would panic in a task of its own
+    /// and leave a process that serves nobody.
+    fn claim(&mut self, address: SocketAddr) -> io::Result<(SocketAddr, bool)> {
+        if self.upgrade && address.port() != 0 {
+            return Ok((address, false));
+        }
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        let chosen = address.port() == 0;
+        socket.set_reuse_port(chosen)?;
+        socket.bind(&address.into())?;
+        if !chosen {
+            // Only listening tells whether another process listens there.
+            socket.listen(1)?;
+            return Ok((address, false));
+        }
+        let claimed = socket.local_addr()?.as_socket().unwrap_or(address);
+        self.reserved.push(socket);
+        Ok((claimed, true))
+    }
+}
+
+fn tls_settings(cert: &str, key: &str) -> Result<TlsSettings, String> {
+    match pingora_core::tls::load_certs_and_key_files(cert, key) {
+        Ok(Some(_)) => TlsSettings::intermediate(cert, key).map_err(|e| e.to_string()),
+        Ok(None) => Err(format!("{cert} or {key} holds no usable certificate or key")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn engines(config: Config) -> Result<Engines, StartError> {
+    let catalogue = match &config.prices_file {
+        None => Catalogue::builtin(),
+        Some(path) => read_catalogue(path)?,
+    };
+    let routes = RouteTable::new(&config)
+        .ok_or_else(|| StartError(vec![format!("default_provider: no provider '{}'", config.default_provider)]))?;
+    Ok(Engines { config: Arc::new(config), routes, catalogue: Arc::new(catalogue) })
+}
+
+fn read_catalogue(path: &PathBuf) -> Result<Catalogue, StartError> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|e| StartError(vec![format!("prices.file: {shown}: {e}")]))?;
+    Catalogue::parse(&text).map_err(|faults| {
+        StartError(
+            faults.iter().map(|fault| format!("{shown}:{}: {}: {}", fault.line, fault.path, fault.message)).collect(),
+        )
+    })
+}
+
+/// Swaps a new configuration into the running server, whole or not at all.
+pub struct Reloader {
+    load: Load,
+    engines: Arc<ArcSwap<Engines>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reloader {
+    /// Loads and applies the configuration; a faulty one is refused and the old one stays.
+    ///
+    /// # Errors
+    /// Every fault of the new configuration.
+    pub fn reload(&self) -> Result<(), StartError> {
+        match (self.load)().and_then(engines) {
+            Ok(new) => {
+                let old = self.engines.swap(Arc::new(new));
+                let new = self.engines.load();
+                let waiting = old.config.needs_restart(&new.config);
+                if !waiting.is_empty() {
+                    tracing::warn!(keys = waiting.join(", "), "these keys change with a restart or an upgrade only");
+                }
+                self.metrics.reload("applied");
+                tracing::info!("configuration reloaded");
+                Ok(())
+            }
+            Err(error) => {
+                self.metrics.reload("refused");
+                tracing::error!(%error, "configuration refused, the old one stays");
+                Err(error)
+            }
+        }
+    }
+}

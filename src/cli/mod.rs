@@ -1,32 +1,43 @@
-//! The command line of `can`.
+//! The command line: `can serve`, `can simulate`, `can health`, `can check`, `can config`.
+
+mod check;
+mod config;
+mod health;
+mod serve;
+mod simulate;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub mod check;
-pub mod config;
-
-/// ChittyCan Gateway: one OpenAI-compatible address in front of many LLM providers.
-#[derive(Debug, Parser)]
-#[command(name = "can", version)]
+/// The OpenAI-compatible LLM gateway.
+#[derive(Parser, Debug)]
+#[command(name = "can", version, about, propagate_version = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand, Debug)]
 enum Command {
-    /// Check a configuration file: reports all its faults at once.
+    Serve(serve::Serve),
+    /// Check a configuration file: report all its faults at once.
     Check(check::CheckArgs),
     /// Show, explain or write configuration.
     Config(config::ConfigArgs),
+    Simulate(simulate::Simulate),
+    Health(health::Health),
 }
 
-/// Runs the command line of this process.
-pub fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Check(args) => check::run(args),
-        Command::Config(args) => config::run(args),
+impl Cli {
+    /// Runs the command; its outcome is the process's exit code.
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Serve(args) => serve::run(args),
+            Command::Check(args) => check::run(args),
+            Command::Config(args) => config::run(args),
+            Command::Simulate(args) => simulate::run(&args),
+            Command::Health(args) => health::run(&args),
+        }
     }
 }

@@ -32,6 +32,7 @@ pub use reference::reference;
 pub use resolved::*;
 pub use shape::schema;
 pub use template::{default_file, dev_file};
+pub use values::HumanDuration;
 
 #[cfg(test)]
 mod tests;

@@ -23,13 +23,14 @@ pub enum Field {
     ServiceTier,
     Store,
     Tools,
+    ToolChoice,
     PreviousResponseId,
     User,
 }
 
 impl Field {
     /// Every field, in the order of the enum.
-    pub const ALL: [Field; 14] = [
+    pub const ALL: [Field; 15] = [
         Field::Model,
         Field::Stream,
         Field::StreamOptions,
@@ -42,6 +43,7 @@ impl Field {
         Field::ServiceTier,
         Field::Store,
         Field::Tools,
+        Field::ToolChoice,
         Field::PreviousResponseId,
         Field::User,
     ];
@@ -61,6 +63,7 @@ impl Field {
             Field::ServiceTier => "service_tier",
             Field::Store => "store",
             Field::Tools => "tools",
+            Field::ToolChoice => "tool_choice",
             Field::PreviousResponseId => "previous_response_id",
             Field::User => "user",
         }
@@ -81,6 +84,7 @@ impl Field {
             "service_tier" => Field::ServiceTier,
             "store" => Field::Store,
             "tools" => Field::Tools,
+            "tool_choice" => Field::ToolChoice,
             "previous_response_id" => Field::PreviousResponseId,
             "user" => Field::User,
             _ => return None,
@@ -140,6 +144,8 @@ pub struct Peek {
     pub store: Option<bool>,
     /// Whether `tools` is there and not empty.
     pub has_tools: bool,
+    /// Whether `tool_choice` is `"required"`.
+    pub requires_tool: bool,
     /// Whether `previous_response_id` is there (Responses).
     pub has_previous_response_id: bool,
     /// `user`
@@ -223,6 +229,7 @@ impl Peek {
             Field::ServiceTier => self.service_tier = string(name, value)?.map(|word| ServiceTier::from_word(&word)),
             Field::Store => self.store = boolean(name, value)?,
             Field::Tools => self.has_tools = value.starts_with('[') && !value[1..].trim_start().starts_with(']'),
+            Field::ToolChoice => self.requires_tool = value == "\"required\"",
             Field::PreviousResponseId => self.has_previous_response_id = value != "null",
             Field::User => self.user = string(name, value)?,
         }

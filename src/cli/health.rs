@@ -1,0 +1,50 @@
+//! `can health`: ask a running gateway whether it is ready. For container health checks, where no curl is.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Args;
+
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Ask a running gateway whether it is ready: exit code 0 says yes.
+#[derive(Args, Debug)]
+pub struct Health {
+    /// The admin listener.
+    #[arg(long, env = "CAN_ADMIN_LISTEN", default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
+    admin: SocketAddr,
+}
+
+/// Prints what the admin listener says.
+pub fn run(args: &Health) -> ExitCode {
+    match ask(args.admin) {
+        Ok(reply) if reply.starts_with("HTTP/1.1 200 ") || reply.starts_with("HTTP/1.0 200 ") => ExitCode::SUCCESS,
+        Ok(reply) => {
+            eprintln!("not ready: {}", reply.lines().next().unwrap_or("no answer"));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("not ready: {}: {error}", args.admin);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask(admin: SocketAddr) -> std::io::Result<String> {
+    // An address to listen on may be one nobody can connect to.
+    let ip = match admin.ip() {
+        ip if ip.is_unspecified() && ip.is_ipv6() => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, admin.port()), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /readyz HTTP/1.0\r\nhost: admin\r\n\r\n")?;
+    let mut reply = String::new();
+    stream.take(64 * 1024).read_to_string(&mut reply)?;
+    Ok(reply)
+}

@@ -1,0 +1,141 @@
+//! `can serve`: run the gateway.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use pingora_core::server::RunArgs;
+
+use crate::{
+    config::{Config, Fault, Loaded, Source},
+    providers::simulated::{Simulated, SimulatedConfig},
+    server::{Load, Reloader, Server, StartError},
+    telemetry,
+};
+
+/// How often the configuration file is looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Run the gateway.
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// Configuration file; without one the defaults and the environment serve.
+    #[arg(long, short, env = "CAN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Answer from the built-in simulated provider: no key, no network, no cost.
+    #[arg(long)]
+    simulate: bool,
+    /// Take the listening sockets over from a running gateway, which is then to get SIGQUIT.
+    #[arg(long)]
+    upgrade: bool,
+}
+
+/// Runs until a signal ends it.
+pub fn run(args: Serve) -> ExitCode {
+    match serve(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("can: cannot start:\n{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: Serve) -> Result<(), StartError> {
+    let source = Source { simulate: args.simulate, ..Source::new(args.config) };
+    let first = load(&source)?;
+    telemetry::init_log(&first.config.log);
+    first.warnings.iter().for_each(|warning| tracing::warn!("{}", shown(warning, &source)));
+    let simulated = match args.simulate {
+        true => Some(simulate(&first.config)?),
+        false => None,
+    };
+    let target = simulated.as_ref().map(Simulated::addr);
+    let apply = move |config: Config| match target {
+        Some(address) => config.simulated(address),
+        None => config,
+    };
+    let server = Server::compose(apply(first.config), args.upgrade)?;
+    let files = first.files;
+    let reload: Load = Box::new(move || load(&source).map(|loaded| apply(loaded.config)));
+    watch(server.reloader(reload), files);
+    if let Some(admin) = server.admin {
+        tracing::info!(%admin, "admin API");
+    }
+    if target.is_some() {
+        tracing::warn!("every provider is simulated: answers are made up and cost nothing");
+    }
+    server.run(RunArgs::default(), || {
+        tracing::info!("no request is open, exiting");
+        std::process::exit(0);
+    });
+    Ok(())
+}
+
+fn load(source: &Source) -> Result<Loaded, StartError> {
+    Config::load(source).map_err(|faults| StartError(faults.iter().map(|fault| shown(fault, source)).collect()))
+}
+
+fn shown(fault: &Fault, source: &Source) -> String {
+    fault.in_file(source.file.as_deref().unwrap_or(Path::new("(no file)")))
+}
+
+fn simulate(config: &Config) -> Result<Simulated, StartError> {
+    let config = SimulatedConfig {
+        token_interval: config.simulate.token_interval,
+        latency: config.simulate.latency,
+        ..SimulatedConfig::default()
+    };
+    Simulated::spawn_thread(([127, 0, 0, 1], 0).into(), config)
+        .map_err(|error| StartError(vec![format!("the simulated provider cannot start: {error}")]))
+}
+
+/// Reloads on SIGHUP and when one of the files changes.
+fn watch(reloader: Reloader, files: Vec<PathBuf>) {
+    thread::Builder::new()
+        .name("reload".to_owned())
+        .spawn(move || {
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+                tracing::error!("no runtime for reloads: the configuration will not be reloaded");
+                return;
+            };
+            runtime.block_on(follow(&reloader, &files));
+        })
+        .map_or_else(|error| tracing::error!(%error, "the configuration will not be reloaded"), drop);
+}
+
+async fn follow(reloader: &Reloader, files: &[PathBuf]) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP cannot be heard: the configuration will not be reloaded");
+            return;
+        }
+    };
+    let mut seen = files.iter().map(|file| stamp(file)).collect::<Vec<_>>();
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(WATCH), if !files.is_empty() => false,
+        };
+        let now = files.iter().map(|file| stamp(file)).collect::<Vec<_>>();
+        // A file that is missing for a moment is being replaced.
+        if asked || now.iter().all(Option::is_some) && now != seen {
+            seen = now;
+            // The outcome is logged and counted where it is known.
+            let _ = reloader.reload();
+        }
+    }
+}
+
+/// What changes when a file changes, also when a symbolic link is turned to another file (Kubernetes ConfigMaps).
+fn stamp(file: &Path) -> Option<(SystemTime, u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let facts = std::fs::metadata(file).ok()?;
+    Some((facts.modified().ok()?, facts.len(), facts.ino()))
+}

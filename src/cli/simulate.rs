@@ -1,0 +1,46 @@
+//! `can simulate`: the simulated provider alone.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use clap::Args;
+
+use crate::{
+    config::HumanDuration,
+    providers::simulated::{Simulated, SimulatedConfig},
+};
+
+/// Run the simulated provider alone, without the gateway: an OpenAI lookalike for tests.
+#[derive(Args, Debug)]
+pub struct Simulate {
+    /// Where it listens; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Time between two events of a stream.
+    #[arg(long, default_value = "5ms", value_name = "DURATION", value_parser = duration)]
+    token_interval: Duration,
+    /// Time before a reply starts.
+    #[arg(long, default_value = "0ms", value_name = "DURATION", value_parser = duration)]
+    latency: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    HumanDuration::parse(text).map(|duration| duration.0)
+}
+
+/// Runs until it is killed.
+pub fn run(args: &Simulate) -> ExitCode {
+    let config =
+        SimulatedConfig { token_interval: args.token_interval, latency: args.latency, ..SimulatedConfig::default() };
+    match Simulated::spawn_thread(args.listen, config) {
+        Ok(simulated) => {
+            eprintln!("simulated provider listening on http://{}", simulated.addr());
+            loop {
+                std::thread::park();
+            }
+        }
+        Err(error) => {
+            eprintln!("can: cannot listen on {}: {error}", args.listen);
+            ExitCode::FAILURE
+        }
+    }
+}

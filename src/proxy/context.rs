@@ -1,0 +1,173 @@
+//! What the phases of one request know of each other.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    config::Preset,
+    error::Fault,
+    openai::{Endpoint, Peek, StreamRelay},
+    pricing::Price,
+    proxy::{downstream::Decorator, gateway::Engines},
+    routing::{Plan, Target},
+    telemetry::{InFlight, Metrics},
+    types::{NanoUsd, Secret, Usage},
+};
+
+/// The gateway's own id of a request: a time-ordered UUID, so that logs and ledgers sort by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId(uuid::Uuid);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "req_{}", self.0.simple())
+    }
+}
+
+/// One request from its header to its record.
+pub struct Context {
+    /// The engines as they were when the request came; a reload does not change a request that is under way.
+    pub engines: Arc<Engines>,
+    /// The gateway's id for it.
+    pub id: RequestId,
+    /// When its header had arrived.
+    pub started: Instant,
+    /// What is asked for; `Other` until identified.
+    pub endpoint: Endpoint,
+    /// The client's own credential.
+    pub credential: Option<Secret>,
+    /// The body, where the gateway reads it.
+    pub body: Option<Body>,
+    /// Where the request may go.
+    pub plan: Option<Plan>,
+    /// The attempt under way or the last one.
+    pub attempt: Option<Attempt>,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Index of the target that comes next.
+    pub cursor: usize,
+    /// True after a stale pooled connection made the gateway repeat an attempt.
+    pub repeated: bool,
+    /// How the provider's reply reaches the client.
+    pub delivery: Delivery,
+    /// Stands between Pingora and the client where the body is large or the reply is held.
+    pub decorator: Decorator,
+    /// What the reply told about usage; shared with the held reply's last step.
+    pub bill: Arc<Mutex<Bill>>,
+    /// When the first byte left for the client.
+    pub first_byte: Option<Instant>,
+    /// The fault the gateway answered with, if it did.
+    pub fault: Option<Fault>,
+    /// The metrics that observe it.
+    pub metrics: Arc<Metrics>,
+    /// Counts it as open; given back on drop.
+    _open: InFlight,
+}
+
+/// A body that was read whole.
+pub struct Body {
+    /// As the client sent it.
+    pub bytes: Bytes,
+    /// The fields the gateway acts on.
+    pub peek: Peek,
+}
+
+/// One try at one target.
+pub struct Attempt {
+    /// Where to.
+    pub target: Target,
+    /// When it began.
+    pub started: Instant,
+    /// The body as this provider gets it.
+    pub body: Option<Bytes>,
+    /// True when the client's own credential goes upstream.
+    pub own_credential: bool,
+    /// The status it got.
+    pub status: Option<u16>,
+}
+
+/// How the provider's reply reaches the client.
+#[derive(Default)]
+pub enum Delivery {
+    /// Byte for byte as it arrives.
+    #[default]
+    Pass,
+    /// Held until complete, so that its header can carry the cost.
+    Hold,
+    /// Event by event.
+    Relay(Box<StreamRelay>),
+}
+
+/// What a reply told about usage.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bill {
+    /// The provider's count.
+    pub usage: Option<Usage>,
+    /// By the catalogue; absent for a model without a price.
+    pub cost: Option<NanoUsd>,
+}
+
+impl Context {
+    /// A new request.
+    pub fn new(engines: Arc<Engines>, metrics: &Arc<Metrics>) -> Self {
+        Self {
+            engines,
+            id: RequestId(uuid::Uuid::now_v7()),
+            started: Instant::now(),
+            endpoint: Endpoint::Other,
+            credential: None,
+            body: None,
+            plan: None,
+            attempt: None,
+            attempts: 0,
+            cursor: 0,
+            repeated: false,
+            delivery: Delivery::Pass,
+            decorator: Decorator::new(),
+            bill: Arc::default(),
+            first_byte: None,
+            fault: None,
+            metrics: metrics.clone(),
+            _open: InFlight::enter(metrics),
+        }
+    }
+
+    /// The target after the current one, while the retry limit allows another attempt.
+    pub fn next_target(&self) -> Option<&Target> {
+        let limit = self.engines.config.retry.attempts;
+        if self.attempts >= limit {
+            return None;
+        }
+        self.plan.as_ref()?.targets.get(self.cursor)
+    }
+
+    /// Name of the provider of the current attempt; `-` before the first.
+    pub fn provider(&self) -> &str {
+        self.attempt.as_ref().map_or("-", |a| &a.target.provider.name)
+    }
+
+    /// The configured name the model is counted under; `-` before it is known.
+    pub fn model_label(&self) -> &str {
+        self.plan.as_ref().map_or("-", |p| &p.label)
+    }
+
+    /// The price of the current target, by its provider's name or else its vendor's.
+    pub fn price(&self) -> Option<Arc<Price>> {
+        let target = &self.attempt.as_ref()?.target;
+        let catalogue = &self.engines.catalogue;
+        catalogue
+            .price(&target.provider.name, &target.model)
+            .or_else(|| catalogue.price(Preset::of(target.provider.vendor).name, &target.model))
+            .cloned()
+    }
+
+    /// The bill so far.
+    pub fn bill(&self) -> MutexGuard<'_, Bill> {
+        self.bill.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

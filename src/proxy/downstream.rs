@@ -1,0 +1,457 @@
+//! A decorator around the client's session: replays a rewritten body to any number of attempts, and holds a JSON reply
+//! until its cost is known.
+//!
+//! Two limits of Pingora 0.9.1 force it (both measured, see the tests `body_sizes` and `held_replies`):
+//! a body that was read before `upstream_peer` is replayed from a 64 KiB buffer only, and a response header cannot wait
+//! for its body inside a filter. Pingora's `custom::server::Session` trait lets us stand between it and the real
+//! session; the trait is `doc(hidden)`, which is why the crate's version is pinned.
+//!
+//! The decorator is put on per request, only where it is needed, and taken off again before the connection is reused.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
+use http::HeaderMap;
+use pingora_core::protocols::{
+    Digest,
+    http::{
+        HttpTask, ServerSession as HttpSession,
+        custom::{CustomMessageWrite, server::Session as CustomSession},
+    },
+    l4::socket::SocketAddr,
+};
+use pingora_error::Result;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+/// One `write_timeout` covers one piece, so a slow provider may take a large body at its own pace.
+const PIECE: usize = 256 * 1024;
+
+/// Bodies up to this size are replayed by Pingora's own buffer; larger ones need the decorator.
+pub const NATIVE_REPLAY: usize = 64 * 1024;
+
+/// Turns a complete reply into what the client gets: may change status, headers and body.
+pub type Finish = Box<dyn FnOnce(&mut ResponseHeader, Bytes) -> Bytes + Send + Sync>;
+
+/// Controls the decorator from the outside; the request's context keeps it.
+pub struct Decorator {
+    shared: Arc<Shared>,
+    installed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    replay: Mutex<Option<Replay>>,
+    hold: Mutex<Hold>,
+    /// Where the real session waits after the decorator was dropped.
+    returned: Mutex<Option<Box<HttpSession>>>,
+}
+
+struct Replay {
+    body: Bytes,
+    sent: usize,
+}
+
+#[derive(Default)]
+enum Hold {
+    /// Everything passes.
+    #[default]
+    Off,
+    /// The next final response header is kept back.
+    Armed { limit: usize, finish: Finish },
+    /// Header and body so far.
+    Holding { limit: usize, finish: Finish, header: Box<ResponseHeader>, chunks: Vec<Bytes>, length: usize },
+}
+
+impl Decorator {
+    /// A decorator that is not installed yet.
+    pub fn new() -> Self {
+        Self { shared: Arc::default(), installed: false }
+    }
+
+    /// Sets the body the next attempt sends; replaces Pingora's own replay once installed.
+    pub fn set_body(&self, body: Bytes) {
+        let sent = body.len().min(PIECE);
+        *lock(&self.shared.replay) = Some(Replay { body, sent });
+    }
+
+    /// Keeps the next response header back until the body is complete, then calls `finish` with both. A body over
+    /// `limit` bytes is let through unfinished.
+    pub fn hold(&self, limit: usize, finish: Finish) {
+        *lock(&self.shared.hold) = Hold::Armed { limit, finish };
+    }
+
+    /// Puts the decorator around the client's session. Does nothing the second time.
+    pub fn install(&mut self, session: &mut Session) {
+        if self.installed {
+            return;
+        }
+        let inner = mem::replace(&mut session.downstream_session, placeholder());
+        let layer = Layer { inner: Some(inner), shared: self.shared.clone() };
+        session.downstream_session = Box::new(HttpSession::new_custom(Box::new(layer)));
+        self.installed = true;
+    }
+
+    /// Takes the decorator off; what it held back is dropped. Must run before the connection can be reused.
+    pub fn uninstall(&mut self, session: &mut Session) {
+        *lock(&self.shared.hold) = Hold::Off;
+        if !self.installed {
+            return;
+        }
+        // Dropping the layer moves the real session into `returned`.
+        drop(mem::replace(&mut session.downstream_session, placeholder()));
+        if let Some(inner) = lock(&self.shared.returned).take() {
+            session.downstream_session = inner;
+        }
+        self.installed = false;
+    }
+
+    /// True while the decorator stands in the session.
+    pub fn is_installed(&self) -> bool {
+        self.installed
+    }
+}
+
+impl Default for Decorator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Stands in while sessions are swapped; every call on it would panic, and none is made.
+fn placeholder() -> Box<HttpSession> {
+    Box::new(HttpSession::new_custom(Box::new(())))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Layer {
+    /// Always present until the layer is dropped.
+    inner: Option<Box<HttpSession>>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Layer {
+    fn drop(&mut self) {
+        *lock(&self.shared.returned) = self.inner.take();
+    }
+}
+
+/// What to do with a task after the hold has looked at it.
+enum Verdict {
+    Pass(HttpTask),
+    Kept,
+    Release(Box<ResponseHeader>, Bytes, Option<Box<HeaderMap>>),
+    LetThrough(Vec<HttpTask>),
+    Fail(Box<pingora_error::Error>),
+}
+
+impl Layer {
+    fn inner(&self) -> &HttpSession {
+        match &self.inner {
+            Some(inner) => inner,
+            None => unreachable!("the session is taken only by drop"),
+        }
+    }
+
+    fn inner_mut(&mut self) -> &mut HttpSession {
+        match &mut self.inner {
+            Some(inner) => inner,
+            None => unreachable!("the session is taken only by drop"),
+        }
+    }
+
+    /// The hold as a state machine: Off → (Armed → Holding → Off).
+    fn consider(&self, task: HttpTask) -> Verdict {
+        let mut hold = lock(&self.shared.hold);
+        match (mem::take(&mut *hold), task) {
+            (Hold::Armed { limit, finish }, HttpTask::Header(header, false)) if !header.status.is_informational() => {
+                *hold = Hold::Holding { limit, finish, header, chunks: Vec::new(), length: 0 };
+                Verdict::Kept
+            }
+            (armed @ Hold::Armed { .. }, task @ HttpTask::Header(_, false)) => {
+                *hold = armed;
+                Verdict::Pass(task)
+            }
+            (Hold::Armed { finish, .. }, HttpTask::Header(header, true)) => complete(finish, header, Vec::new(), None),
+            (Hold::Holding { limit, finish, header, mut chunks, length }, HttpTask::Body(data, end)) => {
+                let length = length + data.as_ref().map_or(0, Bytes::len);
+                chunks.extend(data.filter(|d| !d.is_empty()));
+                if end {
+                    complete(finish, header, chunks, None)
+                } else if length > limit {
+                    let mut tasks = vec![HttpTask::Header(header, false)];
+                    tasks.extend(chunks.into_iter().map(|c| HttpTask::Body(Some(c), false)));
+                    Verdict::LetThrough(tasks)
+                } else {
+                    *hold = Hold::Holding { limit, finish, header, chunks, length };
+                    Verdict::Kept
+                }
+            }
+            (Hold::Holding { finish, header, chunks, .. }, HttpTask::Done) => complete(finish, header, chunks, None),
+            (Hold::Holding { finish, header, chunks, .. }, HttpTask::Trailer(trailers)) => {
+                complete(finish, header, chunks, trailers)
+            }
+            // What was held is gone: nothing reached the client, so another attempt may still answer.
+            (Hold::Holding { .. }, HttpTask::Failed(error)) => Verdict::Fail(error),
+            (state, task) => {
+                *hold = state;
+                Verdict::Pass(task)
+            }
+        }
+    }
+}
+
+fn complete(
+    finish: Finish,
+    mut header: Box<ResponseHeader>,
+    mut chunks: Vec<Bytes>,
+    trailers: Option<Box<HeaderMap>>,
+) -> Verdict {
+    let body = match chunks.len() {
+        0 => Bytes::new(),
+        1 => chunks.swap_remove(0),
+        _ => {
+            let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+            chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+            whole.freeze()
+        }
+    };
+    let body = finish(&mut header, body);
+    header.remove_header(&http::header::TRANSFER_ENCODING);
+    // The value is a number: inserting it cannot fail.
+    let _ = header.insert_header(http::header::CONTENT_LENGTH, body.len());
+    Verdict::Release(header, body, trailers)
+}
+
+#[async_trait]
+impl CustomSession for Layer {
+    // ---- the request: our own body in place of the client's -------------------------------------------------------
+
+    fn is_body_done(&mut self) -> bool {
+        match &*lock(&self.shared.replay) {
+            Some(replay) => return replay.sent >= replay.body.len(),
+            None => {}
+        }
+        self.inner_mut().is_body_done()
+    }
+
+    fn is_body_empty(&mut self) -> bool {
+        match &*lock(&self.shared.replay) {
+            Some(replay) => return replay.body.is_empty(),
+            None => {}
+        }
+        self.inner_mut().is_body_empty()
+    }
+
+    fn get_retry_buffer(&self) -> Option<Bytes> {
+        if let Some(replay) = &*lock(&self.shared.replay) {
+            return Some(replay.body.slice(..replay.body.len().min(PIECE)));
+        }
+        self.inner().get_retry_buffer()
+    }
+
+    fn enable_retry_buffering(&mut self) {
+        if lock(&self.shared.replay).is_none() {
+            self.inner_mut().enable_retry_buffering();
+        }
+    }
+
+    fn retry_buffer_truncated(&self) -> bool {
+        lock(&self.shared.replay).is_none() && self.inner().retry_buffer_truncated()
+    }
+
+    async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        let replaying = {
+            let mut replay = lock(&self.shared.replay);
+            match &mut *replay {
+                Some(replay) if !no_body_expected => {
+                    let from = replay.sent;
+                    if from >= replay.body.len() {
+                        // Must be an end, not a wait: an HTTP/2 upstream hangs without it.
+                        return Ok(None);
+                    }
+                    replay.sent = (from + PIECE).min(replay.body.len());
+                    return Ok(Some(replay.body.slice(from..replay.sent)));
+                }
+                Some(_) => true,
+                None => false,
+            }
+        };
+        // With the body replayed the client's own body is done; what is left to watch is the client leaving.
+        self.inner_mut().read_body_or_idle(replaying || no_body_expected).await
+    }
+
+    // ---- the response: hold or pass ---------------------------------------------------------------------------------
+
+    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        if matches!(*lock(&self.shared.hold), Hold::Off) {
+            return self.inner_mut().response_duplex_vec(tasks).await;
+        }
+        let mut done = false;
+        for task in tasks {
+            match self.consider(task) {
+                Verdict::Kept => {}
+                Verdict::Pass(task) => done |= self.inner_mut().response_duplex_vec(vec![task]).await?,
+                Verdict::LetThrough(tasks) => done |= self.inner_mut().response_duplex_vec(tasks).await?,
+                Verdict::Fail(error) => return Err(error),
+                Verdict::Release(header, body, trailers) => {
+                    let inner = self.inner_mut();
+                    inner.write_response_header(header).await.map_err(|e| e.into_down())?;
+                    inner.write_response_body(body, trailers.is_none()).await.map_err(|e| e.into_down())?;
+                    if let Some(trailers) = trailers {
+                        inner.write_response_trailers(*trailers).await.map_err(|e| e.into_down())?;
+                        inner.finish_body().await.map_err(|e| e.into_down())?;
+                    }
+                    done = true;
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    async fn write_response_header(&mut self, resp: Box<ResponseHeader>, _end: bool) -> Result<()> {
+        self.inner_mut().write_response_header(resp).await
+    }
+
+    async fn write_response_header_ref(&mut self, resp: &ResponseHeader, _end: bool) -> Result<()> {
+        self.inner_mut().write_response_header_ref(resp).await
+    }
+
+    async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        self.inner_mut().write_response_body(data, end).await
+    }
+
+    async fn write_trailers(&mut self, trailers: HeaderMap) -> Result<()> {
+        self.inner_mut().write_response_trailers(trailers).await
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.inner_mut().finish_body().await
+    }
+
+    // ---- everything else is the real session's -----------------------------------------------------------------------
+
+    fn req_header(&self) -> &RequestHeader {
+        self.inner().req_header()
+    }
+
+    fn req_header_mut(&mut self) -> &mut RequestHeader {
+        self.inner_mut().req_header_mut()
+    }
+
+    async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        self.inner_mut().read_request_body().await
+    }
+
+    async fn drain_request_body(&mut self) -> Result<()> {
+        self.inner_mut().drain_request_body().await
+    }
+
+    fn set_read_timeout(&mut self, timeout: Option<Duration>) {
+        self.inner_mut().set_read_timeout(timeout);
+    }
+
+    fn get_read_timeout(&self) -> Option<Duration> {
+        self.inner().get_read_timeout()
+    }
+
+    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
+        self.inner_mut().set_write_timeout(timeout);
+    }
+
+    fn get_write_timeout(&self) -> Option<Duration> {
+        self.inner().get_write_timeout()
+    }
+
+    fn set_total_drain_timeout(&mut self, timeout: Option<Duration>) {
+        self.inner_mut().set_total_drain_timeout(timeout);
+    }
+
+    fn get_total_drain_timeout(&self) -> Option<Duration> {
+        self.inner().get_total_drain_timeout()
+    }
+
+    fn request_summary(&self) -> String {
+        self.inner().request_summary()
+    }
+
+    fn response_written(&self) -> Option<&ResponseHeader> {
+        self.inner().response_written()
+    }
+
+    async fn shutdown(&mut self, _code: u32, _ctx: &str) {
+        self.inner_mut().shutdown().await;
+    }
+
+    fn body_bytes_sent(&self) -> usize {
+        self.inner().body_bytes_sent()
+    }
+
+    fn body_bytes_read(&self) -> usize {
+        self.inner().body_bytes_read()
+    }
+
+    fn digest(&self) -> Option<&Digest> {
+        self.inner().digest()
+    }
+
+    fn digest_mut(&mut self) -> Option<&mut Digest> {
+        self.inner_mut().digest_mut()
+    }
+
+    fn client_addr(&self) -> Option<&SocketAddr> {
+        self.inner().client_addr()
+    }
+
+    fn server_addr(&self) -> Option<&SocketAddr> {
+        self.inner().server_addr()
+    }
+
+    fn pseudo_raw_h1_request_header(&self) -> Bytes {
+        self.inner().to_h1_raw()
+    }
+
+    fn is_upgrade_req(&self) -> bool {
+        self.inner().is_upgrade_req()
+    }
+
+    fn was_upgraded(&self) -> bool {
+        self.inner().was_upgraded()
+    }
+
+    // ---- Pingora's custom message channel is not used: `None` switches it off ----------------------------------------
+
+    async fn finish_custom(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_reader(
+        &mut self,
+    ) -> Option<Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>> {
+        None
+    }
+
+    fn restore_custom_message_reader(
+        &mut self,
+        _reader: Box<dyn Stream<Item = Result<Bytes>> + Unpin + Send + Sync + 'static>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_custom_message_writer(&mut self) -> Option<Box<dyn CustomMessageWrite>> {
+        None
+    }
+
+    fn restore_custom_message_writer(&mut self, _writer: Box<dyn CustomMessageWrite>) -> Result<()> {
+        Ok(())
+    }
+}

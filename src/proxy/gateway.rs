@@ -1,0 +1,162 @@
+//! The switchboard: Pingora calls a method, the method calls a phase.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer};
+use pingora_error::{Error, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use super::{context::Context, phase, resolve::Resolver};
+use crate::{config::Config, pricing::Catalogue, routing::RouteTable, telemetry::Metrics};
+
+/// Everything a configuration is turned into. A reload builds a new one and swaps it in.
+pub struct Engines {
+    /// The configuration itself.
+    pub config: Arc<Config>,
+    /// Models to deployments.
+    pub routes: RouteTable,
+    /// Models to prices.
+    pub catalogue: Arc<Catalogue>,
+}
+
+/// The OpenAI-compatible gateway as a Pingora proxy.
+pub struct Gateway {
+    engines: Arc<ArcSwap<Engines>>,
+    metrics: Arc<Metrics>,
+    resolver: Resolver,
+}
+
+impl Gateway {
+    /// A gateway that follows `engines` as they are swapped.
+    pub fn new(engines: Arc<ArcSwap<Engines>>, metrics: Arc<Metrics>) -> Self {
+        Self { engines, metrics, resolver: Resolver::default() }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(self.engines.load_full(), &self.metrics)
+    }
+
+    /// No modules: a compression module would run before the held reply is read.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        phase::identify::prepare_connection(session, ctx);
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        phase::accept(session, ctx).await
+    }
+
+    async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        phase::attempt::arm_replay(session, ctx);
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        phase::attempt::begin(session, ctx, &self.resolver).await
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        phase::attempt::rewrite_header(session, request, ctx)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        phase::attempt::replace_body(body, ctx);
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        phase::respond::receive(session, response, ctx)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        phase::respond::hold(session, response, ctx);
+        Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        phase::relay::events(body, end, ctx);
+        Ok(None)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        peer: &HttpPeer,
+        ctx: &mut Context,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        phase::recover::from_connect(peer, ctx, error, &self.resolver)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Context,
+        client_reused: bool,
+    ) -> Box<Error> {
+        phase::recover::from_exchange(session, ctx, error, client_reused)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        phase::recover::give_up(session, ctx, error).await
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        phase::finish::record(session, ctx, error);
+    }
+
+    /// The access line tells every failure once; Pingora's own line would tell it again.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Context,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}

@@ -1,0 +1,56 @@
+//! Finish: give the session back and write the request down, exactly once, also when the client vanished.
+
+use pingora_error::{Error, ErrorSource};
+use pingora_proxy::Session;
+
+use super::relay;
+use crate::proxy::context::{Context, Delivery};
+
+/// What a client that left before its reply is counted as; nginx's word for it.
+const CLIENT_CLOSED: u16 = 499;
+
+/// Records a request at its end.
+pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
+    // Pingora takes the connection back right after this.
+    ctx.decorator.uninstall(session);
+    let left = error.is_some_and(|e| e.esource() == &ErrorSource::Downstream);
+    let written = session.response_written().map(|header| header.status.as_u16());
+    let status = match written {
+        Some(status) if !left => status,
+        _ => CLIENT_CLOSED,
+    };
+    if left && matches!(ctx.delivery, Delivery::Relay(_)) {
+        relay::settle(ctx);
+    }
+    let duration = ctx.started.elapsed();
+    let endpoint = ctx.endpoint.label();
+    let first_byte = ctx.first_byte.map(|at| at.duration_since(ctx.started));
+    let bill = *ctx.bill();
+    let (provider, model) = (ctx.provider(), ctx.model_label());
+    ctx.metrics.finished(endpoint, model, provider, status, duration);
+    ctx.metrics.first_byte(endpoint, provider, first_byte.unwrap_or(duration));
+    if let Some(usage) = &bill.usage {
+        ctx.metrics.used(provider, model, usage, bill.cost);
+    }
+    if !ctx.engines.config.log.access {
+        return;
+    }
+    let usage = bill.usage.unwrap_or_default();
+    tracing::info!(
+        target: "chittycan::access",
+        id = %ctx.id,
+        method = session.req_header().method.as_str(),
+        path = session.req_header().uri.path(),
+        status,
+        endpoint,
+        provider,
+        model = ctx.attempt.as_ref().map_or("-", |a| &a.target.model),
+        attempts = ctx.attempts,
+        prompt_tokens = usage.prompt_tokens,
+        completion_tokens = usage.completion_tokens,
+        cost_usd = bill.cost.map(|c| c.to_string()),
+        first_byte_ms = first_byte.map(|d| d.as_secs_f64() * 1e3),
+        duration_ms = duration.as_secs_f64() * 1e3,
+        error = ctx.fault.map(|f| f.code()).or_else(|| error.map(|e| e.etype().as_str())),
+    );
+}

@@ -1,0 +1,38 @@
+//! Models: the list and its members, from the configured routes.
+
+use bytes::Bytes;
+use serde_json::json;
+
+use crate::{
+    error::{Fault, GatewayError},
+    openai::Endpoint,
+    proxy::context::Context,
+    routing::ListedModel,
+};
+
+/// When a model was "created": OpenAI's clients want a number, the gateway knows none.
+const CREATED: u64 = 0;
+
+/// Status and body for `GET /v1/models` and `GET /v1/models/{id}`.
+///
+/// # Errors
+/// A model that no route names.
+pub fn answer(ctx: &Context) -> Result<(u16, Bytes), GatewayError> {
+    let routes = &ctx.engines.routes;
+    let body = match &ctx.endpoint {
+        Endpoint::Model(id) => {
+            let plan = routes.configured_plan(id).ok_or_else(|| {
+                let message = format!("The model '{id}' does not exist or you do not have access to it.");
+                GatewayError::new(Fault::ModelNotFound, message).with_param(Some("model"))
+            })?;
+            let owned_by = plan.targets.first().map_or("gateway", |t| &t.provider.name).to_owned();
+            object(&ListedModel { id: id.clone(), owned_by })
+        }
+        _ => json!({ "object": "list", "data": routes.models().iter().map(object).collect::<Vec<_>>() }),
+    };
+    Ok((200, Bytes::from(body.to_string())))
+}
+
+fn object(model: &ListedModel) -> serde_json::Value {
+    json!({ "id": model.id, "object": "model", "created": CREATED, "owned_by": model.owned_by })
+}

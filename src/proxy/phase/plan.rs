@@ -1,0 +1,81 @@
+//! Plan: peek at the body and choose where the request may go.
+
+use bytes::Bytes;
+
+use super::invalid;
+use crate::{
+    config::{Credentials, Preset},
+    error::{Fault, GatewayError},
+    openai::Peek,
+    proxy::context::{Body, Context},
+    routing::{Plan, Target},
+};
+
+/// Bodies above this are parsed on the blocking pool: a large parse must not delay other requests' events.
+const PARSE_INLINE: usize = 1 << 20;
+
+/// Reads the fields the gateway acts on.
+///
+/// # Errors
+/// A body that is no JSON object, or a field of the wrong type.
+pub async fn peek(bytes: Bytes) -> Result<Body, GatewayError> {
+    let parsed = if bytes.len() <= PARSE_INLINE {
+        Peek::parse(&bytes)
+    } else {
+        let copy = bytes.clone();
+        tokio::task::spawn_blocking(move || Peek::parse(&copy))
+            .await
+            .map_err(|_| GatewayError::new(Fault::Internal, "The request body could not be read."))?
+    };
+    match parsed {
+        Ok(peek) => Ok(Body { bytes, peek }),
+        Err(error) => Err(invalid(error.message).with_param(error.param)),
+    }
+}
+
+/// Chooses the deployments for the model that is asked for.
+///
+/// # Errors
+/// A request without a model.
+pub fn route(ctx: &Context, body: &Body) -> Result<Plan, GatewayError> {
+    match body.peek.model.as_deref() {
+        Some(model) if !model.is_empty() => Ok(ctx.engines.routes.plan(model)),
+        _ => Err(invalid("you must provide a model parameter").with_param(Some("model"))),
+    }
+}
+
+/// Refuses a request that would reach its first provider without any credential.
+///
+/// # Errors
+/// Neither the client nor the gateway has a key for a provider that needs one.
+pub fn require_credential(ctx: &Context) -> Result<(), GatewayError> {
+    let Some(target) = ctx.plan.as_ref().and_then(|plan| plan.targets.first()) else { return Ok(()) };
+    let provider = &target.provider;
+    if !Preset::of(provider.vendor).needs_key || credential(ctx, target).is_some() {
+        return Ok(());
+    }
+    let message = format!(
+        "No API key for provider '{}'. Send your own in an Authorization header (Authorization: Bearer sk-...) where the \
+         provider is OpenAI, or give the gateway one (providers.{}.api_key).",
+        provider.name, provider.name
+    );
+    Err(GatewayError::new(Fault::MissingCredential, message))
+}
+
+/// The key that goes to a target, and whether it is the client's own.
+///
+/// A client's key goes to OpenAI and to nobody else: the configuration refuses pass-through for any other vendor, and
+/// so does this function.
+pub fn credential<'a>(ctx: &'a Context, target: &'a Target) -> Option<(&'a str, bool)> {
+    let provider = &target.provider;
+    let own = ctx.credential.as_ref().map(|secret| (secret.expose(), true));
+    let mapped = provider.key.as_ref().map(|secret| (secret.expose(), false));
+    if provider.vendor != crate::config::Vendor::OpenAi {
+        return mapped;
+    }
+    match provider.credentials {
+        Credentials::Mapped => mapped,
+        Credentials::PassThrough => own,
+        Credentials::Auto => own.filter(|(key, _)| key.starts_with("sk-")).or(mapped),
+    }
+}

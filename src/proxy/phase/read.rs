@@ -1,0 +1,96 @@
+//! Read: the whole body, within its limit and its time.
+
+use bytes::{Bytes, BytesMut};
+use pingora_proxy::Session;
+use tokio::time::timeout;
+
+use super::Stop;
+use crate::{
+    config::Http,
+    error::{Fault, GatewayError},
+    proxy::downstream::NATIVE_REPLAY,
+};
+
+/// The whole body.
+///
+/// # Errors
+/// Over the limit (413), not there in time (408), or a client that left.
+pub async fn body(session: &mut Session, limits: &Http) -> Result<Bytes, Stop> {
+    let announced = session
+        .get_header(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limits.max_body_bytes) {
+        return Err(too_large(session, limits));
+    }
+    if announced.is_none_or(|length| length <= NATIVE_REPLAY) {
+        // Pingora replays up to this size itself, if told before the first byte is read.
+        session.as_mut().enable_retry_buffering();
+    }
+    if expects_continue(session) {
+        session.write_continue_response().await.map_err(|_| Stop::Gone)?;
+    }
+    match timeout(limits.body_timeout, collect(session, announced, limits)).await {
+        Ok(result) => result,
+        Err(_) => {
+            session.set_keepalive(None);
+            let message = format!("The request body did not arrive within {} s.", limits.body_timeout.as_secs_f32());
+            Err(GatewayError::new(Fault::BodyTimeout, message).into())
+        }
+    }
+}
+
+async fn collect(session: &mut Session, announced: Option<usize>, limits: &Http) -> Result<Bytes, Stop> {
+    let Some(first) = next(session, limits).await? else { return Ok(Bytes::new()) };
+    if announced == Some(first.len()) && session.as_mut().is_body_done() {
+        // The usual case: one read, no copy.
+        return Ok(first);
+    }
+    // What a client announces is not trusted with memory before it arrives.
+    let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).clamp(first.len(), 1 << 20));
+    whole.extend_from_slice(&first);
+    while let Some(chunk) = next(session, limits).await? {
+        if whole.len() + chunk.len() > limits.max_body_bytes {
+            return Err(too_large(session, limits));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    if announced.is_some_and(|length| length != whole.len()) {
+        return Err(Stop::Gone);
+    }
+    Ok(whole.freeze())
+}
+
+async fn next(session: &mut Session, limits: &Http) -> Result<Option<Bytes>, Stop> {
+    use pingora_error::ErrorType::{ConnectionClosed, ReadError, ReadTimedout};
+    match session.read_request_body().await {
+        Ok(chunk) => Ok(chunk),
+        Err(error) => {
+            session.set_keepalive(None);
+            Err(match error.etype() {
+                ReadTimedout => {
+                    let seconds = limits.body_timeout.as_secs_f32();
+                    let message = format!("The request body did not arrive within {seconds} s.");
+                    GatewayError::new(Fault::BodyTimeout, message).into()
+                }
+                ConnectionClosed | ReadError => Stop::Gone,
+                _ => super::invalid("The request body is framed wrongly.").into(),
+            })
+        }
+    }
+}
+
+fn too_large(session: &mut Session, limits: &Http) -> Stop {
+    // The rest of the body is not worth reading.
+    session.set_keepalive(None);
+    let message = format!(
+        "The request body is larger than the gateway's limit of {} bytes (http.max_body).",
+        limits.max_body_bytes
+    );
+    GatewayError::new(Fault::BodyTooLarge, message).into()
+}
+
+fn expects_continue(session: &Session) -> bool {
+    !session.is_http2()
+        && session.get_header(http::header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}

@@ -1,0 +1,158 @@
+//! Recover: another target while nothing has reached the client, or one well-formed error.
+
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType};
+use pingora_proxy::{FailToProxy, Session};
+
+use super::{relay, respond::NEXT_TARGET};
+use crate::{
+    error::{Fault, GatewayError},
+    proxy::{context::Context, reply, resolve::Resolver},
+};
+
+/// A connection that could not be made: nothing was sent, so the next target may be tried.
+pub fn from_connect(_peer: &HttpPeer, ctx: &mut Context, mut error: Box<Error>, resolver: &Resolver) -> Box<Error> {
+    if let Some(attempt) = &ctx.attempt {
+        let provider = &attempt.target.provider;
+        resolver.doubt(&provider.base.host, provider.base.port);
+        ctx.metrics.attempt_failed(&provider.name, "connect_error");
+        tracing::warn!(id = %ctx.id, provider = &*provider.name, error = error.etype().as_str(), "cannot connect");
+    }
+    error.set_retry(ctx.next_target().is_some());
+    error
+}
+
+/// An exchange that broke. It is repeated elsewhere only if the client has seen nothing and is still there.
+pub fn from_exchange(
+    session: &mut Session,
+    ctx: &mut Context,
+    mut error: Box<Error>,
+    client_reused: bool,
+) -> Box<Error> {
+    // What was held back is worthless now; with it gone `response_written` tells the truth.
+    ctx.decorator.uninstall(session);
+    let answered = session.response_written().is_some_and(|header| !header.status.is_informational());
+    if error.etype() != &NEXT_TARGET && error.esource() == &ErrorSource::Upstream {
+        let provider = ctx.provider().to_owned();
+        let outcome = if error.etype() == &ErrorType::ReadTimedout { "timeout" } else { "interrupted" };
+        ctx.metrics.attempt_failed(&provider, outcome);
+        tracing::warn!(id = %ctx.id, provider, error = error.etype().as_str(), "exchange broke");
+    }
+    if answered || error.esource() == &ErrorSource::Downstream {
+        error.set_retry(false);
+        return error;
+    }
+    let got_header = ctx.attempt.as_ref().is_some_and(|attempt| attempt.status.is_some());
+    if ctx.body.is_none() {
+        // A body that streams through cannot be sent twice.
+        let safe = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        error.set_retry(safe && client_reused && !got_header && stay(ctx));
+        return error;
+    }
+    // A pooled connection that the provider had closed says nothing about the provider: same target again.
+    let stale = client_reused && !got_header && is_closed(&error);
+    let again = if stale { stay(ctx) } else { ctx.next_target().is_some() };
+    if again && ctx.body.as_ref().is_some_and(|body| body.bytes.len() > crate::proxy::downstream::NATIVE_REPLAY) {
+        ctx.decorator.install(session);
+    }
+    error.set_retry(again);
+    error
+}
+
+fn is_closed(error: &Error) -> bool {
+    use ErrorType::{ConnectionClosed, H1Error, H2Error, ReadError, WriteError};
+    matches!(error.etype(), ConnectionClosed | ReadError | WriteError | H1Error | H2Error)
+}
+
+/// Lets the next attempt go to the same target, once per request.
+fn stay(ctx: &mut Context) -> bool {
+    if ctx.repeated || ctx.cursor == 0 {
+        return false;
+    }
+    ctx.repeated = true;
+    ctx.cursor -= 1;
+    true
+}
+
+/// No attempt is left: tell the client, in whatever way is still open.
+pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) -> FailToProxy {
+    ctx.decorator.uninstall(session);
+    let gone = FailToProxy { error_code: 499, can_reuse_downstream: false };
+    if error.esource() == &ErrorSource::Downstream {
+        relay::settle(ctx);
+        return gone;
+    }
+    if session.response_written().is_some_and(|header| !header.status.is_informational()) {
+        let provider = ctx.provider().to_owned();
+        if let Some(event) = relay::interruption(ctx, reason(error)) {
+            ctx.metrics.stream_interrupted(&provider);
+            ctx.fault = Some(Fault::UpstreamInterrupted);
+            // A failure to write means that the client left in the same moment.
+            let _ = session.write_response_body(Some(event), true).await;
+        }
+        return FailToProxy { error_code: 502, can_reuse_downstream: false };
+    }
+    let answer = explain(error, ctx);
+    session.set_keepalive(None);
+    let status = answer.fault.status();
+    match reply::error(session, ctx, &answer).await {
+        Ok(()) => FailToProxy { error_code: status, can_reuse_downstream: false },
+        Err(_) => gone,
+    }
+}
+
+fn reason(error: &Error) -> &'static str {
+    match error.etype() {
+        ErrorType::ReadTimedout => "the provider sent nothing for too long",
+        _ => "the provider closed the connection in the middle of its reply",
+    }
+}
+
+fn explain(error: &Error, ctx: &Context) -> GatewayError {
+    use ErrorType::{ConnectTimedout, InternalError, InvalidHTTPHeader, ReadTimedout, WriteTimedout};
+    let provider = ctx.provider();
+    let unreached = ctx.attempt.as_ref().is_none_or(|attempt| attempt.status.is_none());
+    match error.etype() {
+        InvalidHTTPHeader if error.esource() != &ErrorSource::Upstream => {
+            super::invalid("A request header or the path cannot be forwarded.")
+        }
+        InternalError if error.esource() != &ErrorSource::Upstream => {
+            GatewayError::new(Fault::Internal, "The gateway failed to forward the request.")
+        }
+        ReadTimedout | WriteTimedout => {
+            GatewayError::new(Fault::UpstreamTimeout, format!("Provider '{provider}' did not answer in time."))
+        }
+        ConnectTimedout => GatewayError::new(
+            Fault::UpstreamUnreachable,
+            format!("Provider '{provider}' did not accept a connection in time."),
+        ),
+        _ if error.esource() != &ErrorSource::Upstream => {
+            GatewayError::new(Fault::Internal, "The gateway failed to forward the request.")
+        }
+        kind if is_connect(kind) || unreached && matches!(kind, ErrorType::ConnectError) => {
+            GatewayError::new(Fault::UpstreamUnreachable, format!("Provider '{provider}' cannot be reached."))
+        }
+        _ => GatewayError::new(
+            Fault::UpstreamInterrupted,
+            format!("Provider '{provider}' closed the connection before its reply was complete."),
+        ),
+    }
+}
+
+fn is_connect(kind: &ErrorType) -> bool {
+    use ErrorType::{
+        ConnectError, ConnectNoRoute, ConnectRefused, HandshakeError, InvalidCert, SocketError, TLSHandshakeFailure,
+        TLSHandshakeTimedout,
+    };
+    matches!(
+        kind,
+        ConnectRefused
+            | ConnectNoRoute
+            | ConnectError
+            | SocketError
+            | TLSHandshakeFailure
+            | TLSHandshakeTimedout
+            | InvalidCert
+            | HandshakeError
+    )
+}

@@ -1,0 +1,189 @@
+//! Respond: look at the provider's header; fail over, or decide how the reply reaches the client.
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use http::{HeaderName, header};
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::{
+    error::{Fault, GatewayError},
+    openai::{self, Endpoint, RelayOptions, StreamKind, StreamRelay},
+    proxy::{
+        context::{Bill, Context, Delivery},
+        reply,
+    },
+    types::ServiceTier,
+};
+
+/// What makes Pingora call `upstream_peer` again; never seen by a client.
+pub const NEXT_TARGET: ErrorType = ErrorType::Custom("NextTarget");
+
+/// Headers that speak of the provider's own host or connection, not of the reply.
+const KEPT_FROM_CLIENTS: [HeaderName; 8] = [
+    header::SET_COOKIE,
+    header::ALT_SVC,
+    header::STRICT_TRANSPORT_SECURITY,
+    header::SERVER,
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+    HeaderName::from_static("cf-cache-status"),
+    HeaderName::from_static("anthropic-organization-id"),
+];
+
+/// Takes the provider's response header.
+///
+/// # Errors
+/// [`NEXT_TARGET`] when another target should be tried instead.
+pub fn receive(_session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+    if response.status.is_informational() {
+        return Ok(());
+    }
+    let status = response.status.as_u16();
+    let own_credential = match &mut ctx.attempt {
+        Some(attempt) => {
+            attempt.status = Some(status);
+            ctx.metrics.attempt_answered(&attempt.target.provider.name, status, attempt.started.elapsed());
+            attempt.own_credential
+        }
+        None => true,
+    };
+    let refuses_our_key = status == 401 && !own_credential;
+    let worth_another = refuses_our_key || ctx.engines.config.retry.statuses.contains(&status);
+    if worth_another && ctx.next_target().is_some() {
+        let mut error = Error::explain(NEXT_TARGET, "the provider's status asks for another target").into_up();
+        error.set_retry(true);
+        return Err(error);
+    }
+    ctx.delivery = delivery(response, ctx, refuses_our_key);
+    if matches!(ctx.delivery, Delivery::Relay(_)) {
+        // Events are rewritten and must leave at once: no length, no buffering in proxies behind us.
+        response.remove_header(&header::CONTENT_LENGTH);
+        response.insert_header(header::CACHE_CONTROL, "no-cache")?;
+        response.insert_header("x-accel-buffering", "no")?;
+    }
+    dress(response, ctx)
+}
+
+fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool) -> Delivery {
+    let encoded = response.headers.get(header::CONTENT_ENCODING).is_some_and(|v| v.as_bytes() != b"identity");
+    let content_type = text(response, &header::CONTENT_TYPE);
+    let failed = response.status.is_client_error() || response.status.is_server_error();
+    if refuses_our_key {
+        return Delivery::Hold;
+    }
+    if encoded || ctx.endpoint == Endpoint::Other || !response.status.is_success() && !failed {
+        return Delivery::Pass;
+    }
+    if failed {
+        return Delivery::Hold;
+    }
+    if content_type.starts_with("text/event-stream") {
+        let peek = ctx.body.as_ref().map(|body| &body.peek);
+        let kind = if ctx.endpoint == Endpoint::Responses { StreamKind::Responses } else { StreamKind::Chat };
+        let hide_usage = peek.is_none_or(|peek| !peek.include_usage);
+        return Delivery::Relay(Box::new(StreamRelay::new(kind, RelayOptions { hide_usage })));
+    }
+    if content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
+}
+
+/// Takes off what is not the client's business and puts on who served it.
+fn dress(response: &mut ResponseHeader, ctx: &Context) -> Result<()> {
+    for name in &KEPT_FROM_CLIENTS {
+        response.remove_header(name);
+    }
+    if !response.headers.contains_key(reply::REQUEST_ID) {
+        let id = response.headers.get("request-id").cloned();
+        match id {
+            Some(id) => response.insert_header(reply::REQUEST_ID, id)?,
+            None => response.insert_header(reply::REQUEST_ID, ctx.id.to_string())?,
+        }
+    }
+    if let Some(attempt) = &ctx.attempt {
+        response.insert_header(reply::PROVIDER, &*attempt.target.provider.name)?;
+        response.insert_header(reply::ATTEMPTS, ctx.attempts.to_string())?;
+        if ctx.endpoint != Endpoint::Other {
+            response.insert_header(reply::MODEL, &*attempt.target.model)?;
+            response.insert_header(reply::CACHE, "BYPASS")?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps a JSON reply back until it is complete, then finishes its header and, where it is an error, its body.
+pub fn hold(session: &mut Session, response: &ResponseHeader, ctx: &mut Context) {
+    if !matches!(ctx.delivery, Delivery::Hold) || response.status.is_informational() {
+        return;
+    }
+    let requested_tier = ctx.body.as_ref().and_then(|body| body.peek.service_tier).unwrap_or_default();
+    let price = ctx.price();
+    let bill = ctx.bill.clone();
+    let own_credential = ctx.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
+    let metrics = ctx.metrics.clone();
+    let provider: Arc<str> = ctx.provider().into();
+    let finish = move |header: &mut ResponseHeader, body: Bytes| -> Bytes {
+        let status = header.status.as_u16();
+        if status == 401 && !own_credential {
+            return refuse_key(header, &provider, &metrics);
+        }
+        if status >= 400 {
+            return normalise_error(header, body);
+        }
+        let usage = openai::find_usage(&body);
+        let tier = openai::find_service_tier(&body).unwrap_or(requested_tier);
+        let cost = usage.zip(price).map(|(usage, price)| price.cost(&usage, tier));
+        *bill.lock().unwrap_or_else(PoisonError::into_inner) = Bill { usage, cost };
+        if let Some(cost) = cost {
+            // Digits and a dot: inserting them cannot fail.
+            let _ = header.insert_header(reply::COST, cost.to_string());
+        }
+        body
+    };
+    ctx.decorator.hold(ctx.engines.config.http.max_held_reply_bytes, Box::new(finish));
+    ctx.decorator.install(session);
+}
+
+/// A provider that refuses the gateway's key is the gateway's fault: with a 401 users would change the wrong key.
+fn refuse_key(header: &mut ResponseHeader, provider: &str, metrics: &crate::telemetry::Metrics) -> Bytes {
+    let fault = Fault::UpstreamAuthentication;
+    metrics.error(fault.code(), fault.blame().label());
+    tracing::error!(provider, "the provider refused the gateway's API key");
+    let message =
+        format!("Provider '{provider}' refused the gateway's API key. The gateway's operator has to renew it.");
+    for name in ["www-authenticate", "content-encoding"] {
+        header.remove_header(name);
+    }
+    let _ = header.set_status(fault.status());
+    let _ = header.insert_header("content-type", "application/json");
+    let _ = header.insert_header("x-should-retry", "false");
+    reply::body(&GatewayError::new(fault, message))
+}
+
+/// Gives a provider's error the shape that OpenAI's clients read; one that has it already passes byte for byte.
+fn normalise_error(header: &mut ResponseHeader, body: Bytes) -> Bytes {
+    let status = header.status.as_u16();
+    let mapped = openai::map_status(status);
+    if mapped != status {
+        let _ = header.set_status(mapped);
+    }
+    let content_type = text(header, &header::CONTENT_TYPE).to_owned();
+    match openai::normalise(mapped, Some(&content_type), &body) {
+        Some(normal) => {
+            let _ = header.insert_header("content-type", "application/json");
+            normal
+        }
+        None => body,
+    }
+}
+
+fn text<'a>(response: &'a ResponseHeader, name: &HeaderName) -> &'a str {
+    response.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// The tier a stream is billed in: the provider's word, else the client's.
+pub fn stream_tier(relay: &StreamRelay, ctx: &Context) -> ServiceTier {
+    let requested = ctx.body.as_ref().and_then(|body| body.peek.service_tier);
+    relay.service_tier().or(requested).unwrap_or_default()
+}

@@ -1,0 +1,81 @@
+//! The only door for replies the gateway makes itself.
+
+use bytes::Bytes;
+use pingora_error::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::{error::GatewayError, openai::ErrorBody, proxy::context::Context};
+
+/// Header with the decimal cost in US dollars.
+pub const COST: &str = "x-chittycan-cost";
+/// Header with the model that served.
+pub const MODEL: &str = "x-chittycan-model";
+/// Header with the provider that served.
+pub const PROVIDER: &str = "x-chittycan-provider";
+/// Header with the cache's part in it: `HIT`, `MISS` or `BYPASS`.
+pub const CACHE: &str = "x-chittycan-cache";
+/// Header with the number of attempts.
+pub const ATTEMPTS: &str = "x-chittycan-attempts";
+/// Header with the request's id, the provider's own where the provider made the reply.
+pub const REQUEST_ID: &str = "x-request-id";
+
+/// Answers with JSON. The connection stays open if the client's body has been read.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn json(session: &mut Session, ctx: &mut Context, status: u16, body: Bytes) -> Result<()> {
+    let header = header(ctx, status, body.len())?;
+    send(session, ctx, header, body).await
+}
+
+/// Answers with an error in the client's API shape.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn error(session: &mut Session, ctx: &mut Context, error: &GatewayError) -> Result<()> {
+    let fault = error.fault;
+    ctx.fault = Some(fault);
+    ctx.metrics.error(fault.code(), fault.blame().label());
+    let body = body(error);
+    let mut header = header(ctx, fault.status(), body.len())?;
+    if !fault.retry_may_help() {
+        header.insert_header("x-should-retry", "false")?;
+    }
+    if let Some(after) = error.retry_after {
+        // Whole seconds, rounded up: a client that comes back early is refused again.
+        header.insert_header("retry-after", after.as_millis().div_ceil(1000).to_string())?;
+        header.insert_header("retry-after-ms", after.as_millis().to_string())?;
+    }
+    send(session, ctx, header, body).await
+}
+
+/// The body of an error in OpenAI's shape.
+pub fn body(error: &GatewayError) -> Bytes {
+    let mut body = ErrorBody::new(&*error.message, error.fault.kind(), Some(error.fault.code()));
+    body.param = error.param.map(str::to_owned);
+    body.to_bytes()
+}
+
+fn header(ctx: &Context, status: u16, length: usize) -> Result<ResponseHeader> {
+    let mut header = ResponseHeader::build(status, Some(6))?;
+    header.insert_header("content-type", "application/json")?;
+    header.insert_header("content-length", length)?;
+    header.insert_header(REQUEST_ID, ctx.id.to_string())?;
+    if ctx.attempts > 0 {
+        header.insert_header(ATTEMPTS, ctx.attempts.to_string())?;
+    }
+    Ok(header)
+}
+
+async fn send(session: &mut Session, ctx: &mut Context, header: ResponseHeader, body: Bytes) -> Result<()> {
+    // What stands between us and the client is for the provider's replies, not for ours.
+    ctx.decorator.uninstall(session);
+    ctx.first_byte.get_or_insert_with(std::time::Instant::now);
+    let head = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(header), head).await?;
+    if head {
+        return Ok(());
+    }
+    session.write_response_body(Some(body), true).await
+}

@@ -1,0 +1,32 @@
+//! Log output. Set up once per process.
+
+use std::io;
+
+use tracing::{Level, level_filters::LevelFilter};
+use tracing_subscriber::{
+    Layer, filter::Targets, fmt, layer::SubscriberExt, registry::Registry, util::SubscriberInitExt,
+};
+
+use crate::config::Log;
+
+/// Writes log lines to standard error. A second call changes nothing.
+///
+/// Pingora logs whole request headers at `debug`, provider keys among them, so its own targets never go below
+/// `warn`, whatever level is asked for.
+pub fn init(log: &Log) {
+    let filter = Targets::new()
+        .with_default(LevelFilter::from_level(log.level.min(Level::INFO)))
+        .with_target("chittycan", LevelFilter::from_level(log.level))
+        .with_target("pingora", LevelFilter::ERROR)
+        .with_target("pingora_proxy", LevelFilter::OFF)
+        .with_target("pingora_core", LevelFilter::ERROR)
+        .with_target("h2", LevelFilter::ERROR);
+    let output = fmt::layer().with_writer(io::stderr);
+    let layer = if log.json {
+        output.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+    } else {
+        output.boxed()
+    };
+    // Fails only if a logger is set already, as in tests that start many servers.
+    let _ = Registry::default().with(layer.with_filter(filter)).try_init();
+}

@@ -1,0 +1,244 @@
+//! Every metric of the gateway, in one struct. The help text is the reference.
+
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use prometheus::{
+    CounterVec, Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+use crate::types::{NanoUsd, Usage};
+
+/// Bucket bounds in seconds from 100 µs to 10 min, each a third above the one before: a percentile read from them is
+/// off by at most a third of its value, whatever its size.
+fn duration_buckets() -> Vec<f64> {
+    let mut bounds = Vec::new();
+    let mut bound: f64 = 0.000_1;
+    while bound < 600.0 {
+        bounds.push(bound);
+        bound *= 4.0 / 3.0;
+    }
+    bounds.push(600.0);
+    bounds
+}
+
+/// The gateway's metrics. Label values come from closed sets: endpoints, configured routes and providers, statuses.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    first_byte: HistogramVec,
+    attempts: IntCounterVec,
+    attempt_seconds: HistogramVec,
+    in_flight: IntGauge,
+    open: AtomicI64,
+    tokens: IntCounterVec,
+    cost: CounterVec,
+    unpriced: IntCounterVec,
+    errors: IntCounterVec,
+    interrupted: IntCounterVec,
+    reloads: IntCounterVec,
+}
+
+/// One open request; gives its place back on drop.
+pub struct InFlight(std::sync::Arc<Metrics>);
+
+impl InFlight {
+    /// Counts a request as open.
+    pub fn enter(metrics: &std::sync::Arc<Metrics>) -> Self {
+        metrics.in_flight.inc();
+        metrics.open.fetch_add(1, Ordering::SeqCst);
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Metrics {
+    /// Registers every metric in a registry of its own.
+    ///
+    /// # Errors
+    /// Only if two metrics share a name, which a test rules out.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
+            let metric = HistogramVec::new(HistogramOpts::new(name, help).buckets(duration_buckets()), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let in_flight = IntGauge::new("can_requests_in_flight", "Requests that are open now.")?;
+        registry.register(Box::new(in_flight.clone()))?;
+        let cost = CounterVec::new(
+            Opts::new("can_cost_usd_total", "Cost of finished requests in US dollars, by the price catalogue."),
+            &["provider", "model"],
+        )?;
+        registry.register(Box::new(cost.clone()))?;
+        Ok(Self {
+            requests: counter(
+                "can_requests_total",
+                "Finished requests. `model` is the configured route, `status` 499 a client that left.",
+                &["endpoint", "model", "provider", "status"],
+            )?,
+            duration: histogram(
+                "can_request_duration_seconds",
+                "Time from the request's header to the reply's last byte.",
+                &["endpoint", "provider"],
+            )?,
+            first_byte: histogram(
+                "can_time_to_first_byte_seconds",
+                "Time from the request's header to the reply's first byte.",
+                &["endpoint", "provider"],
+            )?,
+            attempts: counter(
+                "can_upstream_attempts_total",
+                "Attempts at a provider. `outcome` is its status, or connect_error, timeout, interrupted.",
+                &["provider", "outcome"],
+            )?,
+            attempt_seconds: histogram(
+                "can_upstream_response_seconds",
+                "Time from the start of an attempt to the provider's response header.",
+                &["provider"],
+            )?,
+            tokens: counter(
+                "can_tokens_total",
+                "LLM tokens as providers counted them. `kind`: prompt, cached, completion, reasoning; cached is part of prompt, reasoning of completion.",
+                &["provider", "model", "kind"],
+            )?,
+            unpriced: counter(
+                "can_unpriced_requests_total",
+                "Finished requests whose model has no price: they carry no cost.",
+                &["provider", "model"],
+            )?,
+            errors: counter(
+                "can_errors_total",
+                "Errors the gateway answered itself. `blame`: client, provider, gateway.",
+                &["code", "blame"],
+            )?,
+            interrupted: counter(
+                "can_streams_interrupted_total",
+                "Streams that ended without their proper end.",
+                &["provider"],
+            )?,
+            reloads: counter(
+                "can_config_reloads_total",
+                "Reloads of the configuration. `outcome`: applied, refused.",
+                &["outcome"],
+            )?,
+            in_flight,
+            open: AtomicI64::new(0),
+            cost,
+            registry,
+        })
+    }
+
+    /// The text exposition format.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        // Writing to a Vec cannot fail; an encoding fault would leave the text cut, never a panic.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text
+    }
+
+    /// Open requests, exactly (the gauge above is for scraping).
+    pub fn open_requests(&self) -> i64 {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// A request ended.
+    pub fn finished(&self, endpoint: &str, model: &str, provider: &str, status: u16, duration: Duration) {
+        let digits = itoa(status);
+        self.requests.with_label_values(&[endpoint, model, provider, digits.as_str()]).inc();
+        self.duration.with_label_values(&[endpoint, provider]).observe(duration.as_secs_f64());
+    }
+
+    /// The first byte of a reply left.
+    pub fn first_byte(&self, endpoint: &str, provider: &str, after: Duration) {
+        self.first_byte.with_label_values(&[endpoint, provider]).observe(after.as_secs_f64());
+    }
+
+    /// An attempt got a status.
+    pub fn attempt_answered(&self, provider: &str, status: u16, after: Duration) {
+        let digits = itoa(status);
+        self.attempts.with_label_values(&[provider, digits.as_str()]).inc();
+        self.attempt_seconds.with_label_values(&[provider]).observe(after.as_secs_f64());
+    }
+
+    /// An attempt ended without a status: `connect_error`, `timeout` or `interrupted`.
+    pub fn attempt_failed(&self, provider: &str, outcome: &'static str) {
+        self.attempts.with_label_values(&[provider, outcome]).inc();
+    }
+
+    /// What a finished request used, and its cost where the model has a price.
+    pub fn used(&self, provider: &str, model: &str, usage: &Usage, cost: Option<NanoUsd>) {
+        let kinds = [
+            ("prompt", usage.prompt_tokens),
+            ("cached", usage.cached_tokens),
+            ("completion", usage.completion_tokens),
+            ("reasoning", usage.reasoning_tokens),
+        ];
+        for (kind, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
+            self.tokens.with_label_values(&[provider, model, kind]).inc_by(count);
+        }
+        match cost {
+            Some(cost) => self.cost.with_label_values(&[provider, model]).inc_by(cost.0 as f64 / 1e9),
+            None => self.unpriced.with_label_values(&[provider, model]).inc(),
+        }
+    }
+
+    /// The gateway answered an error itself.
+    pub fn error(&self, code: &str, blame: &str) {
+        self.errors.with_label_values(&[code, blame]).inc();
+    }
+
+    /// A stream ended without its proper end.
+    pub fn stream_interrupted(&self, provider: &str) {
+        self.interrupted.with_label_values(&[provider]).inc();
+    }
+
+    /// A reload was `applied` or `refused`.
+    pub fn reload(&self, outcome: &'static str) {
+        self.reloads.with_label_values(&[outcome]).inc();
+    }
+}
+
+/// A status as text without an allocation.
+fn itoa(status: u16) -> http::StatusCode {
+    http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_a_distinct_name_and_shows_up() {
+        let metrics = Metrics::new().unwrap();
+        metrics.finished("chat_completions", "gpt-4o", "openai", 200, Duration::from_millis(3));
+        metrics.used("openai", "gpt-4o", &Usage { prompt_tokens: 7, ..Usage::default() }, Some(NanoUsd(1_500)));
+        let text = String::from_utf8(metrics.encode()).unwrap();
+        assert!(text.contains(
+            "can_requests_total{endpoint=\"chat_completions\",model=\"gpt-4o\",provider=\"openai\",status=\"200\"} 1"
+        ));
+        assert!(text.contains("can_tokens_total{kind=\"prompt\",model=\"gpt-4o\",provider=\"openai\"} 7"));
+        assert!(text.contains("can_cost_usd_total{model=\"gpt-4o\",provider=\"openai\"} 0.0000015"));
+    }
+
+    #[test]
+    fn buckets_reach_from_100_microseconds_to_10_minutes_in_steps_of_a_third() {
+        let bounds = duration_buckets();
+        assert_eq!((bounds[0], bounds[bounds.len() - 1]), (0.000_1, 600.0));
+        assert!(bounds.windows(2).all(|w| w[1] / w[0] <= 1.334));
+    }
+}

@@ -1,0 +1,138 @@
+//! Starts the real gateway inside the test process.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use chittycan::{
+    config::{Config, Source},
+    server::{Reloader, Server, StartError},
+};
+use pingora_core::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
+use tokio::sync::Notify;
+
+/// A running gateway; ends when dropped.
+pub struct Gateway {
+    pub addresses: Vec<SocketAddr>,
+    pub admin: SocketAddr,
+    pub reloader: Reloader,
+    pub file: PathBuf,
+    stop: Arc<Notify>,
+    idle: Arc<AtomicBool>,
+    _folder: tempfile::TempDir,
+}
+
+struct Stop(Arc<Notify>);
+
+#[async_trait]
+impl ShutdownSignalWatch for Stop {
+    async fn recv(&self) -> ShutdownSignal {
+        self.0.notified().await;
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+impl Gateway {
+    /// Starts with this YAML. `listen` and `admin` are on port 0 unless the text says otherwise.
+    pub fn start(yaml: &str) -> Self {
+        Self::start_with_env(yaml, &[])
+    }
+
+    /// Starts with this YAML and environment.
+    pub fn start_with_env(yaml: &str, env: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let file = folder.path().join("can.yaml");
+        let mut text = String::new();
+        if !yaml.contains("listen:") {
+            text.push_str("listen: [{address: 127.0.0.1:0, http2: true}]\n");
+        }
+        if !yaml.contains("admin:") {
+            text.push_str("admin: {address: 127.0.0.1:0}\n");
+        }
+        if !yaml.contains("server:") {
+            text.push_str("server: {threads: 2, shutdown_grace: 1s}\n");
+        }
+        text.push_str(yaml);
+        std::fs::write(&file, &text).expect("the configuration is written");
+        let env: Arc<[(String, String)]> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let load = {
+            let (file, env) = (file.clone(), env.clone());
+            move || -> Result<Config, StartError> {
+                let env = env.clone();
+                let look = move |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+                Config::load(&Source { file: Some(file.clone()), env: Arc::new(look), simulate: false })
+                    .map(|loaded| loaded.config)
+                    .map_err(|faults| StartError(faults.iter().map(|fault| fault.in_file(&file)).collect()))
+            }
+        };
+        let config = load().unwrap_or_else(|error| panic!("{error}"));
+        let server = Server::compose(config, false).unwrap_or_else(|error| panic!("{error}"));
+        let (addresses, admin) = (server.addresses.clone(), server.admin.expect("an admin listener"));
+        let (ready, reloader) = (server.ready(), server.reloader(Box::new(load)));
+        let (stop, idle) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let (signal, told) = (Stop(stop.clone()), idle.clone());
+        thread::spawn(move || {
+            server.run(RunArgs { shutdown_signal: Box::new(signal) }, move || told.store(true, Ordering::Release));
+        });
+        let begun = Instant::now();
+        while !ready.load(Ordering::Acquire) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the gateway is not ready after 10 s");
+            thread::sleep(Duration::from_millis(1));
+        }
+        Self { addresses, admin, reloader, file, stop, idle, _folder: folder }
+    }
+
+    /// One provider `openai` at this address, with the gateway's own key `sk-gateway`.
+    pub fn over(upstream: SocketAddr) -> Self {
+        Self::start(&providers(&[("openai", upstream)]))
+    }
+
+    /// The client API's base URL.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addresses[0])
+    }
+
+    /// The text of `/metrics`.
+    pub async fn metrics(&self) -> String {
+        reqwest::get(format!("http://{}/metrics", self.admin)).await.unwrap().text().await.unwrap()
+    }
+
+    /// Begins a graceful end.
+    pub fn terminate(&self) {
+        self.stop.notify_one();
+    }
+
+    /// True once a graceful end found no open request.
+    pub fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+    }
+}
+
+/// YAML with mapped providers at these addresses and `gpt-4o` routed to all of them in order.
+pub fn providers(list: &[(&str, SocketAddr)]) -> String {
+    let mut yaml = String::from("providers:\n");
+    for (name, address) in list {
+        let preset = if name.starts_with("openai") { "openai" } else { "custom" };
+        yaml.push_str(&format!(
+            "  {name}: {{preset: {preset}, base_url: \"http://{address}/v1\", api_key: sk-gateway, credentials: mapped}}\n"
+        ));
+    }
+    let to: Vec<_> = list.iter().map(|(name, _)| *name).collect();
+    yaml.push_str(&format!("routes:\n  - {{model: gpt-4o, to: [{}]}}\n", to.join(", ")));
+    yaml.push_str(&format!("default_provider: {}\n", list[0].0));
+    yaml
+}
