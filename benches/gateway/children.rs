@@ -146,8 +146,9 @@ fn start_gateway(
     let log = std::fs::File::create(scratch.path().join("log"))?;
     let mut command = Command::new(binary);
     command.arg("serve").arg("--config").arg(&config).current_dir(scratch.path());
-    // The caller's keys and settings must not change what is measured.
-    command.env_clear();
+    // The caller's keys and settings must not change what is measured. Allocator options may be an experiment, and
+    // the pass-through inherits them, too.
+    command.env_clear().envs(std::env::vars().filter(|(name, _)| name.starts_with("MIMALLOC_")));
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let child = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;
     Ok(Running { child, scratch: Some(scratch) })
