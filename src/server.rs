@@ -268,7 +268,7 @@ fn engines(config: Config) -> Result<Engines, StartError> {
 fn read_catalogue(path: &PathBuf) -> Result<Catalogue, StartError> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|e| StartError(vec![format!("prices.file: {shown}: {e}")]))?;
-    Catalogue::parse(&text).map_err(|faults| {
+    Catalogue::builtin().overlay(&text).map_err(|faults| {
         StartError(
             faults.iter().map(|fault| format!("{shown}:{}: {}: {}", fault.line, fault.path, fault.message)).collect(),
         )

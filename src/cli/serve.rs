@@ -10,6 +10,7 @@ use std::{
 use clap::Args;
 use pingora_core::server::RunArgs;
 
+use super::config::file_or_env;
 use crate::{
     config::{Config, Fault, Loaded, Source},
     providers::simulated::{Simulated, SimulatedConfig},
@@ -23,8 +24,8 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Run the gateway.
 #[derive(Args, Debug)]
 pub struct Serve {
-    /// Configuration file; without one the defaults and the environment serve.
-    #[arg(long, short, env = "CAN_CONFIG", value_name = "FILE")]
+    /// Configuration file; else that of CAN_CONFIG; without one the defaults and the environment serve.
+    #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Answer from the built-in simulated provider: no key, no network, no cost.
     #[arg(long)]
@@ -46,7 +47,7 @@ pub fn run(args: Serve) -> ExitCode {
 }
 
 fn serve(args: Serve) -> Result<(), StartError> {
-    let source = Source { simulate: args.simulate, ..Source::new(args.config) };
+    let source = Source { simulate: args.simulate, ..Source::new(file_or_env(args.config)) };
     let first = load(&source)?;
     telemetry::init_log(&first.config.log);
     first.warnings.iter().for_each(|warning| tracing::warn!("{}", shown(warning, &source)));

@@ -157,7 +157,7 @@ fn inner_object(value: &Value) -> Option<&Map<String, Value>> {
 }
 
 fn is_good(error: &Map<String, Value>) -> bool {
-    let text_or_null = |key: &str| error.get(key).is_none_or(|value| value.is_string() || value.is_null());
+    let text_or_null = |key: &str| error.get(key).is_some_and(|value| value.is_string() || value.is_null());
     error.get("message").is_some_and(Value::is_string)
         && error.get("type").is_some_and(Value::is_string)
         && text_or_null("param")

@@ -349,10 +349,17 @@ mod tests {
         let body = br#" {"model":"gpt\u002d4","messages":[{"role":"user","content":"{\"model\":1}"}],"stream":true,
             "stream_options":{"include_usage":true,"include_obfuscation":false},"temperature":0,"seed":7,
             "max_tokens":10,"max_completion_tokens":2e1,"max_output_tokens":30.0,"n":2,"service_tier":"flex",
-            "store":false,"tools":[ {}],"previous_response_id":"r","user":"u"} "#;
+            "store":false,"tools":[ {}],"tool_choice":"required","previous_response_id":"r","user":"u"} "#;
         let peek = Peek::parse(body).unwrap();
         assert_eq!(peek.model.as_deref(), Some("gpt-4"));
-        assert!(peek.stream && peek.include_usage && peek.has_seed && peek.has_tools && peek.has_previous_response_id);
+        assert!(
+            peek.stream
+                && peek.include_usage
+                && peek.has_seed
+                && peek.has_tools
+                && peek.requires_tool
+                && peek.has_previous_response_id
+        );
         assert_eq!(peek.include_obfuscation, Some(false));
         assert_eq!(peek.temperature, Some(0.0));
         assert_eq!((peek.max_tokens, peek.max_completion_tokens), (Some(10), Some(20)));

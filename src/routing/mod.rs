@@ -124,14 +124,8 @@ impl RouteTable {
 
 fn targets(deployments: &[(Arc<Provider>, Option<Arc<str>>)], requested: &str) -> Arc<[Target]> {
     let target = |(provider, model): &(Arc<Provider>, Option<Arc<str>>)| Target {
-        model: model.clone().unwrap_or_else(|| mapped(provider, requested)),
+        model: model.clone().unwrap_or_else(|| provider.mapped_model(requested).into()),
         provider: provider.clone(),
     };
     deployments.iter().map(target).collect()
-}
-
-/// The provider's own name for a model: its map, the map's `*`, or the same name.
-fn mapped(provider: &Provider, requested: &str) -> Arc<str> {
-    let map = &provider.model_map;
-    map.get(requested).or_else(|| map.get("*")).map_or(requested, String::as_str).into()
 }

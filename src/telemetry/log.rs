@@ -1,6 +1,6 @@
 //! Log output. Set up once per process.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -21,7 +21,7 @@ pub fn init(log: &Log) {
         .with_target("pingora_proxy", LevelFilter::OFF)
         .with_target("pingora_core", LevelFilter::ERROR)
         .with_target("h2", LevelFilter::ERROR);
-    let output = fmt::layer().with_writer(io::stderr);
+    let output = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let layer = if log.json {
         output.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     } else {
