@@ -1,0 +1,26 @@
+//! Any stream in any chunks: the output does not depend on the chunks, and the relay never stays open.
+#![no_main]
+
+use bytes::Bytes;
+use chittycan::openai::{RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState};
+use libfuzzer_sys::fuzz_target;
+
+fn relay(kind: StreamKind, hide_usage: bool, data: &[u8], size: usize, end: &StreamEnd) -> (Vec<u8>, StreamState) {
+    let mut relay = StreamRelay::new(kind, RelayOptions { hide_usage });
+    let mut out = Vec::new();
+    for chunk in data.chunks(size) {
+        out.extend_from_slice(&relay.feed(Bytes::copy_from_slice(chunk)));
+    }
+    out.extend_from_slice(&relay.finish(end));
+    (out, relay.state())
+}
+
+fuzz_target!(|input: (u8, u8, &[u8])| {
+    let (flags, size, data) = (input.0, usize::from(input.1) + 1, input.2);
+    let kind = if flags & 1 == 0 { StreamKind::Chat } else { StreamKind::Responses };
+    let hide_usage = flags & 2 != 0;
+    let end = if flags & 4 == 0 { StreamEnd::Clean } else { StreamEnd::Cut("cut".into()) };
+    let whole = relay(kind, hide_usage, data, data.len().max(1), &end);
+    assert_ne!(whole.1, StreamState::Open);
+    assert_eq!(relay(kind, hide_usage, data, size, &end), whole);
+});
