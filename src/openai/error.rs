@@ -88,8 +88,8 @@ impl ErrorBody {
 
 /// Gives an error reply OpenAI's shape.
 ///
-/// `None` when the body has it already (an `error` object with a text `message` and `type`, and no odd `param` or
-/// `code`): such a body passes byte for byte. The status is the caller's to keep, see [`map_status`]. Further members of
+/// `None` when the body has it already (an `error` object with all four keys, of the right types): such a body passes
+/// byte for byte. The status is the caller's to keep, see [`map_status`]. Further members of
 /// the provider's error object are kept behind the four keys; text that is no JSON is cut to 500 characters.
 pub fn normalise(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Bytes> {
     let value = serde_json::from_slice::<Value>(body);
@@ -251,10 +251,14 @@ mod tests {
         for good in [
             r#"{"error":{"message":"m","type":"t","param":null,"code":null}}"#,
             r#"{"error":{"message":"m","type":"t","param":"p","code":"c","innererror":{}}}"#,
-            r#" {"type":"error","error":{"type":"t","message":"m"}}"#,
         ] {
             assert_eq!(normalise(400, None, good.as_bytes()), None, "{good}");
         }
+        // Anthropic's has two of the four keys.
+        assert_eq!(
+            wrapped(529, r#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#)["error"]["message"],
+            "m"
+        );
     }
 
     #[test]

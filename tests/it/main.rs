@@ -9,6 +9,8 @@ mod credentials;
 mod errors;
 mod failover;
 mod layers;
+mod lifecycle;
 mod streams;
 mod support;
 mod surface;
+mod tls;

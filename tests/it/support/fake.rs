@@ -25,8 +25,6 @@ pub struct Seen {
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
-    pub connection: usize,
-    pub at: Instant,
 }
 
 impl Seen {
@@ -132,16 +130,12 @@ impl Fake {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
-                let connection = {
-                    let mut count = state.connections.lock().unwrap();
-                    *count += 1;
-                    *count
-                };
+                *state.connections.lock().unwrap() += 1;
                 let (state, script) = (state.clone(), script.clone());
                 tokio::spawn(async move {
                     let service = hyper::service::service_fn(move |request| {
                         let (state, script) = (state.clone(), script.clone());
-                        async move { Ok::<_, Infallible>(state.answer(request, connection, &script).await) }
+                        async move { Ok::<_, Infallible>(state.answer(request, &script).await) }
                     });
                     let _ =
                         auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
@@ -189,11 +183,10 @@ impl Fake {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, connection: usize, script: &Script) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, script: &Script) -> Response<Body> {
         let (head, body) = request.into_parts();
         let path = head.uri.path_and_query().map_or("", |p| p.as_str()).to_owned();
-        let at = Instant::now();
-        let mut seen = Seen { method: head.method, path, headers: head.headers, body: Bytes::new(), connection, at };
+        let mut seen = Seen { method: head.method, path, headers: head.headers, body: Bytes::new() };
         let number = self.seen.lock().unwrap().len();
         let guard = Watch { broken: self.broken.clone(), done: false };
         match body.collect().await {

@@ -98,10 +98,6 @@ impl Client {
         buffer
     }
 
-    pub fn into_stream(self) -> TcpStream {
-        self.stream
-    }
-
     async fn fill(&mut self) -> bool {
         let mut buffer = [0u8; 64 * 1024];
         match self.stream.read(&mut buffer).await {

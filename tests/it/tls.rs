@@ -1,0 +1,77 @@
+//! TLS on the client side: HTTP/1.1 and HTTP/2 by ALPN.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, RootCertStore, pki_types::ServerName},
+};
+
+use crate::support::{Answer, COMPLETION, Fake, Gateway, chat, gateway::providers};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_protocols_are_served_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let fake = Fake::always(Answer::completion()).await;
+    let yaml = format!(
+        "listen: [{{address: 127.0.0.1:0, http2: true, tls: {{cert: {}, key: {}}}}}]\n{}",
+        cert.display(),
+        key.display(),
+        providers(&[("openai", fake.address)])
+    );
+    let gateway = Gateway::start(&yaml);
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    for protocol in ["h2", "http/1.1"] {
+        let mut config = ClientConfig::builder().with_root_certificates(roots.clone()).with_no_client_auth();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let tcp = tokio::net::TcpStream::connect(gateway.addresses[0]).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+        assert_eq!(tls.get_ref().1.alpn_protocol(), Some(protocol.as_bytes()));
+        let request = http::Request::post("https://localhost/v1/chat/completions")
+            .header("host", "localhost")
+            .body(Full::new(bytes::Bytes::from(chat("gpt-4o", ""))))
+            .unwrap();
+        let reply = if protocol == "h2" {
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.unwrap();
+            tokio::spawn(connection);
+            sender.send_request(request).await.unwrap()
+        } else {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.unwrap();
+            tokio::spawn(connection);
+            sender.send_request(request).await.unwrap()
+        };
+        assert_eq!((reply.status().as_u16(), &reply.headers()["x-chittycan-cost"]), (200, &"0.003".parse().unwrap()));
+        assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), COMPLETION);
+    }
+}
+
+#[test]
+fn an_unusable_certificate_is_named_at_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, "no certificate").unwrap();
+    std::fs::write(&key, "no key").unwrap();
+    let text = format!(
+        "listen: [{{address: 127.0.0.1:0, tls: {{cert: {}, key: {}}}}}]\nadmin: off\n",
+        cert.display(),
+        key.display()
+    );
+    let source = chittycan::config::Source { env: Arc::new(|_: &str| None), ..chittycan::config::Source::new(None) };
+    let told = match chittycan::config::Config::load_text(&text, &source) {
+        Ok(loaded) => match chittycan::server::Server::compose(loaded.config, false) {
+            Ok(_) => panic!("it starts without a certificate"),
+            Err(error) => error.to_string(),
+        },
+        Err(faults) => format!("{faults:?}"),
+    };
+    assert!(told.contains("cert.pem") || told.contains("TLS"), "{told}");
+}
