@@ -1,9 +1,10 @@
 //! The composition root: configuration → engines → a Pingora server, its reloads and its end.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,15 +22,18 @@ use pingora_core::{
         configuration::{Opt, ServerConf},
     },
     services::listening::Service,
+    tls::RootCertStore,
+    utils::tls::{WrappedX509, parse_x509},
 };
 use pingora_proxy::http_proxy_service_with_name;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     admin::{Admin, AxumApp},
     config::{Config, Listener},
     pricing::Catalogue,
-    proxy::{Engines, Gateway},
+    proxy::{Authorities, Engines, Gateway},
     routing::RouteTable,
     telemetry::Metrics,
 };
@@ -262,7 +266,30 @@ fn engines(config: Config) -> Result<Engines, StartError> {
     };
     let routes = RouteTable::new(&config)
         .ok_or_else(|| StartError(vec![format!("default_provider: no provider '{}'", config.default_provider)]))?;
-    Ok(Engines { config: Arc::new(config), routes, catalogue: Arc::new(catalogue) })
+    let mut authorities = BTreeMap::new();
+    for provider in config.providers.values() {
+        if let Some(file) = &provider.ca_file {
+            let read = read_authorities(file).map_err(|e| {
+                StartError(vec![format!("providers.{}.ca_file: {}: {e}", provider.name, file.display())])
+            })?;
+            authorities.insert(provider.name.clone(), read);
+        }
+    }
+    Ok(Engines { config: Arc::new(config), routes, catalogue: Arc::new(catalogue), authorities })
+}
+
+fn read_authorities(file: &Path) -> Result<Arc<Authorities>, String> {
+    let certificates: Vec<CertificateDer> =
+        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|e| e.to_string())?;
+    if certificates.is_empty() {
+        return Err("holds no certificate".to_owned());
+    }
+    // Pingora parses them with a panic on failure; what rustls takes as an anchor parses.
+    let mut check = RootCertStore::empty();
+    for certificate in &certificates {
+        check.add(certificate.clone()).map_err(|e| e.to_string())?;
+    }
+    Ok(certificates.iter().map(|certificate| WrappedX509::new(certificate.to_vec(), parse_x509)).collect())
 }
 
 fn read_catalogue(path: &PathBuf) -> Result<Catalogue, StartError> {

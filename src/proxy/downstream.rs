@@ -94,7 +94,7 @@ impl Decorator {
         }
         let inner = mem::replace(&mut session.downstream_session, placeholder());
         let layer = Layer { inner: Some(inner), shared: self.shared.clone() };
-        session.downstream_session = Box::new(HttpSession::new_custom(Box::new(layer)));
+        *session.downstream_session = HttpSession::new_custom(Box::new(layer));
         self.installed = true;
     }
 
@@ -105,7 +105,9 @@ impl Decorator {
             return;
         }
         // Dropping the layer moves the real session into `returned`.
-        drop(mem::replace(&mut session.downstream_session, placeholder()));
+        if let Some(layer) = session.downstream_session.as_custom_mut() {
+            *layer = Box::new(());
+        }
         if let Some(inner) = lock(&self.shared.returned).take() {
             session.downstream_session = inner;
         }
@@ -237,17 +239,15 @@ impl CustomSession for Layer {
     // ---- the request: our own body in place of the client's -------------------------------------------------------
 
     fn is_body_done(&mut self) -> bool {
-        match &*lock(&self.shared.replay) {
-            Some(replay) => return replay.sent >= replay.body.len(),
-            None => {}
+        if let Some(replay) = &*lock(&self.shared.replay) {
+            return replay.sent >= replay.body.len();
         }
         self.inner_mut().is_body_done()
     }
 
     fn is_body_empty(&mut self) -> bool {
-        match &*lock(&self.shared.replay) {
-            Some(replay) => return replay.body.is_empty(),
-            None => {}
+        if let Some(replay) = &*lock(&self.shared.replay) {
+            return replay.body.is_empty();
         }
         self.inner_mut().is_body_empty()
     }

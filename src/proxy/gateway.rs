@@ -1,17 +1,20 @@
 //! The switchboard: Pingora calls a method, the method calls a phase.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer};
+use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer, utils::tls::WrappedX509};
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::{context::Context, phase, resolve::Resolver};
 use crate::{config::Config, pricing::Catalogue, routing::RouteTable, telemetry::Metrics};
+
+/// Certificate authorities in the form Pingora's peers take.
+pub type Authorities = [WrappedX509];
 
 /// Everything a configuration is turned into. A reload builds a new one and swaps it in.
 pub struct Engines {
@@ -21,6 +24,8 @@ pub struct Engines {
     pub routes: RouteTable,
     /// Models to prices.
     pub catalogue: Arc<Catalogue>,
+    /// The only certificate authorities to trust, for providers that name some.
+    pub authorities: BTreeMap<Arc<str>, Arc<Authorities>>,
 }
 
 /// The OpenAI-compatible gateway as a Pingora proxy.

@@ -12,4 +12,4 @@ mod phase;
 pub mod reply;
 mod resolve;
 
-pub use gateway::{Engines, Gateway};
+pub use gateway::{Authorities, Engines, Gateway};

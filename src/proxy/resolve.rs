@@ -19,10 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// new question fails, the last answer goes on serving.
 #[derive(Default)]
 pub struct Resolver {
-    known: Mutex<HashMap<(Box<str>, u16), Known>>,
+    known: Mutex<HashMap<Name, Known>>,
     /// One question per name at a time.
-    asking: Mutex<HashMap<(Box<str>, u16), Arc<AsyncMutex<()>>>>,
+    asking: Mutex<HashMap<Name, Gate>>,
 }
+
+/// Host and port.
+type Name = (Box<str>, u16);
+type Gate = Arc<AsyncMutex<()>>;
 
 #[derive(Clone, Copy)]
 struct Known {
@@ -73,7 +77,7 @@ impl Resolver {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&(host.into(), port));
     }
 
-    fn lookup(&self, key: &(Box<str>, u16)) -> Option<Known> {
+    fn lookup(&self, key: &Name) -> Option<Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
     }
 }

@@ -158,8 +158,8 @@ impl Metrics {
 
     /// A request ended.
     pub fn finished(&self, endpoint: &str, model: &str, provider: &str, status: u16, duration: Duration) {
-        let digits = itoa(status);
-        self.requests.with_label_values(&[endpoint, model, provider, digits.as_str()]).inc();
+        let code = status_code(status);
+        self.requests.with_label_values(&[endpoint, model, provider, code.as_str()]).inc();
         self.duration.with_label_values(&[endpoint, provider]).observe(duration.as_secs_f64());
     }
 
@@ -170,8 +170,8 @@ impl Metrics {
 
     /// An attempt got a status.
     pub fn attempt_answered(&self, provider: &str, status: u16, after: Duration) {
-        let digits = itoa(status);
-        self.attempts.with_label_values(&[provider, digits.as_str()]).inc();
+        let code = status_code(status);
+        self.attempts.with_label_values(&[provider, code.as_str()]).inc();
         self.attempt_seconds.with_label_values(&[provider]).observe(after.as_secs_f64());
     }
 
@@ -214,7 +214,7 @@ impl Metrics {
 }
 
 /// A status as text without an allocation.
-fn itoa(status: u16) -> http::StatusCode {
+fn status_code(status: u16) -> http::StatusCode {
     http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
 }
 

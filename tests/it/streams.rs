@@ -93,6 +93,15 @@ async fn each_event_is_forwarded_when_it_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_may_last_longer_than_a_body_may_take_to_arrive() {
+    let steps = (0..4).flat_map(|i| [send(&chunk(&format!("t{i}"))), Step::Wait(Duration::from_millis(300))]);
+    let fake = Fake::always(Answer::stream(steps.chain([send(LAST), send(DONE)]).collect())).await;
+    let gateway = Gateway::start(&format!("http: {{body_timeout: 200ms}}\n{}", providers(&[("openai", fake.address)])));
+    let (_, text) = stream_text(&gateway, "").await;
+    assert!(text.ends_with(DONE), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cut_stream_ends_with_an_error_event_and_no_done() {
     let cases = [
         ("cut between events", vec![send(&chunk("a")), Step::Wait(Duration::from_millis(20)), Step::Cut]),
@@ -150,11 +159,14 @@ async fn a_client_that_leaves_closes_the_upstream_within_100_ms() {
         answer.steps.push(Step::Stall);
         answer
     };
-    let cases: [(&str, fn() -> Answer, bool); 3] =
-        [("before the header", before_header, false), ("mid-stream", mid_stream, true), ("held", held_json, false)];
+    let cases = [
+        ("before the header", before_header(), false),
+        ("mid-stream", mid_stream(), true),
+        ("held", held_json(), false),
+    ];
     for (name, answer, streams) in cases {
         for big in [false, true] {
-            let fake = Fake::always(answer()).await;
+            let fake = Fake::always(answer.clone()).await;
             let gateway = Gateway::over(fake.address);
             let mut client = Client::connect(gateway.addresses[0]).await;
             let pad = if big { "x".repeat(100_000) } else { String::new() };

@@ -274,7 +274,8 @@ async fn a_websocket_is_proxied() {
             }
         }
     });
-    let gateway = Gateway::over(address);
+    let yaml = providers(&[("openai", address)]).replace("mapped", "mapped, timeouts: {read: 200ms}");
+    let gateway = Gateway::start(&format!("http: {{body_timeout: 200ms}}\n{yaml}"));
     let mut client = Client::connect(gateway.addresses[0]).await;
     client
         .write("GET /v1/realtime?model=gpt-realtime HTTP/1.1\r\nhost: gw\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nauthorization: Bearer sk-mine\r\n\r\n")
@@ -286,6 +287,8 @@ async fn a_websocket_is_proxied() {
     assert!(head.contains("authorization: bearer sk-gateway") && !head.contains("sk-mine"), "{head}");
     assert!(head.contains("sec-websocket-key: dghlihnhbxbszsbub25jzq=="), "{head}");
     for frame in [&b"\x81\x05hello"[..], b"\x81\x03you"] {
+        // Silence is no fault here, however short the timeouts for requests are.
+        tokio::time::sleep(Duration::from_millis(400)).await;
         client.write(frame).await;
         assert_eq!(client.read_some().await, frame);
     }

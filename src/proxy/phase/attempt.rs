@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderName, header};
-use pingora_core::{
-    protocols::ALPN,
-    upstreams::peer::{HttpPeer, Peer},
-};
+use pingora_core::{protocols::ALPN, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -53,7 +50,7 @@ pub fn arm_replay(session: &mut Session, ctx: &mut Context) {
 ///
 /// # Errors
 /// A host name that does not resolve, marked for the next target where there is one.
-pub async fn begin(_session: &mut Session, ctx: &mut Context, resolver: &Resolver) -> Result<Box<HttpPeer>> {
+pub async fn begin(session: &mut Session, ctx: &mut Context, resolver: &Resolver) -> Result<Box<HttpPeer>> {
     let Some(target) = ctx.next_target().cloned() else {
         return Error::e_explain(ErrorType::InternalError, "no target left");
     };
@@ -79,7 +76,12 @@ pub async fn begin(_session: &mut Session, ctx: &mut Context, resolver: &Resolve
             return Err(error);
         }
     };
-    Ok(Box::new(peer(&provider, address)))
+    let mut peer = peer(&provider, address);
+    if session.is_upgrade_req() {
+        peer.options.read_timeout = None;
+    }
+    peer.options.ca = ctx.engines.authorities.get(&provider.name).cloned();
+    Ok(Box::new(peer))
 }
 
 fn peer(provider: &Provider, address: std::net::SocketAddr) -> HttpPeer {
@@ -96,7 +98,6 @@ fn peer(provider: &Provider, address: std::net::SocketAddr) -> HttpPeer {
         options.alpn = if base.tls { ALPN::H2H1 } else { ALPN::H2 };
         options.max_h2_streams = 128;
     }
-    debug_assert!(peer.get_peer_options().is_some());
     peer
 }
 

@@ -17,7 +17,9 @@ pub fn prepare_connection(session: &mut Session, ctx: &Context) {
         session.set_keepalive(Some(ctx.engines.config.http.keepalive.as_secs().max(1)));
     }
     session.set_pipelining_enabled(true);
-    session.set_read_timeout(Some(ctx.engines.config.http.body_timeout));
+    // A WebSocket may be silent for as long as both ends like.
+    let patience = (!session.is_upgrade_req()).then_some(ctx.engines.config.http.body_timeout);
+    session.set_read_timeout(patience);
 }
 
 /// Reads the request line and headers.
