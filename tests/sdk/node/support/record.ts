@@ -8,12 +8,21 @@ import { appendFileSync } from "node:fs";
 /** `wire`: everything must be equal. `notes`: status and content type, and what the test notes itself. `none`: nothing. */
 type Mode = "wire" | "notes" | "none";
 
+type Exchange = {
+  method: string;
+  path: string;
+  status: number;
+  headers: Record<string, string>;
+  ended: "complete" | "broken";
+  parts: Buffer[];
+};
+
 const file = process.env.TRANSCRIPT;
 const kept = /^(content-type|openai-.*|x-ratelimit-.*|retry-after.*|x-should-retry|x-request-id)$/;
 
 let mode: Mode = "wire";
 let notes: Record<string, unknown> = {};
-let exchanges: Promise<object>[] = [];
+let exchanges: Exchange[] = [];
 
 /** Adds what the SDK made of the reply to the transcript of the current test. */
 export function note(name: string, value: unknown): void {
@@ -34,26 +43,42 @@ export function fault(error: any): object {
 const real = globalThis.fetch;
 globalThis.fetch = async (input: any, init?: any) => {
   const response = await real(input, init);
-  if (file && mode !== "none") exchanges.push(exchange(String(input?.url ?? input), init, response.clone()));
-  return response;
+  if (!file || mode === "none") return response;
+  const { status, statusText } = response;
+  const headers = Object.fromEntries([...response.headers].filter(([name]) => kept.test(name)));
+  const path = new URL(String(input?.url ?? input)).pathname;
+  const exchange: Exchange = { method: init?.method ?? "GET", path, status, headers, ended: "complete", parts: [] };
+  exchanges.push(exchange);
+  const body = response.body && copied(response.body, exchange);
+  return new Response(body, { status, statusText, headers: response.headers });
 };
 
-async function exchange(url: string, init: any, response: Response): Promise<object> {
-  const headers = Object.fromEntries([...response.headers].filter(([name]) => kept.test(name)));
-  const path = new URL(url).pathname;
-  // Read as it arrives: a stream that breaks off still shows what came before.
-  const parts: Buffer[] = [];
-  let ended = "complete";
-  try {
-    for await (const part of response.body ?? []) parts.push(Buffer.from(part));
-  } catch {
-    ended = "broken";
-  }
+/** The same body, read when the SDK reads it; `clone()` would read on after the SDK has left, and hang with it. */
+function copied(body: ReadableStream<Uint8Array>, exchange: Exchange): ReadableStream<Uint8Array> {
+  const reader = body.getReader();
+  return new ReadableStream(
+    {
+      async pull(controller) {
+        try {
+          const { done, value } = await reader.read();
+          if (done) return controller.close();
+          exchange.parts.push(Buffer.from(value));
+          controller.enqueue(value);
+        } catch (error) {
+          exchange.ended = "broken";
+          controller.error(error);
+        }
+      },
+      cancel: (reason) => reader.cancel(reason),
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+function written({ parts, ...head }: Exchange): object {
   const body = Buffer.concat(parts);
   const text = body.toString("utf8");
-  const isText = Buffer.from(text, "utf8").equals(body);
-  const shown = isText ? { text } : { base64: body.toString("base64") };
-  return { method: init?.method ?? "GET", path, status: response.status, headers, ended, ...shown };
+  return { ...head, ...(Buffer.from(text, "utf8").equals(body) ? { text } : { base64: body.toString("base64") }) };
 }
 
 beforeEach(() => {
@@ -62,8 +87,8 @@ beforeEach(() => {
   exchanges = [];
 });
 
-afterEach(async () => {
+afterEach(() => {
   if (!file || mode === "none") return;
-  const done = await Promise.all(exchanges);
-  appendFileSync(file, JSON.stringify({ case: expect.getState().currentTestName, mode, exchanges: done, notes }) + "\n");
+  const line = { case: expect.getState().currentTestName, mode, exchanges: exchanges.map(written), notes };
+  appendFileSync(file, JSON.stringify(line) + "\n");
 });
