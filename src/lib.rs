@@ -14,7 +14,7 @@
 //! | L2 | [`config`] | the YAML file, the environment, all faults at once, the schema |
 //! | L3 | [`pricing`] | the price catalogue and what a usage costs |
 //! | L3 | [`routing`] | client-facing model → ordered deployments |
-//! | L3 | [`providers`] | presets and quirks of OpenAI-compatible vendors; the simulated provider |
+//! | L3 | [`providers`] | quirks of OpenAI-compatible vendors; Ollama's context lengths; the simulated provider |
 //! | L3 | [`telemetry`] | metrics and the log |
 //! | L4 | [`proxy`] | the Pingora `ProxyHttp`: one file per phase |
 //! | L5 | [`admin`] | second listener: health, readiness, metrics |

@@ -1,4 +1,5 @@
-//! What differs between vendors of OpenAI-compatible endpoints, and the simulated provider.
+//! What differs between vendors of OpenAI-compatible endpoints, Ollama's context lengths, and the simulated provider.
 
+pub mod ollama;
 pub mod quirks;
 pub mod simulated;

@@ -11,7 +11,9 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::{context::Context, phase, resolve::Resolver};
-use crate::{config::Config, pricing::Catalogue, routing::RouteTable, telemetry::Metrics};
+use crate::{
+    config::Config, pricing::Catalogue, providers::ollama::ContextLengths, routing::RouteTable, telemetry::Metrics,
+};
 
 /// Certificate authorities in the form Pingora's peers take.
 pub type Authorities = [WrappedX509];
@@ -33,12 +35,13 @@ pub struct Gateway {
     engines: Arc<ArcSwap<Engines>>,
     metrics: Arc<Metrics>,
     resolver: Resolver,
+    contexts: ContextLengths,
 }
 
 impl Gateway {
     /// A gateway that follows `engines` as they are swapped.
     pub fn new(engines: Arc<ArcSwap<Engines>>, metrics: Arc<Metrics>) -> Self {
-        Self { engines, metrics, resolver: Resolver::default() }
+        Self { engines, metrics, resolver: Resolver::default(), contexts: ContextLengths::default() }
     }
 }
 
@@ -59,7 +62,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        phase::accept(session, ctx).await
+        phase::accept(session, ctx, &self.contexts).await
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {

@@ -6,6 +6,7 @@
 
 mod bodies;
 mod credentials;
+mod dev_mode;
 mod errors;
 mod failover;
 mod layers;

@@ -17,6 +17,7 @@ use super::{context::Context, reply};
 use crate::{
     error::{Fault, GatewayError},
     openai::Endpoint,
+    providers::ollama::ContextLengths,
 };
 
 /// Why a request goes no further towards a provider.
@@ -34,8 +35,8 @@ impl From<GatewayError> for Stop {
 }
 
 /// identify → read → plan. `Ok(true)` says that the reply has been sent.
-pub async fn accept(session: &mut Session, ctx: &mut Context) -> Result<bool> {
-    match walk(session, ctx).await {
+pub async fn accept(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool> {
+    match walk(session, ctx, contexts).await {
         Ok(answered) => Ok(answered),
         Err(Stop::Error(error)) => reply::error(session, ctx, &error).await.map(|()| true),
         Err(Stop::Gone) => {
@@ -46,7 +47,7 @@ pub async fn accept(session: &mut Session, ctx: &mut Context) -> Result<bool> {
     }
 }
 
-async fn walk(session: &mut Session, ctx: &mut Context) -> Result<bool, Stop> {
+async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool, Stop> {
     ctx.endpoint = identify::identify(session, ctx)?;
     match &ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => {
@@ -58,7 +59,9 @@ async fn walk(session: &mut Session, ctx: &mut Context) -> Result<bool, Stop> {
         _ => {
             let bytes = read::body(session, &ctx.engines.config.http).await?;
             let body = plan::peek(bytes).await?;
-            ctx.plan = Some(plan::route(ctx, &body)?);
+            let mut plan = plan::route(ctx, &body)?;
+            plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;
+            ctx.plan = Some(plan);
             ctx.body = Some(body);
         }
     }

@@ -4,9 +4,10 @@ use bytes::Bytes;
 
 use super::invalid;
 use crate::{
-    config::{Credentials, Preset},
+    config::{Credentials, Preset, Vendor},
     error::{Fault, GatewayError},
-    openai::Peek,
+    openai::{Endpoint, Peek},
+    providers::ollama::ContextLengths,
     proxy::context::{Body, Context},
     routing::{Plan, Target},
 };
@@ -44,6 +45,26 @@ pub fn route(ctx: &Context, body: &Body) -> Result<Plan, GatewayError> {
     }
 }
 
+/// Passes over an Ollama that would cut the prompt silently.
+///
+/// # Errors
+/// The prompt does not fit, and the plan has no other deployment.
+pub async fn require_room(
+    plan: &mut Plan,
+    body: &Body,
+    endpoint: &Endpoint,
+    contexts: &ContextLengths,
+) -> Result<(), GatewayError> {
+    while let Some(first) = plan.targets.first().filter(|target| target.provider.vendor == Vendor::Ollama) {
+        match contexts.check(&first.provider, &first.model, endpoint, &body.bytes, &body.peek).await {
+            Err(error) if plan.targets.len() == 1 => return Err(error),
+            Err(_) => plan.targets = plan.targets[1..].into(),
+            Ok(()) => break,
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a request that would reach its first provider without any credential.
 ///
 /// # Errors
@@ -70,7 +91,7 @@ pub fn credential<'a>(ctx: &'a Context, target: &'a Target) -> Option<(&'a str, 
     let provider = &target.provider;
     let own = ctx.credential.as_ref().map(|secret| (secret.expose(), true));
     let mapped = provider.key.as_ref().map(|secret| (secret.expose(), false));
-    if provider.vendor != crate::config::Vendor::OpenAi {
+    if provider.vendor != Vendor::OpenAi {
         return mapped;
     }
     match provider.credentials {

@@ -1,0 +1,226 @@
+//! Ollama cuts a prompt that is longer than the context its model runs with, and says nothing. Its `/v1` endpoint has no
+//! way to ask for a longer context. So a prompt that cannot fit is refused here, in words that tell how to make it fit.
+//!
+//! How the context in effect is found out, for a prompt that is long enough to matter:
+//! 1. `POST /api/show`: `num_ctx` of the Modelfile decides where there is one, and the model's own maximum bounds it.
+//! 2. Else the server's default decides, and only a running model tells it: the model is loaded as the request itself
+//!    would load it, and `GET /api/ps` is read. Loading comes first even when the model runs already: a client of Ollama's
+//!    native API may have loaded it with another `num_ctx`, and Ollama would load it anew for the request.
+//!
+//! When Ollama does not answer these questions, the request is forwarded as it is and a warning is logged.
+
+mod api;
+mod estimate;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+
+pub use estimate::prompt_tokens;
+
+use crate::{
+    config::Provider,
+    error::{Fault, GatewayError},
+    openai::{Endpoint, Peek},
+};
+
+/// How long an answer serves without new questions.
+const FRESH: Duration = Duration::from_secs(60);
+/// How long Ollama is left alone after it gave no answer.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Prompts up to this many tokens fit the default of every Ollama (2048 in old versions, 4096 and more since) and never
+/// pay for a question.
+const SHORT_PROMPT: u64 = 2048;
+/// The same for embeddings, whose models may take as little as 256 tokens (`all-minilm`).
+const SHORT_INPUT: u64 = 256;
+/// Models remembered at once. Clients may choose names, so there is a limit.
+const REMEMBERED: usize = 1024;
+/// Bodies above this are read on the blocking pool: a long read must not delay other requests' events.
+const READ_INLINE: usize = 1 << 20;
+
+/// What is known about the context lengths of the models of each Ollama.
+#[derive(Default)]
+pub struct ContextLengths {
+    /// By base URL and model.
+    slots: Mutex<HashMap<(String, String), Arc<Slot>>>,
+}
+
+/// One model. Its lock is held while Ollama is asked, so that it is asked once for everybody who waits.
+#[derive(Default)]
+struct Slot {
+    answer: AsyncMutex<Option<Answer>>,
+    warned: AtomicBool,
+}
+
+struct Answer {
+    /// `None`: Ollama did not say.
+    lengths: Option<Lengths>,
+    at: Instant,
+}
+
+/// Context lengths of one model, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lengths {
+    /// What the model runs with; `None` while it is the server's default and the model was not loaded to read it.
+    running: Option<u64>,
+    /// What the model was made for.
+    maximum: Option<u64>,
+}
+
+/// What may be done to learn a length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effort {
+    /// Questions only.
+    Ask,
+    /// Load the model too. Models for embeddings refuse to be loaded for text.
+    Load { for_embeddings: bool },
+}
+
+impl ContextLengths {
+    /// Refuses a request that does not fit the context that `model` runs with.
+    ///
+    /// What must fit is the prompt by [`prompt_tokens`] together with the reply's `max_tokens`, as at OpenAI. Short prompts
+    /// pass unasked, whatever reply they want: a reply that runs into the limit ends with `finish_reason: length`, so
+    /// nothing is cut silently. An array of texts to embed is as long as its longest member.
+    ///
+    /// Waits for at most five seconds per question, and up to the provider's read timeout for a model to load.
+    ///
+    /// # Errors
+    /// [`Fault::ContextLengthExceeded`], naming both numbers, the model's maximum and how to raise the limit.
+    pub async fn check(
+        &self,
+        provider: &Provider,
+        model: &str,
+        endpoint: &Endpoint,
+        body: &Bytes,
+        peek: &Peek,
+    ) -> Result<(), GatewayError> {
+        let (short, param) = match endpoint {
+            Endpoint::ChatCompletions => (SHORT_PROMPT, "messages"),
+            Endpoint::Completions => (SHORT_PROMPT, "prompt"),
+            Endpoint::Responses => (SHORT_PROMPT, "input"),
+            Endpoint::Embeddings => (SHORT_INPUT, "input"),
+            _ => return Ok(()),
+        };
+        // The whole body counts at least what its prompt does.
+        if estimate::tokens(body.len()) <= short {
+            return Ok(());
+        }
+        let embeds = *endpoint == Endpoint::Embeddings;
+        let prompt = count(body, embeds).await;
+        if prompt <= short {
+            return Ok(());
+        }
+        let effort = if prompt > SHORT_PROMPT { Effort::Load { for_embeddings: embeds } } else { Effort::Ask };
+        let Some(lengths) = self.lengths(provider, model, effort).await else { return Ok(()) };
+        let reply = peek.max_completion_tokens.or(peek.max_tokens).or(peek.max_output_tokens).filter(|_| !embeds);
+        match lengths.limit() {
+            Some(limit) if prompt.saturating_add(reply.unwrap_or(0)) > limit => {
+                let message = refusal(model, prompt, reply, limit, lengths.maximum);
+                Err(GatewayError::new(Fault::ContextLengthExceeded, message).with_param(Some(param)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The lengths, from memory or from Ollama; `None` when it does not say.
+    async fn lengths(&self, provider: &Provider, model: &str, effort: Effort) -> Option<Lengths> {
+        let slot = self.slot(provider, model);
+        if provider.base.tls {
+            slot.warn_once(provider, model, "it is behind TLS, where the gateway does not ask");
+            return None;
+        }
+        let mut answer = slot.answer.lock().await;
+        if let Some(known) = answer.as_ref().filter(|known| known.serves(effort)) {
+            return known.lengths;
+        }
+        let asked = api::lengths(provider, model, effort).await;
+        if let Err(cause) = &asked {
+            slot.warn_once(provider, model, &cause.to_string());
+        }
+        let lengths = asked.ok();
+        *answer = Some(Answer { lengths, at: Instant::now() });
+        lengths
+    }
+
+    fn slot(&self, provider: &Provider, model: &str) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= REMEMBERED {
+            // What is in use stays, so that no model is asked about twice at a time.
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        }
+        slots.entry((provider.base.to_string(), model.to_owned())).or_default().clone()
+    }
+}
+
+impl Slot {
+    fn warn_once(&self, provider: &Provider, model: &str, cause: &str) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                provider = &*provider.name,
+                model,
+                cause,
+                "the context length of an Ollama model is unknown: long prompts are forwarded and may be cut silently"
+            );
+        }
+    }
+}
+
+impl Answer {
+    fn serves(&self, effort: Effort) -> bool {
+        match self.lengths {
+            Some(lengths) => self.at.elapsed() < FRESH && (effort == Effort::Ask || lengths.running.is_some()),
+            None => self.at.elapsed() < SILENCE,
+        }
+    }
+}
+
+impl Lengths {
+    /// What a request must fit. Ollama lowers a context above the model's maximum to that.
+    fn limit(self) -> Option<u64> {
+        self.running.into_iter().chain(self.maximum).min()
+    }
+}
+
+async fn count(body: &Bytes, embeds: bool) -> u64 {
+    if body.len() <= READ_INLINE {
+        return prompt_tokens(body, embeds);
+    }
+    let (copy, length) = (body.clone(), body.len());
+    tokio::task::spawn_blocking(move || prompt_tokens(&copy, embeds)).await.unwrap_or_else(|_| estimate::tokens(length))
+}
+
+fn refusal(model: &str, prompt: u64, reply: Option<u64>, limit: u64, maximum: Option<u64>) -> String {
+    let wanted = match reply {
+        Some(reply) => format!("about {prompt} tokens of prompt and {reply} requested for the reply"),
+        None => format!("about {prompt} tokens of prompt"),
+    };
+    let remedy = match maximum {
+        Some(maximum) if maximum > limit => format!(
+            "The model itself takes up to {maximum}: set OLLAMA_CONTEXT_LENGTH on the Ollama server or num_ctx in the model's \
+             Modelfile, or shorten the prompt."
+        ),
+        Some(_) => {
+            "That is this model's maximum: shorten the prompt or choose a model with a longer context.".to_owned()
+        }
+        None => {
+            "Set OLLAMA_CONTEXT_LENGTH on the Ollama server or num_ctx in the model's Modelfile, or shorten the prompt."
+                .to_owned()
+        }
+    };
+    format!(
+        "This request needs {wanted}, but Ollama runs '{model}' with a context of {limit} tokens and would cut the prompt \
+         silently. {remedy}"
+    )
+}
+
+#[cfg(test)]
+mod tests;
