@@ -295,11 +295,9 @@ fn read_authorities(file: &Path) -> Result<Arc<Authorities>, String> {
 fn read_catalogue(path: &PathBuf) -> Result<Catalogue, StartError> {
     let shown = path.display();
     let text = std::fs::read_to_string(path).map_err(|e| StartError(vec![format!("prices.file: {shown}: {e}")]))?;
-    Catalogue::builtin().overlay(&text).map_err(|faults| {
-        StartError(
-            faults.iter().map(|fault| format!("{shown}:{}: {}: {}", fault.line, fault.path, fault.message)).collect(),
-        )
-    })
+    Catalogue::builtin()
+        .overlay(&text)
+        .map_err(|faults| StartError(faults.iter().map(|fault| fault.in_file(path)).collect()))
 }
 
 /// Swaps a new configuration into the running server, whole or not at all.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     config::{Config, Fault, Source},
-    pricing::{self, Catalogue},
+    pricing::Catalogue,
 };
 
 /// Arguments of `can check`.
@@ -86,15 +86,7 @@ fn price_faults(file: Option<&Path>) -> Vec<(PathBuf, Fault)> {
     let Some(file) = file else { return Vec::new() };
     let faults = match fs::read_to_string(file) {
         Err(error) => vec![Fault { line: None, path: String::new(), message: format!("cannot be read: {error}") }],
-        Ok(text) => {
-            let faults = Catalogue::builtin().overlay(&text).err().unwrap_or_default();
-            let fault = |fault: pricing::Fault| Fault {
-                line: u32::try_from(fault.line).ok(),
-                path: fault.path,
-                message: fault.message,
-            };
-            faults.into_iter().map(fault).collect()
-        }
+        Ok(text) => Catalogue::builtin().overlay(&text).err().unwrap_or_default(),
     };
     faults.into_iter().map(|fault| (file.to_owned(), fault)).collect()
 }

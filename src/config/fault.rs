@@ -75,6 +75,16 @@ impl Path {
         Self(steps)
     }
 
+    /// Goes one step down.
+    pub fn push(&mut self, step: Step) {
+        self.0.push(step);
+    }
+
+    /// Goes one step up.
+    pub fn pop(&mut self) {
+        self.0.pop();
+    }
+
     /// The steps from the root.
     pub fn steps(&self) -> &[Step] {
         &self.0
@@ -109,7 +119,7 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
 }
 
 fn is_plain(key: &str) -> bool {
-    !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-/".contains(&b))
 }
 
 #[cfg(test)]
@@ -121,6 +131,7 @@ mod tests {
         let path = Path::of(&["routes"]).index(2).key("to").index(0);
         assert_eq!(path.to_string(), "routes[2].to[0]");
         assert_eq!(Path::of(&["dev", "gpt-4.1"]).to_string(), "dev[\"gpt-4.1\"]");
+        assert_eq!(Path::of(&["models", "openai/o3"]).to_string(), "models.openai/o3");
         let mut fault = Fault { path: path.to_string(), line: Some(7), message: "no".into() };
         assert_eq!(fault.in_file(path::Path::new("a.yaml")), "a.yaml:7: routes[2].to[0]: no");
         fault.line = None;

@@ -25,6 +25,7 @@ mod yaml;
 
 pub use base_url::BaseUrl;
 pub use fault::Fault;
+pub(crate) use fault::{Path, Step};
 pub use load::{Loaded, Source, process_env};
 pub use overlay::{ENVIRONMENT, EnvVar};
 pub use presets::{PRESETS, Preset};
@@ -33,6 +34,7 @@ pub use resolved::*;
 pub use shape::schema;
 pub use template::{default_file, dev_file};
 pub use values::HumanDuration;
+pub(crate) use yaml::{Node, Yaml};
 
 #[cfg(test)]
 mod tests;

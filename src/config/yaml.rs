@@ -1,14 +1,15 @@
 //! YAML as a tree that remembers its lines.
 //!
 //! Built straight from parser events: duplicate keys are found, and nesting, size and the expansion of aliases are
-//! bounded, so that no text can exhaust the process.
+//! bounded, so that no text can exhaust the process. Numbers keep their text: a price is an exact decimal, and a binary
+//! fraction can no longer say which one it was.
 
 use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
 use serde_json::Value;
 
-use super::fault::{Fault, Path};
+use super::fault::{Fault, Path, Step};
 
 /// Deeper nesting than any configuration needs.
 const MAX_DEPTH: usize = 64;
@@ -20,6 +21,8 @@ const MAX_NODES: usize = 200_000;
 pub struct Node {
     /// Line of its first character; for a mapping's value, the line of its key.
     pub line: u32,
+    /// A number's or boolean's text in the file; `None` for everything else. Read it through [`Node::as_written`].
+    source: Option<Box<str>>,
     /// The value.
     pub value: Yaml,
 }
@@ -47,8 +50,8 @@ impl Node {
     /// Reads one document. Empty text is an empty mapping. Duplicate keys are reported through `faults` (the first one
     /// wins); `Err` is a fault after which nothing more can be read.
     pub fn parse(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
-        let mut composer = Composer { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, faults };
-        composer.document()
+        let parser = Parser::new_from_str(text);
+        Composer { parser, anchors: HashMap::new(), nodes: 0, path: Path::default(), faults }.document()
     }
 
     /// The same value as JSON, for serde.
@@ -61,6 +64,15 @@ impl Node {
             Yaml::Text(text) => Value::from(text.as_str()),
             Yaml::List(items) => items.iter().map(|(_, node)| node.to_json()).collect(),
             Yaml::Map(entries) => entries.iter().map(|(key, node)| (key.clone(), node.to_json())).collect(),
+        }
+    }
+
+    /// The text of a scalar as it stands in the file, quotes and escapes taken away; `None` for nothing, lists and
+    /// mappings.
+    pub fn as_written(&self) -> Option<&str> {
+        match &self.value {
+            Yaml::Text(text) => Some(text),
+            _ => self.source.as_deref(),
         }
     }
 
@@ -90,6 +102,8 @@ struct Composer<'a, 'f> {
     parser: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    /// Where it is in the tree.
+    path: Path,
     faults: &'f mut Vec<Fault>,
 }
 
@@ -106,11 +120,13 @@ impl<'a> Composer<'a, '_> {
                         return Err(fault(line(&span), "a second document starts here; the file must hold one"));
                     }
                 }
-                event => root = Some(self.node(event, span, &Path::default())?),
+                event => root = Some(self.node(event, span)?),
             }
         }
         match root {
-            None | Some(Node { value: Yaml::Null, .. }) => Ok(Node { line: 1, value: Yaml::Map(Vec::new()) }),
+            None | Some(Node { value: Yaml::Null, .. }) => {
+                Ok(Node { line: 1, source: None, value: Yaml::Map(Vec::new()) })
+            }
             Some(root) => Ok(root),
         }
     }
@@ -126,31 +142,39 @@ impl<'a> Composer<'a, '_> {
         }
     }
 
-    fn node(&mut self, event: Event<'a>, span: Span, path: &Path) -> Result<Node, Fault> {
+    fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node, Fault> {
         let line = line(&span);
-        if path.depth() > MAX_DEPTH {
+        if self.path.depth() > MAX_DEPTH {
             return Err(fault(line, format!("nested deeper than {MAX_DEPTH} levels")));
         }
         self.count(1, line)?;
+        let mut source = None;
         let (value, anchor) = match event {
-            Event::Scalar(text, style, anchor, tag) => (scalar(&text, style, tag.as_deref(), line)?, anchor),
+            Event::Scalar(text, style, anchor, tag) => {
+                let value = scalar(&text, style, tag.as_deref(), line)?;
+                if !matches!(value, Yaml::Null | Yaml::Text(_)) {
+                    source = Some(text.into());
+                }
+                (value, anchor)
+            }
             Event::SequenceStart(anchor, tag) => {
                 refuse_tag(tag.as_deref(), line)?;
-                (self.list(path)?, anchor)
+                (self.list()?, anchor)
             }
             Event::MappingStart(anchor, tag) => {
                 refuse_tag(tag.as_deref(), line)?;
-                (self.map(path)?, anchor)
+                (self.map()?, anchor)
             }
             Event::Alias(anchor) => {
                 let node = self.anchors.get(&anchor).cloned();
                 let node = node.ok_or_else(|| fault(line, "an alias to an anchor that is not complete yet"))?;
                 self.count(size(&node), line)?;
+                source = node.source;
                 (node.value, 0)
             }
             _ => return Err(fault(line, "not valid YAML: a value was expected")),
         };
-        let node = Node { line, value };
+        let node = Node { line, source, value };
         if anchor != 0 {
             self.count(size(&node), line)?;
             self.anchors.insert(anchor, node.clone());
@@ -158,21 +182,23 @@ impl<'a> Composer<'a, '_> {
         Ok(node)
     }
 
-    fn list(&mut self, path: &Path) -> Result<Yaml, Fault> {
+    fn list(&mut self) -> Result<Yaml, Fault> {
         let mut items = Vec::new();
         loop {
             let (event, span) = self.next()?;
             match event {
                 Event::SequenceEnd => return Ok(Yaml::List(items)),
                 event => {
-                    let node = self.node(event, span, &path.index(items.len()))?;
+                    self.path.push(Step::Index(items.len()));
+                    let node = self.node(event, span)?;
+                    self.path.pop();
                     items.push((items.len(), node));
                 }
             }
         }
     }
 
-    fn map(&mut self, path: &Path) -> Result<Yaml, Fault> {
+    fn map(&mut self) -> Result<Yaml, Fault> {
         let mut entries: Vec<(String, Node)> = Vec::new();
         let mut seen: HashMap<String, u32> = HashMap::new();
         loop {
@@ -189,19 +215,20 @@ impl<'a> Composer<'a, '_> {
                 }
             };
             let (event, span) = self.next()?;
-            let path = path.key(&key);
-            let mut node = self.node(event, span, &path)?;
+            self.path.push(Step::Key(key.clone()));
+            let mut node = self.node(event, span)?;
             node.line = line;
             match seen.get(&key) {
                 Some(first) => {
                     let message = format!("this key is here already, on line {first}");
-                    self.faults.push(Fault { path: path.to_string(), line: Some(line), message });
+                    self.faults.push(Fault { path: self.path.to_string(), line: Some(line), message });
                 }
                 None => {
                     seen.insert(key.clone(), line);
                     entries.push((key, node));
                 }
             }
+            self.path.pop();
         }
     }
 
@@ -284,6 +311,19 @@ mod tests {
         for empty in ["", "\n# only a comment\n", "---\n", "~"] {
             assert_eq!(read(empty).0.unwrap(), json!({}), "{empty:?}");
         }
+    }
+
+    #[test]
+    fn keeps_what_stands_in_the_file() {
+        let mut faults = Vec::new();
+        let text = "a: &a 0.10\nb: [1e-6, 0x10, True, \"~\", 'x', ~, {}]\nc: *a\nd: 123456789012345678901\n";
+        let root = Node::parse(text, &mut faults).unwrap();
+        let written = |key: &str| root.get(key).unwrap().as_written().map(str::to_owned);
+        assert_eq!((written("a"), written("c")), (Some("0.10".into()), Some("0.10".into())));
+        assert_eq!((written("b"), written("d")), (None, Some("123456789012345678901".into())));
+        let Yaml::List(items) = &root.get("b").unwrap().value else { panic!("a list") };
+        let items: Vec<_> = items.iter().map(|(_, item)| item.as_written()).collect();
+        assert_eq!(items, [Some("1e-6"), Some("0x10"), Some("True"), Some("~"), Some("x"), None, None]);
     }
 
     #[test]

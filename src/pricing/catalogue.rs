@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Fault, Price, load};
+use super::{Price, load};
+use crate::config::Fault;
 
 /// The price list compiled into the binary.
 const BUILTIN: &str = include_str!("../../conf/prices.yaml");

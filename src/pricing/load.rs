@@ -1,49 +1,21 @@
 //! The YAML price file, all faults at once.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 
-use super::node::{self, Node, Value};
 use super::price::ListedStep;
 use super::rates::Listed;
 use super::{Catalogue, Price};
+use crate::config::{Fault, Node, Path, Step, Yaml};
 use crate::types::{PicoUsd, ServiceTier};
-
-/// Something wrong in a price file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Counted from 1.
-    pub line: usize,
-    /// Where in the file: `models.openai/gpt-4o.tiers.batch.input`; empty for the file as a whole.
-    pub path: String,
-    /// What is wrong, without the path.
-    pub message: String,
-}
-
-impl Fault {
-    pub(super) fn new(line: usize, path: &str, message: impl Into<String>) -> Self {
-        Self { line, path: path.to_owned(), message: message.into() }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: ", self.line)?;
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Fault {}
 
 /// Adds what `text` lists to `catalogue`, which is of no use after an error.
 pub(super) fn read_into(catalogue: &mut Catalogue, text: &str) -> Result<(), Vec<Fault>> {
-    let root = node::read(text).map_err(|fault| vec![fault])?;
     let mut walk = Walk::default();
-    walk.file(&root, catalogue);
+    match Node::parse(text, &mut walk.faults) {
+        Ok(root) => walk.file(&root, catalogue),
+        Err(fatal) => walk.faults.push(fatal),
+    }
     walk.faults.sort_by_key(|fault| fault.line);
     if walk.faults.is_empty() { Ok(()) } else { Err(walk.faults) }
 }
@@ -51,7 +23,7 @@ pub(super) fn read_into(catalogue: &mut Catalogue, text: &str) -> Result<(), Vec
 /// The walk over the tree: where it is and what was wrong so far.
 #[derive(Default)]
 struct Walk {
-    path: Vec<String>,
+    path: Path,
     faults: Vec<Fault>,
     /// The entries of this file, which its aliases must not hide.
     entries: BTreeSet<String>,
@@ -67,7 +39,7 @@ struct Entry {
 }
 
 impl Walk {
-    fn file(&mut self, root: &Node<'_>, catalogue: &mut Catalogue) {
+    fn file(&mut self, root: &Node, catalogue: &mut Catalogue) {
         let mut aliases = None;
         self.each(root, |walk, key, node| match key {
             "models" => walk.models(node, catalogue),
@@ -76,11 +48,11 @@ impl Walk {
         });
         // Last, whatever the order in the file: an alias points to an entry.
         if let Some(node) = aliases {
-            self.within("aliases", |walk| walk.aliases(node, catalogue));
+            self.within(Step::Key("aliases".into()), |walk| walk.aliases(node, catalogue));
         }
     }
 
-    fn models(&mut self, node: &Node<'_>, catalogue: &mut Catalogue) {
+    fn models(&mut self, node: &Node, catalogue: &mut Catalogue) {
         self.each(node, |walk, name, node| {
             let price = walk.entry(node);
             match split(name) {
@@ -93,7 +65,7 @@ impl Walk {
         });
     }
 
-    fn aliases(&mut self, node: &Node<'_>, catalogue: &mut Catalogue) {
+    fn aliases(&mut self, node: &Node, catalogue: &mut Catalogue) {
         let mut found = Vec::new();
         self.each(node, |walk, alias, target| {
             let Some((provider, model)) = split(alias) else {
@@ -102,8 +74,8 @@ impl Walk {
             if walk.entries.contains(alias) {
                 return walk.fault(target.line, "has an entry of its own");
             }
-            let Value::Text(name) = &target.value else {
-                return walk.fault(target.line, format!("must be provider/model, not {}", target.value.kind()));
+            let Yaml::Text(name) = &target.value else {
+                return walk.fault(target.line, format!("must be provider/model, not {}", target.kind()));
             };
             match split(name).and_then(|(provider, model)| catalogue.exact(provider, model)) {
                 Some(price) => found.push((provider.to_owned(), model.to_owned(), price.clone())),
@@ -115,7 +87,7 @@ impl Walk {
         }
     }
 
-    fn entry(&mut self, node: &Node<'_>) -> Price {
+    fn entry(&mut self, node: &Node) -> Price {
         let mut entry = Entry::default();
         let is_mapping = self.each(node, |walk, key, node| match key {
             "max_input_tokens" => entry.max_input_tokens = walk.tokens(node),
@@ -129,14 +101,14 @@ impl Walk {
         Price::new(&entry.step, &entry.above, entry.max_input_tokens, entry.max_output_tokens)
     }
 
-    fn above(&mut self, node: &Node<'_>) -> Vec<(u64, ListedStep)> {
-        let Value::List(items) = &node.value else {
-            self.fault(node.line, format!("must be a list, not {}", node.value.kind()));
+    fn above(&mut self, node: &Node) -> Vec<(u64, ListedStep)> {
+        let Yaml::List(items) = &node.value else {
+            self.fault(node.line, format!("must be a list, not {}", node.kind()));
             return Vec::new();
         };
         let mut steps: Vec<(u64, ListedStep)> = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate() {
-            self.within(&format!("[{index}]"), |walk| {
+        for (index, item) in items {
+            self.within(Step::Index(*index), |walk| {
                 let (mut threshold, mut step) = (None, ListedStep::default());
                 let is_mapping = walk.each(item, |walk, key, node| match key {
                     "prompt_tokens" => threshold = Some(walk.tokens(node)),
@@ -160,7 +132,7 @@ impl Walk {
     }
 
     /// A key that an entry and a long-prompt step have in common.
-    fn step_key(&mut self, step: &mut ListedStep, key: &str, node: &Node<'_>, others: &str) {
+    fn step_key(&mut self, step: &mut ListedStep, key: &str, node: &Node, others: &str) {
         if key != "tiers" {
             return self.rate(&mut step.standard, key, node, others);
         }
@@ -177,15 +149,15 @@ impl Walk {
         });
     }
 
-    fn rate(&mut self, listed: &mut Listed, key: &str, node: &Node<'_>, others: &str) {
+    fn rate(&mut self, listed: &mut Listed, key: &str, node: &Node, others: &str) {
         let Some(slot) = listed.slot(key) else {
             let separator = if others.is_empty() { "" } else { ", " };
             return self
                 .fault(node.line, format!("is not known here; known are: {}{separator}{others}", Listed::NAMES));
         };
-        let rate = match &node.value {
-            Value::Text(text) => PicoUsd::from_usd_per_million(text).map_err(|error| format!("{text:?} {error}")),
-            other => Err(format!("must be a number, not {}", other.kind())),
+        let rate = match node.as_written() {
+            Some(text) => PicoUsd::from_usd_per_million(text).map_err(|error| format!("{text:?} {error}")),
+            None => Err(format!("must be a number, not {}", node.kind())),
         };
         // A rate that cannot be read is not a missing one too: the file is refused for it already.
         *slot = Some(rate.as_ref().copied().unwrap_or_default());
@@ -194,11 +166,9 @@ impl Walk {
         }
     }
 
-    fn tokens(&mut self, node: &Node<'_>) -> Option<u64> {
-        let number = match &node.value {
-            Value::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
-            _ => None,
-        };
+    fn tokens(&mut self, node: &Node) -> Option<u64> {
+        let digits = node.as_written().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = digits.and_then(|text| text.parse().ok());
         if number.is_none() {
             self.fault(node.line, "must be a whole number of tokens");
         }
@@ -206,7 +176,7 @@ impl Walk {
     }
 
     /// A list that forgets one side would serve it for free. Free is written as 0.
-    fn require_rates(&mut self, line: usize, step: &ListedStep) {
+    fn require_rates(&mut self, line: u32, step: &ListedStep) {
         if !step.standard.prices_input() {
             self.fault(line, "needs input, 0 if it is free");
         }
@@ -217,41 +187,31 @@ impl Walk {
 
     /// Calls `visit` for each pair of a mapping, with its key on the path; nothing at all is an empty mapping.
     /// Answers whether it was a mapping, that is, whether it makes sense to miss something in it.
-    fn each<'n, 'a>(&mut self, node: &'n Node<'a>, mut visit: impl FnMut(&mut Self, &'n str, &'n Node<'a>)) -> bool {
-        let entries = match &node.value {
-            Value::Map(entries) => entries,
-            Value::Null => return true,
-            other => {
-                self.fault(node.line, format!("must be a mapping, not {}", other.kind()));
+    fn each<'n>(&mut self, node: &'n Node, mut visit: impl FnMut(&mut Self, &'n str, &'n Node)) -> bool {
+        match &node.value {
+            Yaml::Map(entries) => {
+                for (key, value) in entries {
+                    self.within(Step::Key(key.clone()), |walk| visit(walk, key, value));
+                }
+            }
+            Yaml::Null => {}
+            _ => {
+                self.fault(node.line, format!("must be a mapping, not {}", node.kind()));
                 return false;
             }
-        };
-        let mut seen = BTreeSet::new();
-        for (key, value) in entries {
-            let Value::Text(name) = &key.value else {
-                self.fault(key.line, format!("has {} as a key", key.value.kind()));
-                continue;
-            };
-            self.within(name, |walk| {
-                if seen.insert(name.as_ref()) {
-                    visit(walk, name, value);
-                } else {
-                    walk.fault(key.line, "is listed twice");
-                }
-            });
         }
         true
     }
 
-    fn within<T>(&mut self, name: &str, visit: impl FnOnce(&mut Self) -> T) -> T {
-        self.path.push(name.to_owned());
+    fn within<T>(&mut self, step: Step, visit: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.push(step);
         let result = visit(self);
         self.path.pop();
         result
     }
 
-    fn fault(&mut self, line: usize, message: impl Into<String>) {
-        self.faults.push(Fault::new(line, &self.path.join(".").replace(".[", "["), message));
+    fn fault(&mut self, line: u32, message: impl Into<String>) {
+        self.faults.push(Fault { line: Some(line), path: self.path.to_string(), message: message.into() });
     }
 }
 
@@ -300,25 +260,25 @@ prices: {}
 ";
         let found = faults(text);
         let wanted = [
-            "line 3: models.openai/a.input: \"two\" is not a decimal number",
-            "line 5: models.openai/a.speed: is not known here",
-            "line 7: models.openai/a.tiers.batch.input: \"-1\" is below zero",
-            "line 8: models.openai/a.tiers.turbo: is not known here",
-            "line 10: models.openai/a.above[0].prompt_tokens: must be a whole number of tokens",
-            "line 13: models.openai/a.above[1]: needs prompt_tokens",
-            "line 14: models.openai/a.above[2]: needs input",
-            "line 15: models.openai/a.above[3]: needs output",
-            "line 15: models.openai/a.above[3]: needs prompt_tokens",
-            "line 16: models.openai/a.above[4]: must be a mapping, not a text or number",
-            "line 17: models.openai/a.above[5]: prompt_tokens: 5 is listed twice",
-            "line 18: models.openai/a: is listed twice",
-            "line 19: models.nameless: must be named provider/model",
-            "line 20: models.openai/b.output: \"0.0000001\" has more decimal places",
-            "line 20: models.openai/b: needs input",
-            "line 21: models.openai/c: must be a mapping, not a list",
-            "line 23: aliases.x/y: points to openai/zzz, which has no entry",
-            "line 24: aliases.openai/c: has an entry of its own",
-            "line 25: prices: is not known here",
+            "3: models.openai/a.input: \"two\" is not a decimal number",
+            "5: models.openai/a.speed: is not known here",
+            "7: models.openai/a.tiers.batch.input: \"-1\" is below zero",
+            "8: models.openai/a.tiers.turbo: is not known here",
+            "10: models.openai/a.above[0].prompt_tokens: must be a whole number of tokens",
+            "13: models.openai/a.above[1]: needs prompt_tokens",
+            "14: models.openai/a.above[2]: needs input",
+            "15: models.openai/a.above[3]: needs output",
+            "15: models.openai/a.above[3]: needs prompt_tokens",
+            "16: models.openai/a.above[4]: must be a mapping, not the number 7",
+            "17: models.openai/a.above[5]: prompt_tokens: 5 is listed twice",
+            "18: models.openai/a: this key is here already, on line 2",
+            "19: models.nameless: must be named provider/model",
+            "20: models.openai/b.output: \"0.0000001\" has more decimal places",
+            "20: models.openai/b: needs input",
+            "21: models.openai/c: must be a mapping, not a list",
+            "23: aliases.x/y: points to openai/zzz, which has no entry",
+            "24: aliases.openai/c: has an entry of its own",
+            "25: prices: is not known here",
         ];
         assert_eq!(found.len(), wanted.len(), "{found:#?}");
         for (found, want) in found.iter().zip(wanted) {
@@ -329,6 +289,17 @@ prices: {}
     #[test]
     fn text_that_is_no_yaml_is_one_fault() {
         assert_eq!(Catalogue::parse("models:\n  a: [1").unwrap_err().len(), 1);
+    }
+
+    #[test]
+    fn prices_are_read_as_written() {
+        // 2^53 + 1 pico-USD per token, which no f64 holds.
+        let text =
+            "models:\n  a/b: {input: &in 0.100001, output: 9007199254.740993}\n  a/c: {input: *in, output: '3'}\n";
+        let catalogue = Catalogue::parse(text).unwrap();
+        let rates = |model| *catalogue.price("a", model).unwrap().rates(0, ServiceTier::Standard);
+        assert_eq!((rates("b").input, rates("b").output), (PicoUsd(100_001), PicoUsd(9_007_199_254_740_993)));
+        assert_eq!((rates("c").input, rates("c").output), (PicoUsd(100_001), PicoUsd(3_000_000)));
     }
 
     #[test]

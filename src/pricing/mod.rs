@@ -10,16 +10,13 @@
 //! | `price` | usage and tier → money |
 //! | `rates` | which rate stands in for a missing one |
 //! | `load` | the YAML file, all faults at once |
-//! | `node` | YAML as a tree of texts with their lines |
 
 mod catalogue;
 mod load;
-mod node;
 mod price;
 mod rates;
 
 pub use catalogue::Catalogue;
-pub use load::Fault;
 pub use price::Price;
 pub use rates::Rates;
 
