@@ -68,13 +68,15 @@ fn relay(c: &mut Criterion) {
         b"event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":4,\"item_id\":\"msg_1\",\"output_index\":0,\"content_index\":0,\"delta\":\" word\",\"logprobs\":[],\"obfuscation\":\"abcdefgh\"}\n\n",
     );
     let mut group = c.benchmark_group("relay_event");
-    for (name, kind, hide_usage, event) in [
-        ("plain", StreamKind::Chat, false, event("")),
-        ("hide_usage_nothing_to_cut", StreamKind::Chat, true, event("")),
-        ("hide_usage_cut_null", StreamKind::Chat, true, event(",\"usage\":null")),
-        ("responses", StreamKind::Responses, false, delta),
+    let (plain, hide) = (RelayOptions::default(), RelayOptions { hide_usage: true, repair_tools: false });
+    for (name, kind, options, event) in [
+        ("plain", StreamKind::Chat, plain, event("")),
+        ("hide_usage_nothing_to_cut", StreamKind::Chat, hide, event("")),
+        ("hide_usage_cut_null", StreamKind::Chat, hide, event(",\"usage\":null")),
+        ("repair_tools_no_call", StreamKind::Chat, RelayOptions { repair_tools: true, ..plain }, event("")),
+        ("responses", StreamKind::Responses, plain, delta),
     ] {
-        let mut relay = StreamRelay::new(kind, RelayOptions { hide_usage });
+        let mut relay = StreamRelay::new(kind, options);
         group.throughput(Throughput::Bytes(event.len() as u64));
         group.bench_function(name, |b| b.iter(|| relay.feed(black_box(event.clone()))));
     }

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use chittycan::openai::{RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState};
 use libfuzzer_sys::fuzz_target;
 
-fn relay(kind: StreamKind, hide_usage: bool, data: &[u8], size: usize, end: &StreamEnd) -> (Vec<u8>, StreamState) {
-    let mut relay = StreamRelay::new(kind, RelayOptions { hide_usage });
+fn relay(kind: StreamKind, options: RelayOptions, data: &[u8], size: usize, end: &StreamEnd) -> (Vec<u8>, StreamState) {
+    let mut relay = StreamRelay::new(kind, options);
     let mut out = Vec::new();
     for chunk in data.chunks(size) {
         out.extend_from_slice(&relay.feed(Bytes::copy_from_slice(chunk)));
@@ -18,9 +18,9 @@ fn relay(kind: StreamKind, hide_usage: bool, data: &[u8], size: usize, end: &Str
 fuzz_target!(|input: (u8, u8, &[u8])| {
     let (flags, size, data) = (input.0, usize::from(input.1) + 1, input.2);
     let kind = if flags & 1 == 0 { StreamKind::Chat } else { StreamKind::Responses };
-    let hide_usage = flags & 2 != 0;
+    let options = RelayOptions { hide_usage: flags & 2 != 0, repair_tools: flags & 8 != 0 };
     let end = if flags & 4 == 0 { StreamEnd::Clean } else { StreamEnd::Cut("cut".into()) };
-    let whole = relay(kind, hide_usage, data, data.len().max(1), &end);
+    let whole = relay(kind, options, data, data.len().max(1), &end);
     assert_ne!(whole.1, StreamState::Open);
-    assert_eq!(relay(kind, hide_usage, data, size, &end), whole);
+    assert_eq!(relay(kind, options, data, size, &end), whole);
 });

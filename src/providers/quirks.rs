@@ -1,4 +1,5 @@
-//! What an OpenAI-compatible vendor needs changed in a request before it serves it rightly.
+//! What an OpenAI-compatible vendor needs changed in a request before it serves it rightly, and in a reply before SDKs
+//! read it rightly.
 //!
 //! Only differences that decide correctness are here (each vendor's row in the providers' documentation); everything else
 //! is forwarded byte for byte and the vendor's own answer stands.
@@ -42,6 +43,12 @@ pub fn edits(endpoint: &Endpoint, vendor: Vendor, model: &str, body: &Bytes, pee
 /// refuse the member.
 fn counts_on_request(vendor: Vendor) -> bool {
     !matches!(vendor, Vendor::Mistral | Vendor::Replicate)
+}
+
+/// Vendors whose streamed tool calls SDKs cannot put together: Gemini sends whole calls without an index and ends them
+/// with `stop`, older Ollamas number every call 0. What [`crate::openai::RelayOptions::repair_tools`] is for.
+pub fn repairs_tools(vendor: Vendor) -> bool {
+    matches!(vendor, Vendor::Gemini | Vendor::Ollama)
 }
 
 /// Vendors that ignore or refuse OpenAI's newer `max_completion_tokens`.

@@ -65,6 +65,46 @@ async fn a_client_that_asked_for_usage_gets_every_byte() {
     assert_eq!(text, expected);
 }
 
+/// What Gemini streams: two whole calls without an index, `stop` at the end, usage in every chunk.
+#[tokio::test(flavor = "multi_thread")]
+async fn geminis_tool_calls_arrive_as_openais() {
+    let call = |id: &str| {
+        format!(
+            "{{\"function\":{{\"arguments\":\"{{\\\"city\\\":\\\"{id}\\\"}}\",\"name\":\"weather\"}},\"id\":\"{id}\",\"type\":\"function\",\"extra_content\":{{\"google\":{{\"thought_signature\":\"s\"}}}}}}"
+        )
+    };
+    let event = |calls: &str, reason: &str| {
+        send(&format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"role\":\"assistant\",\"tool_calls\":[{calls}]}},\"finish_reason\":{reason},\"index\":0}}],\"created\":1,\"id\":\"g\",\"model\":\"gemini-2.5-flash\",\"object\":\"chat.completion.chunk\",\"usage\":{{\"prompt_tokens\":9,\"completion_tokens\":5,\"total_tokens\":14}}}}\n\n"
+        ))
+    };
+    let steps = vec![event(&call("a"), "null"), event(&call("b"), "null"), event("", "\"stop\""), send(DONE)];
+    let fake = Fake::always(Answer::stream(steps)).await;
+    let from = |preset: &str| {
+        let yaml = providers(&[("openai", fake.address)]).replace("preset: openai", &format!("preset: {preset}"));
+        Gateway::start(&yaml)
+    };
+    for (preset, repaired) in [("gemini", true), ("ollama", true), ("custom", false)] {
+        let (_, text) = stream_text(&from(preset), "").await;
+        assert!(!text.contains("usage") && text.ends_with(DONE), "{preset}: {text}");
+        let (mut calls, mut reasons) = (Vec::new(), Vec::new());
+        for line in text.lines().filter_map(|l| l.strip_prefix("data: ")).filter(|d| *d != "[DONE]") {
+            let chunk: serde_json::Value = serde_json::from_str(line).unwrap();
+            let choice = &chunk["choices"][0];
+            calls.extend(choice["delta"]["tool_calls"].as_array().unwrap().clone());
+            reasons.extend(choice["finish_reason"].as_str().map(str::to_owned));
+        }
+        let indices: Vec<_> = calls.iter().map(|call| call["index"].as_u64()).collect();
+        let ids: Vec<_> = calls.iter().map(|call| call["id"].as_str().unwrap()).collect();
+        assert_eq!(ids, ["a", "b"], "{preset}");
+        assert_eq!(calls[1]["extra_content"]["google"]["thought_signature"], "s", "{preset}");
+        match repaired {
+            true => assert_eq!((indices, &*reasons[0]), (vec![Some(0), Some(1)], "tool_calls"), "{preset}"),
+            false => assert_eq!((indices, &*reasons[0]), (vec![None, None], "stop"), "{preset}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_event_is_forwarded_when_it_arrives() {
     const GAP: Duration = Duration::from_millis(100);

@@ -1,6 +1,7 @@
 //! Chat completions and legacy completions, as every "OpenAI-compatible" provider streams them.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
@@ -37,7 +38,31 @@ impl StreamRelay {
             }
         }
         self.read_chunk(payload);
-        if self.options.hide_usage { hide_usage(fields.data_at, data, before, payload) } else { Verdict::Pass }
+        let repaired = if self.options.repair_tools { self.tools.repair(payload) } else { None };
+        let usage = match self.options.hide_usage {
+            true => added_usage(repaired.as_deref().unwrap_or(payload)),
+            false => Added::Nothing,
+        };
+        // The part of the payload to replace, and what with.
+        let (range, new) = match (repaired, usage) {
+            (_, Added::Chunk) => return Verdict::Drop,
+            (None, Added::Nothing) => return Verdict::Pass,
+            (None, Added::Member(range)) => (range, Vec::new()),
+            (Some(new), Added::Nothing) => (0..payload.len(), new),
+            (Some(mut new), Added::Member(range)) => {
+                new.drain(range);
+                (0..payload.len(), new)
+            }
+        };
+        let range = before + range.start..before + range.end;
+        match fields.data_at {
+            Some(at) => Verdict::Splice(at + range.start..at + range.end, new),
+            None => {
+                let mut whole = data.to_vec();
+                whole.splice(range, new);
+                Verdict::Replace(data_event(&whole))
+            }
+        }
     }
 
     fn read_chunk(&mut self, payload: &[u8]) {
@@ -112,27 +137,27 @@ fn error_in(payload: &[u8]) -> Option<ErrorBody> {
         .then(|| ErrorBody::new("The provider ended the stream with an error.", "server_error", None))
 }
 
-/// Takes away what the gateway's own `include_usage` brought. `data_at` is where `data` stands in the event, `payload` is `data` without the white space around it.
-fn hide_usage(data_at: Option<usize>, data: &[u8], before: usize, payload: &[u8]) -> Verdict {
+/// What the gateway's own `include_usage` brought into a chunk.
+enum Added {
+    Nothing,
+    /// The chunk itself.
+    Chunk,
+    /// The `usage` member, which is this byte range and one comma with it.
+    Member(Range<usize>),
+}
+
+fn added_usage(payload: &[u8]) -> Added {
     let mut depths = Depths::of(payload);
     let no_choices =
         hits(payload, &CHOICES).any(|hit| is_empty_list(&payload[hit.value_at..]) && depths.at(hit.key_at) == Some(1));
     if no_choices {
-        return Verdict::Drop;
+        return Added::Chunk;
     }
-    let Some(hit) = top_level(payload, &USAGE) else { return Verdict::Pass };
+    let Some(hit) = top_level(payload, &USAGE) else { return Added::Nothing };
     if payload[hit.value_at] == b'{' && CHOICES.find(payload).is_none() {
-        return Verdict::Drop;
+        return Added::Chunk;
     }
-    let Some((start, end)) = member_cut(payload, hit) else { return Verdict::Pass };
-    match data_at {
-        Some(at) => Verdict::Cut(at + before + start, at + before + end),
-        None => {
-            let mut rest = data[..before + start].to_vec();
-            rest.extend_from_slice(&data[before + end..]);
-            Verdict::Replace(data_event(&rest))
-        }
-    }
+    member_cut(payload, hit).map_or(Added::Nothing, |(start, end)| Added::Member(start..end))
 }
 
 fn is_empty_list(value: &[u8]) -> bool {

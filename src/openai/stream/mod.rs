@@ -12,6 +12,9 @@ mod chat;
 mod responses;
 #[cfg(test)]
 mod tests;
+mod tools;
+
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
@@ -19,6 +22,7 @@ use super::error::ErrorBody;
 use super::locate::{is_json, is_space};
 use crate::sse::{DONE, RawEvent, Scanner};
 use crate::types::{ServiceTier, Usage};
+use tools::ToolCalls;
 
 /// Which dialect the stream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,9 @@ pub enum StreamKind {
 pub struct RelayOptions {
     /// The client did not ask for usage: drop chunks with empty `choices` and cut `usage` out of the others. [`StreamKind::Chat`] only.
     pub hide_usage: bool,
+    /// The vendor does not number streamed tool calls, or not apart, or ends them with `stop`: give each new call the next
+    /// index and say `tool_calls`. Chunks without tool calls stay as they are. [`StreamKind::Chat`] only.
+    pub repair_tools: bool,
 }
 
 /// How the provider's body ended.
@@ -66,6 +73,7 @@ pub struct StreamRelay {
     /// Nothing is sent any more, whatever comes.
     closed: bool,
     seen: Seen,
+    tools: ToolCalls,
 }
 
 /// What was read on the way.
@@ -88,8 +96,8 @@ struct Seen {
 enum Verdict {
     Pass,
     Drop,
-    /// Pass without this byte range of the raw event.
-    Cut(usize, usize),
+    /// Pass with these bytes in the place of this range of the raw event.
+    Splice(Range<usize>, Vec<u8>),
     /// Send these bytes instead.
     Replace(Bytes),
     /// Pass and send nothing more.
@@ -101,7 +109,15 @@ enum Verdict {
 impl StreamRelay {
     /// A relay for one stream.
     pub fn new(kind: StreamKind, options: RelayOptions) -> Self {
-        Self { kind, options, scanner: Scanner::new(), state: StreamState::Open, closed: false, seen: Seen::default() }
+        Self {
+            kind,
+            options,
+            scanner: Scanner::new(),
+            state: StreamState::Open,
+            closed: false,
+            seen: Seen::default(),
+            tools: ToolCalls::default(),
+        }
     }
 
     /// Takes upstream bytes and returns what to send now, perhaps nothing. A chunk of whole events that need no change
@@ -190,9 +206,10 @@ impl StreamRelay {
         match self.judge(event) {
             Verdict::Pass => out.pass(&event.raw),
             Verdict::Drop => (),
-            Verdict::Cut(start, end) => {
-                out.write(&event.raw[..start]);
-                out.write(&event.raw[end..]);
+            Verdict::Splice(range, new) => {
+                out.write(&event.raw[..range.start]);
+                out.write(&new);
+                out.write(&event.raw[range.end..]);
             }
             Verdict::Replace(bytes) => out.write(&bytes),
             Verdict::Last => {
@@ -248,6 +265,7 @@ impl StreamRelay {
         self.closed = true;
         // Gives the buffers back; the relay itself may live until the record is written.
         self.scanner = Scanner::new();
+        self.tools = ToolCalls::default();
     }
 }
 

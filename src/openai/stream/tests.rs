@@ -20,7 +20,11 @@ struct Run {
 }
 
 fn run(kind: StreamKind, hide_usage: bool, chunks: &[&[u8]], end: &StreamEnd) -> Run {
-    let mut relay = StreamRelay::new(kind, RelayOptions { hide_usage });
+    run_with(kind, RelayOptions { hide_usage, ..RelayOptions::default() }, chunks, end)
+}
+
+fn run_with(kind: StreamKind, options: RelayOptions, chunks: &[&[u8]], end: &StreamEnd) -> Run {
+    let mut relay = StreamRelay::new(kind, options);
     let mut out = Vec::new();
     for chunk in chunks {
         out.extend_from_slice(&relay.feed(Bytes::copy_from_slice(chunk)));
@@ -67,7 +71,7 @@ fn a_good_stream_passes_byte_for_byte_and_is_read() {
 
 #[test]
 fn unchanged_chunks_are_not_copied() {
-    let mut relay = StreamRelay::new(StreamKind::Chat, RelayOptions { hide_usage: true });
+    let mut relay = StreamRelay::new(StreamKind::Chat, RelayOptions { hide_usage: true, repair_tools: true });
     let whole = Bytes::from(sse(&[FIRST, TEXT]));
     let out = relay.feed(whole.clone());
     assert_eq!((out.as_ptr(), out.len()), (whole.as_ptr(), whole.len()));
@@ -280,6 +284,53 @@ fn an_event_beyond_the_bound_ends_the_stream() {
     assert_eq!(relay.held(), 0);
 }
 
+/// As Gemini streams two calls: no index, and `stop` at the end.
+const CALLS: &str = r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"id":"a","function":{"name":"f"}},{"id":"b","function":{"name":"f"}}]}}],"usage":null}"#;
+
+#[test]
+fn tool_calls_are_repaired_where_that_is_asked_for() {
+    let options = RelayOptions { hide_usage: false, repair_tools: true };
+    let repaired = |stream: &str, options| run_with(StreamKind::Chat, options, &[stream.as_bytes()], &StreamEnd::Clean);
+    let stream = sse(&[TEXT, CALLS, TEXT, STOP, COUNT, "[DONE]"]);
+    let numbered =
+        CALLS.replace(r#"{"id":"a""#, r#"{"index":0,"id":"a""#).replace(r#"{"id":"b""#, r#"{"index":1,"id":"b""#);
+    let end = STOP.replace("stop", "tool_calls");
+    let run = repaired(&stream, options);
+    assert_eq!(run.text, sse(&[TEXT, &numbered, TEXT, &end, COUNT, "[DONE]"]));
+    assert_eq!((run.relay.state(), run.relay.usage().unwrap().prompt_tokens), (StreamState::Complete, 3));
+    // Together with hidden usage.
+    let run = repaired(&stream, RelayOptions { hide_usage: true, ..options });
+    let bare = numbered.replace(r#","usage":null"#, "");
+    assert_eq!(run.text, sse(&[TEXT, &bare, TEXT, &end, "[DONE]"]));
+    // Not where it is not asked for, nor where there are no calls, nor in the other dialect.
+    assert_eq!(chat(&stream, false).text, stream);
+    let plain = sse(&[FIRST, TEXT, STOP, COUNT, "[DONE]"]);
+    assert_eq!(repaired(&plain, options).text, plain);
+    let run = run_with(StreamKind::Responses, options, &[sse(&[CALLS]).as_bytes()], &cut());
+    assert!(run.text.starts_with(&sse(&[CALLS])));
+}
+
+#[test]
+fn a_repaired_event_keeps_its_other_fields_and_line_ends() {
+    let options = RelayOptions { hide_usage: true, repair_tools: true };
+    let (call, numbered) = (
+        r#"{"choices":[{"delta":{"tool_calls":[{"id":"a"}]}}]"#,
+        r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a"}]}}]"#,
+    );
+    for (came, leaves) in [
+        (
+            format!("id: 1\r\ndata:  {call},\"usage\":null}} \r\nretry: 5\r\n\r\n"),
+            format!("id: 1\r\ndata:  {numbered}}} \r\nretry: 5\r\n\r\n"),
+        ),
+        (format!("data: {call}\ndata: }}\n\n"), format!("data: {numbered}\ndata: }}\n\n")),
+        (format!("data: {call},\ndata: \"usage\":null}}\n\n"), format!("data: {numbered}}}\n\n")),
+        (format!("data: {call}}}"), format!("data: {numbered}}}\n\n")),
+    ] {
+        let run = run_with(StreamKind::Chat, options, &[came.as_bytes()], &StreamEnd::Clean);
+        assert!(run.text.starts_with(&leaves), "{came:?} gave {:?}", run.text);
+    }
+}
+
 const CREATED: &str = "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"model\":\"m-2\",\"service_tier\":\"auto\",\"usage\":null}}\n\n";
 const DELTA: &str = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":41,\"delta\":\"\\\"error\\\"\"}\n\n";
 const COMPLETED: &str = "event: response.completed\ndata: {\"type\":\"response.completed\",\"sequence_number\":42,\"response\":{\"service_tier\":\"priority\",\"tools\":[{\"usage\":{\"input_tokens\":1}}],\"usage\":{\"input_tokens\":5,\"output_tokens\":6}}}\n\n";
@@ -345,10 +396,10 @@ proptest! {
     fn chunking_does_not_matter(
         parts in prop::collection::vec(prop::sample::select(vec![
             FIRST, TEXT, STOP, COUNT, "[DONE]", "data: ", "data:", "\n\n", "\r\n\r\n", "\n", "\r", ": c\n\n", "event: error\n",
-            r#"{"choices":[{"delta":{"content":"é"}}],"usage":null}"#, r#"{"error":"x"}"#, CREATED, DELTA, COMPLETED,
+            r#"{"choices":[{"delta":{"content":"é"}}],"usage":null}"#, r#"{"error":"x"}"#, CALLS, CREATED, DELTA, COMPLETED,
         ]), 0..24),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
-        hide in any::<bool>(),
+        (hide_usage, repair_tools) in any::<(bool, bool)>(),
         kind in prop::sample::select(vec![StreamKind::Chat, StreamKind::Responses]),
         end in prop::sample::select(vec![StreamEnd::Clean, cut()]),
     ) {
@@ -358,8 +409,9 @@ proptest! {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).chain([0, stream.len()]).collect();
         cuts.sort_unstable();
         let chunks: Vec<&[u8]> = cuts.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect();
-        let whole = run(kind, hide, &[stream], &end);
-        let split = run(kind, hide, &chunks, &end);
+        let options = RelayOptions { hide_usage, repair_tools };
+        let whole = run_with(kind, options, &[stream], &end);
+        let split = run_with(kind, options, &chunks, &end);
         prop_assert_eq!(&split.text, &whole.text);
         prop_assert_eq!(split.relay.usage(), whole.relay.usage());
         prop_assert_eq!(split.relay.state(), whole.relay.state());

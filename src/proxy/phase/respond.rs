@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 use crate::{
     error::{Fault, GatewayError},
     openai::{self, Endpoint, RelayOptions, StreamKind, StreamRelay},
+    providers::quirks,
     proxy::{
         context::{Bill, Context, Delivery},
         reply,
@@ -84,7 +85,9 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool) -> 
         let peek = ctx.body.as_ref().map(|body| &body.peek);
         let kind = if ctx.endpoint == Endpoint::Responses { StreamKind::Responses } else { StreamKind::Chat };
         let hide_usage = peek.is_none_or(|peek| !peek.include_usage);
-        return Delivery::Relay(Box::new(StreamRelay::new(kind, RelayOptions { hide_usage })));
+        let vendor = ctx.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
+        let repair_tools = vendor.is_some_and(quirks::repairs_tools);
+        return Delivery::Relay(Box::new(StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools })));
     }
     if content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
 }
