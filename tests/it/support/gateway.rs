@@ -105,6 +105,20 @@ impl Gateway {
         reqwest::get(format!("http://{}/metrics", self.admin)).await.unwrap().text().await.unwrap()
     }
 
+    /// The text of `/metrics` once it has this line. A request is counted right behind its last byte, which is not before
+    /// a client can ask.
+    pub async fn metrics_with(&self, line: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let text = self.metrics().await;
+            if text.lines().any(|found| found == line) {
+                return text;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(5), "no `{line}` after 5 s in\n{text}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Begins a graceful end.
     pub fn terminate(&self) {
         self.stop.notify_one();
