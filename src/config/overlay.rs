@@ -101,6 +101,7 @@ fn fill_providers(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>) {
         }
         let credentials = if vendor == Vendor::OpenAi { Credentials::Auto } else { Credentials::Mapped };
         provider.credentials.get_or_insert(credentials);
+        provider.stream_usage.get_or_insert(preset.stream_usage);
     }
 }
 

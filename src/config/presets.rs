@@ -17,6 +17,8 @@ pub struct Preset {
     pub key_vars: &'static [&'static str],
     /// False for vendors that serve without a key.
     pub needs_key: bool,
+    /// False for vendors that refuse `stream_options`, or count tokens in streams unasked.
+    pub stream_usage: bool,
 }
 
 impl Preset {
@@ -38,6 +40,7 @@ const CUSTOM: Preset = Preset {
     auth: AuthStyle::Bearer,
     key_vars: &[],
     needs_key: false,
+    stream_usage: true,
 };
 
 /// All presets: the playbook's eight platforms first. Sources: the vendors' own documentation of their
@@ -55,14 +58,21 @@ pub const PRESETS: &[Preset] = &[
         "https://router.huggingface.co/v1",
         &["HF_TOKEN", "HUGGINGFACE_API_KEY"],
     ),
-    preset(Vendor::Replicate, "replicate", "https://openai-proxy.replicate.com/v1", &["REPLICATE_API_TOKEN"]),
+    Preset {
+        stream_usage: false,
+        ..preset(Vendor::Replicate, "replicate", "https://openai-proxy.replicate.com/v1", &["REPLICATE_API_TOKEN"])
+    },
     preset(Vendor::Together, "together", "https://api.together.xyz/v1", &["TOGETHER_API_KEY"]),
     Preset {
         base_url: None,
         auth: AuthStyle::ApiKeyHeader,
         ..preset(Vendor::Azure, "azure", "", &["AZURE_OPENAI_API_KEY"])
     },
-    preset(Vendor::Mistral, "mistral", "https://api.mistral.ai/v1", &["MISTRAL_API_KEY"]),
+    // Unknown members are a 422 there; usage comes unasked, in the last chunk.
+    Preset {
+        stream_usage: false,
+        ..preset(Vendor::Mistral, "mistral", "https://api.mistral.ai/v1", &["MISTRAL_API_KEY"])
+    },
     preset(Vendor::DeepSeek, "deepseek", "https://api.deepseek.com/v1", &["DEEPSEEK_API_KEY"]),
     preset(
         Vendor::Gemini,
@@ -82,7 +92,15 @@ const fn preset(
     base_url: &'static str,
     key_vars: &'static [&'static str],
 ) -> Preset {
-    Preset { vendor, name, base_url: Some(base_url), auth: AuthStyle::Bearer, key_vars, needs_key: true }
+    Preset {
+        vendor,
+        name,
+        base_url: Some(base_url),
+        auth: AuthStyle::Bearer,
+        key_vars,
+        needs_key: true,
+        stream_usage: true,
+    }
 }
 
 #[cfg(test)]

@@ -115,6 +115,8 @@ pub struct Provider {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Appended to every request's query (`api-version=preview`).
     pub query: Option<String>,
+    /// Ask it for usage in streams. Where this is false it never gets `stream_options`.
+    pub stream_usage: bool,
     /// Offer HTTP/2 to it (by ALPN over TLS, by prior knowledge over plain text).
     pub http2: bool,
     /// Time to connect, TLS included.

@@ -68,7 +68,7 @@ http: {max_body: 8MB, body_timeout: 2m}
 providers:
   openai: {api_key: env:TEAM_KEY, credentials: passthrough, timeouts: {connect: 250ms}}
   work: {preset: azure, base_url: "https://x.openai.azure.com/openai/v1", query: api-version=preview, api_key: az-1}
-  lab: {base_url: http://lab:8000/v1, headers: {x-team: env:TEAM, X-Fixed: "1"}}
+  lab: {base_url: http://lab:8000/v1, stream_usage: false, headers: {x-team: env:TEAM, X-Fixed: "1"}}
 routes:
   - {model: gpt-4o, aliases: [best], to: [work/gpt4o-eu, openai]}
   - {model: "claude-*", to: [{provider: lab, model: org/claude}, {provider: lab}]}
@@ -85,7 +85,9 @@ default_provider: work
     assert_eq!((work.auth, work.credentials), (AuthStyle::ApiKeyHeader, Credentials::Mapped));
     assert_eq!(work.query.as_deref(), Some("api-version=preview"));
     let lab = &config.providers["lab"];
-    assert_eq!(lab.vendor, Vendor::Custom);
+    assert_eq!((lab.vendor, lab.stream_usage), (Vendor::Custom, false));
+    let asks = |name: &str| config.providers[name].stream_usage;
+    assert_eq!((["openai", "work", "mistral"].map(asks)), [true, true, false]);
     let header = |name: &str| lab.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_str().unwrap());
     assert_eq!((header("x-team"), header("x-fixed")), (Some("blue"), Some("1")));
     assert_eq!(route(&config, "gpt-4o"), [("work", Some("gpt4o-eu")), ("openai", Some("gpt-4o"))]);
@@ -468,6 +470,7 @@ fn tree() -> impl Strategy<Value = serde_json::Value> {
         "credentials",
         "headers",
         "query",
+        "stream_usage",
         "timeouts",
         "model",
         "aliases",

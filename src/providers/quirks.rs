@@ -7,12 +7,12 @@
 use bytes::Bytes;
 
 use crate::{
-    config::Vendor,
+    config::{Provider, Vendor},
     openai::{Edit, Endpoint, Field, Peek, escape_json_string, include_usage_edit},
 };
 
-/// The edits that turn a client's body into the one this vendor gets for this model.
-pub fn edits(endpoint: &Endpoint, vendor: Vendor, model: &str, body: &Bytes, peek: &Peek) -> Vec<Edit> {
+/// The edits that turn a client's body into the one this provider gets for this model.
+pub fn edits(endpoint: &Endpoint, provider: &Provider, model: &str, body: &Bytes, peek: &Peek) -> Vec<Edit> {
     let mut edits = Vec::new();
     if peek.model.as_deref() != Some(model) {
         edits.push(Edit::Set(Field::Model, escape_json_string(model)));
@@ -20,15 +20,15 @@ pub fn edits(endpoint: &Endpoint, vendor: Vendor, model: &str, body: &Bytes, pee
     if !matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions) {
         return edits;
     }
-    if peek.stream && counts_on_request(vendor) {
+    if !provider.stream_usage {
+        edits.push(Edit::Remove(Field::StreamOptions));
+    } else if peek.stream {
         edits.extend(include_usage_edit(body, peek));
     }
-    if knows_only_max_tokens(vendor) && peek.max_completion_tokens.is_some() {
+    if knows_only_max_tokens(provider.vendor) && peek.max_completion_tokens.is_some() {
         edits.push(Edit::Rename(Field::MaxCompletionTokens, "max_tokens"));
     }
-    if vendor == Vendor::Mistral {
-        // Unknown members are a 422 there; usage comes unasked, in the last chunk.
-        edits.push(Edit::Remove(Field::StreamOptions));
+    if provider.vendor == Vendor::Mistral {
         if peek.has_seed {
             edits.push(Edit::Rename(Field::Seed, "random_seed"));
         }
@@ -37,12 +37,6 @@ pub fn edits(endpoint: &Endpoint, vendor: Vendor, model: &str, body: &Bytes, pee
         }
     }
     edits
-}
-
-/// Vendors whose streams carry usage when `stream_options.include_usage` asks for it. The others send it unasked, or
-/// refuse the member.
-fn counts_on_request(vendor: Vendor) -> bool {
-    !matches!(vendor, Vendor::Mistral | Vendor::Replicate)
 }
 
 /// Vendors whose streamed tool calls SDKs cannot put together: Gemini sends whole calls without an index and ends them
@@ -67,13 +61,25 @@ fn knows_only_max_tokens(vendor: Vendor) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::openai::splice;
+    use std::sync::Arc;
 
-    fn sent(vendor: Vendor, model: &str, body: &str) -> serde_json::Value {
+    use super::*;
+    use crate::{
+        config::{Config, Source},
+        openai::splice,
+    };
+
+    /// The provider that this entry of `providers` makes.
+    fn provider(entry: &str) -> Arc<Provider> {
+        let source = Source { file: None, env: Arc::new(|_| None), simulate: false };
+        let text = format!("providers: {{x: {{base_url: \"http://x/v1\", {entry}}}}}");
+        Config::load_text(&text, &source).unwrap().config.providers["x"].clone()
+    }
+
+    fn sent_to(entry: &str, model: &str, body: &str) -> serde_json::Value {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let peek = Peek::parse(&body).unwrap();
-        let edits = edits(&Endpoint::ChatCompletions, vendor, model, &body, &peek);
+        let edits = edits(&Endpoint::ChatCompletions, &provider(entry), model, &body, &peek);
         serde_json::from_slice(&splice(&body, &peek, &edits)).unwrap()
     }
 
@@ -81,27 +87,40 @@ mod tests {
     fn a_request_in_its_own_dialect_is_not_touched() {
         let body = Bytes::from_static(br#"{"model":"gpt-4o","messages":[],"max_completion_tokens":5}"#);
         let peek = Peek::parse(&body).unwrap();
-        assert!(edits(&Endpoint::ChatCompletions, Vendor::OpenAi, "gpt-4o", &body, &peek).is_empty());
+        assert!(edits(&Endpoint::ChatCompletions, &provider("preset: openai"), "gpt-4o", &body, &peek).is_empty());
     }
 
     #[test]
-    fn streams_ask_for_usage_where_that_is_known() {
+    fn streams_ask_for_usage_where_the_provider_takes_the_question() {
         let body = r#"{"model":"m","stream":true}"#;
-        assert_eq!(sent(Vendor::OpenAi, "m", body)["stream_options"]["include_usage"], true);
-        assert_eq!(sent(Vendor::Mistral, "m", body).get("stream_options"), None);
-        let asked = r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#;
-        assert_eq!(sent(Vendor::Mistral, "m", asked).get("stream_options"), None);
+        let asked = r#"{"model":"m","stream":true,"stream_options":{"include_usage":true,"x":1}}"#;
+        for (entry, asks) in [
+            ("preset: openai", true),
+            ("preset: custom", true),
+            ("preset: mistral", false),
+            ("preset: replicate", false),
+            ("stream_usage: true", true),
+            ("stream_usage: false", false),
+            ("preset: mistral, stream_usage: true", true),
+            ("preset: openai, stream_usage: false", false),
+        ] {
+            let included = |body| sent_to(entry, "m", body).get("stream_options").map(|o| o["include_usage"] == true);
+            let expected = asks.then_some(true);
+            assert_eq!((included(body), included(asked)), (expected, expected), "{entry}");
+        }
+        // Only streams are asked.
+        assert_eq!(sent_to("preset: openai", "m", r#"{"model":"m"}"#).get("stream_options"), None);
     }
 
     #[test]
     fn mistral_gets_its_own_names() {
         let body = r#"{"model":"m","seed":7,"max_completion_tokens":5,"tool_choice":"required"}"#;
-        let sent = sent(Vendor::Mistral, "m", body);
+        let sent = sent_to("preset: mistral", "m", body);
         assert_eq!(sent, serde_json::json!({"model":"m","random_seed":7,"max_tokens":5,"tool_choice":"any"}));
     }
 
     #[test]
     fn a_mapped_model_name_is_written_as_json() {
-        assert_eq!(sent(Vendor::Custom, "a\"b", r#"{"model":"m"}"#)["model"], "a\"b");
+        assert_eq!(sent_to("preset: custom", "a\"b", r#"{"model":"m"}"#)["model"], "a\"b");
     }
 }

@@ -61,6 +61,23 @@ async fn a_client_that_asked_for_usage_gets_every_byte() {
     assert_eq!(text, expected);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_refuses_stream_options_never_gets_them() {
+    let fake = Fake::start(|seen, _| match seen.json().get("stream_options") {
+        Some(_) => Answer::json(400, r#"{"error":{"message":"unknown field: stream_options"}}"#),
+        None => Answer::stream(whole(3)),
+    })
+    .await;
+    let yaml = providers(&[("lab", fake.address)]).replace("mapped", "mapped, stream_usage: false");
+    let gateway = Gateway::start(&yaml);
+    // It counts unasked: that is read all the same, and shown only where it was asked for.
+    for (extra, shown) in [("", false), (r#","stream_options":{"include_usage":true}"#, true)] {
+        let (_, text) = stream_text(&gateway, extra).await;
+        assert_eq!((text.contains("usage"), text.ends_with(DONE)), (shown, true), "{text}");
+    }
+    gateway.metrics_with("can_tokens_total{kind=\"prompt\",model=\"gpt-4o\",provider=\"lab\"} 2000").await;
+}
+
 /// What Gemini streams: two whole calls without an index, `stop` at the end, usage in every chunk.
 #[tokio::test(flavor = "multi_thread")]
 async fn geminis_tool_calls_arrive_as_openais() {

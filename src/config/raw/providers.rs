@@ -44,6 +44,12 @@ pub struct Provider {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &"api-version=preview")]
     pub query: Option<String>,
+    /// Ask it to count tokens in streams, with `stream_options.include_usage`, so that a stream's cost is known; clients
+    /// that did not ask do not see the count. `false` for an endpoint that refuses `stream_options`, which then never
+    /// gets them. Without it: `false` for `mistral` and `replicate`, else `true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &true)]
+    pub stream_usage: Option<bool>,
     /// Offer HTTP/2 to it: by ALPN over https, by prior knowledge over http.
     pub http2: bool,
     /// How long to wait for it.

@@ -58,7 +58,7 @@ pub async fn begin(session: &mut Session, ctx: &mut Context, resolver: &Resolver
     ctx.cursor += 1;
     let own_credential = plan::credential(ctx, &target).is_some_and(|(_, own)| own);
     let body = ctx.body.as_ref().map(|body| {
-        let edits = quirks::edits(&ctx.endpoint, target.provider.vendor, &target.model, &body.bytes, &body.peek);
+        let edits = quirks::edits(&ctx.endpoint, &target.provider, &target.model, &body.bytes, &body.peek);
         splice(&body.bytes, &body.peek, &edits)
     });
     if let Some(body) = body.as_ref().filter(|_| ctx.decorator.is_installed()) {
