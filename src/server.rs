@@ -16,7 +16,8 @@ use std::{
 use arc_swap::ArcSwap;
 use pingora_core::{
     apps::HttpServerOptions,
-    listeners::{TcpSocketOptions, tls::TlsSettings},
+    listeners::{ListenerConfig, TcpSocketOptions, tls::TlsSettings},
+    protocols::l4::stream::L4BufferSettings,
     server::{
         ExecutionPhase, RunArgs, Server as PingoraServer,
         configuration::{Opt, ServerConf},
@@ -41,6 +42,9 @@ use crate::{
 /// After the listeners closed, the process waits this long without an open request before it exits: a connection that
 /// was accepted in the last moment has not become a request yet.
 const QUIET: Duration = Duration::from_millis(250);
+
+/// Bytes read ahead on a client's connection.
+const READ_BUFFER: usize = 4096;
 
 /// Why the gateway cannot start or reload; each line names its place.
 #[derive(Debug)]
@@ -211,21 +215,26 @@ impl Sockets {
         };
         let mut options = TcpSocketOptions::default();
         options.so_reuseport = chosen.then_some(true);
-        match &listener.tls {
-            None => service.add_tcp_with_settings(&address.to_string(), options),
-            Some(tls) => {
-                let (cert, key) = (tls.cert.display().to_string(), tls.key.display().to_string());
-                match tls_settings(&cert, &key) {
-                    Ok(mut settings) => {
-                        if listener.http2 {
-                            settings.enable_h2();
-                        }
-                        service.add_tls_with_settings(&address.to_string(), Some(options), settings);
+        let mut endpoint = ListenerConfig::tcp(address.to_string())
+            .tcp_socket_options(options)
+            // Requests are small, and large bodies bypass this buffer: less memory for each open stream.
+            .l4_buffer(L4BufferSettings::default().read(READ_BUFFER));
+        if let Some(tls) = &listener.tls {
+            let (cert, key) = (tls.cert.display().to_string(), tls.key.display().to_string());
+            match tls_settings(&cert, &key) {
+                Ok(mut settings) => {
+                    if listener.http2 {
+                        settings.enable_h2();
                     }
-                    Err(error) => self.faults.push(format!("TLS for {address}: {error}")),
+                    endpoint = endpoint.tls(settings);
+                }
+                Err(error) => {
+                    self.faults.push(format!("TLS for {address}: {error}"));
+                    return address;
                 }
             }
         }
+        service.add_listener(endpoint);
         address
     }
 

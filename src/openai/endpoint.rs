@@ -2,6 +2,9 @@
 
 use http::Method;
 
+/// What OpenAI uses for a moderation that names no model: the one endpoint where the model is optional.
+pub const DEFAULT_MODERATION_MODEL: &str = "omni-moderation-latest";
+
 /// The endpoints the gateway understands. All other paths under `/v1/` are [`Endpoint::Other`] and pass byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {

@@ -12,7 +12,7 @@ mod splice;
 mod stream;
 mod usage;
 
-pub use endpoint::Endpoint;
+pub use endpoint::{DEFAULT_MODERATION_MODEL, Endpoint};
 pub use error::{ErrorBody, map_status, normalise};
 pub use peek::{Field, Peek, PeekError};
 pub use splice::{Edit, escape_json_string, include_usage_edit, splice};

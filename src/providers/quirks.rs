@@ -8,13 +8,13 @@ use bytes::Bytes;
 
 use crate::{
     config::{Provider, Vendor},
-    openai::{Edit, Endpoint, Field, Peek, escape_json_string, include_usage_edit},
+    openai::{DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Peek, escape_json_string, include_usage_edit},
 };
 
 /// The edits that turn a client's body into the one this provider gets for this model.
 pub fn edits(endpoint: &Endpoint, provider: &Provider, model: &str, body: &Bytes, peek: &Peek) -> Vec<Edit> {
     let mut edits = Vec::new();
-    if peek.model.as_deref() != Some(model) {
+    if peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL) != model {
         edits.push(Edit::Set(Field::Model, escape_json_string(model)));
     }
     if !matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions) {

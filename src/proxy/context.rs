@@ -166,6 +166,17 @@ impl Context {
             .cloned()
     }
 
+    /// Lets go of the request's body once no further attempt can follow: a stream may stay open for minutes.
+    pub fn forget_body(&mut self) {
+        if let Some(body) = &mut self.body {
+            body.bytes = Bytes::new();
+        }
+        if let Some(attempt) = &mut self.attempt {
+            attempt.body = None;
+        }
+        self.decorator.forget_sent_body();
+    }
+
     /// The bill so far.
     pub fn bill(&self) -> MutexGuard<'_, Bill> {
         self.bill.lock().unwrap_or_else(PoisonError::into_inner)

@@ -81,6 +81,13 @@ impl Decorator {
         *lock(&self.shared.replay) = Some(Replay { body, sent });
     }
 
+    /// Lets go of the body if all of it has been sent.
+    pub fn forget_sent_body(&self) {
+        if let Some(replay) = lock(&self.shared.replay).as_mut().filter(|replay| replay.sent >= replay.body.len()) {
+            *replay = Replay { body: Bytes::new(), sent: 0 };
+        }
+    }
+
     /// Keeps the next response header back until the body is complete, then calls `finish` with both. A body over
     /// `limit` bytes is let through unfinished.
     pub fn hold(&self, limit: usize, finish: Finish) {

@@ -1,6 +1,7 @@
 //! The only door for replies the gateway makes itself.
 
 use bytes::Bytes;
+use http::{HeaderName, header};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -8,17 +9,17 @@ use pingora_proxy::Session;
 use crate::{error::GatewayError, openai::ErrorBody, proxy::context::Context};
 
 /// Header with the decimal cost in US dollars.
-pub const COST: &str = "x-chittycan-cost";
+pub const COST: HeaderName = HeaderName::from_static("x-chittycan-cost");
 /// Header with the model that served.
-pub const MODEL: &str = "x-chittycan-model";
+pub const MODEL: HeaderName = HeaderName::from_static("x-chittycan-model");
 /// Header with the provider that served.
-pub const PROVIDER: &str = "x-chittycan-provider";
+pub const PROVIDER: HeaderName = HeaderName::from_static("x-chittycan-provider");
 /// Header with the cache's part in it: `HIT`, `MISS` or `BYPASS`.
-pub const CACHE: &str = "x-chittycan-cache";
+pub const CACHE: HeaderName = HeaderName::from_static("x-chittycan-cache");
 /// Header with the number of attempts.
-pub const ATTEMPTS: &str = "x-chittycan-attempts";
+pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-chittycan-attempts");
 /// Header with the request's id, the provider's own where the provider made the reply.
-pub const REQUEST_ID: &str = "x-request-id";
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Answers with JSON. The connection stays open if the client's body has been read.
 ///
@@ -58,14 +59,14 @@ pub fn body(error: &GatewayError) -> Bytes {
 }
 
 fn header(ctx: &Context, status: u16, length: usize) -> Result<ResponseHeader> {
-    let mut header = ResponseHeader::build(status, Some(6))?;
-    header.insert_header("content-type", "application/json")?;
-    header.insert_header("content-length", length)?;
-    header.insert_header(REQUEST_ID, ctx.id.to_string())?;
+    let mut reply = ResponseHeader::build(status, Some(6))?;
+    reply.insert_header(header::CONTENT_TYPE, "application/json")?;
+    reply.insert_header(header::CONTENT_LENGTH, length)?;
+    reply.insert_header(REQUEST_ID, ctx.id.to_string())?;
     if ctx.attempts > 0 {
-        header.insert_header(ATTEMPTS, ctx.attempts.to_string())?;
+        reply.insert_header(ATTEMPTS, ctx.attempts)?;
     }
-    Ok(header)
+    Ok(reply)
 }
 
 async fn send(session: &mut Session, ctx: &mut Context, header: ResponseHeader, body: Bytes) -> Result<()> {

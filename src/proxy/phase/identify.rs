@@ -17,7 +17,8 @@ pub fn prepare_connection(session: &mut Session, ctx: &Context) {
         session.set_keepalive(Some(ctx.engines.config.http.keepalive.as_secs().max(1)));
     }
     session.set_pipelining_enabled(true);
-    // A WebSocket may be silent for as long as both ends like.
+    // For bodies that are forwarded; a body that is read here has a limit for the whole. A WebSocket may be silent for as
+    // long as both ends like.
     let patience = (!session.is_upgrade_req()).then_some(ctx.engines.config.http.body_timeout);
     session.set_read_timeout(patience);
 }
@@ -51,11 +52,16 @@ fn unknown(method: &http::Method, path: &str) -> GatewayError {
 
 /// True for a path that a provider might read as another one than we do.
 fn is_disguised(path: &str) -> bool {
-    let lower = path.to_ascii_lowercase();
     path.contains("//")
         || path.contains('\\')
-        || ["%2e", "%2f", "%5c"].iter().any(|code| lower.contains(code)) && !lower.starts_with("/v1/models/")
         || path.split('/').any(|segment| matches!(segment, "." | ".."))
+        || path.contains('%') && hides_structure(path)
+}
+
+/// True where an encoded dot or slash stands; a model's id may hold one.
+fn hides_structure(path: &str) -> bool {
+    let lower = path.to_ascii_lowercase();
+    ["%2e", "%2f", "%5c"].iter().any(|code| lower.contains(code)) && !lower.starts_with("/v1/models/")
 }
 
 /// The client's credential from `Authorization: Bearer`, `x-api-key` or `api-key`.

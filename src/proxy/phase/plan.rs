@@ -6,7 +6,7 @@ use super::invalid;
 use crate::{
     config::{Credentials, Preset, Vendor},
     error::{Fault, GatewayError},
-    openai::{Endpoint, Peek},
+    openai::{DEFAULT_MODERATION_MODEL, Endpoint, Peek},
     providers::ollama::ContextLengths,
     proxy::context::{Body, Context},
     routing::{Plan, Target},
@@ -41,6 +41,8 @@ pub async fn peek(bytes: Bytes) -> Result<Body, GatewayError> {
 pub fn route(ctx: &Context, body: &Body) -> Result<Plan, GatewayError> {
     match body.peek.model.as_deref() {
         Some(model) if !model.is_empty() => Ok(ctx.engines.routes.plan(model)),
+        // The one endpoint whose model OpenAI does not require; the body stays without one.
+        None if ctx.endpoint == Endpoint::Moderations => Ok(ctx.engines.routes.plan(DEFAULT_MODERATION_MODEL)),
         _ => Err(invalid("you must provide a model parameter").with_param(Some("model"))),
     }
 }

@@ -43,7 +43,7 @@ pub fn from_exchange(
         return error;
     }
     let got_header = ctx.attempt.as_ref().is_some_and(|attempt| attempt.status.is_some());
-    if ctx.body.is_none() {
+    if ctx.body.as_ref().is_none_or(|body| body.bytes.is_empty()) {
         // A body that streams through cannot be sent twice.
         let safe = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
         error.set_retry(safe && client_reused && !got_header && stay(ctx));

@@ -22,6 +22,9 @@ use crate::{
 /// What makes Pingora call `upstream_peer` again; never seen by a client.
 pub const NEXT_TARGET: ErrorType = ErrorType::Custom("NextTarget");
 
+/// Tells nginx and its like in front of us not to collect events.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 /// Headers that speak of the provider's own host or connection, not of the reply.
 const KEPT_FROM_CLIENTS: [HeaderName; 8] = [
     header::SET_COOKIE,
@@ -63,7 +66,8 @@ pub fn receive(_session: &mut Session, response: &mut ResponseHeader, ctx: &mut 
         // Events are rewritten and must leave at once: no length, no buffering in proxies behind us.
         response.remove_header(&header::CONTENT_LENGTH);
         response.insert_header(header::CACHE_CONTROL, "no-cache")?;
-        response.insert_header("x-accel-buffering", "no")?;
+        response.insert_header(ACCEL_BUFFERING, "no")?;
+        ctx.forget_body();
     }
     dress(response, ctx)
 }
@@ -106,7 +110,7 @@ fn dress(response: &mut ResponseHeader, ctx: &Context) -> Result<()> {
     }
     if let Some(attempt) = &ctx.attempt {
         response.insert_header(reply::PROVIDER, &*attempt.target.provider.name)?;
-        response.insert_header(reply::ATTEMPTS, ctx.attempts.to_string())?;
+        response.insert_header(reply::ATTEMPTS, ctx.attempts)?;
         if ctx.endpoint != Endpoint::Other {
             response.insert_header(reply::MODEL, &*attempt.target.model)?;
             response.insert_header(reply::CACHE, "BYPASS")?;
