@@ -74,7 +74,7 @@ impl Calls {
             (None, None) => self.last,
         };
         let number = known.unwrap_or_else(|| entry.given.unwrap_or(self.next).max(self.next));
-        self.next = self.next.max(number.saturating_add(1));
+        self.next = self.next.max(number + 1);
         self.last = Some(number);
         if let Some(given) = entry.given {
             self.by_given.insert(given, number);
@@ -89,6 +89,7 @@ impl Calls {
 /// What an entry of `tool_calls` says about which call it belongs to.
 #[derive(Debug, Default)]
 struct Entry {
+    /// Its own number. One that no provider counts up to counts as none.
     given: Option<u64>,
     /// Place of the value of `index` in the entry, whatever it is.
     given_at: Option<(usize, usize)>,
@@ -106,7 +107,7 @@ impl Entry {
             entry.is_empty = false;
             match member.key().as_ref() {
                 "index" => {
-                    entry.given = member.value.parse().ok();
+                    entry.given = member.value.parse::<u32>().ok().map(u64::from);
                     entry.given_at = Some((member.value_at, member.value.len()));
                 }
                 "id" => entry.id = serde_json::from_str(member.value).ok().filter(|id: &String| !id.is_empty()),
@@ -196,6 +197,11 @@ struct Function<'a> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
     use super::*;
 
     /// A chunk of choice 0 with these entries.
@@ -324,5 +330,56 @@ mod tests {
         }
         assert_eq!(tools.repair(b"{\"tool_calls\":\"\xff\"}"), None);
         assert!(tools.choices.is_empty());
+    }
+
+    /// An entry that says as much or as little as one can.
+    fn entry() -> impl Strategy<Value = Value> {
+        let index =
+            prop::option::of(prop::sample::select(vec![json!(null), json!(0), json!(1), json!(3), json!(u64::MAX)]));
+        let id =
+            prop::option::of(prop::sample::select(vec![json!(null), json!(""), json!("a"), json!("b"), json!("c")]));
+        let name = prop::option::of(prop::sample::select(vec![json!("f"), json!("")]));
+        (index, id, name).prop_map(|(index, id, name)| {
+            let mut entry = json!({"function": {"arguments": "{}"}});
+            for (key, value) in [("index", index), ("id", id)] {
+                entry.as_object_mut().unwrap().extend(value.map(|value| (key.to_owned(), value)));
+            }
+            entry["function"].as_object_mut().unwrap().extend(name.map(|name| ("name".to_owned(), name)));
+            entry
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_entry_gets_a_number_that_no_other_id_has(
+            chunks in prop::collection::vec(prop::collection::vec(entry(), 0..4), 0..6),
+        ) {
+            let came: Vec<_> = chunks
+                .iter()
+                .map(|entries| json!({"choices": [{"index": 0, "delta": {"tool_calls": entries}, "finish_reason": "stop"}]}).to_string())
+                .collect();
+            let left = repaired(&came);
+            let mut owners: HashMap<u64, Value> = HashMap::new();
+            let mut called = false;
+            for (text, entries) in left.iter().zip(&chunks) {
+                let chunk: Value = serde_json::from_str(text).unwrap();
+                let choice = &chunk["choices"][0];
+                called |= !entries.is_empty();
+                prop_assert_eq!(&choice["finish_reason"], if called { "tool_calls" } else { "stop" });
+                for (numbered, entry) in choice["delta"]["tool_calls"].as_array().unwrap().iter().zip(entries) {
+                    let number = numbered["index"].as_u64().unwrap();
+                    if entry["id"].as_str().is_some_and(|id| !id.is_empty()) {
+                        prop_assert_eq!(owners.entry(number).or_insert_with(|| entry["id"].clone()), &entry["id"]);
+                    }
+                    let without_index = |value: &Value| {
+                        let mut value = value.clone();
+                        value.as_object_mut().unwrap().remove("index");
+                        value
+                    };
+                    prop_assert_eq!(without_index(numbered), without_index(entry));
+                }
+            }
+            prop_assert_eq!(repaired(&left), left);
+        }
     }
 }
