@@ -8,6 +8,7 @@
 pub mod context;
 pub mod downstream;
 mod gateway;
+mod headers;
 mod phase;
 pub mod reply;
 mod resolve;

@@ -5,15 +5,56 @@ use std::{
     sync::Arc,
 };
 
-use crate::config::{Config, Provider, Route};
+use http::{HeaderName, HeaderValue, header};
+
+use crate::config::{AuthStyle, Config, Provider, Route};
 
 /// One place a request can be sent to.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The vendor account.
     pub provider: Arc<Provider>,
+    /// What every request to it carries.
+    pub wire: Arc<Wire>,
     /// The provider's own name for the model.
     pub model: Arc<str>,
+}
+
+/// Header values of a provider, made once when the configuration is loaded.
+#[derive(Clone, Debug)]
+pub struct Wire {
+    /// `host`.
+    pub host: HeaderValue,
+    /// The header with the gateway's own key; its value never shows in a debug print.
+    pub credential: Option<(HeaderName, HeaderValue)>,
+    /// The provider's name, for `X-ChittyCan-Provider`.
+    pub name: HeaderValue,
+}
+
+impl Wire {
+    /// `None` where a name or a key holds bytes that no header may, which loading a configuration rules out.
+    fn new(provider: &Provider) -> Option<Self> {
+        let credential = match &provider.key {
+            Some(key) => Some(credential(provider.auth, key.expose())?),
+            None => None,
+        };
+        Some(Self {
+            host: HeaderValue::try_from(provider.base.authority()).ok()?,
+            credential,
+            name: HeaderValue::from_bytes(provider.name.as_bytes()).ok()?,
+        })
+    }
+}
+
+/// The header that presents a key; `None` for a key that no header can hold.
+pub fn credential(auth: AuthStyle, key: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = match auth {
+        AuthStyle::Bearer => (header::AUTHORIZATION, HeaderValue::try_from(format!("Bearer {key}"))),
+        AuthStyle::ApiKeyHeader => (HeaderName::from_static("api-key"), HeaderValue::try_from(key)),
+    };
+    let mut value = value.ok()?;
+    value.set_sensitive(true);
+    Some((name, value))
 }
 
 /// Where a request may go, in order, and under which name it is counted.
@@ -38,28 +79,35 @@ pub struct ListedModel {
 pub struct RouteTable {
     exact: HashMap<String, Plan>,
     wildcards: Vec<(String, Wildcard)>,
-    providers: BTreeMap<Arc<str>, Arc<Provider>>,
-    default: Arc<Provider>,
+    accounts: BTreeMap<Arc<str>, Account>,
+    default: Account,
     listed: Vec<ListedModel>,
 }
 
 struct Wildcard {
     label: Arc<str>,
-    deployments: Vec<(Arc<Provider>, Option<Arc<str>>)>,
+    deployments: Vec<(Account, Option<Arc<str>>)>,
+}
+
+#[derive(Clone)]
+struct Account {
+    provider: Arc<Provider>,
+    wire: Arc<Wire>,
 }
 
 impl RouteTable {
     /// Builds the table. The configuration is resolved, so every provider a route names exists; a deployment of an
-    /// unknown provider is left out.
+    /// unknown provider is left out. `None` without a usable default provider.
     pub fn new(config: &Config) -> Option<Self> {
-        let default = config.providers.get(&config.default_provider)?.clone();
-        let mut table = Self {
-            exact: HashMap::new(),
-            wildcards: Vec::new(),
-            providers: config.providers.clone(),
-            default,
-            listed: Vec::new(),
-        };
+        let accounts: BTreeMap<_, _> = config
+            .providers
+            .iter()
+            .filter_map(|(name, provider)| {
+                Some((name.clone(), Account { provider: provider.clone(), wire: Arc::new(Wire::new(provider)?) }))
+            })
+            .collect();
+        let default = accounts.get(&config.default_provider)?.clone();
+        let mut table = Self { exact: HashMap::new(), wildcards: Vec::new(), accounts, default, listed: Vec::new() };
         for route in &config.routes {
             table.add(route);
         }
@@ -73,10 +121,10 @@ impl RouteTable {
         let deployments: Vec<_> = route
             .deployments
             .iter()
-            .filter_map(|d| Some((self.providers.get(&d.provider)?.clone(), d.model.as_deref().map(Arc::from))))
+            .filter_map(|d| Some((self.accounts.get(&d.provider)?.clone(), d.model.as_deref().map(Arc::from))))
             .collect();
         let Some((first, _)) = deployments.first() else { return };
-        let owned_by = first.name.to_string();
+        let owned_by = first.provider.name.to_string();
         for name in std::iter::once(&route.model).chain(&route.aliases) {
             let label: Arc<str> = route.model.as_str().into();
             if let Some(prefix) = name.strip_suffix('*') {
@@ -102,10 +150,10 @@ impl RouteTable {
         }
         if let Some((provider, name)) = model.split_once('/')
             && !name.is_empty()
-            && let Some(provider) = self.providers.get(provider)
+            && let Some(account) = self.accounts.get(provider)
         {
-            let label = format!("{}/*", provider.name).into();
-            return Some(Plan { targets: targets(&[(provider.clone(), None)], name), label });
+            let label = format!("{}/*", account.provider.name).into();
+            return Some(Plan { targets: targets(&[(account.clone(), None)], name), label });
         }
         let (_, wildcard) = self.wildcards.iter().find(|(prefix, _)| model.starts_with(prefix.as_str()))?;
         Some(Plan { targets: targets(&wildcard.deployments, model), label: wildcard.label.clone() })
@@ -122,10 +170,11 @@ impl RouteTable {
     }
 }
 
-fn targets(deployments: &[(Arc<Provider>, Option<Arc<str>>)], requested: &str) -> Arc<[Target]> {
-    let target = |(provider, model): &(Arc<Provider>, Option<Arc<str>>)| Target {
-        model: model.clone().unwrap_or_else(|| provider.mapped_model(requested).into()),
-        provider: provider.clone(),
+fn targets(deployments: &[(Account, Option<Arc<str>>)], requested: &str) -> Arc<[Target]> {
+    let target = |(account, model): &(Account, Option<Arc<str>>)| Target {
+        model: model.clone().unwrap_or_else(|| account.provider.mapped_model(requested).into()),
+        provider: account.provider.clone(),
+        wire: account.wire.clone(),
     };
     deployments.iter().map(target).collect()
 }

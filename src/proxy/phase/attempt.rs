@@ -1,9 +1,12 @@
 //! Attempt: one try at one target, with the body, the headers and the credential that it wants.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use http::{HeaderName, header};
+use http::{HeaderValue, header};
 use pingora_core::{protocols::ALPN, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
@@ -11,33 +14,46 @@ use pingora_proxy::Session;
 
 use super::plan;
 use crate::{
-    config::{AuthStyle, Provider},
+    config::Provider,
     openai::{Endpoint, splice},
     providers::quirks,
     proxy::{
         context::{Attempt, Context},
         downstream::NATIVE_REPLAY,
+        headers,
         resolve::Resolver,
     },
+    routing,
 };
 
 /// Idle upstream connections are dropped before the usual server closes them (OpenAI and most others: 60 s or more).
 const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
 
+/// Names connections that must not come from the pool.
+static FRESH: AtomicU64 = AtomicU64::new(1);
+
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+
 /// Headers of the client that no provider gets: credentials, what belongs to this hop, and what only we understand.
-const KEPT_FROM_PROVIDERS: [HeaderName; 11] = [
-    header::AUTHORIZATION,
-    header::COOKIE,
-    header::PROXY_AUTHORIZATION,
-    header::EXPECT,
-    header::FORWARDED,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-real-ip"),
-];
+fn stays_here(name: &str) -> bool {
+    matches!(
+        name,
+        "authorization"
+            | "cookie"
+            | "proxy-authorization"
+            | "x-api-key"
+            | "api-key"
+            | "expect"
+            | "forwarded"
+            | "x-real-ip"
+    ) || name.starts_with("x-forwarded-")
+        || name.starts_with("x-chittycan-")
+}
+
+/// Headers that name the client's own account with OpenAI.
+fn names_an_account(name: &str) -> bool {
+    matches!(name, "openai-organization" | "openai-project")
+}
 
 /// Installs our own replay where Pingora's is too small.
 pub fn arm_replay(session: &mut Session, ctx: &mut Context) {
@@ -80,6 +96,10 @@ pub async fn begin(session: &mut Session, ctx: &mut Context, resolver: &Resolver
     if session.is_upgrade_req() {
         peer.options.read_timeout = None;
     }
+    if ctx.repeated {
+        // A group of its own: the connection is a fresh one, not another stale one from the pool.
+        peer.group_key = FRESH.fetch_add(1, Ordering::Relaxed);
+    }
     peer.options.ca = ctx.engines.authorities.get(&provider.name).cloned();
     Ok(Box::new(peer))
 }
@@ -110,38 +130,31 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
         return Error::e_explain(ErrorType::InternalError, "no attempt under way");
     };
     let provider = &attempt.target.provider;
-
-    request.set_uri(upstream_uri(session, ctx, provider)?);
-    for name in &KEPT_FROM_PROVIDERS {
-        request.remove_header(name);
-    }
-    let ours: Vec<HeaderName> =
-        request.headers.keys().filter(|name| name.as_str().starts_with("x-chittycan-")).cloned().collect();
-    ours.iter().for_each(|name| {
-        request.remove_header(name);
-    });
-    if !attempt.own_credential {
-        // These name the client's own account.
-        request.remove_header("openai-organization");
-        request.remove_header("openai-project");
-    }
-    // A compressed reply would hide its usage and its events.
-    request.insert_header(header::ACCEPT_ENCODING, "identity")?;
-    request.insert_header(header::HOST, provider.base.authority())?;
-    if let Some((key, _)) = plan::credential(ctx, &attempt.target) {
-        match provider.auth {
-            AuthStyle::Bearer => request.insert_header(header::AUTHORIZATION, format!("Bearer {key}"))?,
-            AuthStyle::ApiKeyHeader => request.insert_header("api-key", key.to_owned())?,
+    let uri = upstream_uri(session, ctx, provider)?;
+    let credential = if attempt.own_credential {
+        plan::credential(ctx, &attempt.target).and_then(|(key, _)| routing::credential(provider.auth, key))
+    } else {
+        attempt.target.wire.credential.clone()
+    };
+    headers::change_request(request, |parts| {
+        parts.uri = uri;
+        let headers = &mut parts.headers;
+        headers::remove(headers, |name| stays_here(name) || !attempt.own_credential && names_an_account(name));
+        // A compressed reply would hide its usage and its events.
+        headers.insert(header::ACCEPT_ENCODING, IDENTITY);
+        headers.insert(header::HOST, attempt.target.wire.host.clone());
+        if let Some((name, value)) = credential {
+            headers.insert(name, value);
         }
-    }
-    for (name, value) in &provider.headers {
-        request.insert_header(name.clone(), value.clone())?;
-    }
-    if let Some(body) = &attempt.body {
-        request.remove_header(&header::TRANSFER_ENCODING);
-        request.insert_header(header::CONTENT_LENGTH, body.len())?;
-    }
-    Ok(())
+        for (name, value) in &provider.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        if let Some(body) = &attempt.body {
+            headers.remove(header::TRANSFER_ENCODING);
+            headers.insert(header::CONTENT_LENGTH, body.len().into());
+        }
+        Ok(())
+    })
 }
 
 /// The provider's prefix, the path behind `/v1`, and both queries.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use http::{HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -14,7 +14,7 @@ use crate::{
     providers::quirks,
     proxy::{
         context::{Bill, Context, Delivery},
-        reply,
+        headers, reply,
     },
     types::ServiceTier,
 };
@@ -22,20 +22,30 @@ use crate::{
 /// What makes Pingora call `upstream_peer` again; never seen by a client.
 pub const NEXT_TARGET: ErrorType = ErrorType::Custom("NextTarget");
 
+/// Anthropic's name for a request's id.
+const PROVIDER_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+const NO: HeaderValue = HeaderValue::from_static("no");
+const BYPASS: HeaderValue = HeaderValue::from_static("BYPASS");
+const UNPRINTABLE: HeaderValue = HeaderValue::from_static("-");
+
 /// Tells nginx and its like in front of us not to collect events.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Headers that speak of the provider's own host or connection, not of the reply.
-const KEPT_FROM_CLIENTS: [HeaderName; 8] = [
-    header::SET_COOKIE,
-    header::ALT_SVC,
-    header::STRICT_TRANSPORT_SECURITY,
-    header::SERVER,
-    HeaderName::from_static("nel"),
-    HeaderName::from_static("report-to"),
-    HeaderName::from_static("cf-cache-status"),
-    HeaderName::from_static("anthropic-organization-id"),
-];
+fn is_the_providers(name: &str) -> bool {
+    matches!(
+        name,
+        "set-cookie"
+            | "alt-svc"
+            | "strict-transport-security"
+            | "server"
+            | "nel"
+            | "report-to"
+            | "cf-cache-status"
+            | "anthropic-organization-id"
+    )
+}
 
 /// Takes the provider's response header.
 ///
@@ -62,14 +72,20 @@ pub fn receive(_session: &mut Session, response: &mut ResponseHeader, ctx: &mut 
         return Err(error);
     }
     ctx.delivery = delivery(response, ctx, refuses_our_key);
-    if matches!(ctx.delivery, Delivery::Relay(_)) {
-        // Events are rewritten and must leave at once: no length, no buffering in proxies behind us.
-        response.remove_header(&header::CONTENT_LENGTH);
-        response.insert_header(header::CACHE_CONTROL, "no-cache")?;
-        response.insert_header(ACCEL_BUFFERING, "no")?;
+    let relayed = matches!(ctx.delivery, Delivery::Relay(_));
+    headers::change_response(response, |parts| {
+        if relayed {
+            // Events are rewritten and must leave at once: no length, no buffering in proxies behind us.
+            parts.headers.remove(header::CONTENT_LENGTH);
+            parts.headers.insert(header::CACHE_CONTROL, NO_CACHE);
+            parts.headers.insert(ACCEL_BUFFERING, NO);
+        }
+        dress(&mut parts.headers, ctx);
+    });
+    if relayed {
         ctx.forget_body();
     }
-    dress(response, ctx)
+    Ok(())
 }
 
 fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool) -> Delivery {
@@ -97,26 +113,22 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool) -> 
 }
 
 /// Takes off what is not the client's business and puts on who served it.
-fn dress(response: &mut ResponseHeader, ctx: &Context) -> Result<()> {
-    for name in &KEPT_FROM_CLIENTS {
-        response.remove_header(name);
-    }
-    if !response.headers.contains_key(reply::REQUEST_ID) {
-        let id = response.headers.get("request-id").cloned();
-        match id {
-            Some(id) => response.insert_header(reply::REQUEST_ID, id)?,
-            None => response.insert_header(reply::REQUEST_ID, ctx.id.to_string())?,
-        }
+fn dress(headers: &mut HeaderMap, ctx: &Context) {
+    headers::remove(headers, is_the_providers);
+    if !headers.contains_key(&reply::REQUEST_ID) {
+        let id = headers.get(&PROVIDER_REQUEST_ID).cloned().or_else(|| HeaderValue::try_from(ctx.id.to_string()).ok());
+        headers.extend(id.map(|id| (reply::REQUEST_ID, id)));
     }
     if let Some(attempt) = &ctx.attempt {
-        response.insert_header(reply::PROVIDER, &*attempt.target.provider.name)?;
-        response.insert_header(reply::ATTEMPTS, ctx.attempts)?;
+        headers.insert(reply::PROVIDER, attempt.target.wire.name.clone());
+        headers.insert(reply::ATTEMPTS, ctx.attempts.into());
         if ctx.endpoint != Endpoint::Other {
-            response.insert_header(reply::MODEL, &*attempt.target.model)?;
-            response.insert_header(reply::CACHE, "BYPASS")?;
+            // A model's name may hold what no header can.
+            let model = HeaderValue::from_bytes(attempt.target.model.as_bytes()).unwrap_or(UNPRINTABLE);
+            headers.insert(reply::MODEL, model);
+            headers.insert(reply::CACHE, BYPASS);
         }
     }
-    Ok(())
 }
 
 /// Keeps a JSON reply back until it is complete, then finishes its header and, where it is an error, its body.

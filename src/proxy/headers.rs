@@ -1,0 +1,42 @@
+//! Many header changes at once.
+//!
+//! Pingora keeps the case of every header name in a second map, and each single change parses the name again and touches
+//! both. Names are case-insensitive, so we take the plain map out, change it, and put it back without the second one.
+
+use std::mem;
+
+use http::{HeaderMap, HeaderName, request, response};
+use pingora_error::Result;
+use pingora_http::{RequestHeader, ResponseHeader};
+
+/// Changes a request header in place.
+///
+/// # Errors
+/// Those of `change`; the header is then in no usable state, and the request ends.
+pub fn change_request(
+    header: &mut RequestHeader,
+    change: impl FnOnce(&mut request::Parts) -> Result<()>,
+) -> Result<()> {
+    let empty: RequestHeader = http::Request::new(()).into_parts().0.into();
+    let mut parts: request::Parts = mem::replace(header, empty).into();
+    change(&mut parts)?;
+    *header = parts.into();
+    Ok(())
+}
+
+/// Changes a response header in place.
+pub fn change_response(header: &mut ResponseHeader, change: impl FnOnce(&mut response::Parts)) {
+    let empty: ResponseHeader = http::Response::new(()).into_parts().0.into();
+    let mut parts: response::Parts = mem::replace(header, empty).into();
+    change(&mut parts);
+    *header = parts.into();
+}
+
+/// Removes the headers whose name `doomed` says so of. One walk over the few there are is cheaper than a look-up for
+/// each name there might be.
+pub fn remove(headers: &mut HeaderMap, doomed: impl Fn(&str) -> bool) {
+    let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
+    for name in &found {
+        headers.remove(name);
+    }
+}
