@@ -95,8 +95,8 @@ impl Server {
             grace_period_seconds: Some(config.server.shutdown_grace.as_secs()),
             graceful_shutdown_timeout_seconds: Some(1),
             upstream_keepalive_pool_size: config.server.upstream_pool,
-            // Our own plan bounds the attempts; this is the fail-safe behind it.
-            max_retries: config.retry.attempts as usize + 1,
+            // Our own plan bounds the attempts, also after a reload; this is the fail-safe behind it.
+            max_retries: 255,
             ..ServerConf::default()
         };
         let opt = upgrade.then(|| Opt { upgrade: true, ..Opt::default() });

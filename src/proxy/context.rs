@@ -42,7 +42,7 @@ pub struct Context {
     /// The client's own credential.
     pub credential: Option<Secret>,
     /// The body, where the gateway reads it.
-    pub body: Option<Body>,
+    pub body: Option<Box<Body>>,
     /// Where the request may go.
     pub plan: Option<Plan>,
     /// The attempt under way or the last one.

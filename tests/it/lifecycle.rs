@@ -240,6 +240,42 @@ async fn sighup_and_a_changed_file_reload_and_a_bad_file_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_key_is_in_the_log_at_any_level() {
+    let fake = Fake::start(|_, number| match number {
+        0 => Answer::completion(),
+        1 => Answer::json(
+            401,
+            r#"{"error":{"message":"Incorrect API key provided: sk-gateway","type":"t","param":null,"code":"c"}}"#,
+        ),
+        _ => Answer { headers: vec![], ..Answer::stream(vec![Step::Cut]) },
+    })
+    .await;
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let file = config(folder.path(), port, fake.address, "1s");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace("mapped", "auto") + "log: {level: trace}\n";
+    std::fs::write(&file, text).unwrap();
+    let mut process = Process::start(&["serve", "--config", &file]);
+    process.until("ready");
+    let client = reqwest::Client::new();
+    let url = format!("http://127.0.0.1:{port}/v1/chat/completions");
+    for key in ["anything", "anything", "anything", "sk-clients-own"] {
+        let request = client.post(&url).bearer_auth(key).body(chat("gpt-4o", ""));
+        let text = request.send().await.unwrap().text().await.unwrap();
+        assert!(!text.contains("sk-gateway") || key == "sk-clients-own", "{text}");
+    }
+    assert_eq!(fake.seen()[0].header("authorization"), Some("Bearer sk-gateway"));
+    assert_eq!(fake.last().header("authorization"), Some("Bearer sk-clients-own"));
+    process.signal(Signal::SIGTERM);
+    process.ended_within(Duration::from_secs(5)).expect("it ends");
+    let log: Vec<String> = process.lines.iter().collect();
+    assert!(log.iter().any(|line| line.contains("chittycan::access")), "{log:?}");
+    for line in &log {
+        assert!(!line.contains("sk-gateway") && !line.contains("sk-clients-own"), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_under_load_fails_no_request_and_is_counted() {
     let one = Fake::always(Answer::completion()).await;
     let two = Fake::always(Answer::completion()).await;

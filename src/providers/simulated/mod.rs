@@ -1,46 +1,4 @@
-//! The simulated provider: an OpenAI-compatible server on loopback that needs no key and no network.
-//!
-//! It looks like OpenAI to the unmodified SDKs, answers the same request in the same way every time (dates excepted),
-//! streams at a set pace and fails on demand. The gateway uses it as an upstream under `can serve --simulate`; the tests
-//! use it to provoke what real providers only do at night.
-//!
-//! # Paths
-//!
-//! `GET /v1/models`, `GET /v1/models/{id}`, `POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings`,
-//! `/v1/moderations`, `/v1/responses` (whole and streamed where OpenAI streams); `/v1/files` (upload, get, delete, content),
-//! `/v1/audio/transcriptions` and `/v1/audio/translations` in constant memory; `/v1/realtime` (a WebSocket that echoes);
-//! `/v1/simulated/mirror` (any method: tells what arrived, credentials as fingerprints). Any other path is OpenAI's 404.
-//! Any key or none is accepted, except `sk-invalid`, which is refused with 401. HTTP/1.1, and HTTP/2 in clear (h2c).
-//!
-//! # Faults
-//!
-//! Directives come from the request header `x-simulate`, separated by commas, or from the model's name, separated by `+`:
-//! `gpt-4o@429+retry-after=2`. Both together add up. A directive that is not in this table is refused with 400.
-//! They work on every path that exists, except `/v1/realtime`.
-//!
-//! | directive | effect |
-//! |---|---|
-//! | `latency=200ms` | waits before the reply (`us`, `ms`, `s`; a bare number is ms; at most 600 s) |
-//! | `pace=20ms` | waits between the events of a stream, instead of the configured interval |
-//! | `429`, `500`, … | answers with this status (200 to 599) and OpenAI's body for it |
-//! | `quota` | 429 of the kind that no retry cures: `insufficient_quota` |
-//! | `html`, `empty` | the body of that status is an HTML page, or nothing |
-//! | `retry-after=2`, `retry-after-ms=1500` | puts that header on that status |
-//! | `early` | fails before the request's body is read (header only) |
-//! | `reset` | closes the connection with a TCP reset before any header; with `cut`, at that place |
-//! | `cut=N`, `cut` | closes the connection after N events of a stream or N bytes of a JSON body; without N half-way |
-//! | `stall=N`, `stall` | sends nothing more after N events or bytes, and keeps the connection open |
-//! | `error=N`, `error` | sends an error event after N events of a stream and ends it without `[DONE]` |
-//! | `no-done` | ends a stream without `[DONE]` |
-//! | `crlf`, `no-space`, `comments` | line ends are CR LF; no space after `data:`; a comment before every event |
-//! | `split=N` | sends the body in writes of N bytes |
-//! | `big=N` | N KiB of content, in events of 1 KiB (at most 64 MiB) |
-//! | `line=N` | events of N KiB, with `big` |
-//! | `no-usage` | no `usage` in the reply |
-//! | `cached=N` | N of the prompt's tokens count as cached |
-//! | `fail-first=K` | the first K requests with the same key fail (503 unless told otherwise), later ones do not |
-//! | `key=NAME` | that key; also the header `x-simulate-key` |
-
+#![doc = include_str!("../../../docs/simulated-provider.md")]
 // Tests may unwrap; the build without tests keeps the lint for the code itself.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

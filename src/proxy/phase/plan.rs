@@ -19,7 +19,7 @@ const PARSE_INLINE: usize = 1 << 20;
 ///
 /// # Errors
 /// A body that is no JSON object, or a field of the wrong type.
-pub async fn peek(bytes: Bytes) -> Result<Body, GatewayError> {
+pub async fn peek(bytes: Bytes) -> Result<Box<Body>, GatewayError> {
     let parsed = if bytes.len() <= PARSE_INLINE {
         Peek::parse(&bytes)
     } else {
@@ -29,7 +29,7 @@ pub async fn peek(bytes: Bytes) -> Result<Body, GatewayError> {
             .map_err(|_| GatewayError::new(Fault::Internal, "The request body could not be read."))?
     };
     match parsed {
-        Ok(peek) => Ok(Body { bytes, peek }),
+        Ok(peek) => Ok(Box::new(Body { bytes, peek })),
         Err(error) => Err(invalid(error.message).with_param(error.param)),
     }
 }
