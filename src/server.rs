@@ -58,8 +58,8 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Loads the configuration afresh; called at start and on every reload.
-pub type Load = Box<dyn Fn() -> Result<Config, StartError> + Send>;
+/// Loads the configuration afresh and names the files it was read from; called on every reload.
+pub type Load = Box<dyn Fn() -> Result<(Config, Vec<PathBuf>), StartError> + Send>;
 
 /// A gateway that is composed but not running yet.
 pub struct Server {
@@ -317,13 +317,13 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Loads and applies the configuration; a faulty one is refused and the old one stays.
+    /// Loads and applies the configuration; a faulty one is refused and the old one stays. Returns the files to watch now.
     ///
     /// # Errors
     /// Every fault of the new configuration.
-    pub fn reload(&self) -> Result<(), StartError> {
-        match (self.load)().and_then(engines) {
-            Ok(new) => {
+    pub fn reload(&self) -> Result<Vec<PathBuf>, StartError> {
+        match (self.load)().and_then(|(config, files)| Ok((engines(config)?, files))) {
+            Ok((new, files)) => {
                 let old = self.engines.swap(Arc::new(new));
                 let new = self.engines.load();
                 let waiting = old.config.needs_restart(&new.config);
@@ -332,7 +332,7 @@ impl Reloader {
                 }
                 self.metrics.reload("applied");
                 tracing::info!("configuration reloaded");
-                Ok(())
+                Ok(files)
             }
             Err(error) => {
                 self.metrics.reload("refused");

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How often the configuration file is looked at.
-const WATCH: Duration = Duration::from_secs(1);
+const WATCH: Duration = Duration::from_millis(500);
 
 /// Run the gateway.
 #[derive(Args, Debug)]
@@ -62,7 +62,7 @@ fn serve(args: Serve) -> Result<(), StartError> {
     };
     let server = Server::compose(apply(first.config), args.upgrade)?;
     let files = first.files;
-    let reload: Load = Box::new(move || load(&source).map(|loaded| apply(loaded.config)));
+    let reload: Load = Box::new(move || load(&source).map(|loaded| (apply(loaded.config), loaded.files)));
     watch(server.reloader(reload), files);
     if let Some(admin) = server.admin {
         tracing::info!(%admin, "admin API");
@@ -104,12 +104,12 @@ fn watch(reloader: Reloader, files: Vec<PathBuf>) {
                 tracing::error!("no runtime for reloads: the configuration will not be reloaded");
                 return;
             };
-            runtime.block_on(follow(&reloader, &files));
+            runtime.block_on(follow(&reloader, files));
         })
         .map_or_else(|error| tracing::error!(%error, "the configuration will not be reloaded"), drop);
 }
 
-async fn follow(reloader: &Reloader, files: &[PathBuf]) {
+async fn follow(reloader: &Reloader, mut files: Vec<PathBuf>) {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
@@ -118,24 +118,38 @@ async fn follow(reloader: &Reloader, files: &[PathBuf]) {
             return;
         }
     };
-    let mut seen = files.iter().map(|file| stamp(file)).collect::<Vec<_>>();
+    let mut applied = stamps(&files);
+    let mut last = applied.clone();
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
             () = tokio::time::sleep(WATCH), if !files.is_empty() => false,
         };
-        let now = files.iter().map(|file| stamp(file)).collect::<Vec<_>>();
-        // A file that is missing for a moment is being replaced.
-        if asked || now.iter().all(Option::is_some) && now != seen {
-            seen = now;
-            // The outcome is logged and counted where it is known.
-            let _ = reloader.reload();
+        let now = stamps(&files);
+        // A file is read once it has stood still for a moment: it may be half written, or about to be replaced.
+        let settled = now == last;
+        last.clone_from(&now);
+        if asked || settled && now != applied {
+            applied = now;
+            // A refusal is logged and counted where it is known; the files stay the ones to watch.
+            if let Ok(read) = reloader.reload() {
+                files = read;
+                applied = stamps(&files);
+                last.clone_from(&applied);
+            }
         }
     }
 }
 
+/// Modification time, length and number of a file; `None` while it is missing.
+type Stamp = Option<(SystemTime, u64, u64)>;
+
+fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+    files.iter().map(|file| stamp(file)).collect()
+}
+
 /// What changes when a file changes, also when a symbolic link is turned to another file (Kubernetes ConfigMaps).
-fn stamp(file: &Path) -> Option<(SystemTime, u64, u64)> {
+fn stamp(file: &Path) -> Stamp {
     use std::os::unix::fs::MetadataExt;
     let facts = std::fs::metadata(file).ok()?;
     Some((facts.modified().ok()?, facts.len(), facts.ino()))

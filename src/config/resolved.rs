@@ -68,7 +68,7 @@ pub struct Server {
     pub shutdown_grace: Duration,
     /// Unix socket over which `can serve --upgrade` takes the listeners over.
     pub upgrade_socket: PathBuf,
-    /// Idle upstream connections kept for reuse, per worker pool.
+    /// Idle upstream connections that each worker thread keeps for reuse.
     pub upstream_pool: usize,
 }
 

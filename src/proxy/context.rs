@@ -51,6 +51,8 @@ pub struct Context {
     pub attempts: u32,
     /// Index of the target that comes next.
     pub cursor: usize,
+    /// True when the provider's reply has an end of its own: a length, chunks, or an HTTP/2 stream.
+    pub framed: bool,
     /// True after a stale pooled connection made the gateway repeat an attempt.
     pub repeated: bool,
     /// How the provider's reply reaches the client.
@@ -59,6 +61,8 @@ pub struct Context {
     pub decorator: Decorator,
     /// What the reply told about usage; shared with the held reply's last step.
     pub bill: Arc<Mutex<Bill>>,
+    /// When the relayed stream came to its end, good or bad.
+    pub stream_over: Option<Instant>,
     /// When the first byte left for the client.
     pub first_byte: Option<Instant>,
     /// The fault the gateway answered with, if it did.
@@ -126,10 +130,12 @@ impl Context {
             attempt: None,
             attempts: 0,
             cursor: 0,
+            framed: false,
             repeated: false,
             delivery: Delivery::Pass,
             decorator: Decorator::new(),
             bill: Arc::default(),
+            stream_over: None,
             first_byte: None,
             fault: None,
             metrics: metrics.clone(),

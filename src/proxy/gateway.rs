@@ -109,7 +109,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        phase::respond::hold(session, response, ctx);
+        phase::respond::send(session, response, ctx);
         Ok(())
     }
 
@@ -120,7 +120,7 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
-        phase::relay::events(body, end, ctx);
+        phase::relay::events(body, end, ctx)?;
         Ok(None)
     }
 

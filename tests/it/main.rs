@@ -9,6 +9,7 @@ mod credentials;
 mod dev_mode;
 mod errors;
 mod failover;
+mod hardening;
 mod layers;
 mod lifecycle;
 mod streams;

@@ -16,7 +16,7 @@ pub struct Server {
     pub shutdown_grace: HumanDuration,
     /// Unix socket over which `can serve --upgrade` takes the listeners over.
     pub upgrade_socket: String,
-    /// Idle upstream connections kept open for reuse.
+    /// Idle upstream connections that each worker thread keeps open for reuse.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub upstream_pool: u32,
 }

@@ -12,7 +12,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::plan;
+use super::{identify, plan};
 use crate::{
     config::Provider,
     openai::{Endpoint, splice},
@@ -43,6 +43,7 @@ fn stays_here(name: &str) -> bool {
             | "proxy-authorization"
             | "x-api-key"
             | "api-key"
+            | "x-goog-api-key"
             | "expect"
             | "forwarded"
             | "x-real-ip"
@@ -93,7 +94,7 @@ pub async fn begin(session: &mut Session, ctx: &mut Context, resolver: &Resolver
         }
     };
     let mut peer = peer(&provider, address);
-    if session.is_upgrade_req() {
+    if ctx.endpoint == Endpoint::Other && identify::is_websocket(session) {
         peer.options.read_timeout = None;
     }
     if ctx.repeated {
@@ -131,7 +132,10 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
     };
     let provider = &attempt.target.provider;
     let uri = upstream_uri(session, ctx, provider)?;
-    let credential = if attempt.own_credential {
+    let credential = if request.method == http::Method::OPTIONS {
+        // A preflight needs none, and nobody has paid for it.
+        None
+    } else if attempt.own_credential {
         plan::credential(ctx, &attempt.target).and_then(|(key, _)| routing::credential(provider.auth, key))
     } else {
         attempt.target.wire.credential.clone()
@@ -140,6 +144,9 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
         parts.uri = uri;
         let headers = &mut parts.headers;
         headers::remove(headers, |name| stays_here(name) || !attempt.own_credential && names_an_account(name));
+        if !attempt.own_credential {
+            identify::remove_subprotocol_key(headers);
+        }
         // A compressed reply would hide its usage and its events.
         headers.insert(header::ACCEPT_ENCODING, IDENTITY);
         headers.insert(header::HOST, attempt.target.wire.host.clone());

@@ -14,21 +14,27 @@ pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
     // Pingora takes the connection back right after this.
     ctx.decorator.uninstall(session);
     let left = error.is_some_and(|e| e.esource() == &ErrorSource::Downstream);
-    let written = session.response_written().map(|header| header.status.as_u16());
+    let written = session
+        .response_written()
+        .map(|header| header.status)
+        .filter(|status| !status.is_informational() || status.as_u16() == 101);
+    let written = written.map(|status| status.as_u16());
     let status = match written {
         Some(status) if !left => status,
         _ => CLIENT_CLOSED,
     };
-    if left && matches!(ctx.delivery, Delivery::Relay(_)) {
-        relay::settle(ctx);
-    }
+    relay::settle(ctx);
     let duration = ctx.started.elapsed();
     let endpoint = ctx.endpoint.label();
-    let first_byte = ctx.first_byte.map(|at| at.duration_since(ctx.started));
+    // A held reply leaves in one piece, just now.
+    let held = written.filter(|_| matches!(ctx.delivery, Delivery::Hold)).map(|_| duration);
+    let first_byte = ctx.first_byte.map(|at| at.duration_since(ctx.started)).or(held);
     let bill = *ctx.bill();
     let (provider, model) = (ctx.provider(), ctx.model_label());
     ctx.metrics.finished(endpoint, model, provider, status, duration);
-    ctx.metrics.first_byte(endpoint, provider, first_byte.unwrap_or(duration));
+    if let Some(after) = first_byte {
+        ctx.metrics.first_byte(endpoint, provider, after);
+    }
     if let Some(usage) = &bill.usage {
         ctx.metrics.used(provider, model, usage, bill.cost);
     }

@@ -1,6 +1,6 @@
 //! Identify: what is asked for, and with whose credential.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use pingora_proxy::Session;
 
 use crate::{
@@ -19,8 +19,16 @@ pub fn prepare_connection(session: &mut Session, ctx: &Context) {
     session.set_pipelining_enabled(true);
     // For bodies that are forwarded; a body that is read here has a limit for the whole. A WebSocket may be silent for as
     // long as both ends like.
-    let patience = (!session.is_upgrade_req()).then_some(ctx.engines.config.http.body_timeout);
+    let patience = (!is_websocket(session)).then_some(ctx.engines.config.http.body_timeout);
     session.set_read_timeout(patience);
+}
+
+/// True for a request to become a WebSocket. Other upgrades (`h2c`, which some clients offer on every request) are not made.
+pub fn is_websocket(session: &Session) -> bool {
+    let request = session.req_header();
+    request.method == http::Method::GET
+        && session.is_upgrade_req()
+        && request.headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Reads the request line and headers.
@@ -32,7 +40,12 @@ pub fn identify(session: &Session, ctx: &mut Context) -> Result<Endpoint, Gatewa
     let request = session.req_header();
     ctx.credential = credential(&request.headers);
     let path = request.uri.path();
-    if is_disguised(path) {
+    if request.method == http::Method::TRACE {
+        // It would send the credentials back.
+        return Err(GatewayError::new(Fault::MethodNotAllowed, "TRACE is not served."));
+    }
+    let lists_models = request.method == http::Method::GET && path.starts_with("/v1/models/");
+    if is_disguised(path) || !lists_models && hides_structure(path) {
         return Err(unknown(&request.method, path));
     }
     let path = path.strip_suffix('/').filter(|p| !p.is_empty()).unwrap_or(path);
@@ -55,23 +68,70 @@ fn is_disguised(path: &str) -> bool {
     path.contains("//")
         || path.contains('\\')
         || path.split('/').any(|segment| matches!(segment, "." | ".."))
-        || path.contains('%') && hides_structure(path)
+        || path.contains('%') && path.split('/').any(|segment| matches!(&*decode(segment), b"." | b".."))
 }
 
-/// True where an encoded dot or slash stands; a model's id may hold one.
+/// True where `%XX` stands for a character that needs no encoding, for a separator, or for white space: most servers decode
+/// it before they route, so the path would be another one for them.
 fn hides_structure(path: &str) -> bool {
-    let lower = path.to_ascii_lowercase();
-    ["%2e", "%2f", "%5c"].iter().any(|code| lower.contains(code)) && !lower.starts_with("/v1/models/")
+    path.contains('%')
+        && path.split('%').skip(1).any(|rest| {
+            let code = rest.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            code.is_none_or(|byte| {
+                byte.is_ascii_alphanumeric() || byte.is_ascii_control() || b"-._~/\\?#; %".contains(&byte)
+            })
+        })
 }
 
-/// The client's credential from `Authorization: Bearer`, `x-api-key` or `api-key`.
+fn decode(segment: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let code = tail.get(..2).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 16).ok());
+        match (first, code) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+/// How a browser presents a key when it opens a WebSocket, where it cannot set headers (OpenAI's realtime API).
+const SUBPROTOCOL_KEY: &str = "openai-insecure-api-key.";
+
+/// Takes a key out of the WebSocket subprotocols on offer; the others stay.
+pub fn remove_subprotocol_key(headers: &mut HeaderMap) {
+    let Some(offered) = headers.get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok()) else {
+        return;
+    };
+    if !offered.contains(SUBPROTOCOL_KEY) {
+        return;
+    }
+    let kept: Vec<_> = offered.split(',').map(str::trim).filter(|word| !word.starts_with(SUBPROTOCOL_KEY)).collect();
+    match HeaderValue::try_from(kept.join(", ")) {
+        Ok(value) if !kept.is_empty() => drop(headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value)),
+        _ => drop(headers.remove(header::SEC_WEBSOCKET_PROTOCOL)),
+    }
+}
+
+/// The client's credential from `Authorization: Bearer`, `x-api-key`, `api-key` or a WebSocket subprotocol.
 fn credential(headers: &HeaderMap) -> Option<Secret> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token)
     });
-    let token = bearer.or_else(|| text("x-api-key")).or_else(|| text("api-key"))?;
+    let subprotocol = || {
+        let offered = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+        offered.split(',').find_map(|word| word.trim().strip_prefix(SUBPROTOCOL_KEY))
+    };
+    let token = bearer.or_else(|| text("x-api-key")).or_else(|| text("api-key")).or_else(subprotocol)?;
     (!token.trim().is_empty()).then(|| Secret::new(token))
 }
 
@@ -81,12 +141,38 @@ mod tests {
 
     #[test]
     fn disguised_paths_are_seen() {
-        for path in ["/v1//chat/completions", "/v1/../v1/files", "/v1/%2e%2e/x", "/v1/chat%2Fcompletions", "/v1/a\\b"] {
+        for path in
+            ["/v1//chat/completions", "/v1/../v1/files", "/v1/%2e%2e/x", "/v1/models/%2E%2e/x", "/v1/a\\b", "/v1/.%2e"]
+        {
             assert!(is_disguised(path), "{path}");
         }
-        for path in ["/v1/chat/completions", "/v1/files/file-abc", "/v1/models/openai%2Fgpt-4o", "/v1/a..b"] {
-            assert!(!is_disguised(path), "{path}");
+        for path in [
+            "/v1/chat%2Fcompletions",
+            "/v1/chat/%63ompletions",
+            "/v1/x%20",
+            "/v1/x%3fy",
+            "/v1/x%",
+            "/v1/x%zz",
+            "/v1/%25",
+        ] {
+            assert!(hides_structure(path), "{path}");
         }
+        for path in
+            ["/v1/chat/completions", "/v1/files/file-abc", "/v1/a..b", "/v1/models/ft:gpt-4o:x", "/v1/caf%C3%A9"]
+        {
+            assert!(!is_disguised(path) && !hides_structure(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_key_among_subprotocols_is_taken_out_alone() {
+        let mut headers = HeaderMap::new();
+        let offered = "realtime, openai-insecure-api-key.sk-1, openai-beta.realtime-v1";
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
+        assert_eq!(credential(&headers).map(|s| s.expose().to_owned()).as_deref(), Some("sk-1"));
+        remove_subprotocol_key(&mut headers);
+        assert_eq!(headers[header::SEC_WEBSOCKET_PROTOCOL], "realtime, openai-beta.realtime-v1");
+        assert!(credential(&headers).is_none());
     }
 
     #[test]

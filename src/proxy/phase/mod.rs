@@ -38,7 +38,10 @@ impl From<GatewayError> for Stop {
 pub async fn accept(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool> {
     match walk(session, ctx, contexts).await {
         Ok(answered) => Ok(answered),
-        Err(Stop::Error(error)) => reply::error(session, ctx, &error).await.map(|()| true),
+        Err(Stop::Error(error)) => {
+            read::discard(session).await;
+            reply::error(session, ctx, &error).await.map(|()| true)
+        }
         Err(Stop::Gone) => {
             ctx.fault = None;
             session.set_keepalive(None);
@@ -65,7 +68,13 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
             ctx.body = Some(body);
         }
     }
-    plan::require_credential(ctx)?;
+    // A preflight request has no credential and needs none.
+    if session.req_header().method != http::Method::OPTIONS {
+        plan::require_credential(ctx)?;
+    }
+    if ctx.endpoint == Endpoint::Other {
+        read::invite_body(session).await?;
+    }
     Ok(false)
 }
 

@@ -15,6 +15,9 @@ use crate::{
 /// Bodies above this are parsed on the blocking pool: a large parse must not delay other requests' events.
 const PARSE_INLINE: usize = 1 << 20;
 
+/// No vendor's model has a longer name; it goes into headers, logs and look-ups.
+const MAX_MODEL_BYTES: usize = 256;
+
 /// Reads the fields the gateway acts on.
 ///
 /// # Errors
@@ -40,6 +43,9 @@ pub async fn peek(bytes: Bytes) -> Result<Box<Body>, GatewayError> {
 /// A request without a model.
 pub fn route(ctx: &Context, body: &Body) -> Result<Plan, GatewayError> {
     match body.peek.model.as_deref() {
+        Some(model) if model.len() > MAX_MODEL_BYTES || model.chars().any(char::is_control) => {
+            Err(invalid("The field 'model' must be the name of a model.").with_param(Some("model")))
+        }
         Some(model) if !model.is_empty() => Ok(ctx.engines.routes.plan(model)),
         // The one endpoint whose model OpenAI does not require; the body stays without one.
         None if ctx.endpoint == Endpoint::Moderations => Ok(ctx.engines.routes.plan(DEFAULT_MODERATION_MODEL)),
@@ -67,16 +73,23 @@ pub async fn require_room(
     Ok(())
 }
 
-/// Refuses a request that would reach its first provider without any credential.
+/// Passes over deployments that nobody has a key for: their refusal would hide the answer of one that can serve.
 ///
 /// # Errors
-/// Neither the client nor the gateway has a key for a provider that needs one.
-pub fn require_credential(ctx: &Context) -> Result<(), GatewayError> {
-    let Some(target) = ctx.plan.as_ref().and_then(|plan| plan.targets.first()) else { return Ok(()) };
-    let provider = &target.provider;
-    if !Preset::of(provider.vendor).needs_key || credential(ctx, target).is_some() {
+/// Neither the client nor the gateway has a key for any deployment.
+pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
+    let Some(plan) = &ctx.plan else { return Ok(()) };
+    let usable = |target: &&Target| !Preset::of(target.provider.vendor).needs_key || credential(ctx, target).is_some();
+    let count = plan.targets.iter().filter(usable).count();
+    if count == plan.targets.len() {
         return Ok(());
     }
+    if count > 0 {
+        let targets = plan.targets.iter().filter(usable).cloned().collect();
+        ctx.plan = Some(Plan { targets, label: plan.label.clone() });
+        return Ok(());
+    }
+    let Some(provider) = plan.targets.first().map(|target| &target.provider) else { return Ok(()) };
     let message = format!(
         "No API key for provider '{}'. Send your own in an Authorization header (Authorization: Bearer sk-...) where the \
          provider is OpenAI, or give the gateway one (providers.{}.api_key).",

@@ -1,5 +1,7 @@
 //! Read: the whole body, within its limit and its time.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use pingora_proxy::Session;
 use tokio::time::timeout;
@@ -27,9 +29,7 @@ pub async fn body(session: &mut Session, limits: &Http) -> Result<Bytes, Stop> {
         // Pingora replays up to this size itself, if told before the first byte is read.
         session.as_mut().enable_retry_buffering();
     }
-    if expects_continue(session) {
-        session.write_continue_response().await.map_err(|_| Stop::Gone)?;
-    }
+    invite_body(session).await?;
     match timeout(limits.body_timeout, collect(session, announced, limits)).await {
         Ok(result) => result,
         Err(_) => {
@@ -38,6 +38,31 @@ pub async fn body(session: &mut Session, limits: &Http) -> Result<Bytes, Stop> {
             Err(GatewayError::new(Fault::BodyTimeout, message).into())
         }
     }
+}
+
+/// Tells a client that waits for `100 Continue` to send its body.
+///
+/// # Errors
+/// A client that left.
+pub async fn invite_body(session: &mut Session) -> Result<(), Stop> {
+    match expects_continue(session) {
+        true => session.write_continue_response().await.map_err(|_| Stop::Gone),
+        false => Ok(()),
+    }
+}
+
+/// Reads the rest of a small body before an early reply, so that the connection can go on being used. A client that waits
+/// for an invitation, or a body that is large or does not come, is not worth it: that connection closes.
+pub async fn discard(session: &mut Session) {
+    let length = session.get_header(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if session.as_mut().is_body_done()
+        || length.is_none_or(|length| length > NATIVE_REPLAY)
+        || expects_continue(session)
+    {
+        return;
+    }
+    let rest = async { while let Ok(Some(_)) = session.read_request_body().await {} };
+    let _ = timeout(Duration::from_millis(500), rest).await;
 }
 
 async fn collect(session: &mut Session, announced: Option<usize>, limits: &Http) -> Result<Bytes, Stop> {

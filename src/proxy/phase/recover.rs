@@ -1,5 +1,7 @@
 //! Recover: another target while nothing has reached the client, or one well-formed error.
 
+use std::time::Duration;
+
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
@@ -9,6 +11,10 @@ use crate::{
     error::{Fault, GatewayError},
     proxy::{context::Context, reply, resolve::Resolver},
 };
+
+/// A connection that was closed while it lay in the pool breaks at once. One that breaks later broke under the request, which
+/// the provider may have served: that is not repeated there.
+const STALE_SHOWS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A connection that could not be made: nothing was sent, so the next target may be tried.
 pub fn from_connect(_peer: &HttpPeer, ctx: &mut Context, mut error: Box<Error>, resolver: &Resolver) -> Box<Error> {
@@ -50,7 +56,11 @@ pub fn from_exchange(
         return error;
     }
     // A pooled connection that the provider had closed says nothing about the provider: same target again.
-    let stale = client_reused && !got_header && is_closed(&error);
+    let soon = ctx.attempt.as_ref().is_some_and(|attempt| attempt.started.elapsed() < STALE_SHOWS_WITHIN);
+    error.retry.decide_reuse(client_reused);
+    // Pingora marks HTTP/2 requests that the provider says it did not process.
+    let unprocessed = error.etype() == &ErrorType::H2Error && error.retry();
+    let stale = !got_header && (unprocessed || client_reused && soon && is_closed(&error));
     let again = if stale { stay(ctx) } else { ctx.next_target().is_some() };
     if again && ctx.body.as_ref().is_some_and(|body| body.bytes.len() > crate::proxy::downstream::NATIVE_REPLAY) {
         ctx.decorator.install(session);
@@ -60,8 +70,8 @@ pub fn from_exchange(
 }
 
 fn is_closed(error: &Error) -> bool {
-    use ErrorType::{ConnectionClosed, H1Error, H2Error, ReadError, WriteError};
-    matches!(error.etype(), ConnectionClosed | ReadError | WriteError | H1Error | H2Error)
+    use ErrorType::{ConnectionClosed, H1Error, ReadError, WriteError};
+    matches!(error.etype(), ConnectionClosed | ReadError | WriteError | H1Error)
 }
 
 /// Lets the next attempt go to the same target, once per request.
@@ -78,11 +88,23 @@ fn stay(ctx: &mut Context) -> bool {
 pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) -> FailToProxy {
     ctx.decorator.uninstall(session);
     let gone = FailToProxy { error_code: 499, can_reuse_downstream: false };
+    let begun = session.response_written().is_some_and(|header| !header.status.is_informational());
     if error.esource() == &ErrorSource::Downstream {
-        relay::settle(ctx);
+        if !begun && error.etype() == &ErrorType::ReadTimedout {
+            // A forwarded upload that stopped coming: the client is still there.
+            session.set_keepalive(None);
+            let message = "The request body did not arrive in time.";
+            let sent = reply::error(session, ctx, &GatewayError::new(Fault::BodyTimeout, message)).await;
+            return FailToProxy { error_code: if sent.is_ok() { 408 } else { 499 }, can_reuse_downstream: false };
+        }
         return gone;
     }
-    if session.response_written().is_some_and(|header| !header.status.is_informational()) {
+    if begun && relay::is_over(ctx) {
+        // The client has all it will get, the end of the stream or an error; only the provider did not end properly.
+        let _ = session.write_response_body(None, true).await;
+        return FailToProxy { error_code: 200, can_reuse_downstream: false };
+    }
+    if begun {
         let provider = ctx.provider().to_owned();
         if let Some(event) = relay::interruption(ctx, reason(error)) {
             ctx.metrics.stream_interrupted(&provider);

@@ -1,40 +1,56 @@
 //! Relay: pass events on as they arrive, and read what they tell about usage.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use pingora_error::{Error, ErrorType, Result};
 
 use super::respond;
 use crate::{
-    openai::StreamEnd,
+    openai::{StreamEnd, StreamState},
     proxy::context::{Bill, Context, Delivery},
 };
 
+/// How long a provider may go on sending after the end of a stream. What came before has left for the client by then:
+/// an error here drops what has not.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
 /// Takes what the provider sent and leaves what the client gets now.
-pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) {
-    let Delivery::Relay(relay) = &mut ctx.delivery else { return };
+///
+/// # Errors
+/// The provider goes on sending after the stream's end: the connection to it is not worth keeping.
+pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
+    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
+    if ctx.stream_over.is_some_and(|at| at.elapsed() > AFTERMATH) {
+        return Err(Error::explain(ErrorType::ReadError, "bytes long after the end of the stream").into_up());
+    }
     let mut out = body.take().map(|chunk| relay.feed(chunk)).unwrap_or_default();
     if end {
         out = join(out, relay.finish(&StreamEnd::Clean));
+    }
+    if relay.state() != StreamState::Open {
+        ctx.stream_over.get_or_insert_with(Instant::now);
     }
     *body = Some(out).filter(|out| !out.is_empty());
     if body.is_some() {
         ctx.first_byte.get_or_insert_with(Instant::now);
     }
-    if end {
-        settle(ctx);
-    }
+    Ok(())
+}
+
+/// True once the client has the end of its stream, or the error that ended it.
+pub fn is_over(ctx: &Context) -> bool {
+    matches!(&ctx.delivery, Delivery::Relay(relay) if relay.state() != StreamState::Open)
 }
 
 /// The event that tells a client that its stream broke; `None` when the stream had ended properly.
 pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
     let Delivery::Relay(relay) = &mut ctx.delivery else { return None };
     let out = relay.finish(&StreamEnd::Cut(why.to_owned()));
-    settle(ctx);
     Some(out).filter(|out| !out.is_empty())
 }
 
-/// Writes down what the stream used.
+/// Writes down what the stream used, at its end, however it came.
 pub fn settle(ctx: &mut Context) {
     let Delivery::Relay(relay) = &ctx.delivery else { return };
     let usage = relay.usage();

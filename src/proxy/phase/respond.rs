@@ -1,6 +1,9 @@
 //! Respond: look at the provider's header; fail over, or decide how the reply reaches the client.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -51,7 +54,7 @@ fn is_the_providers(name: &str) -> bool {
 ///
 /// # Errors
 /// [`NEXT_TARGET`] when another target should be tried instead.
-pub fn receive(_session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
     if response.status.is_informational() {
         return Ok(());
     }
@@ -71,7 +74,14 @@ pub fn receive(_session: &mut Session, response: &mut ResponseHeader, ctx: &mut 
         error.set_retry(true);
         return Err(error);
     }
-    ctx.delivery = delivery(response, ctx, refuses_our_key);
+    let head = session.req_header().method == http::Method::HEAD;
+    ctx.delivery = delivery(response, ctx, refuses_our_key, head);
+    if head && refuses_our_key {
+        response.set_status(Fault::UpstreamAuthentication.status())?;
+    }
+    ctx.framed = response.version == http::Version::HTTP_2
+        || response.headers.contains_key(header::CONTENT_LENGTH)
+        || response.headers.contains_key(header::TRANSFER_ENCODING);
     let relayed = matches!(ctx.delivery, Delivery::Relay(_));
     headers::change_response(response, |parts| {
         if relayed {
@@ -88,7 +98,10 @@ pub fn receive(_session: &mut Session, response: &mut ResponseHeader, ctx: &mut 
     Ok(())
 }
 
-fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool) -> Delivery {
+fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, head: bool) -> Delivery {
+    if head {
+        return Delivery::Pass;
+    }
     let encoded = response.headers.get(header::CONTENT_ENCODING).is_some_and(|v| v.as_bytes() != b"identity");
     let content_type = text(response, &header::CONTENT_TYPE);
     let failed = response.status.is_client_error() || response.status.is_server_error();
@@ -131,17 +144,34 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
     }
 }
 
-/// Keeps a JSON reply back until it is complete, then finishes its header and, where it is an error, its body.
-pub fn hold(session: &mut Session, response: &ResponseHeader, ctx: &mut Context) {
-    if !matches!(ctx.delivery, Delivery::Hold) || response.status.is_informational() {
+/// The last step before the client: keeps a JSON reply back until it is complete, then finishes its header and, where it
+/// is an error, its body.
+pub fn send(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) {
+    if response.status.is_informational() && response.status.as_u16() != 101 {
         return;
     }
+    if session.req_header().version < http::Version::HTTP_11 {
+        // Such a client knows no chunks: the end of the connection is the end of the body.
+        response.remove_header(&header::TRANSFER_ENCODING);
+        if !response.headers.contains_key(header::CONTENT_LENGTH) {
+            session.set_keepalive(None);
+        }
+    }
+    match ctx.delivery {
+        Delivery::Hold => hold(session, ctx),
+        Delivery::Pass => drop(ctx.first_byte.get_or_insert_with(Instant::now)),
+        Delivery::Relay(_) => {}
+    }
+}
+
+fn hold(session: &mut Session, ctx: &mut Context) {
     let requested_tier = ctx.body.as_ref().and_then(|body| body.peek.service_tier).unwrap_or_default();
     let price = ctx.price();
     let bill = ctx.bill.clone();
     let own_credential = ctx.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
     let metrics = ctx.metrics.clone();
     let provider: Arc<str> = ctx.provider().into();
+    let framed = ctx.framed;
     let finish = move |header: &mut ResponseHeader, body: Bytes| -> Bytes {
         let status = header.status.as_u16();
         if status == 401 && !own_credential {
@@ -149,6 +179,9 @@ pub fn hold(session: &mut Session, response: &ResponseHeader, ctx: &mut Context)
         }
         if status >= 400 {
             return normalise_error(header, body);
+        }
+        if !framed && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_err() {
+            return interrupted(header, &provider, &metrics);
         }
         let usage = openai::find_usage(&body);
         let tier = openai::find_service_tier(&body).unwrap_or(requested_tier);
@@ -164,20 +197,34 @@ pub fn hold(session: &mut Session, response: &ResponseHeader, ctx: &mut Context)
     ctx.decorator.install(session);
 }
 
+/// A reply that only the end of the connection delimits, and that is not whole: passed on, it would look complete.
+fn interrupted(header: &mut ResponseHeader, provider: &str, metrics: &crate::telemetry::Metrics) -> Bytes {
+    let message = format!("Provider '{provider}' closed the connection before its reply was complete.");
+    instead(header, &GatewayError::new(Fault::UpstreamInterrupted, message), metrics)
+}
+
+/// Puts an error of ours in the place of a held reply.
+fn instead(reply: &mut ResponseHeader, error: &GatewayError, metrics: &crate::telemetry::Metrics) -> Bytes {
+    let fault = error.fault;
+    metrics.error(fault.code(), fault.blame().label());
+    for name in ["www-authenticate", "content-encoding"] {
+        reply.remove_header(name);
+    }
+    // Constants: inserting them cannot fail.
+    let _ = reply.set_status(fault.status());
+    let _ = reply.insert_header(header::CONTENT_TYPE, "application/json");
+    if !fault.retry_may_help() {
+        let _ = reply.insert_header("x-should-retry", "false");
+    }
+    crate::proxy::reply::body(error)
+}
+
 /// A provider that refuses the gateway's key is the gateway's fault: with a 401 users would change the wrong key.
 fn refuse_key(header: &mut ResponseHeader, provider: &str, metrics: &crate::telemetry::Metrics) -> Bytes {
-    let fault = Fault::UpstreamAuthentication;
-    metrics.error(fault.code(), fault.blame().label());
     tracing::error!(provider, "the provider refused the gateway's API key");
     let message =
         format!("Provider '{provider}' refused the gateway's API key. The gateway's operator has to renew it.");
-    for name in ["www-authenticate", "content-encoding"] {
-        header.remove_header(name);
-    }
-    let _ = header.set_status(fault.status());
-    let _ = header.insert_header("content-type", "application/json");
-    let _ = header.insert_header("x-should-retry", "false");
-    reply::body(&GatewayError::new(fault, message))
+    instead(header, &GatewayError::new(Fault::UpstreamAuthentication, message), metrics)
 }
 
 /// Gives a provider's error the shape that OpenAI's clients read; one that has it already passes byte for byte.

@@ -50,6 +50,8 @@ pub enum Step {
     Cut,
     /// Send nothing more and keep the connection open.
     Stall,
+    /// End with trailers.
+    Trailers,
 }
 
 /// A scripted reply.
@@ -242,6 +244,10 @@ fn play(steps: Vec<Step>, guard: Watch) -> impl Stream<Item = Result<Frame<Bytes
                 Some(Step::Cut) => {
                     guard.done = true;
                     Some(Some(Err(std::io::Error::other("cut by script"))))
+                }
+                Some(Step::Trailers) => {
+                    let trailers = HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("x"))]);
+                    Some(Some(Ok(Frame::trailers(trailers))))
                 }
                 Some(Step::Send(bytes)) => Some(Some(Ok(Frame::data(bytes.clone())))),
                 Some(_) => Some(None),
