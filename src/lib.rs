@@ -18,8 +18,8 @@
 //! | L3 | [`telemetry`] | metrics and the log |
 //! | L4 | [`proxy`] | the Pingora `ProxyHttp`: one file per phase |
 //! | L5 | [`admin`] | second listener: health, readiness, metrics |
-//! | L5 | [`server`] | composition root: config → engines → Pingora server, reload, shutdown |
-//! | L6 | [`cli`] | `can serve`, `can check`, `can config` |
+//! | L6 | [`server`] | composition root: config → engines → Pingora server, reload, shutdown |
+//! | L7 | [`cli`] | `can serve`, `can check`, `can config`, `can simulate`, `can health` |
 
 pub mod admin;
 pub mod cli;

@@ -178,3 +178,68 @@ fn targets(deployments: &[(Account, Option<Arc<str>>)], requested: &str) -> Arc<
     };
     deployments.iter().map(target).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    fn table(yaml: &str) -> RouteTable {
+        let source = Source { env: Arc::new(|_: &str| None), ..Source::new(None) };
+        RouteTable::new(&Config::load_text(yaml, &source).unwrap().config).unwrap()
+    }
+
+    fn goes_to(table: &RouteTable, model: &str) -> Vec<String> {
+        table.plan(model).targets.iter().map(|t| format!("{}/{}", t.provider.name, t.model)).collect()
+    }
+
+    #[test]
+    fn the_playbooks_models_are_routed_without_a_file() {
+        let table = table("");
+        for (model, target) in [
+            ("gpt-4o", "openai/gpt-4o"),
+            ("text-embedding-3-small", "openai/text-embedding-3-small"),
+            ("claude-sonnet-4", "anthropic/claude-sonnet-4-0"),
+            ("claude-haiku-5-5", "anthropic/claude-haiku-5-5"),
+            ("llama-3-70b", "groq/llama-3.3-70b-versatile"),
+            ("never-heard-of", "openai/never-heard-of"),
+        ] {
+            assert_eq!(goes_to(&table, model), [target]);
+        }
+        assert!(table.configured_plan("never-heard-of").is_none());
+    }
+
+    #[test]
+    fn a_name_wins_over_a_provider_prefix_and_a_longer_pattern_over_a_shorter_one() {
+        let table = table(
+            "routes:\n\
+             - {model: groq/special, to: [openai/gpt-4o]}\n\
+             - {model: \"my-*\", to: [groq]}\n\
+             - {model: \"my-big-*\", to: [together, openai/gpt-4o]}\n",
+        );
+        assert_eq!(goes_to(&table, "groq/special"), ["openai/gpt-4o"]);
+        assert_eq!(goes_to(&table, "groq/other/x"), ["groq/other/x"]);
+        assert_eq!(goes_to(&table, "my-model"), ["groq/my-model"]);
+        assert_eq!(goes_to(&table, "my-big-model"), ["together/my-big-model", "openai/gpt-4o"]);
+        assert_eq!(&*table.plan("my-big-model").label, "my-big-*");
+        assert_eq!(&*table.plan("groq/other").label, "groq/*");
+        assert_eq!(&*table.plan("groq/").label, "default", "no model behind the slash");
+    }
+
+    #[test]
+    fn an_alias_is_listed_and_asks_for_the_routes_own_model() {
+        let table = table("routes: [{model: fast, aliases: [quick], to: [groq]}]");
+        assert_eq!(goes_to(&table, "quick"), ["groq/fast"]);
+        let ids: Vec<_> = table.models().iter().map(|m| (m.id.as_str(), m.owned_by.as_str())).collect();
+        assert!(ids.contains(&("quick", "groq")) && ids.contains(&("fast", "groq")), "{ids:?}");
+        assert!(ids.is_sorted() && !ids.iter().any(|(id, _)| id.contains('*')));
+    }
+
+    #[test]
+    fn a_gateways_key_never_prints() {
+        let table = table("providers: {openai: {api_key: sk-hidden}}");
+        let plan = table.plan("gpt-4o");
+        assert_eq!(plan.targets[0].wire.credential.as_ref().unwrap().1, "Bearer sk-hidden");
+        assert!(!format!("{plan:?}").contains("sk-hidden"));
+    }
+}

@@ -61,7 +61,7 @@ pub fn from_exchange(
     // Pingora marks HTTP/2 requests that the provider says it did not process.
     let unprocessed = error.etype() == &ErrorType::H2Error && error.retry();
     let stale = !got_header && (unprocessed || client_reused && soon && is_closed(&error));
-    let again = if stale { stay(ctx) } else { ctx.next_target().is_some() };
+    let again = stale && stay(ctx) || ctx.next_target().is_some();
     if again && ctx.body.as_ref().is_some_and(|body| body.bytes.len() > crate::proxy::downstream::NATIVE_REPLAY) {
         ctx.decorator.install(session);
     }
