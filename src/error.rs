@@ -117,21 +117,14 @@ impl Fault {
 
     /// Whether the same request, sent again unchanged, may succeed. Official SDKs obey `x-should-retry: false`.
     pub fn retry_may_help(self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::BodyTimeout
-            | Self::UpstreamUnreachable
-            | Self::UpstreamTimeout
-            | Self::UpstreamInterrupted
-            | Self::Internal => true,
-            Self::InvalidRequest
-            | Self::MissingCredential
-            | Self::UnknownPath
-            | Self::MethodNotAllowed
-            | Self::ModelNotFound
-            | Self::ContextLengthExceeded
-            | Self::BodyTooLarge
-            | Self::UpstreamAuthentication => false,
-        }
+                | Self::UpstreamUnreachable
+                | Self::UpstreamTimeout
+                | Self::UpstreamInterrupted
+                | Self::Internal
+        )
     }
 }
 
