@@ -72,7 +72,7 @@ pub struct Server {
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
     /// Holds the ports that were chosen here until Pingora has them.
-    _reserved: Vec<Socket>,
+    reserved: Vec<Socket>,
 }
 
 impl Server {
@@ -125,7 +125,7 @@ impl Server {
             return Err(StartError(sockets.faults));
         }
         pingora.add_service(client_api);
-        Ok(Self { pingora, addresses, admin, engines, metrics, ready, _reserved: sockets.reserved })
+        Ok(Self { pingora, addresses, admin, engines, metrics, ready, reserved: sockets.reserved })
     }
 
     /// A handle to reload the configuration of the running server.
@@ -142,7 +142,8 @@ impl Server {
     /// open any more; the binary exits there, since Pingora itself would wait for the whole grace period.
     pub fn run(mut self, args: RunArgs, on_idle: impl FnOnce() + Send + 'static) {
         self.pingora.bootstrap();
-        announce_when_ready(self.addresses.clone(), self.ready.clone());
+        let reserved = self.reserved.iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect();
+        announce_when_ready(self.addresses.clone(), reserved, self.ready.clone());
         let mut phases = self.pingora.watch_execution_phase();
         let (metrics, ready) = (self.metrics.clone(), self.ready.clone());
         thread::spawn(move || {
@@ -175,19 +176,11 @@ fn wait_until_idle(metrics: &Metrics) {
     }
 }
 
-/// Pingora does not say when it listens, so we knock.
-fn announce_when_ready(addresses: Vec<SocketAddr>, ready: Arc<AtomicBool>) {
+/// Pingora does not say when it listens, so we look.
+fn announce_when_ready(addresses: Vec<SocketAddr>, reserved: Vec<SocketAddr>, ready: Arc<AtomicBool>) {
     thread::spawn(move || {
         for address in &addresses {
-            let reachable = SocketAddr::new(
-                match address.ip() {
-                    ip if ip.is_unspecified() && ip.is_ipv4() => std::net::Ipv4Addr::LOCALHOST.into(),
-                    ip if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
-                    ip => ip,
-                },
-                address.port(),
-            );
-            while TcpStream::connect_timeout(&reachable, Duration::from_secs(1)).is_err() {
+            while !is_listening(*address, reserved.contains(address)) {
                 thread::sleep(Duration::from_millis(1));
             }
         }
@@ -195,6 +188,21 @@ fn announce_when_ready(addresses: Vec<SocketAddr>, ready: Arc<AtomicBool>) {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         tracing::info!(addresses = addresses.join(","), "ready");
     });
+}
+
+/// An address that can be bound once more is not listened on yet: the system refuses it only then, as long as both sides
+/// allow reuse. A connection would tell too, but a TLS listener logs one that says nothing as an error; it serves for
+/// reserved ports, which may always be bound again.
+fn is_listening(address: SocketAddr, reserved: bool) -> bool {
+    if reserved {
+        return TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok();
+    }
+    let probe = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    };
+    probe().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
 struct Sockets {
