@@ -6,22 +6,14 @@
 use std::mem;
 
 use http::{HeaderMap, HeaderName, request, response};
-use pingora_error::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 /// Changes a request header in place.
-///
-/// # Errors
-/// Those of `change`; the header is then in no usable state, and the request ends.
-pub fn change_request(
-    header: &mut RequestHeader,
-    change: impl FnOnce(&mut request::Parts) -> Result<()>,
-) -> Result<()> {
+pub fn change_request(header: &mut RequestHeader, change: impl FnOnce(&mut request::Parts)) {
     let empty: RequestHeader = http::Request::new(()).into_parts().0.into();
     let mut parts: request::Parts = mem::replace(header, empty).into();
-    change(&mut parts)?;
+    change(&mut parts);
     *header = parts.into();
-    Ok(())
 }
 
 /// Changes a response header in place.

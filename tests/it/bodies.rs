@@ -121,6 +121,11 @@ async fn a_body_over_the_limit_is_a_413_before_it_is_read() {
         client.try_write(format!("4000\r\n{}\r\n", "x".repeat(0x4000))).await;
     }
     assert_eq!(client.reply().await.expect("an answer").status, 413);
+
+    let gateway = Gateway::start(&format!("http: {{max_body: 1KiB}}\n{}", providers(&[("openai", fake.address)])));
+    let mut client = Client::connect(gateway.addresses[0]).await;
+    client.post_chunked("/v1/chat/completions", &body_of(2 << 10), 4 << 10).await;
+    assert_eq!(client.reply().await.expect("an answer").status, 413, "one chunk over the limit");
     assert_eq!(fake.count(), 0);
 }
 

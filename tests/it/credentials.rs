@@ -33,7 +33,7 @@ async fn a_clients_own_key_goes_to_openai_and_to_nobody_else() {
         assert_eq!(openai.last().header("authorization"), Some("Bearer sk-own"));
         assert_eq!((openai.last().header("api-key"), openai.last().header("x-api-key")), (None, None));
     }
-    for key in [None, Some(("authorization", "Bearer anything"))] {
+    for key in [None, Some(("authorization", "Bearer anything")), Some(("x-api-key", "sk-ant-api03-own"))] {
         ask(&gateway, "gpt-4o", key).await;
         assert_eq!(openai.last().header("authorization"), Some("Bearer sk-gateway"), "mapped for {key:?}");
         assert_eq!(openai.last().header("openai-organization"), None);

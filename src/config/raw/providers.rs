@@ -31,7 +31,8 @@ pub struct Provider {
     #[schemars(example = SecretText::env("OPENAI_API_KEY"))]
     pub api_key: Option<SecretText>,
     /// Which key goes upstream. `mapped`: the gateway's, always. `passthrough`: the client's own, always.
-    /// `auto`: the client's own where it looks like the vendor's (`sk-…`), else the gateway's. The latter two for the
+    /// `auto`: the client's own where it looks like the vendor's (`sk-…`, but not `sk-ant-…` or `sk-or-…`), else the
+    /// gateway's. The latter two for the
     /// preset `openai` only, whose default is `auto`; elsewhere it is `mapped`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = Credentials::Auto)]

@@ -125,7 +125,7 @@ fn peer(provider: &Provider, address: std::net::SocketAddr) -> HttpPeer {
 /// Writes the provider's URL, host, credential and framing into the request header.
 ///
 /// # Errors
-/// A header value that cannot be written; configured values are checked when they are loaded.
+/// A path that cannot be forwarded.
 pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut Context) -> Result<()> {
     let Some(attempt) = &ctx.attempt else {
         return Error::e_explain(ErrorType::InternalError, "no attempt under way");
@@ -160,8 +160,8 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
             headers.remove(header::TRANSFER_ENCODING);
             headers.insert(header::CONTENT_LENGTH, body.len().into());
         }
-        Ok(())
-    })
+    });
+    Ok(())
 }
 
 /// The provider's prefix, the path behind `/v1`, and both queries.

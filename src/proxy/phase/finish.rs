@@ -17,8 +17,8 @@ pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
     let written = session
         .response_written()
         .map(|header| header.status)
-        .filter(|status| !status.is_informational() || status.as_u16() == 101);
-    let written = written.map(|status| status.as_u16());
+        .filter(|status| !status.is_informational() || status.as_u16() == 101)
+        .map(|status| status.as_u16());
     let status = match written {
         Some(status) if !left => status,
         _ => CLIENT_CLOSED,

@@ -43,7 +43,6 @@ pub async fn accept(session: &mut Session, ctx: &mut Context, contexts: &Context
             reply::error(session, ctx, &error).await.map(|()| true)
         }
         Err(Stop::Gone) => {
-            ctx.fault = None;
             session.set_keepalive(None);
             Ok(true)
         }

@@ -98,6 +98,11 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
     Err(GatewayError::new(Fault::MissingCredential, message))
 }
 
+/// True for a key that looks like OpenAI's. Anthropic's and OpenRouter's begin alike and are none of OpenAI's business.
+fn is_openais(key: &str) -> bool {
+    key.starts_with("sk-") && !key.starts_with("sk-ant-") && !key.starts_with("sk-or-")
+}
+
 /// The key that goes to a target, and whether it is the client's own.
 ///
 /// A client's key goes to OpenAI and to nobody else: the configuration refuses pass-through for any other vendor, and
@@ -112,6 +117,6 @@ pub fn credential<'a>(ctx: &'a Context, target: &'a Target) -> Option<(&'a str, 
     match provider.credentials {
         Credentials::Mapped => mapped,
         Credentials::PassThrough => own,
-        Credentials::Auto => own.filter(|(key, _)| key.starts_with("sk-")).or(mapped),
+        Credentials::Auto => own.filter(|(key, _)| is_openais(key)).or(mapped),
     }
 }

@@ -34,8 +34,7 @@ pub async fn body(session: &mut Session, limits: &Http) -> Result<Bytes, Stop> {
         Ok(result) => result,
         Err(_) => {
             session.set_keepalive(None);
-            let message = format!("The request body did not arrive within {} s.", limits.body_timeout.as_secs_f32());
-            Err(GatewayError::new(Fault::BodyTimeout, message).into())
+            Err(too_late(limits))
         }
     }
 }
@@ -55,7 +54,9 @@ pub async fn invite_body(session: &mut Session) -> Result<(), Stop> {
 /// for an invitation, or a body that is large or does not come, is not worth it: that connection closes.
 pub async fn discard(session: &mut Session) {
     let length = session.get_header(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-    if session.as_mut().is_body_done()
+    // Without keep-alive there is nothing to save.
+    if session.get_keepalive().is_none()
+        || session.as_mut().is_body_done()
         || length.is_none_or(|length| length > NATIVE_REPLAY)
         || expects_continue(session)
     {
@@ -70,6 +71,9 @@ async fn collect(session: &mut Session, announced: Option<usize>, limits: &Http)
     if announced == Some(first.len()) && session.as_mut().is_body_done() {
         // The usual case: one read, no copy.
         return Ok(first);
+    }
+    if first.len() > limits.max_body_bytes {
+        return Err(too_large(session, limits));
     }
     // What a client announces is not trusted with memory before it arrives.
     let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).clamp(first.len(), 1 << 20));
@@ -93,16 +97,17 @@ async fn next(session: &mut Session, limits: &Http) -> Result<Option<Bytes>, Sto
         Err(error) => {
             session.set_keepalive(None);
             Err(match error.etype() {
-                ReadTimedout => {
-                    let seconds = limits.body_timeout.as_secs_f32();
-                    let message = format!("The request body did not arrive within {seconds} s.");
-                    GatewayError::new(Fault::BodyTimeout, message).into()
-                }
+                ReadTimedout => too_late(limits),
                 ConnectionClosed | ReadError => Stop::Gone,
                 _ => super::invalid("The request body is framed wrongly.").into(),
             })
         }
     }
+}
+
+fn too_late(limits: &Http) -> Stop {
+    let seconds = limits.body_timeout.as_secs_f32();
+    GatewayError::new(Fault::BodyTimeout, format!("The request body did not arrive within {seconds} s.")).into()
 }
 
 fn too_large(session: &mut Session, limits: &Http) -> Stop {

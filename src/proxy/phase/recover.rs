@@ -133,7 +133,6 @@ fn reason(error: &Error) -> &'static str {
 fn explain(error: &Error, ctx: &Context) -> GatewayError {
     use ErrorType::{ConnectTimedout, InternalError, InvalidHTTPHeader, ReadTimedout, WriteTimedout};
     let provider = ctx.provider();
-    let unreached = ctx.attempt.as_ref().is_none_or(|attempt| attempt.status.is_none());
     match error.etype() {
         InvalidHTTPHeader if error.esource() != &ErrorSource::Upstream => {
             super::invalid("A request header or the path cannot be forwarded.")
@@ -151,7 +150,7 @@ fn explain(error: &Error, ctx: &Context) -> GatewayError {
         _ if error.esource() != &ErrorSource::Upstream => {
             GatewayError::new(Fault::Internal, "The gateway failed to forward the request.")
         }
-        kind if is_connect(kind) || unreached && matches!(kind, ErrorType::ConnectError) => {
+        kind if is_connect(kind) => {
             GatewayError::new(Fault::UpstreamUnreachable, format!("Provider '{provider}' cannot be reached."))
         }
         _ => GatewayError::new(
