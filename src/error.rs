@@ -32,6 +32,26 @@ pub enum Fault {
     InvalidRequest,
     /// The client presented no credential and the gateway has none for the provider: 401.
     MissingCredential,
+    /// The token is unknown, has expired or was revoked, or only tokens are served: 401.
+    InvalidToken,
+    /// The token's tenant is not configured (any more): 403.
+    UnknownTenant,
+    /// The token lacks a scope: 403.
+    MissingScope,
+    /// The tenant or the token may not ask for this model: 403.
+    ModelNotAllowed,
+    /// A budget holds, and nobody knows what the model costs: 403.
+    ModelNotPriced,
+    /// A budget holds, and the gateway cannot tell what the path costs: 403.
+    PathNotMetered,
+    /// A limit of the tenant or the token is reached: 429.
+    RateLimited,
+    /// A budget has not enough left: 402, or 429 where the configuration says so.
+    BudgetExceeded,
+    /// Tokens could not be read yet: 503, because nobody can say that one is wrong.
+    IdentityUnavailable,
+    /// The ledger cannot be written, and the configuration refuses requests then: 503.
+    LedgerUnavailable,
     /// No such path: 404.
     UnknownPath,
     /// A known path, another method: 405.
@@ -61,7 +81,15 @@ impl Fault {
     pub fn status(self) -> u16 {
         match self {
             Self::InvalidRequest | Self::ContextLengthExceeded => 400,
-            Self::MissingCredential => 401,
+            Self::MissingCredential | Self::InvalidToken => 401,
+            Self::BudgetExceeded => 402,
+            Self::UnknownTenant
+            | Self::MissingScope
+            | Self::ModelNotAllowed
+            | Self::ModelNotPriced
+            | Self::PathNotMetered => 403,
+            Self::RateLimited => 429,
+            Self::IdentityUnavailable | Self::LedgerUnavailable => 503,
             Self::UnknownPath | Self::ModelNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::BodyTimeout => 408,
@@ -75,6 +103,8 @@ impl Fault {
     /// OpenAI's `error.type`.
     pub fn kind(self) -> &'static str {
         match self.blame() {
+            _ if self == Self::RateLimited => "rate_limit_error",
+            _ if self == Self::BudgetExceeded => "insufficient_quota",
             Blame::Client => "invalid_request_error",
             Blame::Provider | Blame::Gateway => "server_error",
         }
@@ -85,6 +115,16 @@ impl Fault {
         match self {
             Self::InvalidRequest => "invalid_request",
             Self::MissingCredential => "missing_api_key",
+            Self::InvalidToken => "invalid_api_key",
+            Self::UnknownTenant => "unknown_tenant",
+            Self::MissingScope => "missing_scope",
+            Self::ModelNotAllowed => "model_not_allowed",
+            Self::ModelNotPriced => "model_not_priced",
+            Self::PathNotMetered => "path_not_metered",
+            Self::RateLimited => "rate_limit_exceeded",
+            Self::BudgetExceeded => "budget_exceeded",
+            Self::IdentityUnavailable => "identity_unavailable",
+            Self::LedgerUnavailable => "ledger_unavailable",
             Self::UnknownPath => "unknown_url",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::ModelNotFound => "model_not_found",
@@ -104,6 +144,14 @@ impl Fault {
         match self {
             Self::InvalidRequest
             | Self::MissingCredential
+            | Self::InvalidToken
+            | Self::UnknownTenant
+            | Self::MissingScope
+            | Self::ModelNotAllowed
+            | Self::ModelNotPriced
+            | Self::PathNotMetered
+            | Self::RateLimited
+            | Self::BudgetExceeded
             | Self::UnknownPath
             | Self::MethodNotAllowed
             | Self::ModelNotFound
@@ -111,7 +159,9 @@ impl Fault {
             | Self::BodyTooLarge
             | Self::BodyTimeout => Blame::Client,
             Self::UpstreamUnreachable | Self::UpstreamTimeout | Self::UpstreamInterrupted => Blame::Provider,
-            Self::UpstreamAuthentication | Self::Internal => Blame::Gateway,
+            Self::UpstreamAuthentication | Self::IdentityUnavailable | Self::LedgerUnavailable | Self::Internal => {
+                Blame::Gateway
+            }
         }
     }
 
@@ -120,6 +170,9 @@ impl Fault {
         matches!(
             self,
             Self::BodyTimeout
+                | Self::RateLimited
+                | Self::IdentityUnavailable
+                | Self::LedgerUnavailable
                 | Self::UpstreamUnreachable
                 | Self::UpstreamTimeout
                 | Self::UpstreamInterrupted
@@ -139,12 +192,37 @@ pub struct GatewayError {
     pub param: Option<&'static str>,
     /// When to come back.
     pub retry_after: Option<Duration>,
+    /// What else is special about it.
+    pub extra: Option<Box<Extra>>,
+}
+
+/// What only some errors have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// A status in place of the fault's own.
+    pub status: Option<u16>,
+    /// No retry cures it, although one cures others of its kind.
+    pub hopeless: bool,
+    /// More headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// One more member of the `error` object.
+    pub member: Option<(&'static str, serde_json::Value)>,
 }
 
 impl GatewayError {
     /// An error without a parameter.
     pub fn new(fault: Fault, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { fault, message: message.into(), param: None, retry_after: None }
+        Self { fault, message: message.into(), param: None, retry_after: None, extra: None }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        self.extra.as_ref().and_then(|extra| extra.status).unwrap_or(self.fault.status())
+    }
+
+    /// Whether the same request, sent again unchanged, may succeed.
+    pub fn retry_may_help(&self) -> bool {
+        self.fault.retry_may_help() && !self.extra.as_ref().is_some_and(|extra| extra.hopeless)
     }
 
     /// Names the parameter at fault.
@@ -158,7 +236,7 @@ impl GatewayError {
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 13] = [
+    const ALL: [Fault; 23] = [
         Fault::InvalidRequest,
         Fault::MissingCredential,
         Fault::UnknownPath,
@@ -172,6 +250,16 @@ mod tests {
         Fault::UpstreamTimeout,
         Fault::UpstreamInterrupted,
         Fault::Internal,
+        Fault::InvalidToken,
+        Fault::UnknownTenant,
+        Fault::MissingScope,
+        Fault::ModelNotAllowed,
+        Fault::ModelNotPriced,
+        Fault::PathNotMetered,
+        Fault::RateLimited,
+        Fault::BudgetExceeded,
+        Fault::IdentityUnavailable,
+        Fault::LedgerUnavailable,
     ];
 
     #[test]

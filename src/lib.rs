@@ -11,20 +11,28 @@
 //! | L0 | [`error`] | whose fault it is, may we retry, what may the client read |
 //! | L1 | [`openai`] | endpoints, peeking into and splicing raw bodies, usage, error shapes, the stream relay |
 //! | L1 | [`sse`] | event boundaries, writing events |
+//! | L1 | [`tokenizer`] | how many tokens a text has |
 //! | L2 | [`config`] | the YAML file, the environment, all faults at once, the schema |
+//! | L2 | [`store`] | the SQLite file: opening, schema, changes by other processes |
+//! | L3 | [`identity`] | `chitty_` tokens, scopes, tenants |
+//! | L3 | [`ledger`] | budgets: reserve → settle or release; entries, journal, alerts, reports |
+//! | L3 | [`limits`] | requests, LLM tokens, money and concurrency per tenant and token |
 //! | L3 | [`pricing`] | the price catalogue and what a usage costs |
 //! | L3 | [`routing`] | client-facing model → ordered deployments |
 //! | L3 | [`providers`] | quirks of OpenAI-compatible vendors; Ollama's context lengths; the simulated provider |
 //! | L3 | [`telemetry`] | metrics and the log |
 //! | L4 | [`proxy`] | the Pingora `ProxyHttp`: one file per phase |
-//! | L5 | [`admin`] | second listener: health, readiness, metrics |
+//! | L5 | [`admin`] | second listener: health, readiness, metrics; tokens, tenants and their spend as a JSON API |
 //! | L6 | [`server`] | composition root: config → engines → Pingora server, reload, shutdown |
-//! | L7 | [`cli`] | `can serve`, `can check`, `can config`, `can simulate`, `can health` |
+//! | L7 | [`cli`] | `can serve`, `can check`, `can config`, `can auth`, `can registry`, `can simulate`, `can health` |
 
 pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod identity;
+pub mod ledger;
+pub mod limits;
 pub mod openai;
 pub mod pricing;
 pub mod providers;
@@ -32,5 +40,7 @@ pub mod proxy;
 pub mod routing;
 pub mod server;
 pub mod sse;
+pub mod store;
 pub mod telemetry;
+pub mod tokenizer;
 pub mod types;

@@ -33,8 +33,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     admin::{Admin, AxumApp},
     config::{Config, Listener},
+    identity::Directory,
+    ledger::Ledger,
     pricing::Catalogue,
-    proxy::{Authorities, Engines, Gateway},
+    proxy::{Authorities, Engines, Gateway, Governance, Parties},
     routing::RouteTable,
     telemetry::Metrics,
 };
@@ -42,6 +44,9 @@ use crate::{
 /// After the listeners closed, the process waits this long without an open request before it exits: a connection that
 /// was accepted in the last moment has not become a request yet.
 const QUIET: Duration = Duration::from_millis(250);
+
+/// At the end the ledger's last entries have this long to be written. What is not written then is recovered at the next start.
+const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// Bytes read ahead on a client's connection.
 const READ_BUFFER: usize = 4096;
@@ -69,6 +74,7 @@ pub struct Server {
     /// Where the admin API will listen.
     pub admin: Option<SocketAddr>,
     engines: Arc<ArcSwap<Engines>>,
+    governance: Arc<Governance>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
     /// Holds the ports that were chosen here until Pingora has them.
@@ -85,7 +91,10 @@ impl Server {
     pub fn compose(config: Config, upgrade: bool) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError(vec![e.to_string()]))?);
         let ready = Arc::new(AtomicBool::new(false));
-        let engines = Arc::new(ArcSwap::from_pointee(engines(config)?));
+        let ledger = Ledger::open(&config.database)
+            .map_err(|error| StartError(vec![format!("{}: {error}", config.database.path.display())]))?;
+        let governance = Arc::new(Governance::new(Directory::follow(&config.database.path), ledger));
+        let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance)?));
         let config = engines.load().config.clone();
         let mut sockets = Sockets { reserved: Vec::new(), faults: Vec::new(), upgrade };
 
@@ -102,7 +111,7 @@ impl Server {
         let opt = upgrade.then(|| Opt { upgrade: true, ..Opt::default() });
         let mut pingora = PingoraServer::new_with_opt_and_conf(opt, conf);
 
-        let gateway = Gateway::new(engines.clone(), metrics.clone());
+        let gateway = Gateway::new(engines.clone(), governance.clone(), metrics.clone());
         let mut client_api = http_proxy_service_with_name(&pingora.configuration, gateway, "client API");
         if config.listeners.iter().any(|listener| listener.http2 && listener.tls.is_none())
             && let Some(proxy) = client_api.app_logic_mut()
@@ -113,7 +122,12 @@ impl Server {
         }
         let addresses = config.listeners.iter().map(|listener| sockets.listen(&mut client_api, listener)).collect();
         let admin = config.admin.map(|address| {
-            let api = Admin { metrics: metrics.clone(), ready: ready.clone() };
+            let api = Admin {
+                metrics: metrics.clone(),
+                ready: ready.clone(),
+                engines: engines.clone(),
+                governance: governance.clone(),
+            };
             let mut service = Service::new("admin API".to_owned(), AxumApp::new(api.router()));
             service.threads = Some(1);
             let listener = Listener { address, tls: None, http2: false };
@@ -125,12 +139,17 @@ impl Server {
             return Err(StartError(sockets.faults));
         }
         pingora.add_service(client_api);
-        Ok(Self { pingora, addresses, admin, engines, metrics, ready, reserved: sockets.reserved })
+        Ok(Self { pingora, addresses, admin, engines, governance, metrics, ready, reserved: sockets.reserved })
     }
 
     /// A handle to reload the configuration of the running server.
     pub fn reloader(&self, load: Load) -> Reloader {
-        Reloader { load, engines: self.engines.clone(), metrics: self.metrics.clone() }
+        Reloader {
+            load,
+            engines: self.engines.clone(),
+            governance: self.governance.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     /// Set once the client API accepts connections, cleared when it stops.
@@ -143,9 +162,10 @@ impl Server {
     pub fn run(mut self, args: RunArgs, on_idle: impl FnOnce() + Send + 'static) {
         self.pingora.bootstrap();
         let reserved = self.reserved.iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect();
-        announce_when_ready(self.addresses.clone(), reserved, self.ready.clone());
+        let all = self.addresses.iter().chain(&self.admin).copied().collect();
+        announce_when_ready(all, self.addresses.clone(), reserved, self.ready.clone());
         let mut phases = self.pingora.watch_execution_phase();
-        let (metrics, ready) = (self.metrics.clone(), self.ready.clone());
+        let (metrics, ready, governance) = (self.metrics.clone(), self.ready.clone(), self.governance.clone());
         thread::spawn(move || {
             loop {
                 match phases.blocking_recv() {
@@ -160,6 +180,9 @@ impl Server {
                 }
             }
             wait_until_idle(&metrics);
+            if !governance.ledger.close(LAST_WRITES) {
+                tracing::error!("the last entries of the ledger are not written; their requests will be recovered");
+            }
             on_idle();
         });
         self.pingora.run(args);
@@ -177,9 +200,14 @@ fn wait_until_idle(metrics: &Metrics) {
 }
 
 /// Pingora does not say when it listens, so we look.
-fn announce_when_ready(addresses: Vec<SocketAddr>, reserved: Vec<SocketAddr>, ready: Arc<AtomicBool>) {
+fn announce_when_ready(
+    all: Vec<SocketAddr>,
+    addresses: Vec<SocketAddr>,
+    reserved: Vec<SocketAddr>,
+    ready: Arc<AtomicBool>,
+) {
     thread::spawn(move || {
-        for address in &addresses {
+        for address in &all {
             while !is_listening(*address, reserved.contains(address)) {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -276,7 +304,7 @@ fn tls_settings(cert: &str, key: &str) -> Result<TlsSettings, String> {
     }
 }
 
-fn engines(config: Config) -> Result<Engines, StartError> {
+fn engines(config: Config, governance: &Arc<Governance>) -> Result<Engines, StartError> {
     let catalogue = match &config.prices_file {
         None => Catalogue::builtin(),
         Some(path) => read_catalogue(path)?,
@@ -292,7 +320,9 @@ fn engines(config: Config) -> Result<Engines, StartError> {
             authorities.insert(provider.name.clone(), read);
         }
     }
-    Ok(Engines { config: Arc::new(config), routes, catalogue: Arc::new(catalogue), authorities })
+    let config = Arc::new(config);
+    let parties = Parties::new(config.clone(), governance.clone());
+    Ok(Engines { config, routes, catalogue: Arc::new(catalogue), parties, authorities })
 }
 
 fn read_authorities(file: &Path) -> Result<Arc<Authorities>, String> {
@@ -321,6 +351,7 @@ fn read_catalogue(path: &PathBuf) -> Result<Catalogue, StartError> {
 pub struct Reloader {
     load: Load,
     engines: Arc<ArcSwap<Engines>>,
+    governance: Arc<Governance>,
     metrics: Arc<Metrics>,
 }
 
@@ -330,7 +361,7 @@ impl Reloader {
     /// # Errors
     /// Every fault of the new configuration.
     pub fn reload(&self) -> Result<Vec<PathBuf>, StartError> {
-        match (self.load)().and_then(|(config, files)| Ok((engines(config)?, files))) {
+        match (self.load)().and_then(|(config, files)| Ok((engines(config, &self.governance)?, files))) {
             Ok((new, files)) => {
                 let old = self.engines.swap(Arc::new(new));
                 let new = self.engines.load();

@@ -1,11 +1,15 @@
 //! The processes under measurement, and the guards that end them.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use chittycan::config::Limits;
+use chittycan::identity::{NewToken, Scopes, Tokens};
 
 use crate::Failure;
 use crate::wire::Wire;
@@ -143,6 +147,17 @@ fn start_gateway(
     let scratch = tempfile::tempdir()?;
     let config = scratch.path().join("can.yaml");
     std::fs::write(&config, configuration(listen, admin, upstream))?;
+    let mut database = chittycan::store::open(&scratch.path().join("can.db"))?;
+    let team = NewToken {
+        tenant: "team".into(),
+        name: None,
+        scopes: Scopes::CLIENT,
+        models: Vec::new(),
+        limits: Limits::default(),
+        expires_at: None,
+    };
+    let (_, secret) = Tokens(&mut database).create(&team)?;
+    TOKEN.with_borrow_mut(|token| secret.expose().clone_into(token));
     let log = std::fs::File::create(scratch.path().join("log"))?;
     let mut command = Command::new(binary);
     command.arg("serve").arg("--config").arg(&config).current_dir(scratch.path());
@@ -154,6 +169,16 @@ fn start_gateway(
     Ok(Running { child, scratch: Some(scratch) })
 }
 
+thread_local! {
+    /// The token of the gateway that was started last; every target gets it, only the gateway reads it.
+    static TOKEN: RefCell<String> = RefCell::new("sk-bench-client".to_owned());
+}
+
+/// What a client presents.
+pub fn token() -> String {
+    TOKEN.with_borrow(String::clone)
+}
+
 /// Every feature on, except the log line per request, which the pass-through does not write either.
 fn configuration(listen: SocketAddr, admin: SocketAddr, upstream: SocketAddr) -> String {
     format!(
@@ -163,7 +188,14 @@ fn configuration(listen: SocketAddr, admin: SocketAddr, upstream: SocketAddr) ->
          log: {{level: warn, access: false}}\n\
          providers:\n\
          \x20 openai: {{preset: openai, base_url: \"http://{upstream}/v1\", api_key: sk-bench, credentials: mapped}}\n\
-         retry: {{attempts: 2}}\n"
+         retry: {{attempts: 2}}\n\
+         tenants:\n\
+         \x20 company: {{budgets: [{{usd: 1000000000}}, {{usd: 100000000, period: daily}}]}}\n\
+         \x20 team:\n\
+         \x20   parent: company\n\
+         \x20   limits: {{requests_per_second: 1000000000, requests_per_minute: 1000000000, tokens_per_minute: 1000000000000, \
+         usd_per_minute: 1000000, concurrent_requests: 100000}}\n\
+         \x20   budgets: [{{usd: 100000000}}]\n"
     )
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::LocalSet;
 
-use crate::children::{BARE, BARE_AGAIN, DIRECT, Fleet, GATEWAY, Target};
+use crate::children::{BARE, BARE_AGAIN, DIRECT, Fleet, GATEWAY, Target, token};
 use crate::report::{Table, Verdicts, spread};
 use crate::stats::{Rounds, quantile, sorted_ms};
 use crate::wire::Wire;
@@ -66,10 +66,11 @@ pub fn chat(target: &Target, marker: &str, size: usize) -> Vec<u8> {
     let filler = size.saturating_sub(start.len() + end.len());
     let body = format!("{start}{}{end}", &"the quick brown fox ".repeat(filler / 20 + 1)[..filler]);
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer sk-bench-client\r\n\
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n\
          content-type: application/json\r\naccept: application/json\r\nuser-agent: bench\r\n\
          content-length: {}\r\n\r\n{body}",
         target.address,
+        token(),
         body.len()
     )
     .into_bytes()

@@ -1,27 +1,52 @@
-//! The second listener: health, readiness and metrics. It is for operators and never faces clients.
+//! The second listener: health, readiness and metrics for anyone who reaches it, and a JSON API for holders of an admin
+//! token. It is for operators and never faces clients.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `auth` | who may use the API |
+//! | `tokens` | make, list, show, rotate and revoke tokens |
+//! | `tenants` | who may spend what, and what is spent |
+//! | `health` | `/healthz`, `/readyz`, `/metrics`, and the health of the ledger |
+//! | `extract` | what handlers take from a request |
+//! | `values` | how times and money look in JSON |
+//! | `error` | every refusal, in one shape |
+//! | `openapi` | the document of all this, from the code |
+
+mod auth;
+mod error;
+mod extract;
+mod health;
+mod openapi;
+mod tenants;
+mod tokens;
+mod values;
 
 use std::{
     convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use axum::{
-    Json, Router,
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::get,
+    Router,
+    extract::DefaultBodyLimit,
+    http::{Method, Uri},
+    middleware,
+    routing::{MethodRouter, get, post},
 };
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use pingora_core::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
-use serde_json::json;
 
-use crate::telemetry::Metrics;
+use self::error::{ApiError, Code};
+use crate::{
+    proxy::{Engines, Governance},
+    telemetry::Metrics,
+};
+
+/// Where the JSON API lives.
+const API: &str = "/api/v1";
 
 /// What the admin listener shows.
 #[derive(Clone)]
@@ -30,30 +55,56 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// `/readyz` answers 200 while it is set.
     pub ready: Arc<AtomicBool>,
+    /// The configuration in effect.
+    pub engines: Arc<ArcSwap<Engines>>,
+    /// Tokens and money.
+    pub governance: Arc<Governance>,
 }
 
 impl Admin {
     /// The routes.
     pub fn router(self) -> Router {
-        Router::new()
-            .route("/healthz", get(|| async { Json(json!({ "status": "ok" })) }))
-            .route("/readyz", get(readyz))
-            .route("/metrics", get(metrics))
-            .fallback(|| async { (StatusCode::NOT_FOUND, Json(json!({ "error": { "message": "No such path." } }))) })
-            .with_state(self)
+        let api = router(guarded_routes())
+            .layer(DefaultBodyLimit::max(extract::MAX_BODY))
+            // Around the fallbacks too: without a token nobody learns which paths there are.
+            .layer(middleware::from_fn_with_state(self.clone(), auth::require_admin));
+        router(open_routes()).nest(API, api).with_state(self)
     }
 }
 
-async fn readyz(State(admin): State<Admin>) -> Response {
-    let (status, word) = match admin.ready.load(Ordering::Acquire) {
-        true => (StatusCode::OK, "ready"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
-    };
-    (status, Json(json!({ "status": word, "open_requests": admin.metrics.open_requests() }))).into_response()
+/// The paths of the JSON API, below [`API`].
+fn guarded_routes() -> Vec<(&'static str, MethodRouter<Admin>)> {
+    vec![
+        ("/tokens", get(tokens::list).post(tokens::create)),
+        ("/tokens/{id}", get(tokens::show).delete(tokens::revoke)),
+        ("/tokens/{id}/rotate", post(tokens::rotate)),
+        ("/tenants", get(tenants::list)),
+        ("/tenants/{id}", get(tenants::show)),
+        ("/health", get(health::show)),
+    ]
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.encode()).into_response()
+/// What needs no token.
+fn open_routes() -> Vec<(&'static str, MethodRouter<Admin>)> {
+    vec![
+        ("/healthz", get(health::healthz)),
+        ("/readyz", get(health::readyz)),
+        ("/metrics", get(health::metrics)),
+        ("/api/openapi.json", get(openapi::show)),
+    ]
+}
+
+fn router(routes: Vec<(&str, MethodRouter<Admin>)>) -> Router<Admin> {
+    let all = routes.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    all.fallback(no_such_path).method_not_allowed_fallback(no_such_method)
+}
+
+async fn no_such_path(uri: Uri) -> ApiError {
+    ApiError::new(Code::UnknownUrl, format!("No such path: {}", uri.path()))
+}
+
+async fn no_such_method(method: Method) -> ApiError {
+    ApiError::new(Code::MethodNotAllowed, format!("The path does not take {method}."))
 }
 
 /// Serves a router on a Pingora listener, so that the admin socket is handed over in an upgrade like any other.

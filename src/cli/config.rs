@@ -9,6 +9,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 
+use super::output::{complain, say};
 use crate::config::{self, Config, Source};
 
 /// Arguments of `can config`.
@@ -105,21 +106,6 @@ fn write_dev_file(output: &Path, force: bool) -> Result<String, String> {
         }
         Err(error) => Err(format!("cannot write {name}: {error}")),
     }
-}
-
-fn say(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
-}
-
-fn complain(text: &str) -> ExitCode {
-    // Without standard error there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "{text}");
-    ExitCode::FAILURE
 }
 
 #[cfg(test)]

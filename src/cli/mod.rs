@@ -1,8 +1,12 @@
-//! The command line: `can serve`, `can simulate`, `can health`, `can check`, `can config`.
+//! The command line: `can serve`, `can simulate`, `can health`, `can check`, `can config`, `can auth`, `can registry`.
 
+mod auth;
 mod check;
 mod config;
 mod health;
+mod input;
+mod output;
+mod registry;
 mod serve;
 mod simulate;
 
@@ -25,6 +29,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Show, explain or write configuration.
     Config(config::ConfigArgs),
+    /// Make, list and end tokens.
+    Auth(auth::AuthArgs),
+    /// Show what the gateway has done and what it cost.
+    Registry(registry::RegistryArgs),
     Simulate(simulate::Simulate),
     Health(health::Health),
 }
@@ -36,6 +44,8 @@ impl Cli {
             Command::Serve(args) => serve::run(args),
             Command::Check(args) => check::run(args),
             Command::Config(args) => config::run(args),
+            Command::Auth(args) => auth::run(args),
+            Command::Registry(args) => registry::run(args),
             Command::Simulate(args) => simulate::run(&args),
             Command::Health(args) => health::run(&args),
         }

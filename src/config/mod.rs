@@ -25,15 +25,16 @@ mod yaml;
 
 pub use base_url::BaseUrl;
 pub use fault::Fault;
-pub(crate) use fault::{Path, Step};
+pub(crate) use fault::{Path, Step, did_you_mean};
 pub use load::{Loaded, Source, process_env};
 pub use overlay::{ENVIRONMENT, EnvVar};
 pub use presets::{PRESETS, Preset};
 pub use reference::reference;
+pub(crate) use resolve::check_pattern;
 pub use resolved::*;
 pub use shape::schema;
 pub use template::{default_file, dev_file};
-pub use values::HumanDuration;
+pub use values::{HumanDuration, HumanUsd};
 pub(crate) use yaml::{Node, Yaml};
 
 #[cfg(test)]

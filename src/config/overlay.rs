@@ -7,9 +7,10 @@ use super::{
     fault::{Fault, did_you_mean},
     presets::{PRESETS, Preset},
     raw::{self, Admin, AdminListener, Mode, Off},
-    resolved::{Credentials, Vendor},
-    values::SecretText,
+    resolved::{Credentials, Period, Vendor},
+    values::{HumanUsd, SecretText},
 };
+use crate::types::TenantId;
 
 /// An environment variable the gateway reads.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,12 @@ pub const ENVIRONMENT: &[EnvVar] = &[
         doc: "Address of Ollama; `/v1` is added where it has no path. Replaces `providers.ollama.base_url` and `dev.ollama.base_url`.",
     },
     EnvVar { name: "CAN_LISTEN", doc: "Address and port; replaces the address of the first entry of `listen`." },
+    EnvVar { name: "CHITTY_TENANT_ID", doc: "The tenant of clients without a token; replaces `auth.default_tenant`." },
+    EnvVar {
+        name: "CHITTY_BUDGET_MONTHLY_USD",
+        doc: "A hard monthly budget of that tenant in US dollars; replaces its monthly ones.",
+    },
+    EnvVar { name: "CAN_DATABASE", doc: "The SQLite file; replaces `database.path`." },
     EnvVar { name: "CAN_ADMIN_LISTEN", doc: "Address and port, or `off`; replaces `admin`." },
 ];
 
@@ -64,6 +71,26 @@ pub fn apply(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>, faults:
             _ => fault("CAN_ADMIN_LISTEN", format!("{}, or `off`", not_an_address(&address))),
         }
     }
+    if let Some(path) = env("CAN_DATABASE") {
+        file.database.path = path.trim().to_owned();
+    }
+    if let Some(tenant) = env("CHITTY_TENANT_ID") {
+        match tenant.trim() {
+            name if TenantId::is_valid(name) => file.auth.default_tenant = name.to_owned(),
+            name => fault("CHITTY_TENANT_ID", format!("`{name}` is not a tenant's name: {TENANT_NAME}")),
+        }
+    }
+    let others = file.tenants.get("*").cloned().unwrap_or_default();
+    let default_tenant = file.tenants.entry(file.auth.default_tenant.clone()).or_insert(others);
+    if let Some(text) = env("CHITTY_BUDGET_MONTHLY_USD") {
+        match HumanUsd::parse(&text) {
+            Ok(usd) => {
+                default_tenant.budgets.retain(|budget| budget.period != Period::Monthly);
+                default_tenant.budgets.push(raw::Budget::monthly(usd));
+            }
+            Err(message) => fault("CHITTY_BUDGET_MONTHLY_USD", message),
+        }
+    }
     fill_providers(file, env);
     if let Some(url) = env("OLLAMA_BASE_URL") {
         match BaseUrl::parse(&url) {
@@ -79,6 +106,9 @@ pub fn apply(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>, faults:
     }
     fill_routes(file);
 }
+
+/// What a tenant's name is made of.
+pub const TENANT_NAME: &str = "letters, digits, `-`, `_`, `.`, `:` and `@`, at most 64";
 
 /// What is wrong with text that should be `ADDRESS:PORT`.
 pub fn not_an_address(text: &str) -> String {

@@ -33,7 +33,8 @@ over the file, the file over the defaults. On SIGHUP, and when the file changes,
 refused and the gateway goes on as before.
 
 Durations are a whole number and a unit: `us`, `ms`, `s`, `m`, `h`, `d`. Sizes are a whole number of bytes, or one with a
-unit: `KB`, `MB`, `GB` (powers of 1000), `KiB`, `MiB`, `GiB` (powers of 1024).
+unit: `KB`, `MB`, `GB` (powers of 1000), `KiB`, `MiB`, `GiB` (powers of 1024). US dollars are a number with up to nine
+decimal places, and stay exact.
 ";
 
 /// `docs/configuration.md`.
@@ -133,6 +134,7 @@ fn kind(root: &Value, schema: &Value) -> String {
         Some("duration") => return "duration".into(),
         Some("size") => return "size".into(),
         Some("secret") => return "secret".into(),
+        Some("usd") => return "US dollars".into(),
         _ => {}
     }
     if let Some(words) = words(root, schema) {

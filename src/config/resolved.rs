@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::base_url::BaseUrl;
-use crate::types::Secret;
+pub use super::raw::Limits;
+use crate::types::{NanoUsd, Secret, TenantId};
 
 /// Everything `can serve` needs to know.
 #[derive(Clone, Debug)]
@@ -32,6 +33,16 @@ pub struct Config {
     pub retry: Retry,
     /// A price list to lay over the built-in one; readable when it was loaded.
     pub prices_file: Option<PathBuf>,
+    /// How clients are recognised.
+    pub auth: Auth,
+    /// Tenants by name; the default tenant is always among them.
+    pub tenants: BTreeMap<TenantId, Arc<Tenant>>,
+    /// What a tenant has that is not named (the entry `*`); `None`: such a tenant does not exist.
+    pub other_tenants: Option<Arc<Tenant>>,
+    /// What all budgets have in common.
+    pub budgets: Budgets,
+    /// Where tokens and the ledger are kept.
+    pub database: Database,
     /// True with `CHITTYCAN_MODE=dev` or `mode: dev`: `ollama` is the only provider and serves every model through its
     /// [`Provider::model_map`].
     pub dev: bool,
@@ -218,6 +229,123 @@ pub struct Retry {
     pub statuses: Vec<u16>,
 }
 
+/// How clients are recognised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// Clients without a `chitty_…` token are served, as the default tenant.
+    pub passthrough: bool,
+    /// Whose requests those are.
+    pub default_tenant: TenantId,
+}
+
+/// A team or an organisation.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// Whose limits and budgets hold for it too.
+    pub parent: Option<TenantId>,
+    /// Names, or patterns with one trailing `*`; empty allows all models.
+    pub models: Vec<String>,
+    /// Extra headers on its requests to providers; all marked sensitive.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How much at once.
+    pub limits: Limits,
+    /// How much in total.
+    pub budgets: Vec<Budget>,
+    /// Paths whose cost cannot be told are allowed under a budget.
+    pub unmetered_paths: bool,
+}
+
+/// An amount of money for a span of time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The amount.
+    pub limit: NanoUsd,
+    /// When it begins anew.
+    pub period: Period,
+    /// In which time zone; a name the time zone database knows.
+    pub timezone: String,
+    /// What could exceed it is refused.
+    pub hard: bool,
+    /// Percentages at which to alert, rising.
+    pub alert_at: Vec<u32>,
+}
+
+/// When a budget begins anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Period {
+    Daily,
+    Weekly,
+    #[default]
+    Monthly,
+    /// Never.
+    Total,
+}
+
+impl Period {
+    /// The word for it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Daily => "daily",
+            Self::Weekly => "weekly",
+            Self::Monthly => "monthly",
+            Self::Total => "total",
+        }
+    }
+}
+
+/// What all budgets have in common.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    /// Status of a refusal: 402 or 429.
+    pub exceeded_status: u16,
+    /// What becomes of a stream that outgrows its reservation when nothing is left.
+    pub overrun: Overrun,
+    /// Where alerts go.
+    pub webhook: Option<Webhook>,
+}
+
+/// What becomes of a stream that outgrows its reservation when nothing is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Overrun {
+    /// It ends with an error event.
+    Stop,
+    /// It runs on, over the budget.
+    Finish,
+}
+
+/// Where alerts go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// An http or https URL.
+    pub url: String,
+    /// Signs the calls.
+    pub secret: Option<Secret>,
+}
+
+/// Where tokens and the ledger are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Database {
+    /// The SQLite file.
+    pub path: PathBuf,
+    /// What happens to requests while it cannot be written.
+    pub on_failure: OnFailure,
+    /// How long single entries are kept.
+    pub retention: Duration,
+}
+
+/// What happens to requests while the database cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// They are served; what is to be written waits in memory.
+    Serve,
+    /// They are refused with 503.
+    Refuse,
+}
+
 /// The simulated provider's pace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Simulate {
@@ -248,6 +376,11 @@ impl Config {
         self
     }
 
+    /// The settings of a tenant; `None` for one that does not exist.
+    pub fn tenant(&self, id: &TenantId) -> Option<&Arc<Tenant>> {
+        self.tenants.get(id).or(self.other_tenants.as_ref())
+    }
+
     /// The keys whose change from `self` to `new` takes effect only after a restart.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         let changed = [
@@ -255,6 +388,7 @@ impl Config {
             ("admin", self.admin != new.admin),
             ("server", self.server != new.server),
             ("log", self.log != new.log),
+            ("database", self.database != new.database),
         ];
         changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{
     fault::{Fault, Path, did_you_mean},
     raw,
-    values::{HumanDuration, HumanSize},
+    values::{HumanDuration, HumanSize, HumanUsd},
     yaml::{Node, Yaml},
 };
 
@@ -64,6 +64,7 @@ pub fn expected(root: &Value, schema: &Value) -> String {
     match schema["x-can"].as_str() {
         Some("duration") => return "a duration such as `30s`".into(),
         Some("size") => return "a size such as `64MiB`".into(),
+        Some("usd") => return "US dollars such as `100` or `0.50`".into(),
         _ => {}
     }
     if let Some(words) = words(root, schema) {
@@ -125,6 +126,7 @@ impl<'s> Checker<'s, '_> {
                 let wrong = match shape["x-can"].as_str() {
                     Some("duration") => HumanDuration::parse(text).err(),
                     Some("size") => HumanSize::parse(text).err(),
+                    Some("usd") => HumanUsd::parse(text).err(),
                     _ => None,
                 };
                 wrong.is_none_or(|message| self.fault(node, path, message))
@@ -146,6 +148,10 @@ impl<'s> Checker<'s, '_> {
                     }
                     _ => true,
                 }
+            }
+            Yaml::Float(value) if shape["x-can"] == "usd" => {
+                let wrong = HumanUsd::parse(&value.to_string()).err();
+                wrong.is_none_or(|message| self.fault(node, path, message))
             }
             Yaml::List(items) => {
                 let too_short = items.len() < shape["minItems"].as_u64().map_or(0, |n| n as usize);

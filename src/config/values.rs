@@ -1,9 +1,11 @@
-//! The small values a configuration file is written in: durations, sizes and secrets.
+//! The small values a configuration file is written in: durations, sizes, money and secrets.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::types::{MoneyError, NanoUsd};
 
 /// The longest duration the file may name; beyond it lies a typing error, not a wish.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
@@ -187,6 +189,74 @@ impl JsonSchema for HumanSize {
     }
 }
 
+/// US dollars as people write them: `100`, `0.50`. Exact: it is never a binary fraction once it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HumanUsd(pub NanoUsd);
+
+impl HumanUsd {
+    /// What the text must look like, where it is not a plain number.
+    pub const PATTERN: &'static str = r"^[0-9]+(\.[0-9]{1,9})?$";
+
+    /// `n` hundredths of a dollar.
+    pub const fn cents(n: u64) -> Self {
+        Self(NanoUsd(n * 10_000_000))
+    }
+
+    /// Reads `0.50`; the error says what is wrong with the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        text.trim()
+            .parse()
+            .map(Self)
+            .map_err(|error: MoneyError| format!("`{text}` {error}: write US dollars, such as `100` or `0.50`"))
+    }
+}
+
+impl fmt::Display for HumanUsd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for HumanUsd {
+    /// A whole amount as a number, any other as text: no reader then makes a binary fraction of it.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.0.is_multiple_of(1_000_000_000) {
+            true => serializer.serialize_u64(self.0.0 / 1_000_000_000),
+            false => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HumanUsd {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            // The shortest text of a float is the text it was read from, up to 15 digits.
+            Number(serde_json::Number),
+            Text(String),
+        }
+        match Either::deserialize(deserializer)? {
+            Either::Number(number) => Self::parse(&number.to_string()),
+            Either::Text(text) => Self::parse(&text),
+        }
+        .map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for HumanUsd {
+    fn schema_name() -> Cow<'static, str> {
+        "Usd".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "US dollars, exact to nine decimal places: `100`, `0.50`.",
+            "type": ["number", "string"], "minimum": 0, "pattern": Self::PATTERN, "x-can": "usd",
+        })
+    }
+}
+
 /// A secret as the file writes it: `env:NAME`, `file:PATH`, or the secret itself.
 ///
 /// It serialises and prints as the reference; the secret itself becomes `[redacted]`.
@@ -323,6 +393,23 @@ mod tests {
             let span = HumanDuration(Duration::from_micros(micros));
             prop_assert_eq!(HumanDuration::parse(&span.to_string()), Ok(span));
             prop_assert_eq!(HumanSize::parse(&HumanSize(bytes).to_string()), Ok(HumanSize(bytes)));
+        }
+    }
+
+    #[test]
+    fn money_is_exact() {
+        for (text, nano, printed) in
+            [("100", 100_000_000_000, "100"), ("0.5", 500_000_000, "0.5"), ("0.000000001", 1, "0.000000001")]
+        {
+            let from_text: HumanUsd = serde_json::from_str(&format!("\"{text}\"")).unwrap();
+            let from_number: HumanUsd = serde_json::from_str(text).unwrap();
+            assert_eq!((from_text.0, from_number.0), (NanoUsd(nano), NanoUsd(nano)));
+            assert_eq!(from_text.to_string(), printed);
+            let back: HumanUsd = serde_json::from_value(serde_json::to_value(from_text).unwrap()).unwrap();
+            assert_eq!(back, from_text);
+        }
+        for bad in ["-1", "1e-12", "free", ""] {
+            assert!(HumanUsd::parse(bad).is_err(), "{bad}");
         }
     }
 

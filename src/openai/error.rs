@@ -37,6 +37,17 @@ impl ErrorBody {
         to_json(&Envelope { error: self })
     }
 
+    /// The same with one more member behind the four.
+    pub fn to_bytes_with(&self, name: &str, value: &Value) -> Bytes {
+        let mut object = Map::new();
+        object.insert("message".into(), self.message.as_str().into());
+        object.insert("type".into(), self.r#type.as_str().into());
+        object.insert("param".into(), self.param.as_deref().into());
+        object.insert("code".into(), self.code.as_deref().into());
+        object.insert(name.to_owned(), value.clone());
+        to_json(&Value::Object(Map::from_iter([("error".to_owned(), Value::Object(object))])))
+    }
+
     /// Reads any known error shape. `None` when `value` has no sign of an error.
     ///
     /// A number under `code` that is an HTTP status says more than `status` and fills the missing keys.

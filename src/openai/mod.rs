@@ -3,8 +3,10 @@
 //!
 //! Everything here is plain Rust over bytes; no socket and no Pingora type appears.
 
+mod bound;
 mod endpoint;
 mod error;
+mod generated;
 mod locate;
 mod members;
 mod peek;
@@ -12,8 +14,10 @@ mod splice;
 mod stream;
 mod usage;
 
+pub use bound::{Bound, IMAGE_TOKENS, TEMPLATE_TOKENS};
 pub use endpoint::{DEFAULT_MODERATION_MODEL, Endpoint};
 pub use error::{ErrorBody, map_status, normalise};
+pub use generated::generated_text;
 pub use peek::{Field, Peek, PeekError};
 pub use splice::{Edit, escape_json_string, include_usage_edit, splice};
 pub use stream::{RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState};

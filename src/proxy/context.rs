@@ -1,7 +1,6 @@
 //! What the phases of one request know of each other.
 
 use std::{
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -9,25 +8,21 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    config::Preset,
     error::Fault,
-    openai::{Endpoint, Peek, StreamRelay},
+    ledger::Reservation,
+    limits::Permit,
+    openai::{Bound, Endpoint, Peek, StreamRelay},
     pricing::Price,
-    proxy::{downstream::Decorator, gateway::Engines},
+    proxy::{
+        downstream::Decorator,
+        gateway::Engines,
+        party::{Governance, Principal},
+        phase::settle::Tally,
+    },
     routing::{Plan, Target},
     telemetry::{InFlight, Metrics},
-    types::{NanoUsd, Secret, Usage},
+    types::{NanoUsd, RequestId, Secret, Usage},
 };
-
-/// The gateway's own id of a request: a time-ordered UUID, so that logs and ledgers sort by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestId(uuid::Uuid);
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "req_{}", self.0.simple())
-    }
-}
 
 /// One request from its header to its record.
 pub struct Context {
@@ -39,8 +34,22 @@ pub struct Context {
     pub started: Instant,
     /// What is asked for; `Other` until identified.
     pub endpoint: Endpoint,
-    /// The client's own credential.
+    /// What lives longer than a configuration: tokens, meters, budgets.
+    pub governance: Arc<Governance>,
+    /// The client's own credential for a provider.
     pub credential: Option<Secret>,
+    /// The client's `chitty_` token, or what it presents as one.
+    pub token: Option<Secret>,
+    /// Who asks; `None` before that is known.
+    pub principal: Option<Principal>,
+    /// Its place among the open requests; given back on drop.
+    pub permit: Option<Permit>,
+    /// The most it can cost.
+    pub quote: Option<Quote>,
+    /// Money held for it; settled or given back on drop.
+    pub reservation: Option<Reservation>,
+    /// What is needed to count tokens if the provider does not.
+    pub tally: Option<Box<Tally>>,
     /// The body, where the gateway reads it.
     pub body: Option<Box<Body>>,
     /// Where the request may go.
@@ -61,6 +70,8 @@ pub struct Context {
     pub decorator: Decorator,
     /// What the reply told about usage; shared with the held reply's last step.
     pub bill: Arc<Mutex<Bill>>,
+    /// The gateway ended the stream because its budget was used up.
+    pub stopped: bool,
     /// When the relayed stream came to its end, good or bad.
     pub stream_over: Option<Instant>,
     /// When the first byte left for the client.
@@ -73,12 +84,25 @@ pub struct Context {
     _open: InFlight,
 }
 
+/// What a request may use, from its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Quote {
+    /// No provider charges more for it; zero where nobody knows a price.
+    pub worst_case: NanoUsd,
+    /// LLM tokens it is likely to use, with all that the client lets it generate.
+    pub tokens: u64,
+    /// Prompt tokens it is likely to have.
+    pub prompt_estimate: u64,
+}
+
 /// A body that was read whole.
 pub struct Body {
     /// As the client sent it.
     pub bytes: Bytes,
     /// The fields the gateway acts on.
     pub peek: Peek,
+    /// How much it can make a provider count.
+    pub bound: Bound,
 }
 
 /// One try at one target.
@@ -108,20 +132,29 @@ pub enum Delivery {
 }
 
 /// What a reply told about usage.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Bill {
     /// The provider's count.
     pub usage: Option<Usage>,
     /// By the catalogue; absent for a model without a price.
     pub cost: Option<NanoUsd>,
+    /// A whole reply came without a count: what it generated, where that can be told.
+    pub uncounted: Option<Option<String>>,
 }
 
 impl Context {
     /// A new request.
-    pub fn new(engines: Arc<Engines>, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(engines: Arc<Engines>, governance: &Arc<Governance>, metrics: &Arc<Metrics>) -> Self {
         Self {
             engines,
-            id: RequestId(uuid::Uuid::now_v7()),
+            governance: governance.clone(),
+            token: None,
+            principal: None,
+            permit: None,
+            quote: None,
+            reservation: None,
+            tally: None,
+            id: RequestId::now(),
             started: Instant::now(),
             endpoint: Endpoint::Other,
             credential: None,
@@ -135,6 +168,7 @@ impl Context {
             delivery: Delivery::Pass,
             decorator: Decorator::new(),
             bill: Arc::default(),
+            stopped: false,
             stream_over: None,
             first_byte: None,
             fault: None,
@@ -162,14 +196,9 @@ impl Context {
         self.plan.as_ref().map_or("-", |p| &p.label)
     }
 
-    /// The price of the current target, by its provider's name or else its vendor's.
+    /// The price of the current target.
     pub fn price(&self) -> Option<Arc<Price>> {
-        let target = &self.attempt.as_ref()?.target;
-        let catalogue = &self.engines.catalogue;
-        catalogue
-            .price(&target.provider.name, &target.model)
-            .or_else(|| catalogue.price(Preset::of(target.provider.vendor).name, &target.model))
-            .cloned()
+        self.engines.price(&self.attempt.as_ref()?.target)
     }
 
     /// Lets go of the request's body once no further attempt can follow: a stream may stay open for minutes.

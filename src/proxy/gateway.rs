@@ -1,6 +1,10 @@
 //! The switchboard: Pingora calls a method, the method calls a phase.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -10,9 +14,19 @@ use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use super::{context::Context, phase, resolve::Resolver};
+use super::{
+    context::Context,
+    party::{Governance, Parties},
+    phase,
+    resolve::Resolver,
+};
 use crate::{
-    config::Config, pricing::Catalogue, providers::ollama::ContextLengths, routing::RouteTable, telemetry::Metrics,
+    config::{Config, Preset, Vendor},
+    pricing::{Catalogue, Price},
+    providers::ollama::ContextLengths,
+    routing::{RouteTable, Target},
+    telemetry::Metrics,
+    types::PicoUsd,
 };
 
 /// Certificate authorities in the form Pingora's peers take.
@@ -26,13 +40,27 @@ pub struct Engines {
     pub routes: RouteTable,
     /// Models to prices.
     pub catalogue: Arc<Catalogue>,
+    /// Tenants with their rules, meters and budgets.
+    pub parties: Parties,
     /// The only certificate authorities to trust, for providers that name some.
     pub authorities: BTreeMap<Arc<str>, Arc<Authorities>>,
+}
+
+impl Engines {
+    /// The price of a target, by its provider's name or else its vendor's. What Ollama runs costs nothing.
+    pub fn price(&self, target: &Target) -> Option<Arc<Price>> {
+        static FREE: LazyLock<Arc<Price>> = LazyLock::new(|| Arc::new(Price::flat(PicoUsd::ZERO, PicoUsd::ZERO)));
+        let vendor = target.provider.vendor;
+        let listed = self.catalogue.price(&target.provider.name, &target.model);
+        let listed = listed.or_else(|| self.catalogue.price(Preset::of(vendor).name, &target.model));
+        listed.or_else(|| (vendor == Vendor::Ollama).then_some(&FREE)).cloned()
+    }
 }
 
 /// The OpenAI-compatible gateway as a Pingora proxy.
 pub struct Gateway {
     engines: Arc<ArcSwap<Engines>>,
+    governance: Arc<Governance>,
     metrics: Arc<Metrics>,
     resolver: Resolver,
     contexts: ContextLengths,
@@ -40,8 +68,8 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway that follows `engines` as they are swapped.
-    pub fn new(engines: Arc<ArcSwap<Engines>>, metrics: Arc<Metrics>) -> Self {
-        Self { engines, metrics, resolver: Resolver::default(), contexts: ContextLengths::default() }
+    pub fn new(engines: Arc<ArcSwap<Engines>>, governance: Arc<Governance>, metrics: Arc<Metrics>) -> Self {
+        Self { engines, governance, metrics, resolver: Resolver::default(), contexts: ContextLengths::default() }
     }
 }
 
@@ -50,7 +78,7 @@ impl ProxyHttp for Gateway {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context::new(self.engines.load_full(), &self.metrics)
+        Context::new(self.engines.load_full(), &self.governance, &self.metrics)
     }
 
     /// No modules: a compression module would run before the held reply is read.
@@ -66,8 +94,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        phase::attempt::arm_replay(session, ctx);
-        Ok(true)
+        phase::commit(session, ctx).await
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {

@@ -21,6 +21,19 @@ pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-chittycan-attempts")
 /// Header with the request's id, the provider's own where the provider made the reply.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The tightest limit on requests that holds for a client, under OpenAI's name for it; so the five below.
+pub const LIMIT_REQUESTS: &str = "x-ratelimit-limit-requests";
+/// What is left of the tightest limit on requests.
+pub const REMAINING_REQUESTS: &str = "x-ratelimit-remaining-requests";
+/// When all of it is free again.
+pub const RESET_REQUESTS: &str = "x-ratelimit-reset-requests";
+/// The tightest limit on LLM tokens.
+pub const LIMIT_TOKENS: &str = "x-ratelimit-limit-tokens";
+/// What is left of it.
+pub const REMAINING_TOKENS: &str = "x-ratelimit-remaining-tokens";
+/// When all of it is free again.
+pub const RESET_TOKENS: &str = "x-ratelimit-reset-tokens";
+
 /// Answers with JSON. The connection stays open if the client's body has been read.
 ///
 /// # Errors
@@ -39,9 +52,12 @@ pub async fn error(session: &mut Session, ctx: &mut Context, error: &GatewayErro
     ctx.fault = Some(fault);
     ctx.metrics.error(fault.code(), fault.blame().label());
     let body = body(error);
-    let mut header = header(ctx, fault.status(), body.len())?;
-    if !fault.retry_may_help() {
+    let mut header = header(ctx, error.status(), body.len())?;
+    if !error.retry_may_help() {
         header.insert_header("x-should-retry", "false")?;
+    }
+    for (name, value) in error.extra.iter().flat_map(|extra| &extra.headers) {
+        header.insert_header(*name, value)?;
     }
     if let Some(after) = error.retry_after {
         // Whole seconds, rounded up: a client that comes back early is refused again.
@@ -55,7 +71,10 @@ pub async fn error(session: &mut Session, ctx: &mut Context, error: &GatewayErro
 pub fn body(error: &GatewayError) -> Bytes {
     let mut body = ErrorBody::new(&*error.message, error.fault.kind(), Some(error.fault.code()));
     body.param = error.param.map(str::to_owned);
-    body.to_bytes()
+    match error.extra.as_ref().and_then(|extra| extra.member.as_ref()) {
+        None => body.to_bytes(),
+        Some((name, value)) => body.to_bytes_with(name, value),
+    }
 }
 
 fn header(ctx: &Context, status: u16, length: usize) -> Result<ResponseHeader> {

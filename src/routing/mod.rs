@@ -73,6 +73,8 @@ pub struct ListedModel {
     pub id: String,
     /// Name of the provider that is tried first.
     pub owned_by: String,
+    /// The route it belongs to: itself, or what it is an alias of.
+    pub route: Arc<str>,
 }
 
 /// The routes of a configuration, ready for look-up.
@@ -132,8 +134,8 @@ impl RouteTable {
                 continue;
             }
             let targets = targets(&deployments, &route.model);
+            self.listed.push(ListedModel { id: name.clone(), owned_by: owned_by.clone(), route: label.clone() });
             self.exact.insert(name.clone(), Plan { targets, label });
-            self.listed.push(ListedModel { id: name.clone(), owned_by: owned_by.clone() });
         }
     }
 

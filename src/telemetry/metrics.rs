@@ -6,7 +6,8 @@ use std::{
 };
 
 use prometheus::{
-    CounterVec, Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::types::{NanoUsd, Usage};
@@ -40,6 +41,15 @@ pub struct Metrics {
     errors: IntCounterVec,
     interrupted: IntCounterVec,
     reloads: IntCounterVec,
+    limited: IntCounterVec,
+    budget_refused: IntCounter,
+    stopped: IntCounter,
+    beyond: Counter,
+    budgets: GaugeVec,
+    ledger_up: IntGaugeVec,
+    ledger_waiting: IntGauge,
+    ledger_entries: IntCounter,
+    alerts: IntCounter,
 }
 
 /// One open request; gives its place back on drop.
@@ -85,7 +95,51 @@ impl Metrics {
             &["provider", "model"],
         )?;
         registry.register(Box::new(cost.clone()))?;
+        let budgets = GaugeVec::new(
+            Opts::new(
+                "can_budget_usd",
+                "Budgets of the configured tenants in US dollars, as of the scrape. `part`: limit, spent, reserved.",
+            ),
+            &["tenant", "period", "part"],
+        )?;
+        registry.register(Box::new(budgets.clone()))?;
+        let ledger_up = IntGaugeVec::new(
+            Opts::new("can_ledger_up", "1 while it can be written. `part`: database, journal, tokens."),
+            &["part"],
+        )?;
+        registry.register(Box::new(ledger_up.clone()))?;
+        let ledger_waiting = IntGauge::new("can_ledger_waiting_entries", "Entries that are not in the database yet.")?;
+        registry.register(Box::new(ledger_waiting.clone()))?;
+        let beyond = Counter::new(
+            "can_beyond_reservation_usd_total",
+            "What providers charged over the most that was expected and reserved, in US dollars.",
+        )?;
+        registry.register(Box::new(beyond.clone()))?;
+        let single = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
         Ok(Self {
+            limited: counter(
+                "can_rate_limited_total",
+                "Requests refused by a limit of their tenant or token. `limit`: requests_per_second, requests_per_minute, tokens_per_minute, usd_per_minute, concurrent_requests.",
+                &["limit"],
+            )?,
+            budget_refused: single(
+                "can_budget_refused_total",
+                "Requests refused because a budget had not enough left.",
+            )?,
+            stopped: single(
+                "can_streams_stopped_total",
+                "Streams ended by the gateway because their budget was used up.",
+            )?,
+            ledger_entries: single("can_ledger_entries_total", "Entries written to the database.")?,
+            alerts: single("can_budget_alerts_total", "Thresholds that budgets have passed.")?,
+            beyond,
+            budgets,
+            ledger_up,
+            ledger_waiting,
             requests: counter(
                 "can_requests_total",
                 "Finished requests. `model` is the configured route, `status` 499 a client that left.",
@@ -205,6 +259,46 @@ impl Metrics {
     /// A stream ended without its proper end.
     pub fn stream_interrupted(&self, provider: &str) {
         self.interrupted.with_label_values(&[provider]).inc();
+    }
+
+    /// A limit refused a request.
+    pub fn limited(&self, limit: &'static str) {
+        self.limited.with_label_values(&[limit]).inc();
+    }
+
+    /// A budget refused a request.
+    pub fn budget_refused(&self) {
+        self.budget_refused.inc();
+    }
+
+    /// A stream was ended because its budget was used up.
+    pub fn stream_stopped(&self) {
+        self.stopped.inc();
+    }
+
+    /// A provider charged more than was reserved.
+    pub fn beyond_reservation(&self, cost: NanoUsd) {
+        self.beyond.inc_by(cost.0 as f64 / 1e9);
+    }
+
+    /// How one budget stands: limit, spent, reserved.
+    pub fn budget(&self, tenant: &str, period: &str, parts: [NanoUsd; 3]) {
+        for (part, amount) in ["limit", "spent", "reserved"].into_iter().zip(parts) {
+            self.budgets.with_label_values(&[tenant, period, part]).set(amount.0 as f64 / 1e9);
+        }
+    }
+
+    /// How the ledger is: what can be written, what waits, and its totals. The budgets follow, each anew.
+    pub fn ledger(&self, up: [(&'static str, bool); 3], waiting: usize, entries: u64, alerts: u64) {
+        for (part, up) in up {
+            self.ledger_up.with_label_values(&[part]).set(i64::from(up));
+        }
+        // Budgets that are configured no more must not stay; those that are follow.
+        self.budgets.reset();
+        self.ledger_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        // The totals are counted elsewhere; two scrapes at once may add the same difference only if both see it.
+        self.ledger_entries.inc_by(entries.saturating_sub(self.ledger_entries.get()));
+        self.alerts.inc_by(alerts.saturating_sub(self.alerts.get()));
     }
 
     /// A reload was `applied` or `refused`.

@@ -1,9 +1,11 @@
 //! Ids, money, usage and secrets: the nouns every layer speaks.
 
+mod ids;
 mod money;
 mod secret;
 mod usage;
 
+pub use ids::{RequestId, TenantId, TokenId, unix_now};
 pub use money::{MoneyError, NanoUsd, PicoUsd};
 pub use secret::Secret;
 pub use usage::{ServiceTier, Usage};

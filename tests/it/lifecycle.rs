@@ -1,79 +1,14 @@
 //! Life of the process: ready at once, configuration swapped whole or not at all, no request lost at the end.
 
 use std::{
-    io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
     path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 
-use crate::support::{Answer, Fake, Gateway, Step, chat, fake::send, gateway::providers};
-
-/// The real binary as a process of its own; killed when dropped.
-struct Process {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Process {
-    fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_can"))
-            .args(args)
-            .env_clear()
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let (sender, lines) = mpsc::channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines }
-    }
-
-    fn until(&self, word: &str) -> String {
-        let end = Instant::now() + Duration::from_secs(20);
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("the log never says {word:?}"));
-            if line.contains(word) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-    }
-
-    fn ended_within(&mut self, time: Duration) -> Option<std::process::ExitStatus> {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return Some(status);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        None
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A port that was free a moment ago, for processes that need to know it beforehand.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use crate::support::{Answer, Fake, Gateway, Process, Step, chat, fake::send, free_port, gateway::providers};
 
 fn config(folder: &Path, port: u16, upstream: SocketAddr, grace: &str) -> String {
     let text = format!(

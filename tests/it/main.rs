@@ -4,7 +4,9 @@
 // The whole crate is test code; the exemption in clippy.toml only reaches `#[test]` functions, not their helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod admin;
 mod bodies;
+mod cli;
 mod credentials;
 mod dev_mode;
 mod errors;
@@ -12,7 +14,9 @@ mod failover;
 mod hardening;
 mod layers;
 mod lifecycle;
+mod money;
 mod streams;
 mod support;
 mod surface;
+mod tenants;
 mod tls;

@@ -3,6 +3,7 @@
 //! The doc comments of these types are the reference (`docs/configuration.md`), the comments of `conf/can.yaml` and the
 //! descriptions in `conf/can.schema.json`. Nothing here is checked beyond its shape: `resolve` does that.
 
+mod database;
 mod dev;
 mod http;
 mod listen;
@@ -12,6 +13,7 @@ mod retry;
 mod routes;
 mod server;
 mod simulate;
+mod tenants;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    database::Database,
     dev::Dev,
     http::Http,
     listen::{Admin, AdminListener, Listen, Off, Tls},
@@ -28,6 +31,7 @@ pub use self::{
     routes::{Prices, Route, Target},
     server::Server,
     simulate::Simulate,
+    tenants::{Auth, Budget, Budgets, Limits, Tenant},
 };
 
 /// The configuration of `can serve`.
@@ -40,7 +44,8 @@ pub struct File {
     /// Where the client API listens, at least one address. `CAN_LISTEN` replaces the address of the first.
     /// A change takes effect after a restart.
     pub listen: Vec<Listen>,
-    /// Where health, readiness and metrics listen, or `off`. Keep it private: it asks for no credential.
+    /// Where health, readiness, metrics and the admin API listen, or `off`. Keep it private: only the API under `/api/v1` asks
+    /// for a credential, a token with the scope `admin`.
     /// `CAN_ADMIN_LISTEN` replaces it. A change takes effect after a restart.
     pub admin: Admin,
     /// Settings of the process. A change takes effect after a restart.
@@ -63,6 +68,16 @@ pub struct File {
     pub retry: Retry,
     /// What a model costs.
     pub prices: Prices,
+    /// How clients are recognised. `can auth token create` makes `chitty_…` tokens.
+    pub auth: Auth,
+    /// Who may spend what, by name. `*` stands for every tenant that is not named, each with counts of its own; without it a
+    /// tenant has to be named here before it can have tokens.
+    #[schemars(example = tenants::example())]
+    pub tenants: BTreeMap<String, Tenant>,
+    /// What all budgets have in common.
+    pub budgets: Budgets,
+    /// The SQLite file that keeps tokens, the ledger and alerts. A change takes effect after a restart.
+    pub database: Database,
     /// What `mode: dev` does.
     pub dev: Dev,
     /// The simulated provider of `can serve --simulate`.
@@ -83,6 +98,10 @@ impl Default for File {
             default_provider: "openai".into(),
             retry: Retry::default(),
             prices: Prices::default(),
+            auth: Auth::default(),
+            tenants: BTreeMap::new(),
+            budgets: Budgets::default(),
+            database: Database::default(),
             dev: Dev::default(),
             simulate: Simulate::default(),
         }

@@ -3,6 +3,9 @@
 mod listeners;
 mod providers;
 mod routes;
+mod tenants;
+
+pub use routes::check_pattern;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -88,6 +91,10 @@ impl Resolver<'_> {
         let default_provider: Arc<str> = file.default_provider.as_str().into();
         self.known_provider(&default_provider, &file.providers, &Path::of(&["default_provider"]));
         let prices_file = file.prices.file.as_ref().and_then(|path| self.file(path, &Path::of(&["prices", "file"])));
+        let (tenants, other_tenants) = self.tenants(&file.tenants);
+        let auth = self.auth(&file.auth);
+        let budgets = self.budgets(&file.budgets);
+        let database = self.database(&file.database);
         let config = Config {
             listeners,
             admin,
@@ -108,6 +115,11 @@ impl Resolver<'_> {
             default_provider,
             retry: Retry { attempts: file.retry.attempts, statuses: file.retry.statuses.clone() },
             prices_file,
+            auth,
+            tenants,
+            other_tenants,
+            budgets,
+            database,
             dev: file.mode == Mode::Dev,
             simulate: Simulate { token_interval: file.simulate.token_interval.0, latency: file.simulate.latency.0 },
         };

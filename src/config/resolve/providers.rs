@@ -107,7 +107,11 @@ impl Resolver<'_> {
         }
     }
 
-    fn headers(&mut self, raw: &BTreeMap<String, SecretText>, path: &Path) -> Vec<(HeaderName, HeaderValue)> {
+    pub(super) fn headers(
+        &mut self,
+        raw: &BTreeMap<String, SecretText>,
+        path: &Path,
+    ) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
         for (name, text) in raw {
             let path = path.key(name);
@@ -134,7 +138,7 @@ impl Resolver<'_> {
     }
 
     /// The secret behind a reference. Nothing is read for the simulated provider.
-    fn secret(&mut self, text: &SecretText, path: &Path) -> Option<Secret> {
+    pub(super) fn secret(&mut self, text: &SecretText, path: &Path) -> Option<Secret> {
         if self.context.simulate {
             return None;
         }

@@ -86,7 +86,7 @@ impl Resolver<'_> {
 }
 
 /// Checks a client-facing model: a name, or a pattern with one `*` at its end.
-pub(super) fn check_pattern(text: &str) -> Result<(), String> {
+pub fn check_pattern(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("the model's name is empty".into());
     }

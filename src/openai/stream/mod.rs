@@ -5,8 +5,10 @@
 //! Open ── [DONE] | response.completed … ──▶ Complete
 //!   │                                          ▲
 //!   ├── clean end after a finish_reason ───────┘  (+ data: [DONE])
-//!   └── error event | cut | end too early ──▶ Failed (+ one error event, never [DONE])
+//!   └── error event | cut | end too early | stop ──▶ Failed (+ one error event, never [DONE])
 //! ```
+//!
+//! On request it also keeps the generated text that it relayed, for streams whose provider never says what it counted.
 
 mod chat;
 mod responses;
@@ -19,6 +21,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::error::ErrorBody;
+use super::generated::append_chunk;
 use super::locate::{is_json, is_space};
 use crate::sse::{DONE, RawEvent, Scanner};
 use crate::types::{ServiceTier, Usage};
@@ -74,6 +77,10 @@ pub struct StreamRelay {
     closed: bool,
     seen: Seen,
     tools: ToolCalls,
+    /// Keep the generated text that is relayed.
+    tally: bool,
+    /// What was kept and not yet taken.
+    generated: String,
 }
 
 /// What was read on the way.
@@ -117,7 +124,19 @@ impl StreamRelay {
             closed: false,
             seen: Seen::default(),
             tools: ToolCalls::default(),
+            tally: false,
+            generated: String::new(),
         }
+    }
+
+    /// Keeps, when `on`, the generated text that is relayed: content, reasoning, refusals, names and arguments of calls,
+    /// one behind the other as they came. [`Self::take_generated`] hands it out; take it often, it has no bound.
+    ///
+    /// Audio has no text and is not kept. The texts of several choices are interleaved, so a count of their tokens is
+    /// slightly off.
+    #[must_use]
+    pub fn tallying(self, on: bool) -> Self {
+        Self { tally: on, ..self }
     }
 
     /// Takes upstream bytes and returns what to send now, perhaps nothing. A chunk of whole events that need no change
@@ -160,6 +179,30 @@ impl StreamRelay {
         }
         self.close();
         out.take()
+    }
+
+    /// Ends the stream from our side with this error, and returns the event that says so, in the stream's dialect.
+    ///
+    /// Nothing is relayed afterwards and the state is [`StreamState::Failed`]. When the answer's end was seen before, its
+    /// state stays and nothing is returned.
+    pub fn stop(&mut self, error: ErrorBody) -> Bytes {
+        let mut out = Out::new(Bytes::new());
+        if self.state == StreamState::Open {
+            self.fail(error, &mut out);
+        }
+        self.close();
+        out.take()
+    }
+
+    /// Hands out the generated text that was relayed since the last time, escapes decoded. Empty without
+    /// [`Self::tallying`]. The end of the stream does not lose it.
+    pub fn take_generated(&mut self) -> String {
+        std::mem::take(&mut self.generated)
+    }
+
+    /// Bytes that [`Self::take_generated`] would hand out.
+    pub fn generated_pending(&self) -> usize {
+        self.generated.len()
     }
 
     /// The provider's count. When several events have one, the last.
@@ -225,7 +268,13 @@ impl StreamRelay {
         let Some(data) = fields.data.as_deref() else { return Verdict::Pass };
         self.seen.events += 1;
         match self.kind {
-            StreamKind::Chat => self.chat(&fields, data),
+            StreamKind::Chat => {
+                let verdict = self.chat(&fields, data);
+                if self.tally && matches!(verdict, Verdict::Pass | Verdict::Splice(..) | Verdict::Replace(_)) {
+                    append_chunk(data, &mut self.generated);
+                }
+                verdict
+            }
             StreamKind::Responses => self.responses(fields.event, data),
         }
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{StreamRelay, StreamState, Verdict, is_done};
 use crate::openai::error::ErrorBody;
+use crate::openai::generated::append_delta;
 use crate::openai::locate::hits;
 use crate::openai::usage::{find_service_tier, find_usage};
 
@@ -32,7 +33,14 @@ impl StreamRelay {
             }
             "response.failed" => self.end(data, StreamState::Failed),
             "error" => self.state = StreamState::Failed,
-            name => self.seen.first_token |= name.ends_with(".delta"),
+            name if name.ends_with(".delta") => {
+                self.seen.first_token = true;
+                // The delta of an audio event is sound in base64; its text comes as a transcript.
+                if self.tally && !name.ends_with("audio.delta") {
+                    append_delta(data, &mut self.generated);
+                }
+            }
+            _ => (),
         }
         if self.seen.model.is_none() && self.seen.events <= MODEL_WITHIN {
             let head = serde_json::from_slice::<Head<'_>>(data).unwrap_or_default();

@@ -391,6 +391,150 @@ fn a_cut_responses_stream_ends_with_its_error_event() {
     }
 }
 
+/// What a tallying relay sent and kept.
+fn tallied(kind: StreamKind, options: RelayOptions, chunks: &[&[u8]], end: &StreamEnd) -> (String, String) {
+    let mut relay = StreamRelay::new(kind, options).tallying(true);
+    let mut out = Vec::new();
+    for chunk in chunks {
+        out.extend_from_slice(&relay.feed(Bytes::copy_from_slice(chunk)));
+    }
+    out.extend_from_slice(&relay.finish(end));
+    let pending = relay.generated_pending();
+    let generated = relay.take_generated();
+    assert_eq!((pending, relay.generated_pending()), (generated.len(), 0));
+    (String::from_utf8(out).unwrap(), generated)
+}
+
+fn chat_tally(stream: &str, options: RelayOptions) -> String {
+    tallied(StreamKind::Chat, options, &[stream.as_bytes()], &StreamEnd::Clean).1
+}
+
+#[test]
+fn every_kind_of_generated_text_is_kept() {
+    for (choice, text) in [
+        (r#"{"index":0,"delta":{"role":"assistant","content":"a\n\u00e9\ud83d\ude00\"é"}}"#, "a\né😀\"é"),
+        (r#"{"delta":{"content":null,"reasoning_content":"why"}}"#, "why"),
+        (r#"{"delta":{"reasoning":"why","content":"so","refusal":"no"}}"#, "whysono"),
+        // vLLM says it twice.
+        (r#"{"delta":{"reasoning":"why","reasoning_content":"why"}}"#, "why"),
+        (r#"{"delta":{"reasoning":"why","reasoning_content":"not"}}"#, "whynot"),
+        (
+            r#"{"delta":{"tool_calls":[{"index":0,"id":"x","type":"function","function":{"name":"f","arguments":"{\"a\":"}},{"function":{"arguments":"1}"}}]}}"#,
+            "f{\"a\":1}",
+        ),
+        (r#"{"delta":{"tool_calls":[{"custom":{"name":"f","input":"x"}}]}}"#, "fx"),
+        (r#"{"delta":{"function_call":{"name":"f","arguments":"{}"}}}"#, "f{}"),
+        (r#"{"text":"old","logprobs":{"tokens":["old"]}}"#, "old"),
+        // Mistral.
+        (
+            r#"{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]},{"type":"text","text":"\"so"}]}}"#,
+            "hm\"so",
+        ),
+        // A character cut in two.
+        (r#"{"delta":{"content":"a\ud83d"}}"#, "a\u{fffd}\u{fffd}\u{fffd}"),
+        // Nothing of the kind.
+        (r#"{"delta":{"content":7,"refusal":false,"tool_calls":"x","function_call":[1.5]},"text":{}}"#, ""),
+        (r#"{"delta":{"content":"","role":"assistant","audio":{"data":"QUJD"}},"message":null}"#, ""),
+        (r#"{"delta":"x","finish_reason":"stop","content":"x","usage":{"text":"x"}}"#, ""),
+    ] {
+        let stream = sse(&[&format!(r#"{{"id":"i","text":"t","choices":[{choice}],"content":"c"}}"#)]);
+        assert_eq!(chat_tally(&stream, RelayOptions::default()), text, "{choice}");
+        let reversed = stream.replace(r#"{"id":"i","#, r#"{"usage":null,"#);
+        assert_eq!(chat_tally(&reversed, RelayOptions { hide_usage: true, repair_tools: true }), text, "{choice}");
+    }
+    let two = r#"{"choices":[{"delta":{"content":"a"}},{"index":1,"delta":{"content":"b"}}]}"#;
+    assert_eq!(chat_tally(&sse(&[two, TEXT]), RelayOptions::default()), "abHi");
+}
+
+#[test]
+fn only_what_the_client_got_is_kept() {
+    let hidden = r#"{"choices":[],"delta":{"content":"x"},"usage":null}"#;
+    let options = RelayOptions { hide_usage: true, ..RelayOptions::default() };
+    assert_eq!(chat_tally(&sse(&[FIRST, TEXT, hidden, STOP, "[DONE]", TEXT]), options), "Hi");
+    // Text beside an error is not sent, nor is what comes behind it, nor half an event.
+    let failed = r#"{"choices":[{"delta":{"content":"x"},"finish_reason":"error"}]}"#;
+    assert_eq!(chat_tally(&sse(&[TEXT, failed, TEXT]), options), "Hi");
+    assert_eq!(chat_tally(&format!("{}data: {}", sse(&[TEXT]), &TEXT[..60]), options), "Hi");
+    // A whole last event that lacks its empty line is sent.
+    assert_eq!(chat_tally(&format!("{}data: {TEXT}", sse(&[TEXT])), options), "HiHi");
+    // What is no JSON, or only starts like it.
+    assert_eq!(chat_tally(&sse(&["hello", "[]", "{", "\"x\"", r#"[{"choices":[{"text":"x"}]}]"#]), options), "");
+    let mut relay = StreamRelay::new(StreamKind::Chat, options);
+    relay.feed(Bytes::from(sse(&[TEXT])));
+    assert_eq!((relay.generated_pending(), relay.take_generated().as_str()), (0, ""));
+}
+
+#[test]
+fn the_kept_text_is_taken_bit_by_bit() {
+    let mut relay = StreamRelay::new(StreamKind::Chat, RelayOptions::default()).tallying(true);
+    relay.feed(Bytes::from(sse(&[TEXT, TEXT])));
+    assert_eq!((relay.generated_pending(), relay.take_generated().as_str()), (4, "HiHi"));
+    assert_eq!((relay.generated_pending(), relay.take_generated().capacity()), (0, 0));
+    relay.feed(Bytes::from(sse(&[TEXT])));
+    relay.finish(&cut());
+    assert_eq!(relay.take_generated(), "Hi");
+}
+
+#[test]
+fn the_deltas_of_a_responses_stream_are_kept() {
+    let event = |kind: &str, rest: &str| {
+        format!("event: response.{kind}\ndata: {{\"type\":\"response.{kind}\",{rest},\"sequence_number\":7}}\n\n")
+    };
+    let stream: String = [
+        CREATED.to_owned(),
+        event("output_item.added", r#""item":{"type":"message","content":[{"text":"no"}]}"#),
+        event("output_text.delta", r#""item_id":"i","delta":"Hi \"é\u00e9","logprobs":[{"token":"no"}]"#),
+        event("output_text.done", r#""text":"Hi""#),
+        event("refusal.delta", r#""delta":" no""#),
+        event("function_call_arguments.delta", r#""delta":"{}""#),
+        event("reasoning_summary_text.delta", r#""delta":"why""#),
+        event("audio.delta", r#""delta":"QUJD""#),
+        event("audio.transcript.delta", r#""delta":"hear""#),
+        event("reasoning_summary.delta", r#""delta":{"text":"sum"}"#),
+        event("x.delta", r#""delta":null"#),
+        COMPLETED.to_owned(),
+    ]
+    .concat();
+    let unnamed: String =
+        stream.lines().filter(|line| !line.starts_with("event")).map(|line| format!("{line}\n")).collect();
+    for stream in [stream, unnamed] {
+        let chunks = [stream.as_bytes()];
+        let (sent, generated) = tallied(StreamKind::Responses, RelayOptions::default(), &chunks, &StreamEnd::Clean);
+        assert_eq!((sent, generated.as_str()), (stream, "Hi \"éé no{}whyhearsum"));
+    }
+}
+
+#[test]
+fn a_stopped_stream_ends_with_our_error() {
+    let error = || ErrorBody::new("The budget is used up.", "insufficient_quota", Some("budget_exceeded"));
+    for kind in [StreamKind::Chat, StreamKind::Responses] {
+        let event = if kind == StreamKind::Chat { sse(&[TEXT]) } else { DELTA.to_owned() };
+        let mut relay = StreamRelay::new(kind, RelayOptions::default()).tallying(true);
+        let mut text = String::from_utf8(relay.feed(Bytes::from(format!("{event}data: {{"))).to_vec()).unwrap();
+        assert_eq!(relay.held(), 7);
+        let last = String::from_utf8(relay.stop(error()).to_vec()).unwrap();
+        text.push_str(&last);
+        assert_eq!((relay.state(), relay.error(), relay.held()), (StreamState::Failed, Some(&error()), 0));
+        assert!(relay.stop(error()).is_empty() && relay.feed(Bytes::from(event.clone())).is_empty());
+        assert!(relay.finish(&StreamEnd::Clean).is_empty());
+        assert_eq!(relay.take_generated(), if kind == StreamKind::Chat { "Hi" } else { "\"error\"" });
+        assert_eq!(text, format!("{event}{last}"));
+        if kind == StreamKind::Chat {
+            assert_error_at_end(&Run { relay, text }, Some("budget_exceeded"));
+        } else {
+            assert!(last.starts_with("event: error\ndata: {\"type\":\"error\",\"code\":\"budget_exceeded\""), "{last}");
+            assert!(last.contains("\"sequence_number\":42,"), "{last}");
+        }
+    }
+    // Too late.
+    let mut relay = StreamRelay::new(StreamKind::Chat, RelayOptions::default());
+    relay.feed(Bytes::from(sse(&[STOP, "[DONE]"])));
+    assert_eq!((relay.stop(error()), relay.state(), relay.error()), (Bytes::new(), StreamState::Complete, None));
+    let mut relay = StreamRelay::new(StreamKind::Responses, RelayOptions::default());
+    relay.feed(Bytes::from(COMPLETED));
+    assert_eq!((relay.stop(error()), relay.state()), (Bytes::new(), StreamState::Complete));
+}
+
 proptest! {
     #[test]
     fn chunking_does_not_matter(
@@ -417,5 +561,9 @@ proptest! {
         prop_assert_eq!(split.relay.state(), whole.relay.state());
         prop_assert_ne!(split.relay.state(), StreamState::Open);
         prop_assert_eq!(split.relay.events(), whole.relay.events());
+        // Keeping the text changes nothing that is sent, and the pieces do not change the text.
+        let kept = tallied(kind, options, &[stream], &end);
+        prop_assert_eq!(&kept.0, &whole.text);
+        prop_assert_eq!(tallied(kind, options, &chunks, &end), kept);
     }
 }

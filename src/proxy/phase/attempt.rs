@@ -130,6 +130,10 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
     let Some(attempt) = &ctx.attempt else {
         return Error::e_explain(ErrorType::InternalError, "no attempt under way");
     };
+    // From here on the provider may charge for it.
+    if let Some(reservation) = &mut ctx.reservation {
+        reservation.mark_sent();
+    }
     let provider = &attempt.target.provider;
     let uri = upstream_uri(session, ctx, provider)?;
     let credential = if request.method == http::Method::OPTIONS {
@@ -153,7 +157,8 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
         if let Some((name, value)) = credential {
             headers.insert(name, value);
         }
-        for (name, value) in &provider.headers {
+        let own = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
+        for (name, value) in provider.headers.iter().chain(own) {
             headers.insert(name.clone(), value.clone());
         }
         if let Some(body) = &attempt.body {

@@ -1,13 +1,22 @@
 //! Finish: give the session back and write the request down, exactly once, also when the client vanished.
 
+use std::sync::Arc;
+
 use pingora_error::{Error, ErrorSource};
 use pingora_proxy::Session;
 
-use super::relay;
-use crate::proxy::context::{Context, Delivery};
+use super::{
+    relay,
+    settle::{self, Closing, End, Settled, Verdict},
+};
+use crate::{
+    proxy::context::{Context, Delivery},
+    telemetry::{InFlight, Metrics},
+    types::RequestId,
+};
 
 /// What a client that left before its reply is counted as; nginx's word for it.
-const CLIENT_CLOSED: u16 = 499;
+pub const CLIENT_CLOSED: u16 = 499;
 
 /// Records a request at its end.
 pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
@@ -23,40 +32,97 @@ pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
         Some(status) if !left => status,
         _ => CLIENT_CLOSED,
     };
-    relay::settle(ctx);
+    relay::read_bill(ctx);
     let duration = ctx.started.elapsed();
     let endpoint = ctx.endpoint.label();
     // A held reply leaves in one piece, just now.
     let held = written.filter(|_| matches!(ctx.delivery, Delivery::Hold)).map(|_| duration);
     let first_byte = ctx.first_byte.map(|at| at.duration_since(ctx.started)).or(held);
-    let bill = *ctx.bill();
-    let (provider, model) = (ctx.provider(), ctx.model_label());
-    ctx.metrics.finished(endpoint, model, provider, status, duration);
+    ctx.metrics.finished(endpoint, ctx.model_label(), ctx.provider(), status, duration);
     if let Some(after) = first_byte {
-        ctx.metrics.first_byte(endpoint, provider, after);
+        ctx.metrics.first_byte(endpoint, ctx.provider(), after);
     }
-    if let Some(usage) = &bill.usage {
-        ctx.metrics.used(provider, model, usage, bill.cost);
+    let line = ctx.engines.config.log.access.then(|| Line::of(session, ctx, error));
+    let route: Arc<str> = ctx.plan.as_ref().map_or_else(|| "-".into(), |plan| plan.label.clone());
+    let metrics = ctx.metrics.clone();
+    let end = End { status, first_byte, duration };
+    match settle::close(ctx, end) {
+        (closing, Verdict::Known(settled)) => conclude(closing, settled, &metrics, &route, line, end),
+        (closing, Verdict::Count(count)) => {
+            // The process does not end before the count is in the ledger.
+            let open = InFlight::enter(&metrics);
+            tokio::spawn(async move {
+                let settled = count.count().await;
+                conclude(closing, settled, &metrics, &route, line, end);
+                drop(open);
+            });
+        }
     }
-    if !ctx.engines.config.log.access {
-        return;
+}
+
+fn conclude(closing: Closing, settled: Settled, metrics: &Metrics, route: &str, line: Option<Line>, end: End) {
+    let provider = closing.provider().clone();
+    let settled = closing.settle(settled);
+    if let Some(usage) = &settled.usage {
+        metrics.used(&provider, route, usage, settled.cost);
     }
-    let usage = bill.usage.unwrap_or_default();
-    tracing::info!(
-        target: "chittycan::access",
-        id = %ctx.id,
-        method = session.req_header().method.as_str(),
-        path = session.req_header().uri.path(),
-        status,
-        endpoint,
-        provider,
-        model = ctx.attempt.as_ref().map_or("-", |a| &a.target.model),
-        attempts = ctx.attempts,
-        prompt_tokens = usage.prompt_tokens,
-        completion_tokens = usage.completion_tokens,
-        cost_usd = bill.cost.map(|c| c.to_string()),
-        first_byte_ms = first_byte.map(|d| d.as_secs_f64() * 1e3),
-        duration_ms = duration.as_secs_f64() * 1e3,
-        error = ctx.fault.map(|f| f.code()).or_else(|| error.map(|e| e.etype().as_str())),
-    );
+    if let Some(line) = line {
+        line.log(&settled, &provider, end);
+    }
+}
+
+/// What the access log says of a request besides its settlement.
+struct Line {
+    id: RequestId,
+    method: http::Method,
+    path: String,
+    endpoint: &'static str,
+    tenant: Option<crate::types::TenantId>,
+    token: Option<crate::types::TokenId>,
+    model: Arc<str>,
+    attempts: u32,
+    error: Option<String>,
+}
+
+impl Line {
+    fn of(session: &Session, ctx: &Context, error: Option<&Error>) -> Self {
+        let request = session.req_header();
+        let error = ctx.fault.map(|f| f.code().to_owned()).or_else(|| error.map(|e| e.etype().as_str().to_owned()));
+        let principal = ctx.principal.as_ref();
+        Self {
+            id: ctx.id,
+            method: request.method.clone(),
+            path: request.uri.path().to_owned(),
+            endpoint: ctx.endpoint.label(),
+            tenant: principal.map(|principal| principal.party.id.clone()),
+            token: principal.and_then(|principal| Some(principal.token.as_ref()?.id.clone())),
+            model: ctx.attempt.as_ref().map_or_else(|| "-".into(), |a| a.target.model.clone()),
+            attempts: ctx.attempts,
+            error,
+        }
+    }
+
+    fn log(self, settled: &Settled, provider: &str, end: End) {
+        let usage = settled.usage.unwrap_or_default();
+        tracing::info!(
+            target: "chittycan::access",
+            id = %self.id,
+            method = self.method.as_str(),
+            path = self.path,
+            status = end.status,
+            endpoint = self.endpoint,
+            tenant = self.tenant.as_ref().map(|tenant| tenant.as_str()),
+            token = self.token.as_ref().map(|token| token.as_str()),
+            provider,
+            model = &*self.model,
+            attempts = self.attempts,
+            prompt_tokens = usage.prompt_tokens,
+            completion_tokens = usage.completion_tokens,
+            cost_usd = settled.cost.map(|c| c.to_string()),
+            cost_basis = settled.basis.label(),
+            first_byte_ms = end.first_byte.map(|d| d.as_secs_f64() * 1e3),
+            duration_ms = end.duration.as_secs_f64() * 1e3,
+            error = self.error,
+        );
+    }
 }

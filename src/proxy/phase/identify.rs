@@ -5,6 +5,7 @@ use pingora_proxy::Session;
 
 use crate::{
     error::{Fault, GatewayError},
+    identity::PREFIX,
     openai::Endpoint,
     proxy::context::Context,
     types::Secret,
@@ -38,7 +39,7 @@ pub fn is_websocket(session: &Session) -> bool {
 /// reach a provider unmetered.
 pub fn identify(session: &Session, ctx: &mut Context) -> Result<Endpoint, GatewayError> {
     let request = session.req_header();
-    ctx.credential = credential(&request.headers);
+    (ctx.token, ctx.credential) = credentials(&request.headers);
     let path = request.uri.path();
     if request.method == http::Method::TRACE {
         // It would send the credentials back.
@@ -120,19 +121,24 @@ pub fn remove_subprotocol_key(headers: &mut HeaderMap) {
     }
 }
 
-/// The client's credential from `Authorization: Bearer`, `x-api-key`, `api-key` or a WebSocket subprotocol.
-fn credential(headers: &HeaderMap) -> Option<Secret> {
+/// What the client presents in `Authorization: Bearer`, `x-api-key`, `api-key` or a WebSocket subprotocol: a token of
+/// ours, and a key for a provider. Each is the first of its kind; whatever begins like a token counts as one, and goes to
+/// no provider.
+fn credentials(headers: &HeaderMap) -> (Option<Secret>, Option<Secret>) {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token)
     });
-    let subprotocol = || {
-        let offered = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-        offered.split(',').find_map(|word| word.trim().strip_prefix(SUBPROTOCOL_KEY))
-    };
-    let token = bearer.or_else(|| text("x-api-key")).or_else(|| text("api-key")).or_else(subprotocol)?;
-    (!token.trim().is_empty()).then(|| Secret::new(token))
+    let subprotocol = headers.get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok());
+    let subprotocol =
+        subprotocol.and_then(|offered| offered.split(',').find_map(|word| word.trim().strip_prefix(SUBPROTOCOL_KEY)));
+    let all = [bearer, text("x-api-key"), text("api-key"), subprotocol];
+    let presented = || all.into_iter().flatten().map(str::trim).filter(|text| !text.is_empty());
+    let is_token = |text: &&str| text.starts_with(PREFIX);
+    let token = presented().find(is_token).map(Secret::new);
+    let key = presented().find(|text| !is_token(text)).map(Secret::new);
+    (token, key)
 }
 
 #[cfg(test)]
@@ -169,10 +175,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         let offered = "realtime, openai-insecure-api-key.sk-1, openai-beta.realtime-v1";
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
-        assert_eq!(credential(&headers).map(|s| s.expose().to_owned()).as_deref(), Some("sk-1"));
+        assert_eq!(credentials(&headers).1.map(|s| s.expose().to_owned()).as_deref(), Some("sk-1"));
         remove_subprotocol_key(&mut headers);
         assert_eq!(headers[header::SEC_WEBSOCKET_PROTOCOL], "realtime, openai-beta.realtime-v1");
-        assert!(credential(&headers).is_none());
+        assert!(credentials(&headers).1.is_none());
     }
 
     #[test]
@@ -180,7 +186,7 @@ mod tests {
         let with = |name: &'static str, value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, http::HeaderValue::from_static(value));
-            credential(&headers).map(|s| s.expose().to_owned())
+            credentials(&headers).1.map(|s| s.expose().to_owned())
         };
         assert_eq!(with("authorization", "Bearer sk-1").as_deref(), Some("sk-1"));
         assert_eq!(with("authorization", "bearer  sk-1").as_deref(), Some("sk-1"));
@@ -188,5 +194,24 @@ mod tests {
         assert_eq!(with("authorization", "Bearer "), None);
         assert_eq!(with("x-api-key", "sk-2").as_deref(), Some("sk-2"));
         assert_eq!(with("api-key", "sk-3").as_deref(), Some("sk-3"));
+    }
+
+    #[test]
+    fn a_token_is_told_from_a_key_wherever_it_stands() {
+        let with = |pairs: &[(&'static str, &'static str)]| {
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)));
+            let (token, key) = credentials(&headers.collect());
+            (token.map(|s| s.expose().to_owned()), key.map(|s| s.expose().to_owned()))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        for place in ["x-api-key", "api-key"] {
+            assert_eq!(with(&[(place, "chitty_1")]), (some("chitty_1"), None));
+            let both = with(&[("authorization", "Bearer sk-own"), (place, "chitty_1")]);
+            assert_eq!(both, (some("chitty_1"), some("sk-own")));
+        }
+        assert_eq!(with(&[("authorization", "Bearer chitty_' OR '1'='1")]), (some("chitty_' OR '1'='1"), None));
+        assert_eq!(with(&[("authorization", "Bearer Chitty_1")]), (None, some("Chitty_1")));
     }
 }

@@ -1,5 +1,6 @@
 //! One file per phase, each with one verb. Read top to bottom, the list is a request's path.
 
+mod admit;
 pub mod attempt;
 pub mod finish;
 pub mod identify;
@@ -9,6 +10,7 @@ mod read;
 pub mod recover;
 pub mod relay;
 pub mod respond;
+pub mod settle;
 
 use pingora_error::Result;
 use pingora_proxy::Session;
@@ -16,7 +18,7 @@ use pingora_proxy::Session;
 use super::{context::Context, reply};
 use crate::{
     error::{Fault, GatewayError},
-    openai::Endpoint,
+    openai::{DEFAULT_MODERATION_MODEL, Endpoint},
     providers::ollama::ContextLengths,
 };
 
@@ -34,23 +36,47 @@ impl From<GatewayError> for Stop {
     }
 }
 
-/// identify → read → plan. `Ok(true)` says that the reply has been sent.
+/// identify → admit → read → plan. `Ok(true)` says that the reply has been sent.
 pub async fn accept(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool> {
     match walk(session, ctx, contexts).await {
         Ok(answered) => Ok(answered),
-        Err(Stop::Error(error)) => {
-            read::discard(session).await;
-            reply::error(session, ctx, &error).await.map(|()| true)
-        }
-        Err(Stop::Gone) => {
-            session.set_keepalive(None);
+        Err(stop) => answer(session, ctx, stop).await.map(|()| true),
+    }
+}
+
+/// The last step before a provider is asked, after the cache had nothing: reserve, then arm the body. `Ok(false)` says that
+/// the reply has been sent.
+pub async fn commit(session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    match admit::reserve(ctx) {
+        Ok(()) => {
+            attempt::arm_replay(session, ctx);
             Ok(true)
+        }
+        Err(stop) => answer(session, ctx, stop).await.map(|()| false),
+    }
+}
+
+async fn answer(session: &mut Session, ctx: &mut Context, stop: Stop) -> Result<()> {
+    match stop {
+        Stop::Error(error) => {
+            read::discard(session).await;
+            reply::error(session, ctx, &error).await
+        }
+        Stop::Gone => {
+            session.set_keepalive(None);
+            Ok(())
         }
     }
 }
 
 async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool, Stop> {
     ctx.endpoint = identify::identify(session, ctx)?;
+    // A preflight request has no credential and needs none.
+    let preflight = session.req_header().method == http::Method::OPTIONS;
+    if !preflight {
+        ctx.principal = Some(admit::authenticate(ctx)?);
+        admit::enter(session, ctx)?;
+    }
     match &ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => {
             let (status, body) = models::answer(ctx)?;
@@ -60,15 +86,18 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
         Endpoint::Other => ctx.plan = Some(ctx.engines.routes.default_plan("")),
         _ => {
             let bytes = read::body(session, &ctx.engines.config.http).await?;
-            let body = plan::peek(bytes).await?;
+            let body = plan::peek(&ctx.endpoint, bytes).await?;
             let mut plan = plan::route(ctx, &body)?;
+            if let Some(principal) = &ctx.principal {
+                admit::require_model(principal, body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL), &plan)?;
+            }
             plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;
+            ctx.quote = Some(admit::quote(ctx, &body, &mut plan)?);
             ctx.plan = Some(plan);
             ctx.body = Some(body);
         }
     }
-    // A preflight request has no credential and needs none.
-    if session.req_header().method != http::Method::OPTIONS {
+    if !preflight {
         plan::require_credential(ctx)?;
     }
     if ctx.endpoint == Endpoint::Other {

@@ -16,19 +16,24 @@ const CREATED: u64 = 0;
 /// Status and body for `GET /v1/models` and `GET /v1/models/{id}`.
 ///
 /// # Errors
-/// A model that no route names.
+/// A model that no route names, or that this client may not use.
 pub fn answer(ctx: &Context) -> Result<(u16, Bytes), GatewayError> {
     let routes = &ctx.engines.routes;
+    let allowed = |id: &str, route: Option<&str>| ctx.principal.as_ref().is_none_or(|who| who.may_ask(id, route));
     let body = match &ctx.endpoint {
         Endpoint::Model(id) => {
-            let plan = routes.configured_plan(id).ok_or_else(|| {
+            let plan = routes.configured_plan(id).filter(|plan| allowed(id, Some(&plan.label))).ok_or_else(|| {
                 let message = format!("The model '{id}' does not exist or you do not have access to it.");
                 GatewayError::new(Fault::ModelNotFound, message).with_param(Some("model"))
             })?;
             let owned_by = plan.targets.first().map_or("gateway", |t| &t.provider.name).to_owned();
-            object(&ListedModel { id: id.clone(), owned_by })
+            object(&ListedModel { id: id.clone(), owned_by, route: plan.label })
         }
-        _ => json!({ "object": "list", "data": routes.models().iter().map(object).collect::<Vec<_>>() }),
+        _ => {
+            let listed: Vec<_> =
+                routes.models().iter().filter(|model| allowed(&model.id, Some(&model.route))).map(object).collect();
+            json!({ "object": "list", "data": listed })
+        }
     };
     Ok((200, Bytes::from(body.to_string())))
 }

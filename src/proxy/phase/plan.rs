@@ -6,7 +6,7 @@ use super::invalid;
 use crate::{
     config::{Credentials, Preset, Vendor},
     error::{Fault, GatewayError},
-    openai::{DEFAULT_MODERATION_MODEL, Endpoint, Peek},
+    openai::{Bound, DEFAULT_MODERATION_MODEL, Endpoint, Peek, PeekError},
     providers::ollama::ContextLengths,
     proxy::context::{Body, Context},
     routing::{Plan, Target},
@@ -22,19 +22,22 @@ const MAX_MODEL_BYTES: usize = 256;
 ///
 /// # Errors
 /// A body that is no JSON object, or a field of the wrong type.
-pub async fn peek(bytes: Bytes) -> Result<Box<Body>, GatewayError> {
+pub async fn peek(endpoint: &Endpoint, bytes: Bytes) -> Result<Box<Body>, GatewayError> {
     let parsed = if bytes.len() <= PARSE_INLINE {
-        Peek::parse(&bytes)
+        parse(endpoint, bytes)
     } else {
-        let copy = bytes.clone();
-        tokio::task::spawn_blocking(move || Peek::parse(&copy))
+        let endpoint = endpoint.clone();
+        tokio::task::spawn_blocking(move || parse(&endpoint, bytes))
             .await
             .map_err(|_| GatewayError::new(Fault::Internal, "The request body could not be read."))?
     };
-    match parsed {
-        Ok(peek) => Ok(Box::new(Body { bytes, peek })),
-        Err(error) => Err(invalid(error.message).with_param(error.param)),
-    }
+    parsed.map_err(|error| invalid(error.message).with_param(error.param))
+}
+
+fn parse(endpoint: &Endpoint, bytes: Bytes) -> Result<Box<Body>, PeekError> {
+    let peek = Peek::parse(&bytes)?;
+    let bound = Bound::of(endpoint, &bytes, &peek);
+    Ok(Box::new(Body { bytes, peek, bound }))
 }
 
 /// Chooses the deployments for the model that is asked for.

@@ -116,7 +116,7 @@ pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) ->
     }
     let answer = explain(error, ctx);
     session.set_keepalive(None);
-    let status = answer.fault.status();
+    let status = answer.status();
     match reply::error(session, ctx, &answer).await {
         Ok(()) => FailToProxy { error_code: status, can_reuse_downstream: false },
         Err(_) => gone,

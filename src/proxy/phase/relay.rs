@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use pingora_error::{Error, ErrorType, Result};
 
-use super::respond;
+use super::{respond, settle};
 use crate::{
+    error::Fault,
+    ledger::Exceeded,
     openai::{StreamEnd, StreamState},
     proxy::context::{Bill, Context, Delivery},
 };
@@ -15,16 +17,28 @@ use crate::{
 /// an error here drops what has not.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
+/// The same after the gateway itself has ended a stream: each further event costs money.
+const STOPPED: Duration = Duration::from_millis(50);
+
 /// Takes what the provider sent and leaves what the client gets now.
 ///
 /// # Errors
 /// The provider goes on sending after the stream's end: the connection to it is not worth keeping.
 pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
+    let patience = if ctx.stopped { STOPPED } else { AFTERMATH };
     let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
-    if ctx.stream_over.is_some_and(|at| at.elapsed() > AFTERMATH) {
+    if ctx.stream_over.is_some_and(|at| at.elapsed() > patience) {
         return Err(Error::explain(ErrorType::ReadError, "bytes long after the end of the stream").into_up());
     }
     let mut out = body.take().map(|chunk| relay.feed(chunk)).unwrap_or_default();
+    if let Some(mut tally) = ctx.tally.take() {
+        let within = tally.follow(relay, ctx.reservation.as_mut());
+        ctx.tally = Some(tally);
+        if let Err(exceeded) = within {
+            out = stop(ctx, &exceeded);
+        }
+    }
+    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
     if end {
         out = join(out, relay.finish(&StreamEnd::Clean));
     }
@@ -50,13 +64,25 @@ pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
     Some(out).filter(|out| !out.is_empty())
 }
 
-/// Writes down what the stream used, at its end, however it came.
-pub fn settle(ctx: &mut Context) {
+/// Ends a stream for which nothing is left in its budget. What has just come is not relayed: it is not paid for.
+fn stop(ctx: &mut Context, exceeded: &Exceeded) -> Bytes {
+    let error = settle::overrun(ctx, exceeded);
+    ctx.stopped = true;
+    ctx.fault = Some(Fault::BudgetExceeded);
+    ctx.metrics.stream_stopped();
+    match &mut ctx.delivery {
+        Delivery::Relay(relay) => relay.stop(error),
+        _ => Bytes::new(),
+    }
+}
+
+/// Writes down what the provider says the stream used, at its end, however it came.
+pub fn read_bill(ctx: &mut Context) {
     let Delivery::Relay(relay) = &ctx.delivery else { return };
     let usage = relay.usage();
     let tier = respond::stream_tier(relay, ctx);
     let cost = usage.zip(ctx.price()).map(|(usage, price)| price.cost(&usage, tier));
-    *ctx.bill() = Bill { usage, cost };
+    *ctx.bill() = Bill { usage, cost, uncounted: None };
 }
 
 fn join(first: Bytes, second: Bytes) -> Bytes {

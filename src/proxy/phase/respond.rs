@@ -11,6 +11,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use super::{admit, settle::Tally};
 use crate::{
     error::{Fault, GatewayError},
     openai::{self, Endpoint, RelayOptions, StreamKind, StreamRelay},
@@ -93,6 +94,7 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
         dress(&mut parts.headers, ctx);
     });
     if relayed {
+        ctx.tally = Tally::begin(ctx).map(Box::new);
         ctx.forget_body();
     }
     Ok(())
@@ -120,7 +122,9 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
         let hide_usage = peek.is_none_or(|peek| !peek.include_usage);
         let vendor = ctx.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
         let repair_tools = vendor.is_some_and(quirks::repairs_tools);
-        return Delivery::Relay(Box::new(StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools })));
+        return Delivery::Relay(Box::new(
+            StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true),
+        ));
     }
     if content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
 }
@@ -131,6 +135,18 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
     if !headers.contains_key(&reply::REQUEST_ID) {
         let id = headers.get(&PROVIDER_REQUEST_ID).cloned().or_else(|| HeaderValue::try_from(ctx.id.to_string()).ok());
         headers.extend(id.map(|id| (reply::REQUEST_ID, id)));
+    }
+    if let Some(permit) = &ctx.permit {
+        // A tenant's own limits in the place of the account's, which all tenants share.
+        let (requests, tokens) = (permit.requests_quota(), permit.tokens_quota());
+        for (kind, quota) in [("requests", requests), ("tokens", tokens)] {
+            for (name, value) in quota.iter().flat_map(|quota| admit::quota_headers(kind, quota)) {
+                // Digits and letters: always a header's value.
+                if let Ok(value) = HeaderValue::try_from(value) {
+                    headers.insert(HeaderName::from_static(name), value);
+                }
+            }
+        }
     }
     if let Some(attempt) = &ctx.attempt {
         headers.insert(reply::PROVIDER, attempt.target.wire.name.clone());
@@ -186,7 +202,8 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         let usage = openai::find_usage(&body);
         let tier = openai::find_service_tier(&body).unwrap_or(requested_tier);
         let cost = usage.zip(price).map(|(usage, price)| price.cost(&usage, tier));
-        *bill.lock().unwrap_or_else(PoisonError::into_inner) = Bill { usage, cost };
+        let uncounted = usage.is_none().then(|| openai::generated_text(&body));
+        *bill.lock().unwrap_or_else(PoisonError::into_inner) = Bill { usage, cost, uncounted };
         if let Some(cost) = cost {
             // Digits and a dot: inserting them cannot fail.
             let _ = header.insert_header(reply::COST, cost.to_string());
@@ -211,9 +228,9 @@ fn instead(reply: &mut ResponseHeader, error: &GatewayError, metrics: &crate::te
         reply.remove_header(name);
     }
     // Constants: inserting them cannot fail.
-    let _ = reply.set_status(fault.status());
+    let _ = reply.set_status(error.status());
     let _ = reply.insert_header(header::CONTENT_TYPE, "application/json");
-    if !fault.retry_may_help() {
+    if !error.retry_may_help() {
         let _ = reply.insert_header("x-should-retry", "false");
     }
     crate::proxy::reply::body(error)

@@ -13,7 +13,8 @@ use std::{
 
 use async_trait::async_trait;
 use chittycan::{
-    config::{Config, Source},
+    config::{Config, Limits, Source},
+    identity::{NewToken, Scopes, Token, Tokens},
     server::{Reloader, Server, StartError},
 };
 use pingora_core::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
@@ -117,6 +118,48 @@ impl Gateway {
             assert!(begun.elapsed() < Duration::from_secs(5), "no `{line}` after 5 s in\n{text}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// The SQLite file.
+    pub fn database(&self) -> PathBuf {
+        self.file.with_file_name("can.db")
+    }
+
+    /// A token of a tenant, known to the gateway when this returns.
+    pub async fn token(&self, tenant: &str) -> String {
+        let new = NewToken {
+            tenant: tenant.into(),
+            name: None,
+            scopes: Scopes::CLIENT,
+            models: Vec::new(),
+            limits: Limits::default(),
+            expires_at: None,
+        };
+        self.token_of(&new).await.1
+    }
+
+    /// A token of this kind, known to the gateway when this returns; and its secret.
+    pub async fn token_of(&self, new: &NewToken) -> (Token, String) {
+        let mut connection = chittycan::store::open(&self.database()).unwrap();
+        let (token, secret) = Tokens(&mut connection).create(new).unwrap();
+        let secret = secret.expose().to_owned();
+        let begun = Instant::now();
+        loop {
+            let reply = reqwest::Client::new().get(self.url("/v1/models")).bearer_auth(&secret).send().await.unwrap();
+            if reply.status().as_u16() != 401 {
+                return (token, secret);
+            }
+            assert!(begun.elapsed() < Duration::from_secs(2), "the gateway does not learn of the token");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// One number from the database, once everything so far is written.
+    pub async fn query(&self, sql: &str) -> i64 {
+        let metrics = self.metrics_with("can_ledger_waiting_entries 0").await;
+        assert!(metrics.contains("can_ledger_up{part=\"database\"} 1"), "{metrics}");
+        let connection = chittycan::store::open_to_read(&self.database()).unwrap();
+        connection.query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
     /// Begins a graceful end.

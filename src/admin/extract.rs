@@ -1,0 +1,85 @@
+//! What handlers take from a request. What does not fit is refused in the API's own shape.
+
+use std::{fmt, marker::PhantomData};
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::{FromRequest, FromRequestParts, Request},
+    http::request::Parts,
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use super::error::ApiError;
+
+/// The longest body.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// One of axum's extractors for paths and queries, with our refusals.
+pub struct Checked<E>(pub E);
+
+impl<S, E> FromRequestParts<S> for Checked<E>
+where
+    S: Send + Sync,
+    E: FromRequestParts<S>,
+    ApiError: From<E::Rejection>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        Ok(Self(E::from_request_parts(parts, state).await?))
+    }
+}
+
+/// A JSON body. None at all stands for `{}`.
+pub struct JsonBody<T>(pub T);
+
+impl<S, T> FromRequest<S> for JsonBody<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let bounded = Request::from_parts(parts.clone(), body);
+        let bytes = Bytes::from_request(bounded, state).await?;
+        if bytes.is_empty() {
+            let Json(Object(value)) = Json::from_bytes(b"{}")?;
+            return Ok(Self(value));
+        }
+        let Json(Object(value)) = Json::from_request(Request::from_parts(parts, Body::from(bytes)), state).await?;
+        Ok(Self(value))
+    }
+}
+
+/// A structure written as a JSON object, in a body or inside one. Serde alone would take a list too, and read it by position.
+pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Members<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a JSON object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_map(Members(PhantomData))
+}
+
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer).map(Self)
+    }
+}

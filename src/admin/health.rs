@@ -1,0 +1,121 @@
+//! Health, for anyone who asks and, in more detail, for operators.
+
+use std::sync::atomic::Ordering;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::{Admin, openapi::Refusals, values::StatusWord};
+
+/// How the gateway's own parts are.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Health)]
+pub struct HealthView {
+    /// `ok`, or `degraded` while one of the next three is false.
+    #[schema(value_type = StatusWord)]
+    status: &'static str,
+    /// The last write to the database succeeded.
+    database: bool,
+    /// Intents to spend can be written down.
+    journal: bool,
+    /// The last look at the tokens succeeded. While it does not, those known go on serving.
+    tokens: bool,
+    /// Entries of the ledger that are not in the database yet.
+    waiting: usize,
+    /// Entries written by this process.
+    written: u64,
+    /// Budget alerts raised by this process.
+    alerts: u64,
+}
+
+/// The process answers
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = "operation",
+    operation_id = "healthz",
+    security(()),
+    responses((status = 200, description = "It does."))
+)]
+pub async fn healthz() -> Response {
+    Json(json!({ "status": "ok" })).into_response()
+}
+
+/// The client API takes requests
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "operation",
+    operation_id = "readyz",
+    security(()),
+    responses(
+        (status = 200, description = "It does."),
+        (status = 503, description = "Not yet, or not any more."),
+    )
+)]
+pub async fn readyz(State(admin): State<Admin>) -> Response {
+    let (status, word) = match admin.ready.load(Ordering::Acquire) {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    (status, Json(json!({ "status": word, "open_requests": admin.metrics.open_requests() }))).into_response()
+}
+
+/// Metrics for Prometheus
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operation",
+    operation_id = "metrics",
+    security(()),
+    responses((status = 200, description = "Prometheus' text format.", body = String, content_type = "text/plain"))
+)]
+pub async fn metrics(State(admin): State<Admin>) -> Response {
+    let ledger = &admin.governance.ledger;
+    let health = ledger.health();
+    let up = [
+        ("database", health.database),
+        ("journal", health.journal),
+        ("tokens", admin.governance.directory.is_available()),
+    ];
+    admin.metrics.ledger(up, health.waiting, health.written, health.alerts);
+    let config = admin.engines.load().config.clone();
+    // Labels come from the configuration: tenants that the entry `*` stands for may be many.
+    for budget in ledger.standings().iter().filter(|budget| config.tenants.contains_key(&budget.key.tenant)) {
+        let parts = [budget.limit, budget.spent, budget.reserved];
+        admin.metrics.budget(budget.key.tenant.as_str(), budget.key.period.label(), parts);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.encode()).into_response()
+}
+
+/// How the ledger and the tokens are
+///
+/// Always 200: `status` tells.
+#[utoipa::path(
+    get,
+    path = "/api/v1/health",
+    tag = "operation",
+    operation_id = "health",
+    responses((status = 200, description = "How they are.", body = HealthView), Refusals)
+)]
+pub async fn show(State(admin): State<Admin>) -> Json<HealthView> {
+    let ledger = admin.governance.ledger.health();
+    let tokens = admin.governance.directory.is_available();
+    let well = ledger.database && ledger.journal && tokens;
+    Json(HealthView {
+        status: if well { "ok" } else { "degraded" },
+        database: ledger.database,
+        journal: ledger.journal,
+        tokens,
+        waiting: ledger.waiting,
+        written: ledger.written,
+        alerts: ledger.alerts,
+    })
+}

@@ -1,0 +1,190 @@
+//! `/api/v1/tenants`: who may spend what, and what is spent.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    Admin,
+    error::{ApiError, Code, ErrorBody},
+    extract::Checked,
+    openapi::Refusals,
+    tokens::{self, LimitsView},
+    values::{PeriodWord, Time, Usd},
+};
+use crate::{
+    config::{Budget, Limits, Tenant},
+    ledger::Standing,
+    proxy::Engines,
+    types::TenantId,
+};
+
+/// A tenant: its own rules, not those of its ancestors.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Tenant)]
+pub struct TenantView {
+    /// Its name.
+    id: String,
+    /// The entry of the configuration that holds for it: its name, or `*`. Null: there is none any more, and its tokens are
+    /// refused.
+    entry: Option<String>,
+    /// Whose limits and budgets hold for it too.
+    parent: Option<String>,
+    /// The models it may ask for; empty: all.
+    models: Vec<String>,
+    /// Names of the headers that its requests to providers carry; their values are secret.
+    headers: Vec<String>,
+    /// Paths whose cost cannot be told are allowed under a budget.
+    unmetered_paths: bool,
+    /// How much at once.
+    limits: LimitsView,
+    /// How much in total.
+    budgets: Vec<BudgetView>,
+}
+
+/// A budget and how it stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Budget)]
+pub struct BudgetView {
+    /// When it begins anew.
+    #[schema(value_type = PeriodWord)]
+    period: &'static str,
+    /// In which time zone.
+    #[schema(example = "Europe/Berlin")]
+    timezone: String,
+    /// What could exceed it is refused.
+    hard: bool,
+    /// How much it is.
+    limit_usd: Usd,
+    /// What is spent of it, by the tenant and all below it.
+    spent_usd: Usd,
+    /// What requests under way may still cost.
+    reserved_usd: Usd,
+    /// When the period began; null for a `total`.
+    starts_at: Option<Time>,
+    /// When the next one begins; null for a `total`.
+    resets_at: Option<Time>,
+}
+
+/// Tenants by name.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TenantList {
+    /// The tenants.
+    tenants: Vec<TenantView>,
+}
+
+/// List tenants
+///
+/// Those that the configuration names, and those in use: with a token, or with a budget that the entry `*` gave them.
+#[utoipa::path(
+    get,
+    path = "/api/v1/tenants",
+    tag = "tenants",
+    operation_id = "list_tenants",
+    responses((status = 200, description = "The tenants.", body = TenantList), Refusals)
+)]
+pub async fn list(State(admin): State<Admin>) -> Result<Json<TenantList>, ApiError> {
+    let used = in_use(&admin).await?;
+    let engines = admin.engines.load_full();
+    let names: BTreeSet<_> = engines.config.tenants.keys().cloned().chain(used).collect();
+    let standings = standings(&admin, &engines, &names);
+    Ok(Json(TenantList { tenants: names.iter().map(|id| view(id, &engines, &standings)).collect() }))
+}
+
+/// Show a tenant
+#[utoipa::path(
+    get,
+    path = "/api/v1/tenants/{id}",
+    tag = "tenants",
+    operation_id = "show_tenant",
+    params(("id" = String, Path, description = "The tenant's name.")),
+    responses(
+        (status = 200, description = "The tenant.", body = TenantView),
+        (status = 404, description = "The configuration does not name it, and it is not in use.", body = ErrorBody),
+        Refusals,
+    )
+)]
+pub async fn show(
+    State(admin): State<Admin>,
+    Checked(Path(id)): Checked<Path<String>>,
+) -> Result<Json<TenantView>, ApiError> {
+    let id = TenantId::from(id);
+    let engines = admin.engines.load_full();
+    if !engines.config.tenants.contains_key(&id) && !in_use(&admin).await?.contains(&id) {
+        let message = format!("No tenant is called `{id}` in the configuration, and none is in use.");
+        return Err(ApiError::new(Code::UnknownTenant, message));
+    }
+    let standings = standings(&admin, &engines, &BTreeSet::from([id.clone()]));
+    Ok(Json(view(&id, &engines, &standings)))
+}
+
+/// Tenants that have a token or a budget, named in the configuration or not.
+async fn in_use(admin: &Admin) -> Result<BTreeSet<TenantId>, ApiError> {
+    let tokens = tokens::read(admin, |tokens| tokens.list(None)).await?;
+    let others = admin.engines.load().config.other_tenants.is_some();
+    let budgets = admin.governance.ledger.standings().into_iter().filter(|_| others);
+    Ok(tokens.into_iter().map(|token| token.tenant).chain(budgets.map(|budget| budget.key.tenant)).collect())
+}
+
+/// How the budgets stand. Those of a tenant that has asked for nothing yet are taken up first, with what was spent before.
+fn standings(admin: &Admin, engines: &Engines, names: &BTreeSet<TenantId>) -> Vec<Standing> {
+    for id in names {
+        engines.parties.of(id);
+    }
+    admin.governance.ledger.standings()
+}
+
+fn view(id: &TenantId, engines: &Engines, standings: &[Standing]) -> TenantView {
+    let config = &engines.config;
+    let tenant: Option<&Arc<Tenant>> = config.tenant(id);
+    let entry = tenant.map(|_| if config.tenants.contains_key(id) { id.to_string() } else { "*".to_owned() });
+    let Some(tenant) = tenant else {
+        return TenantView {
+            id: id.to_string(),
+            entry,
+            parent: None,
+            models: Vec::new(),
+            headers: Vec::new(),
+            unmetered_paths: false,
+            limits: (&Limits::default()).into(),
+            budgets: Vec::new(),
+        };
+    };
+    // A budget that was configured once keeps its counters; only those of today are shown.
+    let standing = |rule: &Budget| {
+        standings.iter().find(|standing| {
+            let key = &standing.key;
+            key.tenant == *id && (key.period, &key.timezone, key.hard) == (rule.period, &rule.timezone, rule.hard)
+        })
+    };
+    TenantView {
+        id: id.to_string(),
+        entry,
+        parent: tenant.parent.as_ref().map(ToString::to_string),
+        models: tenant.models.clone(),
+        headers: tenant.headers.iter().map(|(name, _)| name.to_string()).collect(),
+        unmetered_paths: tenant.unmetered_paths,
+        limits: (&tenant.limits).into(),
+        budgets: tenant.budgets.iter().filter_map(standing).map(BudgetView::from).collect(),
+    }
+}
+
+impl From<&Standing> for BudgetView {
+    fn from(standing: &Standing) -> Self {
+        Self {
+            period: standing.key.period.label(),
+            timezone: standing.key.timezone.clone(),
+            hard: standing.key.hard,
+            limit_usd: Usd(standing.limit),
+            spent_usd: Usd(standing.spent),
+            reserved_usd: Usd(standing.reserved),
+            starts_at: standing.resets_at.map(|_| Time(standing.start)),
+            resets_at: standing.resets_at.map(Time),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Where tokens and the ledger are kept.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{resolved::OnFailure, values::HumanDuration};
+
+/// The SQLite file that keeps tokens, the ledger and alerts.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    /// The file; it is made where it is not there. Its neighbours with `-wal`, `-shm` and `-intents` in their names belong
+    /// to it. `CAN_DATABASE` replaces it.
+    pub path: String,
+    /// While it cannot be written: `serve` goes on with what is in memory and writes it down later, `refuse` answers 503.
+    pub on_failure: OnFailure,
+    /// How long single entries of the ledger are kept; older ones become sums per day. At least 35d.
+    pub retention: HumanDuration,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self { path: "can.db".into(), on_failure: OnFailure::Serve, retention: HumanDuration::secs(180 * 86_400) }
+    }
+}

@@ -1,0 +1,186 @@
+//! Who may spend what.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::config::{
+    resolved::{Overrun, Period},
+    values::{HumanUsd, SecretText},
+};
+
+/// How clients are recognised.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// Serve clients that present no `chitty_…` token, as the default tenant. `false` refuses them with 401.
+    pub passthrough: bool,
+    /// The tenant of clients without a token, and of tokens made without one. `CHITTY_TENANT_ID` replaces it.
+    pub default_tenant: String,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { passthrough: true, default_tenant: "default".into() }
+    }
+}
+
+/// A team or an organisation.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tenant {
+    /// The tenant it belongs to, whose limits and budgets hold for all its children together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"default")]
+    pub parent: Option<String>,
+    /// The models it may ask for: names, or patterns with one `*` at their end. Without it: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(example = ["gpt-4o-mini", "claude-*"])]
+    pub models: Vec<String>,
+    /// More headers on every request of it to a provider, over those of the provider. A value may be `env:NAME` or
+    /// `file:PATH`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(example = json!({"OpenAI-Project": "proj_123"}))]
+    pub headers: BTreeMap<String, SecretText>,
+    /// How much at once.
+    pub limits: Limits,
+    /// How much in total. Several hold at the same time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(example = Budget::example())]
+    pub budgets: Vec<Budget>,
+    /// Allow paths whose cost the gateway cannot tell (images, audio, batches, fine-tuning, realtime) although there is a
+    /// budget. Without a budget they are always allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &true)]
+    pub unmetered_paths: Option<bool>,
+}
+
+/// How much at once. Each is without limit where it is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Requests in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &50)]
+    pub requests_per_second: Option<u64>,
+    /// Requests in a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &1000)]
+    pub requests_per_minute: Option<u64>,
+    /// LLM tokens in a minute: an estimate when a request comes, the truth when it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &200_000)]
+    pub tokens_per_minute: Option<u64>,
+    /// US dollars in a minute: the most a request can cost when it comes, the truth when it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = HumanUsd::cents(150))]
+    pub usd_per_minute: Option<HumanUsd>,
+    /// Requests that are open at the same time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &20)]
+    pub concurrent_requests: Option<u64>,
+}
+
+impl Limits {
+    /// The keys of limits that let nothing through, which nobody means.
+    pub fn zeros(&self) -> impl Iterator<Item = &'static str> {
+        let counts = [
+            ("requests_per_second", self.requests_per_second),
+            ("requests_per_minute", self.requests_per_minute),
+            ("tokens_per_minute", self.tokens_per_minute),
+            ("usd_per_minute", self.usd_per_minute.map(|usd| usd.0.0)),
+            ("concurrent_requests", self.concurrent_requests),
+        ];
+        counts.into_iter().filter(|(_, limit)| *limit == Some(0)).map(|(key, _)| key)
+    }
+}
+
+/// An amount of money for a span of time.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// US dollars, up to nine decimal places.
+    pub usd: HumanUsd,
+    /// When it begins anew.
+    #[serde(default)]
+    pub period: Period,
+    /// The time zone in which days, weeks (from Monday) and months begin, such as `Europe/Berlin`.
+    #[serde(default = "utc")]
+    pub timezone: String,
+    /// A hard budget is never exceeded: what could exceed it is refused. A soft one only alerts.
+    #[serde(default = "yes")]
+    pub hard: bool,
+    /// Percentages of it at which to alert, once each per period.
+    #[serde(default = "thresholds")]
+    #[schemars(inner(range(min = 1, max = 1000)))]
+    pub alert_at: Vec<u32>,
+}
+
+fn utc() -> String {
+    "UTC".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn thresholds() -> Vec<u32> {
+    vec![50, 80, 100]
+}
+
+impl Budget {
+    /// A hard monthly budget.
+    pub fn monthly(usd: HumanUsd) -> Self {
+        Self { usd, period: Period::Monthly, timezone: utc(), hard: true, alert_at: thresholds() }
+    }
+
+    fn example() -> Value {
+        json!([{"usd": 100, "period": "monthly", "timezone": "UTC", "hard": true, "alert_at": [50, 80, 100]}])
+    }
+}
+
+/// What all budgets have in common.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budgets {
+    /// The status of a refusal: 402, or 429 for clients that know only that.
+    #[schemars(range(min = 402, max = 429))]
+    pub exceeded_status: u16,
+    /// A stream that outgrows what was reserved for it while its budget is used up: `stop` ends it with an error event,
+    /// `finish` lets it run on over the budget.
+    pub overrun: Overrun,
+    /// Called when a budget passes one of its percentages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = Webhook::example())]
+    pub webhook: Option<Webhook>,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self { exceeded_status: 402, overrun: Overrun::Stop, webhook: None }
+    }
+}
+
+/// Where alerts go.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// An http or https URL that takes a POST of JSON.
+    pub url: String,
+    /// Signs each call in the way of Standard Webhooks (`webhook-signature: v1,…`, HMAC-SHA256). Without it: unsigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretText>,
+}
+
+impl Webhook {
+    fn example() -> Value {
+        json!({"url": "https://hooks.example.com/can", "secret": "env:CAN_WEBHOOK_SECRET"})
+    }
+}
+
+/// The entry that the commented default file shows.
+pub(super) fn example() -> Value {
+    json!({"research": {"limits": {}}})
+}

@@ -1,0 +1,263 @@
+//! One budget of one tenant: what is spent and reserved in its current period.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::tz::TimeZone;
+
+use super::period;
+use crate::{
+    config::{self, Period},
+    types::{NanoUsd, TenantId},
+};
+
+/// What tells budgets apart. A new limit changes a budget, a new period or time zone makes another one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BudgetKey {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// When it begins anew.
+    pub period: Period,
+    /// In which time zone.
+    pub timezone: String,
+    /// Whether it refuses.
+    pub hard: bool,
+}
+
+/// Whether what a tenant spends counts in a budget: its own, or that of an ancestor.
+pub type Covers = Arc<dyn Fn(&TenantId) -> bool + Send + Sync>;
+
+/// A budget with its counters. In a hard one `spent + reserved` never exceeds the limit, except by what a provider charged
+/// over the reserved worst case, or where the limit was lowered below what was spent.
+pub struct Budget {
+    key: BudgetKey,
+    zone: TimeZone,
+    state: Mutex<State>,
+}
+
+struct State {
+    covers: Covers,
+    limit: NanoUsd,
+    alert_at: Vec<u32>,
+    /// First millisecond of the current period.
+    start: u64,
+    /// First millisecond of the next one.
+    end: u64,
+    spent: NanoUsd,
+    reserved: NanoUsd,
+    /// How many of `alert_at` have been passed in this period.
+    alerted: usize,
+}
+
+/// Why a hard budget refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exceeded {
+    /// Whose budget: the tenant's, or an ancestor's.
+    pub tenant: TenantId,
+    /// Its period.
+    pub period: Period,
+    /// How much it is.
+    pub limit: NanoUsd,
+    /// What is spent of it.
+    pub spent: NanoUsd,
+    /// What requests under way may still cost.
+    pub reserved: NanoUsd,
+    /// What was asked for.
+    pub wanted: NanoUsd,
+    /// When it begins anew, in milliseconds since 1970; `None`: never.
+    pub resets_at: Option<u64>,
+}
+
+/// A percentage that a budget has passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crossed {
+    /// Which budget.
+    pub key: BudgetKey,
+    /// Percent of the limit.
+    pub threshold: u32,
+    /// How much the budget is.
+    pub limit: NanoUsd,
+    /// What is spent of it.
+    pub spent: NanoUsd,
+    /// First millisecond of the period.
+    pub start: u64,
+    /// First one of the next; `None`: there is none.
+    pub resets_at: Option<u64>,
+}
+
+/// How a budget stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which budget.
+    pub key: BudgetKey,
+    /// How much it is.
+    pub limit: NanoUsd,
+    /// What is spent of it.
+    pub spent: NanoUsd,
+    /// What requests under way may still cost.
+    pub reserved: NanoUsd,
+    /// First millisecond of the period.
+    pub start: u64,
+    /// First one of the next; `None`: there is none.
+    pub resets_at: Option<u64>,
+}
+
+/// Money held in one budget; names the period, so that it never touches another one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    start: u64,
+}
+
+impl Held {
+    pub(super) fn same_period(&self, other: &Self) -> bool {
+        self.start == other.start
+    }
+}
+
+impl Budget {
+    /// A budget with what was spent in the period of `now` before it was known here.
+    pub fn new(key: BudgetKey, rule: &config::Budget, covers: Covers, spent: NanoUsd, now: u64) -> Self {
+        // The configuration has refused unknown names.
+        let zone = TimeZone::get(&key.timezone).unwrap_or(TimeZone::UTC);
+        let (start, end) = period::bounds(key.period, &zone, now);
+        let state = State {
+            covers,
+            limit: rule.limit,
+            alert_at: rule.alert_at.clone(),
+            start,
+            end,
+            spent,
+            reserved: NanoUsd::ZERO,
+            alerted: 0,
+        };
+        Self { key, zone, state: Mutex::new(state) }
+    }
+
+    /// Which budget it is.
+    pub fn key(&self) -> &BudgetKey {
+        &self.key
+    }
+
+    /// Takes over a changed rule; the counters stay.
+    pub fn set_rule(&self, rule: &config::Budget, covers: Covers) {
+        let mut state = self.lock();
+        if (state.limit, &state.alert_at) != (rule.limit, &rule.alert_at) {
+            state.limit = rule.limit;
+            state.alert_at.clone_from(&rule.alert_at);
+            // Each threshold alerts once per period, also after the limit was raised and is reached again: the table of
+            // alerts sees to it.
+            state.alerted = 0;
+        }
+        state.covers = covers;
+    }
+
+    /// Holds an amount back.
+    pub(super) fn hold(&self, now: u64, amount: NanoUsd) -> Result<Held, Exceeded> {
+        let mut state = self.lock_at(now);
+        let held = state.spent.saturating_add(state.reserved);
+        // What would saturate is refused like anything else that is too much.
+        let fits = held.checked_add(amount).is_some_and(|sum| sum <= state.limit);
+        if self.key.hard && !fits {
+            return Err(Exceeded {
+                tenant: self.key.tenant.clone(),
+                period: self.key.period,
+                limit: state.limit,
+                spent: state.spent,
+                reserved: state.reserved,
+                wanted: amount,
+                resets_at: state.resets_at(),
+            });
+        }
+        state.reserved = state.reserved.saturating_add(amount);
+        Ok(Held { start: state.start })
+    }
+
+    /// Gives back what was held, and counts what was spent of it. Returns the percentages this has passed.
+    pub(super) fn settle(&self, held: Held, amount: NanoUsd, cost: NanoUsd) -> Vec<Crossed> {
+        let mut state = self.lock();
+        if state.start != held.start {
+            // The period is over, and with it all that was held in it. What was spent is in the ledger.
+            return Vec::new();
+        }
+        state.reserved = state.reserved.saturating_sub(amount);
+        self.add(&mut state, cost)
+    }
+
+    /// Counts what was spent elsewhere: by another process, or before the file could be read.
+    pub(super) fn adopt(&self, tenant: &TenantId, at: u64, cost: NanoUsd, now: u64) -> Vec<Crossed> {
+        let mut state = self.lock_at(now);
+        let counts = (state.start..state.end).contains(&at) && (state.covers)(tenant);
+        if counts { self.add(&mut state, cost) } else { Vec::new() }
+    }
+
+    /// The percentages that are passed already, when a budget is taken up.
+    pub(super) fn take_up(&self) -> Vec<Crossed> {
+        let mut state = self.lock();
+        self.add(&mut state, NanoUsd::ZERO)
+    }
+
+    fn add(&self, state: &mut State, cost: NanoUsd) -> Vec<Crossed> {
+        state.spent = state.spent.saturating_add(cost);
+        let mut crossed = Vec::new();
+        while let Some(threshold) = state.alert_at.get(state.alerted).copied() {
+            let reached = u128::from(state.spent.0) * 100 >= u128::from(state.limit.0) * u128::from(threshold);
+            if !reached || state.spent == NanoUsd::ZERO {
+                break;
+            }
+            state.alerted += 1;
+            crossed.push(Crossed {
+                key: self.key.clone(),
+                threshold,
+                limit: state.limit,
+                spent: state.spent,
+                start: state.start,
+                resets_at: state.resets_at(),
+            });
+        }
+        crossed
+    }
+
+    /// How it stands at a moment.
+    pub fn standing(&self, now: u64) -> Standing {
+        let state = self.lock_at(now);
+        Standing {
+            key: self.key.clone(),
+            limit: state.limit,
+            spent: state.spent,
+            reserved: state.reserved,
+            start: state.start,
+            resets_at: state.resets_at(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state in the period of `now`. A clock that goes back does not bring an old period back.
+    fn lock_at(&self, now: u64) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        if now >= state.end {
+            (state.start, state.end) = period::bounds(self.key.period, &self.zone, now);
+            state.spent = NanoUsd::ZERO;
+            state.reserved = NanoUsd::ZERO;
+            state.alerted = 0;
+        }
+        state
+    }
+}
+
+impl State {
+    fn resets_at(&self) -> Option<u64> {
+        Some(self.end).filter(|end| *end != u64::MAX)
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        write!(f, "{:?}: {} spent and {} reserved of {}", self.key, state.spent, state.reserved, state.limit)
+    }
+}

@@ -1,0 +1,345 @@
+//! Intents on disk: what a request may cost is written down before a provider is asked, so that a process that is killed
+//! leaves a trace of what it had under way.
+//!
+//! An intent is one line in an append-only file, written by one system call into the page cache, as a web server writes
+//! its access log: it survives the end of the process, and costs a request a microsecond or two. A file (a *segment*) is
+//! deleted once it is closed and every request in it has its entry in the ledger: each of them holds a [`Pin`] until then.
+//! The process holds a lock on its segments; a segment without one belonged to a process that is gone, and is recovered.
+//! An intent whose request has an entry already changes nothing: ids are unique.
+
+use std::{
+    borrow::Cow,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use serde::{Deserialize, Serialize};
+
+use super::entry::Subject;
+use crate::types::{NanoUsd, RequestId};
+
+/// A segment of this size is closed, and another begun.
+const SEGMENT: u64 = 4 << 20;
+
+/// The intents of this process.
+pub struct Journal {
+    folder: PathBuf,
+    process: i64,
+    /// `None` while no segment can be written.
+    current: ArcSwapOption<Segment>,
+    next: AtomicU64,
+}
+
+/// Keeps a segment on disk.
+pub type Pin = Arc<Segment>;
+
+/// One file of intents.
+#[derive(Debug)]
+pub struct Segment {
+    path: PathBuf,
+    file: File,
+    written: AtomicU64,
+    /// Nothing more is written: when the last pin goes, the file goes.
+    closed: AtomicBool,
+}
+
+/// One line.
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
+    id: Cow<'a, str>,
+    at: u64,
+    tenant: Cow<'a, str>,
+    token: Option<Cow<'a, str>>,
+    endpoint: Cow<'a, str>,
+    route: Cow<'a, str>,
+    estimate: u64,
+}
+
+/// An intent that was read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// The request.
+    pub id: RequestId,
+    /// When it was admitted, in milliseconds since 1970.
+    pub at: u64,
+    /// Who pays.
+    pub tenant: String,
+    /// With which token.
+    pub token: Option<String>,
+    /// What was asked for.
+    pub endpoint: String,
+    /// The configured route.
+    pub route: String,
+    /// What was reserved.
+    pub estimate: NanoUsd,
+}
+
+impl Journal {
+    /// Intents in `folder`, which is made when the first segment is.
+    pub fn new(folder: PathBuf, process: i64) -> Self {
+        Self { folder, process, current: ArcSwapOption::empty(), next: AtomicU64::new(0) }
+    }
+
+    /// Begins a segment where there is none that can take more.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn renew(&self) -> io::Result<()> {
+        if let Some(current) = &*self.current.load()
+            && !current.closed.load(Ordering::Acquire)
+            && current.written.load(Ordering::Relaxed) < SEGMENT
+        {
+            return Ok(());
+        }
+        let (fresh, outcome) = match self.begin() {
+            Ok(segment) => (Some(Arc::new(segment)), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        if let Some(old) = self.current.swap(fresh) {
+            old.closed.store(true, Ordering::Release);
+        }
+        outcome
+    }
+
+    fn begin(&self) -> io::Result<Segment> {
+        fs::create_dir_all(&self.folder)?;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{:016x}-{number}.log", self.process));
+        let mut options = OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.append(true).create_new(true).open(&path)?;
+        // A segment that nobody could tell from an abandoned one would be recovered by another process.
+        file.try_lock()?;
+        Ok(Segment { path, file, written: AtomicU64::new(0), closed: AtomicBool::new(false) })
+    }
+
+    /// Takes no more intents. The file goes as soon as every request in it is settled, which it usually is.
+    pub fn retire(&self) {
+        if let Some(current) = self.current.swap(None) {
+            current.closed.store(true, Ordering::Release);
+        }
+    }
+
+    /// True while intents can be written.
+    pub fn is_up(&self) -> bool {
+        self.current.load().as_ref().is_some_and(|segment| !segment.closed.load(Ordering::Relaxed))
+    }
+
+    /// Writes an intent.
+    ///
+    /// # Errors
+    /// There is no segment, or it cannot be written (a full disk); then no more goes into it.
+    pub fn note(&self, subject: &Subject, estimate: NanoUsd) -> io::Result<Pin> {
+        let Some(segment) = self.current.load_full() else {
+            return Err(io::Error::other("no segment can be written"));
+        };
+        let id = subject.id.to_string();
+        let line = Line {
+            id: Cow::Borrowed(&id),
+            at: subject.at,
+            tenant: Cow::Borrowed(subject.tenant.as_str()),
+            token: subject.token.as_ref().map(|token| Cow::Borrowed(token.as_str())),
+            endpoint: Cow::Borrowed(subject.endpoint),
+            route: Cow::Borrowed(&subject.route),
+            estimate: estimate.0,
+        };
+        // The line break before it as well: a line that was cut off then spoils no other.
+        let mut text = Vec::with_capacity(256);
+        text.push(b'\n');
+        serde_json::to_writer(&mut text, &line)?;
+        text.push(b'\n');
+        if segment.closed.load(Ordering::Acquire) {
+            return Err(io::Error::other("the segment is closed"));
+        }
+        match (&segment.file).write_all(&text) {
+            Ok(()) => {
+                segment.written.fetch_add(text.len() as u64, Ordering::Relaxed);
+                Ok(segment)
+            }
+            Err(error) => {
+                segment.closed.store(true, Ordering::Release);
+                Err(error)
+            }
+        }
+    }
+
+    /// Segments that this process has not made.
+    ///
+    /// # Errors
+    /// A folder that cannot be read. One that does not exist has none.
+    pub fn others(&self) -> io::Result<Vec<PathBuf>> {
+        let own = format!("{:016x}-", self.process);
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.ends_with(".log") && !name.starts_with(&own) {
+                found.push(path);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        if self.closed.load(Ordering::Acquire) {
+            // What cannot be deleted is recovered once more later, which changes nothing.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The process that a segment belongs to.
+pub fn process_of(path: &Path) -> Option<i64> {
+    let (process, _) = path.file_stem()?.to_str()?.split_once('-')?;
+    u64::from_str_radix(process, 16).ok().map(|process| process as i64)
+}
+
+/// A segment whose process is gone. The lock is held until it is dropped, so that nobody else recovers it too.
+pub struct Abandoned {
+    path: PathBuf,
+    file: File,
+}
+
+impl Abandoned {
+    /// Takes a segment over; `None` while its process lives.
+    ///
+    /// # Errors
+    /// A file that cannot be opened.
+    pub fn take(path: &Path) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { path: path.to_owned(), file })),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Its intents, and how many lines were no whole ones: a process that is killed may leave a part of its last.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read(&mut self) -> io::Result<(Vec<Intent>, usize)> {
+        let mut bytes = Vec::new();
+        self.file.read_to_end(&mut bytes)?;
+        let (mut intents, mut broken) = (Vec::new(), 0);
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match parse(line) {
+                Some(intent) => intents.push(intent),
+                None => broken += 1,
+            }
+        }
+        Ok((intents, broken))
+    }
+
+    /// Deletes it, after what it holds is in the ledger.
+    ///
+    /// # Errors
+    /// A file that cannot be deleted.
+    pub fn delete(self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+}
+
+fn parse(line: &[u8]) -> Option<Intent> {
+    let line: Line<'_> = serde_json::from_slice(line).ok()?;
+    Some(Intent {
+        id: RequestId::parse(&line.id)?,
+        at: line.at,
+        tenant: line.tenant.into_owned(),
+        token: line.token.map(Cow::into_owned),
+        endpoint: line.endpoint.into_owned(),
+        route: line.route.into_owned(),
+        estimate: NanoUsd(line.estimate),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject() -> Subject {
+        Subject {
+            id: RequestId::now(),
+            at: 7,
+            tenant: "te\"am".into(),
+            token: Some("tok_1".into()),
+            endpoint: "chat_completions",
+            route: "gpt-4o\n".into(),
+        }
+    }
+
+    fn segments(folder: &Path) -> usize {
+        fs::read_dir(folder).map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn what_was_noted_is_read_back_once_its_process_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (subject, other) = (subject(), subject());
+        let dead = Journal::new(folder.path().into(), 1);
+        dead.renew().unwrap();
+        let pins = [dead.note(&subject, NanoUsd(5)).unwrap(), dead.note(&other, NanoUsd(6)).unwrap()];
+        let living = Journal::new(folder.path().into(), -2);
+        living.renew().unwrap();
+        let others = living.others().unwrap();
+        assert_eq!((others.len(), process_of(&others[0])), (1, Some(1)));
+        assert!(Abandoned::take(&others[0]).unwrap().is_none(), "its process lives");
+
+        // The end of a process, as far as the file knows: its descriptors are closed, nothing is deleted.
+        drop((dead, pins));
+        assert_eq!(segments(folder.path()), 2);
+        let mut torn = OpenOptions::new().append(true).open(&others[0]).unwrap();
+        torn.write_all(b"\n{\"id\":\"req_0").unwrap();
+        let mut found = Abandoned::take(&others[0]).unwrap().unwrap();
+        assert!(Abandoned::take(&others[0]).unwrap().is_none(), "one recovers it at a time");
+        let (intents, broken) = found.read().unwrap();
+        assert_eq!((intents.len(), broken), (2, 1));
+        assert_eq!((intents[0].id, intents[0].estimate, &*intents[0].tenant), (subject.id, NanoUsd(5), "te\"am"));
+        assert_eq!(intents[1].route, "gpt-4o\n");
+        found.delete().unwrap();
+        assert_eq!(living.others().unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_closed_segment_goes_with_its_last_pin() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(folder.path().into(), 1);
+        assert!(journal.note(&subject(), NanoUsd(1)).is_err() && !journal.is_up());
+        journal.renew().unwrap();
+        let pin = journal.note(&subject(), NanoUsd(1)).unwrap();
+        journal.renew().unwrap();
+        assert_eq!(segments(folder.path()), 1, "it has room");
+        pin.written.store(SEGMENT, Ordering::Relaxed);
+        journal.renew().unwrap();
+        assert_eq!(segments(folder.path()), 2);
+        drop(pin);
+        assert_eq!(segments(folder.path()), 1);
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_written_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(folder.path().into(), 1);
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let segment = Segment { path: folder.path().join("x"), file: full, written: 0.into(), closed: false.into() };
+        journal.current.store(Some(Arc::new(segment)));
+        assert!(journal.is_up());
+        assert_eq!(journal.note(&subject(), NanoUsd(1)).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(!journal.is_up());
+        journal.renew().unwrap();
+        assert!(journal.note(&subject(), NanoUsd(1)).is_ok());
+    }
+}

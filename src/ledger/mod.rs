@@ -1,0 +1,307 @@
+//! What is spent, and what may be.
+//!
+//! ```text
+//! admit ─▶ reserve the worst case in every budget ─▶ note the intent ─▶ provider ─▶ settle the truth ─▶ entry
+//!                     │ one of them has not enough                        │ failed
+//!                     ▼                                                   ▼
+//!                  Exceeded, nothing held                        release, entry of nothing
+//! ```
+//!
+//! Money is an integer number of billionths of a dollar. A [`Reservation`] is a guard: however a request ends, what it held
+//! is settled or given back, once. The counters are in memory and exact; SQLite is behind a channel, and never on a
+//! request's path.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `period` | when a day, week or month begins in a time zone |
+//! | `budget` | spent and reserved in one budget |
+//! | `reservation` | the guard over all budgets of a request |
+//! | `entry` | one finished request |
+//! | `journal` | intents on disk, so that a killed process leaves a trace |
+//! | `writer` | the thread that writes entries in batches, recovers and rolls up |
+//! | `alerts`, `webhook` | thresholds passed: raised once, delivered until they are taken |
+//! | `history` | what was spent before |
+//! | `report` | what the tables tell: costs by day, latency percentiles |
+
+mod alerts;
+mod budget;
+mod entry;
+mod history;
+mod journal;
+mod period;
+pub mod report;
+mod reservation;
+#[cfg(test)]
+mod tests;
+mod webhook;
+mod writer;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+pub use budget::{Budget, BudgetKey, Covers, Crossed, Exceeded, Standing};
+pub use entry::{Basis, Entry, Subject};
+pub use reservation::{Budgets, Reservation};
+
+use history::History;
+use journal::{Journal, Pin};
+use writer::Message;
+
+use crate::{
+    config::{self, OnFailure},
+    store::StoreError,
+    types::{NanoUsd, TenantId, unix_now},
+};
+
+/// Entries that wait in memory while the file cannot be written. At this many requests are refused, whatever the
+/// configuration says: what is recorded is never dropped.
+const MAX_WAITING: usize = 500_000;
+
+/// Why no money could be reserved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// A budget has not enough left.
+    Exceeded(Exceeded),
+    /// The database or the journal cannot be written, and the configuration refuses requests then.
+    Unavailable,
+}
+
+/// Counters in memory, rows on disk.
+pub struct Ledger {
+    shared: Arc<Shared>,
+    journal: Arc<Journal>,
+    to_writer: mpsc::Sender<Message>,
+    on_failure: OnFailure,
+}
+
+/// What requests, the writer and the reports share.
+struct Shared {
+    path: PathBuf,
+    process: i64,
+    budgets: RwLock<HashMap<BudgetKey, Arc<Budget>>>,
+    history: Mutex<History>,
+    /// Other processes that live (this one is taking over from them), and what each tenant had spent through them when it
+    /// was last looked at, counted from `others_since`.
+    others: Mutex<HashMap<i64, HashMap<TenantId, NanoUsd>>>,
+    others_since: u64,
+    webhook: Mutex<Option<config::Webhook>>,
+    waiting: AtomicUsize,
+    written: AtomicU64,
+    up: AtomicBool,
+    alerts: AtomicU64,
+}
+
+/// How the ledger is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The last write to the file succeeded.
+    pub database: bool,
+    /// Intents can be written.
+    pub journal: bool,
+    /// Entries that are not in the file yet.
+    pub waiting: usize,
+    /// Entries written by this process.
+    pub written: u64,
+    /// Alerts raised by this process.
+    pub alerts: u64,
+}
+
+impl Ledger {
+    /// Opens the ledger: recovers what processes that are gone left behind, and starts the writer.
+    ///
+    /// # Errors
+    /// With `on_failure: refuse` a file that cannot be used. With `serve` it is tried again and again.
+    pub fn open(database: &config::Database) -> Result<Arc<Self>, StoreError> {
+        let process = random_process();
+        let mut folder = database.path.clone().into_os_string();
+        folder.push("-intents");
+        let journal = Arc::new(Journal::new(folder.into(), process));
+        let shared = Arc::new(Shared {
+            path: database.path.clone(),
+            process,
+            budgets: RwLock::default(),
+            history: Mutex::default(),
+            others: Mutex::default(),
+            // A sum from before its first entry only grows.
+            others_since: unix_now().saturating_sub(31 * 86_400_000),
+            webhook: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            written: AtomicU64::new(0),
+            up: AtomicBool::new(true),
+            alerts: AtomicU64::new(0),
+        });
+        let (to_writer, inbox) = mpsc::channel();
+        let opened = writer::start(shared.clone(), journal.clone(), database.retention, inbox)?;
+        if let (Err(error), OnFailure::Refuse) = (opened, database.on_failure) {
+            return Err(error);
+        }
+        Ok(Arc::new(Self { shared, journal, to_writer, on_failure: database.on_failure }))
+    }
+
+    /// Where alerts go from now on.
+    pub fn set_webhook(&self, webhook: Option<config::Webhook>) {
+        *self.shared.webhook.lock().unwrap_or_else(PoisonError::into_inner) = webhook;
+    }
+
+    /// Reads what was spent in the current periods of these rules, so that budgets made from now on begin with it. Blocks on
+    /// the file: for a start and a reload.
+    pub fn read_history(&self, rules: &[config::Budget]) {
+        self.flush(Duration::from_secs(5));
+        history::read(&self.shared, rules);
+    }
+
+    /// The budget of a tenant under a rule; the one that is there already keeps its counters. `covers` says whose spend
+    /// counts in it.
+    pub fn budget(&self, tenant: &TenantId, rule: &config::Budget, covers: Covers) -> Arc<Budget> {
+        let key =
+            BudgetKey { tenant: tenant.clone(), period: rule.period, timezone: rule.timezone.clone(), hard: rule.hard };
+        // In this order everywhere.
+        let history = self.shared.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut budgets = self.shared.budgets.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(budget) = budgets.get(&key) {
+            budget.set_rule(rule, covers);
+            return budget.clone();
+        }
+        let now = unix_now();
+        let spent = history.spent(rule.period, &rule.timezone, now, &covers);
+        let budget = Arc::new(Budget::new(key.clone(), rule, covers, spent, now));
+        budgets.insert(key, budget.clone());
+        drop((budgets, history));
+        self.raise(budget.take_up());
+        budget
+    }
+
+    /// Holds the most that a request may cost in all of its budgets, or in none, and writes the intent down.
+    ///
+    /// # Errors
+    /// A budget that has not enough, or a disk that does not take it.
+    pub fn reserve(
+        self: &Arc<Self>,
+        budgets: Budgets,
+        subject: Subject,
+        amount: NanoUsd,
+    ) -> Result<Reservation, Refused> {
+        if !self.is_open() {
+            return Err(Refused::Unavailable);
+        }
+        let mut reservation =
+            Reservation::new(self.clone(), budgets, subject.clone(), amount).map_err(Refused::Exceeded)?;
+        match self.journal.note(&subject, amount) {
+            Ok(pin) => reservation.keep(Some(pin)),
+            Err(_) if self.on_failure == OnFailure::Refuse => return Err(Refused::Unavailable),
+            // The writer says so in the log, and the metric says so.
+            Err(_) => {}
+        }
+        Ok(reservation)
+    }
+
+    /// Writes an entry of a request that reserved nothing.
+    pub fn record(&self, entry: Entry) {
+        self.write(entry, None);
+    }
+
+    /// Whether requests may be served: the file can be written, or the configuration does without it for now.
+    pub fn is_open(&self) -> bool {
+        let health = self.health();
+        let full = health.waiting >= MAX_WAITING;
+        !full && (self.on_failure == OnFailure::Serve || health.database && health.journal)
+    }
+
+    /// How it is.
+    pub fn health(&self) -> Health {
+        Health {
+            database: self.shared.up.load(Ordering::Relaxed),
+            journal: self.journal.is_up(),
+            waiting: self.shared.waiting.load(Ordering::Relaxed),
+            written: self.shared.written.load(Ordering::Relaxed),
+            alerts: self.shared.alerts.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How every budget stands that has been used or configured.
+    pub fn standings(&self) -> Vec<Standing> {
+        let now = unix_now();
+        let budgets = self.shared.budgets.read().unwrap_or_else(PoisonError::into_inner);
+        let mut standings: Vec<_> = budgets.values().map(|budget| budget.standing(now)).collect();
+        standings.sort_by(|a, b| a.key.cmp(&b.key));
+        standings
+    }
+
+    /// Waits until everything recorded so far is in the file; false when it is not in time.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let (done, written) = mpsc::sync_channel(1);
+        let begun = Instant::now();
+        self.to_writer.send(Message::Flush(done)).is_ok()
+            && written.recv_timeout(patience).is_ok()
+            && begun.elapsed() <= patience
+    }
+
+    /// The last writes of a process that ends. Its intents are deleted where nothing is open any more. False when it was not
+    /// in time; what is missing is recovered by the next process.
+    pub fn close(&self, patience: Duration) -> bool {
+        let written = self.flush(patience);
+        if written {
+            self.journal.retire();
+        }
+        written
+    }
+
+    /// Lets go of budgets that the configuration does not have any more.
+    pub fn retain(&self, configured: impl Fn(&BudgetKey) -> bool) {
+        self.shared.budgets.write().unwrap_or_else(PoisonError::into_inner).retain(|key, _| configured(key));
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    fn write(&self, entry: Entry, pin: Option<Pin>) {
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        // The writer ends only with the ledger.
+        let _ = self.to_writer.send(Message::Entry(Box::new(entry), pin));
+    }
+
+    fn raise(&self, crossed: Vec<Crossed>) {
+        for crossed in crossed {
+            let _ = self.to_writer.send(Message::Alert(Box::new(crossed)));
+        }
+    }
+}
+
+impl Shared {
+    /// Counts what was spent elsewhere in the budgets it belongs to.
+    fn adopt(&self, tenant: &TenantId, at: u64, cost: NanoUsd) -> Vec<Crossed> {
+        let now = unix_now();
+        let budgets = self.budgets.read().unwrap_or_else(PoisonError::into_inner);
+        budgets.values().flat_map(|budget| budget.adopt(tenant, at, cost, now)).collect()
+    }
+
+    fn webhook(&self) -> Option<config::Webhook> {
+        self.webhook.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ledger in {}: {:?}", self.shared.path.display(), self.health())
+    }
+}
+
+/// A number that no other process has.
+fn random_process() -> i64 {
+    let id = uuid::Uuid::now_v7();
+    // The random half of a time-ordered UUID.
+    let mut half = [0; 8];
+    half.copy_from_slice(&id.as_bytes()[8..]);
+    i64::from_be_bytes(half)
+}

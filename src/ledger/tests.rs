@@ -1,0 +1,457 @@
+//! The money's rules, over whatever order things happen in; and the ledger on disks that fail.
+
+use std::{path::Path, thread};
+
+use proptest::prelude::*;
+use rusqlite::Connection;
+
+use super::*;
+use crate::{
+    config::Period,
+    types::{RequestId, Usage},
+};
+
+fn rule(limit: u64) -> config::Budget {
+    config::Budget {
+        limit: NanoUsd(limit),
+        period: Period::Monthly,
+        timezone: "UTC".into(),
+        hard: true,
+        alert_at: vec![50, 80, 100],
+    }
+}
+
+fn database(folder: &Path) -> config::Database {
+    config::Database {
+        path: folder.join("can.db"),
+        on_failure: OnFailure::Serve,
+        retention: Duration::from_secs(40 * 86_400),
+    }
+}
+
+fn subject(tenant: &str) -> Subject {
+    Subject {
+        id: RequestId::now(),
+        at: unix_now(),
+        tenant: tenant.into(),
+        token: None,
+        endpoint: "chat_completions",
+        route: "gpt-4o".into(),
+    }
+}
+
+fn only(tenant: &'static str) -> Covers {
+    Arc::new(move |id: &TenantId| id.as_str() == tenant)
+}
+
+fn cost(subject: &Subject, cost: u64) -> Entry {
+    let usage = Usage { prompt_tokens: 1, ..Usage::default() };
+    Entry { usage, ..Entry::bare(subject.clone(), NanoUsd(cost), Basis::Provider) }
+}
+
+/// Sum and number of a tenant's entries.
+fn rows(path: &Path, tenant: &str) -> (u64, u64) {
+    let connection = Connection::open(path).unwrap();
+    connection
+        .query_row("SELECT coalesce(sum(cost), 0), count(*) FROM entries WHERE tenant = ?1", [tenant], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap()
+}
+
+fn flush(ledger: &Ledger) {
+    assert!(ledger.flush(Duration::from_secs(10)), "not written in time");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Reserve so much, for the team or for its sibling under the same parent.
+    Reserve(bool, u64),
+    /// Settle the nth open reservation at this share of what it holds, in 1/255.
+    Settle(usize, u8),
+    /// Drop it before a provider was asked.
+    Release(usize),
+    /// Drop it after one was asked.
+    Abandon(usize),
+    /// Ask for more.
+    Extend(usize, u64),
+    /// The process ends: nothing settles what is open.
+    Crash,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (any::<bool>(), 0..400u64).prop_map(|(sibling, amount)| Step::Reserve(sibling, amount)),
+        4 => (any::<usize>(), any::<u8>()).prop_map(|(at, share)| Step::Settle(at, share)),
+        1 => any::<usize>().prop_map(Step::Release),
+        1 => any::<usize>().prop_map(Step::Abandon),
+        1 => (any::<usize>(), 0..200u64).prop_map(|(at, more)| Step::Extend(at, more)),
+        1 => Just(Step::Crash),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+/// A process over the same files: a ledger with the budgets of a team, its sibling and their parent.
+struct Process {
+    ledger: Arc<Ledger>,
+    team: Budgets,
+    sibling: Budgets,
+    open: Vec<(Subject, Reservation)>,
+}
+
+const TEAM: u64 = 700;
+const PARENT: u64 = 1_000;
+
+impl Process {
+    fn start(folder: &Path) -> Self {
+        let ledger = Ledger::open(&database(folder)).unwrap();
+        ledger.read_history(&[rule(0)]);
+        let all: Covers = Arc::new(|_| true);
+        let parent = ledger.budget(&"parent".into(), &rule(PARENT), all);
+        let team = ledger.budget(&"team".into(), &rule(TEAM), only("team"));
+        let sibling = ledger.budget(&"sibling".into(), &rule(PARENT), only("sibling"));
+        let team = Arc::from([team, parent.clone()]);
+        Self { team, sibling: Arc::from([sibling, parent]), ledger, open: Vec::new() }
+    }
+
+    /// Spent and reserved of the team and of the parent.
+    fn counters(&self) -> [(u64, u64); 3] {
+        let now = unix_now();
+        let of = |budget: &Budget| {
+            let standing = budget.standing(now);
+            (standing.spent.0, standing.reserved.0)
+        };
+        [of(&self.team[0]), of(&self.sibling[0]), of(&self.team[1])]
+    }
+
+    /// As a kill would: guards do not run, files stay as they are, locks go.
+    fn kill(self) {
+        flush(&self.ledger);
+        let Self { ledger, open, team, sibling } = self;
+        drop((team, sibling));
+        for (_, reservation) in open {
+            reservation.forget();
+        }
+        // Its writer ends on its own; the locks go with it.
+        let database = ledger.path().to_owned();
+        drop(ledger);
+        let mut folder = database.into_os_string();
+        folder.push("-intents");
+        let is_free = |path: &Path| matches!(journal::Abandoned::take(path), Ok(Some(_)));
+        while !std::fs::read_dir(&folder).unwrap().all(|entry| is_free(&entry.unwrap().path())) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Reservation {
+    /// Ends without settling, as a killed process does. The intent's segment stays on disk and loses its lock.
+    fn forget(mut self) {
+        if let Some(open) = self.open_mut().take() {
+            drop(open);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn money_is_never_made_lost_or_overspent(steps in steps()) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = Process::start(folder.path());
+        // What the counters have to say.
+        let (mut team, mut sibling) = (0, 0);
+        for step in steps {
+            match step {
+                Step::Reserve(is_sibling, amount) => {
+                    let (name, budgets) =
+                        if is_sibling { ("sibling", &process.sibling) } else { ("team", &process.team) };
+                    let [(t, tr), _, (p, pr)] = process.counters();
+                    let fits = p + pr + amount <= PARENT && (is_sibling || t + tr + amount <= TEAM);
+                    let subject = subject(name);
+                    let outcome = process.ledger.reserve(budgets.clone(), subject.clone(), NanoUsd(amount));
+                    prop_assert_eq!(outcome.is_ok(), fits);
+                    process.open.extend(outcome.ok().map(|reservation| (subject, reservation)));
+                }
+                Step::Settle(at, share) if !process.open.is_empty() => {
+                    let (subject, reservation) = process.open.swap_remove(at % process.open.len());
+                    let spent = reservation.amount().0 * u64::from(share) / 255;
+                    *if subject.tenant.as_str() == "team" { &mut team } else { &mut sibling } += spent;
+                    reservation.settle(cost(&subject, spent));
+                }
+                Step::Release(at) if !process.open.is_empty() => {
+                    drop(process.open.swap_remove(at % process.open.len()));
+                }
+                Step::Abandon(at) if !process.open.is_empty() => {
+                    let (subject, mut reservation) = process.open.swap_remove(at % process.open.len());
+                    *if subject.tenant.as_str() == "team" { &mut team } else { &mut sibling } += reservation.amount().0;
+                    reservation.mark_sent();
+                }
+                Step::Extend(at, more) if !process.open.is_empty() => {
+                    let at = at % process.open.len();
+                    let before = process.open[at].1.amount();
+                    let extended = process.open[at].1.extend(NanoUsd(more)).is_ok();
+                    prop_assert_eq!(process.open[at].1.amount().0, before.0 + if extended { more } else { 0 });
+                }
+                Step::Crash => {
+                    // An extension is not in the journal: what was asked first is what is recovered.
+                    for (subject, reservation) in &process.open {
+                        let noted = reservation.noted().0;
+                        *if subject.tenant.as_str() == "team" { &mut team } else { &mut sibling } += noted;
+                    }
+                    process.kill();
+                    process = Process::start(folder.path());
+                }
+                _ => {}
+            }
+            let held: u64 = process.open.iter().map(|(_, reservation)| reservation.amount().0).sum();
+            let [(t, tr), (s, sr), (p, pr)] = process.counters();
+            prop_assert_eq!((t, s, p), (team, sibling, team + sibling));
+            prop_assert_eq!((tr + sr, pr), (held, held));
+            prop_assert!(t + tr <= TEAM && p + pr <= PARENT);
+        }
+        process.open.clear();
+        flush(&process.ledger);
+        let path = folder.path().join("can.db");
+        prop_assert_eq!((rows(&path, "team").0, rows(&path, "sibling").0), (team, sibling));
+    }
+}
+
+#[test]
+fn threads_that_race_never_overspend() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let budget = ledger.budget(&"team".into(), &rule(10_000), only("team"));
+    let budgets: Budgets = Arc::from([budget.clone()]);
+    let admitted: u64 = thread::scope(|scope| {
+        let racers: Vec<_> = (0..8)
+            .map(|racer| {
+                let (ledger, budgets) = (&ledger, &budgets);
+                scope.spawn(move || {
+                    let mut admitted = 0;
+                    for round in 0..200 {
+                        let subject = subject("team");
+                        let Ok(reservation) = ledger.reserve(budgets.clone(), subject.clone(), NanoUsd(97)) else {
+                            continue;
+                        };
+                        match (racer + round) % 3 {
+                            0 => drop(reservation),
+                            _ => {
+                                admitted += 1;
+                                reservation.settle(cost(&subject, 31));
+                            }
+                        }
+                    }
+                    admitted
+                })
+            })
+            .collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).sum()
+    });
+    let standing = budget.standing(unix_now());
+    assert_eq!((standing.spent.0, standing.reserved.0), (admitted * 31, 0));
+    assert!(standing.spent.0 <= 10_000);
+    flush(&ledger);
+    assert_eq!(rows(ledger.path(), "team").0, standing.spent.0);
+}
+
+#[test]
+fn a_panic_gives_back_or_settles_what_was_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let budget = ledger.budget(&"team".into(), &rule(1_000), only("team"));
+    for (sent, spent) in [(false, 0), (true, 60)] {
+        let (ledger, budgets): (_, Budgets) = (ledger.clone(), Arc::from([budget.clone()]));
+        let panicked = thread::spawn(move || {
+            let mut reservation = ledger.reserve(budgets, subject("team"), NanoUsd(60)).unwrap();
+            if sent {
+                reservation.mark_sent();
+            }
+            panic!("as a test wants it");
+        });
+        assert!(panicked.join().is_err());
+        let standing = budget.standing(unix_now());
+        assert_eq!((standing.spent.0, standing.reserved.0), (spent, 0), "sent: {sent}");
+    }
+}
+
+#[test]
+fn a_soft_budget_alerts_and_refuses_nothing_and_each_threshold_alerts_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let soft = config::Budget { hard: false, ..rule(100) };
+    for _ in 0..2 {
+        // The second process finds the thresholds passed, and raises nothing again.
+        let ledger = Ledger::open(&database(folder.path())).unwrap();
+        ledger.read_history(std::slice::from_ref(&soft));
+        let budget = ledger.budget(&"team".into(), &soft, only("team"));
+        for _ in 0..3 {
+            let subject = subject("team");
+            let reservation = ledger.reserve(Arc::from([budget.clone()]), subject.clone(), NanoUsd(500)).unwrap();
+            reservation.settle(cost(&subject, 45));
+        }
+        flush(&ledger);
+    }
+    let connection = Connection::open(folder.path().join("can.db")).unwrap();
+    let mut statement = connection.prepare("SELECT threshold FROM alerts ORDER BY threshold").unwrap();
+    let thresholds: Vec<u32> = statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(thresholds, [50, 80, 100]);
+}
+
+#[test]
+fn a_new_period_begins_with_nothing_and_an_old_reservation_does_not_touch_it() {
+    let now = unix_now();
+    let daily = config::Budget { period: Period::Daily, ..rule(100) };
+    let key = BudgetKey { tenant: "team".into(), period: Period::Daily, timezone: "UTC".into(), hard: true };
+    let budget = Budget::new(key, &daily, only("team"), NanoUsd(30), now);
+    let held = budget.hold(now, NanoUsd(70)).unwrap();
+    let refused = budget.hold(now, NanoUsd(1)).unwrap_err();
+    assert_eq!((refused.spent, refused.reserved, refused.wanted), (NanoUsd(30), NanoUsd(70), NanoUsd(1)));
+    let tomorrow = refused.resets_at.unwrap();
+    let next = budget.hold(tomorrow, NanoUsd(100)).unwrap();
+    assert!(budget.settle(held, NanoUsd(70), NanoUsd(70)).is_empty());
+    let standing = budget.standing(tomorrow);
+    assert_eq!((standing.spent, standing.reserved, standing.start), (NanoUsd::ZERO, NanoUsd(100), tomorrow));
+    assert_eq!(budget.settle(next, NanoUsd(100), NanoUsd(100)).len(), 3);
+    // A clock that goes back brings nothing back.
+    assert!(budget.hold(now, NanoUsd(1)).is_err());
+}
+
+#[test]
+fn a_file_that_cannot_be_written_loses_nothing_and_hangs_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let budgets: Budgets = Arc::from([ledger.budget(&"team".into(), &rule(1_000_000), only("team"))]);
+    // Another program holds the lock.
+    let blocker = Connection::open(ledger.path()).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let begun = Instant::now();
+    for _ in 0..1_000 {
+        let subject = subject("team");
+        ledger.reserve(budgets.clone(), subject.clone(), NanoUsd(10)).unwrap().settle(cost(&subject, 7));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    while ledger.health().database {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the lock is not noticed");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(ledger.health().waiting, 1_000);
+    assert!(ledger.is_open(), "`serve` goes on");
+    blocker.execute_batch("COMMIT").unwrap();
+    flush(&ledger);
+    assert_eq!(rows(ledger.path(), "team"), (7_000, 1_000));
+    assert_eq!((ledger.health().waiting, ledger.health().database), (0, true));
+}
+
+#[test]
+fn a_ledger_that_has_to_be_written_refuses_while_it_cannot_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let strict = config::Database { on_failure: OnFailure::Refuse, ..database(folder.path()) };
+    let nowhere = config::Database { path: folder.path().join("no/folder/can.db"), ..strict.clone() };
+    assert!(Ledger::open(&nowhere).is_err(), "at the start it is a fault");
+    let lenient = config::Database { on_failure: OnFailure::Serve, ..nowhere };
+    let ledger = Ledger::open(&lenient).unwrap();
+    assert!(!ledger.health().database && ledger.is_open());
+
+    let ledger = Ledger::open(&strict).unwrap();
+    let blocker = Connection::open(ledger.path()).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    ledger.record(cost(&subject("team"), 1));
+    let begun = Instant::now();
+    while ledger.is_open() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the lock is not noticed");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(ledger.reserve(Arc::new([]), subject("team"), NanoUsd(1)).unwrap_err(), Refused::Unavailable);
+    blocker.execute_batch("COMMIT").unwrap();
+    flush(&ledger);
+    assert!(ledger.is_open());
+}
+
+#[test]
+fn a_file_that_comes_late_brings_what_was_spent_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("mount");
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    {
+        let ledger = Ledger::open(&database(&elsewhere)).unwrap();
+        ledger.record(cost(&subject("team"), 900));
+        flush(&ledger);
+    }
+    let ledger = Ledger::open(&database(&place)).unwrap();
+    ledger.read_history(&[rule(0)]);
+    let budget = ledger.budget(&"team".into(), &rule(1_000), only("team"));
+    assert_eq!(budget.standing(unix_now()).spent, NanoUsd::ZERO);
+    let mine = subject("team");
+    ledger.reserve(Arc::from([budget.clone()]), mine.clone(), NanoUsd(50)).unwrap().settle(cost(&mine, 50));
+    std::fs::rename(&elsewhere, &place).unwrap();
+    let begun = Instant::now();
+    while budget.standing(unix_now()).spent != NanoUsd(950) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{budget:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    flush(&ledger);
+    assert_eq!(rows(ledger.path(), "team"), (950, 2));
+}
+
+#[test]
+fn two_processes_over_one_file_see_what_the_other_spends() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let ledger = Ledger::open(&database(folder.path())).unwrap();
+        ledger.read_history(&[rule(0)]);
+        let budget = ledger.budget(&"team".into(), &rule(1_000), only("team"));
+        (ledger, budget)
+    };
+    let (old, old_budget) = start();
+    let spend = |ledger: &Arc<Ledger>, budget: &Arc<Budget>, amount| {
+        let subject = subject("team");
+        let reservation = ledger.reserve(Arc::from([budget.clone()]), subject.clone(), NanoUsd(amount)).unwrap();
+        reservation.settle(cost(&subject, amount));
+    };
+    spend(&old, &old_budget, 100);
+    flush(&old);
+    let (new, new_budget) = start();
+    assert_eq!(new_budget.standing(unix_now()).spent, NanoUsd(100));
+    // The old one goes on with what it had under way, as in an upgrade.
+    thread::sleep(Duration::from_millis(1_200));
+    spend(&old, &old_budget, 200);
+    flush(&old);
+    let open = old.reserve(Arc::from([old_budget.clone()]), subject("team"), NanoUsd(300)).unwrap();
+    open.forget();
+    drop((old, old_budget));
+    let begun = Instant::now();
+    while new_budget.standing(unix_now()).spent != NanoUsd(600) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{new_budget:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    flush(&new);
+    assert_eq!(rows(new.path(), "team").0, 600);
+}
+
+#[test]
+fn old_entries_become_sums_per_day_and_lose_no_money() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("can.db");
+    let mut connection = crate::store::open(&path).unwrap();
+    let day = 86_400_000;
+    let now = unix_now();
+    {
+        let mut statement = entry::prepare(&connection).unwrap();
+        for back in 0..100 {
+            for call in 0..3 {
+                let at = now - back * day + call;
+                let subject = Subject { id: RequestId::first_at(at), at, ..subject("team") };
+                entry::insert(&mut statement, 1, &cost(&subject, 5)).unwrap();
+            }
+        }
+    }
+    let rolled = writer::roll_up_before(&mut connection, (now - 40 * day) / day * day).unwrap();
+    assert!((170..=180).contains(&rolled), "{rolled}");
+    assert_eq!(writer::roll_up_before(&mut connection, (now - 40 * day) / day * day).unwrap(), 0);
+    let sums = history::sum_since(&connection, 0, None).unwrap();
+    assert_eq!(sums[&TenantId::from("team")], NanoUsd(1_500));
+    let calls: u64 = connection.query_row("SELECT sum(calls) FROM days", [], |row| row.get(0)).unwrap();
+    assert_eq!(calls, rolled as u64);
+}

@@ -1,0 +1,383 @@
+//! The one thread that writes: entries and alerts in batches, and what has to be done now and then.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    io,
+    sync::{
+        Arc, MutexGuard, PoisonError,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, TransactionBehavior, params};
+
+use super::{
+    Shared,
+    alerts::{self, Bell},
+    budget::Crossed,
+    entry::{self, Basis, Entry, Subject},
+    history,
+    journal::{self, Abandoned, Intent, Journal, Pin},
+};
+use crate::{
+    store::{self, StoreError},
+    types::{NanoUsd, TenantId, unix_now},
+};
+
+/// After the first entry of a batch the writer sleeps this long: those that come meanwhile share its commit, and do not
+/// have to wake it.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// Between two looks at what has to be done now and then, and before another try at a file that cannot be written.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Rows in one transaction, so that others get their turn.
+const BATCH: usize = 2_000;
+
+/// Between two roll-ups.
+const ROLL_UP: Duration = Duration::from_secs(3_600);
+
+const DAY_MS: u64 = 86_400_000;
+
+/// What the writer is told.
+pub enum Message {
+    /// Write this, then let go of its intent.
+    Entry(Box<Entry>, Option<Pin>),
+    /// A budget has passed a threshold.
+    Alert(Box<Crossed>),
+    /// Say when everything before this is written.
+    Flush(SyncSender<()>),
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    journal: Arc<Journal>,
+    retention: Duration,
+    connection: Option<Connection>,
+    bell: Bell,
+    waiting: VecDeque<(Box<Entry>, Option<Pin>)>,
+    alerts: VecDeque<Box<Crossed>>,
+    flushes: Vec<SyncSender<()>>,
+    /// The last try to begin a segment failed.
+    no_intents: bool,
+    ticked: Instant,
+    rolled_up: Option<Instant>,
+}
+
+/// Recovers what is to be recovered, and starts the thread. It ends when the ledger does. The inner result says whether the
+/// file could be used.
+///
+/// # Errors
+/// The system gives no thread.
+pub fn start(
+    shared: Arc<Shared>,
+    journal: Arc<Journal>,
+    retention: Duration,
+    inbox: Receiver<Message>,
+) -> Result<Result<(), StoreError>, StoreError> {
+    let bell = alerts::start(shared.clone()).map_err(StoreError::Io)?;
+    let mut writer = Writer {
+        shared,
+        journal,
+        retention,
+        connection: None,
+        bell,
+        waiting: VecDeque::new(),
+        alerts: VecDeque::new(),
+        flushes: Vec::new(),
+        no_intents: false,
+        ticked: Instant::now(),
+        rolled_up: None,
+    };
+    let outcome = writer.attempt(|writer| {
+        writer.journal.renew()?;
+        writer.recover()
+    });
+    thread::Builder::new().name("ledger".into()).spawn(move || writer.run(&inbox)).map_err(StoreError::Io)?;
+    Ok(outcome)
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Message>) {
+        loop {
+            match inbox.recv_timeout(TICK) {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            loop {
+                if self.flushes.is_empty() {
+                    thread::sleep(GATHER);
+                }
+                inbox.try_iter().for_each(|message| self.take(message));
+                if self.waiting.is_empty() && self.alerts.is_empty() {
+                    break;
+                }
+                if self.attempt(Self::commit).is_err() {
+                    // Nothing is lost: it waits in memory.
+                    thread::sleep(TICK / 4);
+                    break;
+                }
+            }
+            if self.waiting.is_empty() && self.alerts.is_empty() {
+                for done in self.flushes.drain(..) {
+                    // Whoever asked may have lost patience.
+                    let _ = done.try_send(());
+                }
+            }
+            if self.ticked.elapsed() >= TICK {
+                self.ticked = Instant::now();
+                self.tick();
+            }
+        }
+        inbox.try_iter().for_each(|message| self.take(message));
+        let _ = self.attempt(Self::commit);
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Entry(entry, pin) => self.waiting.push_back((entry, pin)),
+            Message::Alert(crossed) => self.alerts.push_back(crossed),
+            Message::Flush(done) => self.flushes.push(done),
+        }
+    }
+
+    /// Does something with the file, opens it first where it is not open, and says once when that begins or ends to fail.
+    fn attempt(&mut self, action: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let opened = match self.connection {
+            Some(_) => Ok(()),
+            None => store::open(&self.shared.path).map(|connection| self.connection = Some(connection)),
+        };
+        let outcome = opened.and_then(|()| action(self));
+        let was_up = self.shared.up.swap(outcome.is_ok(), Ordering::Relaxed);
+        match &outcome {
+            Err(error) => {
+                // The next attempt begins afresh: the file may be another one by then.
+                self.connection = None;
+                if was_up {
+                    tracing::error!(%error, file = %self.shared.path.display(), "the ledger cannot be written; entries wait in memory");
+                }
+            }
+            Ok(()) if !was_up => tracing::info!("the ledger is written again"),
+            Ok(()) => {}
+        }
+        outcome
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        while !self.waiting.is_empty() || !self.alerts.is_empty() {
+            let rows = self.waiting.len().min(BATCH);
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            {
+                let mut statement = entry::prepare(&transaction)?;
+                for (entry, _) in self.waiting.iter().take(rows) {
+                    entry::insert(&mut statement, self.shared.process, entry)?;
+                }
+            }
+            let webhook = self.shared.webhook().is_some();
+            let mut raised = Vec::new();
+            for crossed in &self.alerts {
+                if alerts::insert(&transaction, crossed, webhook)? {
+                    raised.push(crossed.clone());
+                }
+            }
+            transaction.commit()?;
+            // Only now may an intent go.
+            self.waiting.drain(..rows);
+            self.alerts.clear();
+            self.shared.waiting.fetch_sub(rows, Ordering::Relaxed);
+            self.shared.written.fetch_add(rows as u64, Ordering::Relaxed);
+            self.shared.alerts.fetch_add(raised.len() as u64, Ordering::Relaxed);
+            for crossed in &raised {
+                alerts::log(crossed);
+            }
+            if webhook && !raised.is_empty() {
+                self.bell.ring();
+            }
+        }
+        Ok(())
+    }
+
+    /// What has to be done now and then.
+    fn tick(&mut self) {
+        let renewed = self.journal.renew();
+        if let Err(error) = &renewed
+            && !self.no_intents
+        {
+            tracing::error!(%error, "intents cannot be written: requests under way would be lost with the process");
+        }
+        self.no_intents = renewed.is_err();
+        let due = self.rolled_up.is_none_or(|at| at.elapsed() >= ROLL_UP);
+        let _ = self.attempt(|writer| {
+            writer.catch_up()?;
+            writer.recover()?;
+            if due {
+                writer.roll_up()?;
+                writer.rolled_up = Some(Instant::now());
+            }
+            Ok(())
+        });
+    }
+
+    /// Gives budgets that began without their history what they missed.
+    fn catch_up(&mut self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        let mut history = shared.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let budgets = shared.budgets.read().unwrap_or_else(PoisonError::into_inner);
+        if history.complete || budgets.is_empty() {
+            return Ok(());
+        }
+        let now = unix_now();
+        let start = budgets.values().map(|budget| budget.standing(now).start).min().unwrap_or(now);
+        drop(budgets);
+        let Some(connection) = &self.connection else { return Ok(()) };
+        let mut missed = Vec::new();
+        history::each_foreign(connection, self.shared.process, start, |tenant, at, cost| {
+            missed.push((tenant, at, cost))
+        })?;
+        history.complete = true;
+        drop(history);
+        tracing::info!(entries = missed.len(), "what was spent before is read now");
+        for (tenant, at, cost) in missed {
+            self.alerts.extend(self.shared.adopt(&tenant, at, cost).into_iter().map(Box::new));
+        }
+        Ok(())
+    }
+
+    /// Turns the intents of processes that are gone into entries, and counts what processes that still live have spent.
+    fn recover(&mut self) -> Result<(), StoreError> {
+        let segments = self.journal.others()?;
+        let (mut gone, mut living) = (Vec::new(), Vec::new());
+        for path in segments {
+            let process = journal::process_of(&path);
+            match Abandoned::take(&path) {
+                Ok(Some(segment)) => gone.push(segment),
+                Ok(None) => living.extend(process),
+                // Its owner, or another that recovers, has just deleted it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut watched: BTreeSet<i64> = self.others().keys().copied().collect();
+        watched.extend(&living);
+        for process in watched {
+            // Also once more after its end: what it wrote last counts too.
+            self.follow(process)?;
+        }
+        self.others().retain(|process, _| living.contains(process));
+        gone.into_iter().try_for_each(|segment| self.settle_abandoned(segment))
+    }
+
+    fn others(&self) -> MutexGuard<'_, HashMap<i64, HashMap<TenantId, NanoUsd>>> {
+        self.shared.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what another living process has spent since the last look. At the first one everything is in the history that
+    /// budgets begin with.
+    fn follow(&mut self, process: i64) -> Result<(), StoreError> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        let shared = self.shared.clone();
+        let mut others = shared.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = history::sum_since(connection, shared.others_since, Some(process))?;
+        let before = others.insert(process, now.clone());
+        drop(others);
+        for (tenant, sum) in before.iter().flat_map(|_| &now) {
+            let known = before.as_ref().and_then(|before| before.get(tenant)).copied().unwrap_or_default();
+            let more = sum.saturating_sub(known);
+            if more > NanoUsd::ZERO {
+                self.alerts.extend(shared.adopt(tenant, unix_now(), more).into_iter().map(Box::new));
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_abandoned(&mut self, mut segment: Abandoned) -> Result<(), StoreError> {
+        let (intents, broken) = segment.read()?;
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut recovered = Vec::new();
+        {
+            let mut statement = entry::prepare(&transaction)?;
+            for intent in intents {
+                let entry = recovered_entry(&intent);
+                // What its process had settled is there already.
+                if entry::insert(&mut statement, self.shared.process, &entry)? {
+                    recovered.push(entry);
+                }
+            }
+        }
+        transaction.commit()?;
+        segment.delete()?;
+        let sum: NanoUsd = recovered.iter().map(|entry| entry.cost).sum();
+        if !recovered.is_empty() || broken > 0 {
+            tracing::warn!(requests = recovered.len(), usd = %sum, broken, "a process ended with requests under way: they count as what was reserved for them");
+        }
+        for entry in recovered {
+            let crossed = self.shared.adopt(&entry.subject.tenant, entry.subject.at, entry.cost);
+            self.alerts.extend(crossed.into_iter().map(Box::new));
+        }
+        Ok(())
+    }
+
+    /// Turns entries that are older than the retention into sums per day.
+    fn roll_up(&mut self) -> Result<(), StoreError> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let keep = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
+        // Whole days, so that a day is either rolled up or not.
+        let before = unix_now().saturating_sub(keep) / DAY_MS * DAY_MS;
+        let rolled = roll_up_before(connection, before)?;
+        if rolled > 0 {
+            tracing::info!(entries = rolled, "entries older than the retention became sums per day");
+        }
+        Ok(())
+    }
+}
+
+/// One day at a time, each in its own transaction.
+pub(super) fn roll_up_before(connection: &mut Connection, before: u64) -> rusqlite::Result<usize> {
+    let mut rolled = 0;
+    loop {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let oldest: Option<u64> = transaction.query_row(
+            "SELECT min(at) FROM (SELECT at FROM entries ORDER BY id LIMIT 1000)",
+            [],
+            |row| row.get(0),
+        )?;
+        let Some(day) = oldest.map(|at| at / DAY_MS * DAY_MS).filter(|day| *day < before) else { return Ok(rolled) };
+        let range = params![day, day + DAY_MS];
+        transaction.execute(
+            "INSERT INTO days SELECT ?1, tenant, provider, model, count(*), sum(cache = 'HIT'), sum(prompt_tokens), \
+             sum(completion_tokens), sum(cost), sum(saved) FROM entries WHERE at >= ?1 AND at < ?2 \
+             GROUP BY tenant, provider, model \
+             ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, hits = hits + excluded.hits, \
+             prompt_tokens = prompt_tokens + excluded.prompt_tokens, \
+             completion_tokens = completion_tokens + excluded.completion_tokens, cost = cost + excluded.cost, \
+             saved = saved + excluded.saved",
+            range,
+        )?;
+        rolled += transaction.execute("DELETE FROM entries WHERE at >= ?1 AND at < ?2", range)?;
+        transaction.commit()?;
+    }
+}
+
+fn recovered_entry(intent: &Intent) -> Entry {
+    let subject = Subject {
+        id: intent.id,
+        at: intent.at,
+        tenant: intent.tenant.as_str().into(),
+        token: intent.token.as_deref().map(Into::into),
+        endpoint: endpoint(&intent.endpoint),
+        route: intent.route.as_str().into(),
+    };
+    Entry::bare(subject, intent.estimate, Basis::Recovered)
+}
+
+/// The words that the metrics have; a journal of another version may know more.
+fn endpoint(text: &str) -> &'static str {
+    let known = ["chat_completions", "completions", "embeddings", "moderations", "responses"];
+    known.into_iter().find(|word| *word == text).unwrap_or("other")
+}

@@ -1,0 +1,109 @@
+//! What is left of a limit, and how long until it is whole again.
+
+use std::time::Duration;
+
+/// The largest number of seconds in Go's duration, an `i64` of nanoseconds.
+const GO_MAX_SECONDS: u64 = i64::MAX as u64 / 1_000_000_000;
+
+/// The state of one limit, for the `x-ratelimit-*` headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// What may be done per window, in the unit of the limit.
+    pub limit: u64,
+    /// What may be done now.
+    pub remaining: u64,
+    /// Time until all of the limit is free, when nothing more is done.
+    pub reset: Duration,
+}
+
+impl Quota {
+    /// The tighter of two: the one with less remaining, then the one that is whole again later.
+    pub(super) fn tighter(self, other: Self) -> Self {
+        let key = |quota: &Self| (quota.remaining, std::cmp::Reverse(quota.reset));
+        if key(&other) < key(&self) { other } else { self }
+    }
+}
+
+/// Prints a duration as Go does and OpenAI's `x-ratelimit-reset-*` headers have it: `20ms`, `1s`, `6m0s`, `1h0m0s`.
+///
+/// Rounds up, to milliseconds below one second and to seconds above. What Go cannot hold (292 years) is cut.
+pub fn go_duration(duration: Duration) -> String {
+    let millis = duration.as_nanos().div_ceil(1_000_000);
+    if (1..1_000).contains(&millis) {
+        return format!("{millis}ms");
+    }
+    let seconds = u64::try_from(millis.div_ceil(1_000)).map_or(GO_MAX_SECONDS, |seconds| seconds.min(GO_MAX_SECONDS));
+    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn prints_as_go_does() {
+        let cases = [
+            (Duration::ZERO, "0s"),
+            (Duration::from_nanos(1), "1ms"),
+            (Duration::from_millis(20), "20ms"),
+            (Duration::from_micros(20_001), "21ms"),
+            (Duration::from_millis(999), "999ms"),
+            (Duration::from_micros(999_001), "1s"),
+            (Duration::from_secs(1), "1s"),
+            (Duration::from_nanos(1_000_000_001), "2s"),
+            (Duration::from_millis(59_001), "1m0s"),
+            (Duration::from_secs(119), "1m59s"),
+            (Duration::from_secs(360), "6m0s"),
+            (Duration::from_secs(3_600), "1h0m0s"),
+            (Duration::from_secs(90_061), "25h1m1s"),
+            (Duration::MAX, "2562047h47m16s"),
+        ];
+        for (duration, text) in cases {
+            assert_eq!(go_duration(duration), text);
+        }
+    }
+
+    #[test]
+    fn the_tighter_quota_has_less_remaining_then_the_later_reset() {
+        let quota = |remaining, secs| Quota { limit: 9, remaining, reset: Duration::from_secs(secs) };
+        assert_eq!(quota(1, 1).tighter(quota(2, 5)), quota(1, 1));
+        assert_eq!(quota(2, 5).tighter(quota(1, 1)), quota(1, 1));
+        assert_eq!(quota(1, 1).tighter(quota(1, 5)), quota(1, 5));
+    }
+
+    /// The sum of the parts, as `time.ParseDuration` takes them.
+    fn parse(text: &str) -> Duration {
+        let mut sum = Duration::ZERO;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap());
+            let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+            let unit = match unit {
+                "h" => Duration::from_secs(3_600),
+                "m" => Duration::from_secs(60),
+                "s" => Duration::from_secs(1),
+                "ms" => Duration::from_millis(1),
+                unit => panic!("no unit of Go: {unit}"),
+            };
+            sum += unit * number.parse::<u32>().unwrap();
+            rest = tail;
+        }
+        sum
+    }
+
+    proptest! {
+        #[test]
+        fn never_prints_less_and_never_a_unit_more(nanos in 0..10_u64.pow(15)) {
+            let duration = Duration::from_nanos(nanos);
+            let unit = if nanos < 1_000_000_000 { Duration::from_millis(1) } else { Duration::from_secs(1) };
+            let printed = parse(&go_duration(duration));
+            prop_assert!(printed >= duration && printed - duration < unit, "{duration:?} as {printed:?}");
+        }
+    }
+}

@@ -1,0 +1,623 @@
+//! How much a request can make a provider count at most, so that a budget can reserve it before the call.
+//!
+//! A token of any byte-pair encoding is at least one byte, and a text is never longer than the JSON that spells it. So a
+//! prompt has at most as many tokens as the body has bytes, but for images, the provider's own template, and what
+//! the provider fetches itself. To find those, one pass visits every string of the body and looks at the keys we know.
+//! Keys and values with escapes are decoded first, so that no spelling slips through; what looks like a key inside a
+//! text does not count, because its quotes are escaped.
+//!
+//! A tokenizer that first expands characters (NFKC writes U+FDFA as eighteen) is beyond the rule; no chat model's does.
+
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr2};
+use serde_json::value::RawValue;
+
+use super::endpoint::Endpoint;
+use super::locate::{Depths, skip_space, value_end};
+use super::members::walk;
+use super::peek::{Field, Peek};
+
+/// Prompt tokens that one image can cost. The dearest known is gpt-4o-mini in high detail: 2833 and 5667 for each of at
+/// most 8 tiles, 48 169 in all (OpenAI's guide to images and vision).
+pub const IMAGE_TOKENS: u64 = 50_000;
+
+/// Prompt tokens that a provider's chat template can add to a request, unseen: gpt-oss starts with a system message of
+/// about 70, Claude with up to 530 when there are tools (Anthropic's guide to tool use). Counts for chat completions and
+/// the Responses API.
+pub const TEMPLATE_TOKENS: u64 = 1_024;
+
+/// Prompt tokens of a usual image: one of 1024 × 1024 in gpt-4o's high detail.
+const IMAGE_ESTIMATE: u64 = 765;
+
+/// What legacy completions generate when the client does not say (OpenAI's API reference).
+const COMPLETIONS_MAX_TOKENS: u64 = 16;
+
+/// Bounds of what a request can make a provider count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// No provider counts more prompt tokens than this, unless [`Self::unbounded_prompt`]: the body's bytes,
+    /// [`IMAGE_TOKENS`] for each image, and [`TEMPLATE_TOKENS`]. It may exceed the model's longest prompt.
+    pub prompt_tokens: u64,
+    /// The provider adds what the body does not show: an earlier response, a conversation, a stored prompt or item, a
+    /// file, sound or film, what a hosted tool or a search finds. Only the model's longest prompt is a bound then.
+    pub unbounded_prompt: bool,
+    /// Images in the prompt, at most.
+    pub images: u64,
+    /// Answers that are generated: `n`, or `best_of` when that is more, for each prompt of a legacy completion.
+    pub choices: u64,
+    /// Output tokens of each answer, as the client limits them; `None` when it does not. The larger of two limits. A
+    /// prediction is added, because OpenAI counts its rejected tokens as output. 0 for embeddings and moderations.
+    pub max_output_tokens: Option<u64>,
+    /// Likely prompt tokens, for rate limits: a quarter of the body's bytes without images, and 765 for each of these.
+    pub estimate_tokens: u64,
+}
+
+impl Bound {
+    /// The bounds of the request that `peek` was parsed from. For a body that is not valid JSON, which [`Peek::parse`]
+    /// refuses, the answer means nothing but is safe: the prompt is unbounded.
+    pub fn of(endpoint: &Endpoint, body: &[u8], peek: &Peek) -> Bound {
+        let bytes = body.len() as u64;
+        let scan = Scan::of(endpoint, body, peek);
+        let images = scan.image_urls.max(scan.image_url_parts) + scan.image_keys.max(scan.image_parts);
+        let n = peek.n.unwrap_or(1).max(1);
+        // A limit under a name that is not the endpoint's own limits nothing.
+        let (template, choices, max_output_tokens) = match endpoint {
+            Endpoint::Embeddings | Endpoint::Moderations => (0, 1, Some(0)),
+            Endpoint::Completions => {
+                let (prompts, best_of) = completions(body);
+                (0, n.max(best_of).saturating_mul(prompts), peek.max_tokens.or(Some(COMPLETIONS_MAX_TOKENS)))
+            }
+            Endpoint::Responses => (TEMPLATE_TOKENS, n, peek.max_output_tokens),
+            _ => (TEMPLATE_TOKENS, n, peek.max_tokens.max(peek.max_completion_tokens)),
+        };
+        let prediction = if scan.prediction { bytes } else { 0 };
+        Bound {
+            prompt_tokens: (bytes + template).saturating_add(images.saturating_mul(IMAGE_TOKENS)),
+            unbounded_prompt: scan.unbounded,
+            images,
+            choices,
+            max_output_tokens: max_output_tokens.map(|tokens| tokens.saturating_add(prediction)),
+            estimate_tokens: (bytes.saturating_sub(scan.encoded) / 4)
+                .saturating_add(images.saturating_mul(IMAGE_ESTIMATE)),
+        }
+    }
+}
+
+/// What one pass over the body's strings found. `tools` is read apart: its schemas may name properties like our keys, and
+/// only there a `type` names a tool.
+#[derive(Debug, Default)]
+struct Scan {
+    unbounded: bool,
+    prediction: bool,
+    /// An image has a key, a part's type, or both; so the larger number of each kind counts.
+    image_urls: u64,
+    image_url_parts: u64,
+    image_keys: u64,
+    image_parts: u64,
+    /// Bytes of encoded files and images.
+    encoded: u64,
+    /// An object may be an item that names nothing but its id.
+    bare_id: bool,
+}
+
+/// The keys we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    Other,
+    Type,
+    Id,
+    ImageUrl,
+    Image,
+    Url,
+    Data,
+    /// Whatever it names is not in the body, or is more than the body shows.
+    Outside,
+    /// The same, but only in the top-level object: vendors' own names for a search.
+    Search,
+    /// The same, but only in the top-level object of a Responses request.
+    Stored,
+    /// An earlier answer's sound, when it stands in a message.
+    Audio,
+    Prediction,
+}
+
+impl Key {
+    fn of(key: &[u8]) -> Self {
+        match key {
+            b"type" => Self::Type,
+            b"id" => Self::Id,
+            b"image_url" => Self::ImageUrl,
+            b"image" => Self::Image,
+            b"url" => Self::Url,
+            b"data" => Self::Data,
+            b"file_id" | b"file_url" | b"file_data" | b"document_url" => Self::Outside,
+            // Gemini's cache.
+            b"cached_content" => Self::Outside,
+            b"input_audio" | b"audio_url" | b"input_video" | b"video_url" | b"video" | b"image_embeds" => Self::Outside,
+            // OpenAI; xAI; OpenRouter; Qwen.
+            b"web_search_options" | b"search_parameters" | b"plugins" | b"enable_search" => Self::Search,
+            b"prompt" | b"conversation" => Self::Stored,
+            b"audio" => Self::Audio,
+            b"prediction" => Self::Prediction,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Scan {
+    fn of(endpoint: &Endpoint, body: &[u8], peek: &Peek) -> Self {
+        let mut scan = Self { unbounded: peek.has_previous_response_id, ..Self::default() };
+        let tools = peek.place(Field::Tools).map_or(0..0, |at| at.value_at as usize..at.value_end as usize);
+        let responses = *endpoint == Endpoint::Responses;
+        let mut depths = Depths::of(body);
+        let mut top_level = |at| depths.at(at) == Some(1);
+        let mut key = Key::Other;
+        for string in (Strings { body, at: 0 }) {
+            let Some(string) = string else {
+                scan.unbounded = true;
+                break;
+            };
+            let in_tools = tools.contains(&string.at);
+            let next = skip_space(body, string.end);
+            if body.get(next) != Some(&b':') {
+                let inside = string.inside(body);
+                match key {
+                    Key::Type if in_tools => scan.unbounded |= !is_plain_tool(&string.word(body)),
+                    Key::Type => scan.part(&string.word(body)),
+                    Key::Id => scan.bare_id |= body.get(next) == Some(&b'}'),
+                    Key::Data | Key::Outside => scan.encoded += inside.len() as u64,
+                    Key::Url | Key::ImageUrl | Key::Image if inside.starts_with(b"data:") => {
+                        scan.encoded += inside.len() as u64;
+                    }
+                    _ => (),
+                }
+                continue;
+            }
+            key = Key::of(&string.word(body));
+            if in_tools || key == Key::Other {
+                continue;
+            }
+            if body[skip_space(body, next + 1)..].starts_with(b"null") {
+                scan.bare_id |= key == Key::Type;
+                continue;
+            }
+            match key {
+                Key::ImageUrl => scan.image_urls += 1,
+                Key::Image => scan.image_keys += 1,
+                Key::Outside => scan.unbounded = true,
+                Key::Search => scan.unbounded |= top_level(string.at),
+                Key::Stored => scan.unbounded |= responses && top_level(string.at),
+                Key::Audio => scan.unbounded |= !top_level(string.at),
+                Key::Prediction => scan.prediction |= top_level(string.at),
+                Key::Other | Key::Type | Key::Id | Key::Url | Key::Data => (),
+            }
+        }
+        scan.unbounded = scan.unbounded || responses && scan.bare_id && has_reference(body);
+        scan
+    }
+
+    /// The `type` of something outside of `tools`.
+    fn part(&mut self, word: &[u8]) {
+        match word {
+            b"image_url" | b"input_image" => self.image_url_parts += 1,
+            b"image" => self.image_parts += 1,
+            b"item_reference" => self.unbounded = true,
+            // Tools that an item of the input brings along.
+            b"file_search" | b"code_interpreter" | b"mcp" | b"image_generation" => self.unbounded = true,
+            b"computer" | b"computer_use" | b"computer_use_preview" => self.unbounded = true,
+            _ => self.unbounded |= word.starts_with(b"web_search") && !word.ends_with(b"_call"),
+        }
+    }
+}
+
+/// Whether a `type` inside `tools` is one of JSON Schema or of a tool that the client runs. Any other may be run by the
+/// provider, also one that is not invented yet.
+fn is_plain_tool(word: &[u8]) -> bool {
+    const SCHEMA: [&str; 7] = ["string", "object", "number", "integer", "boolean", "array", "null"];
+    const TOOLS: [&str; 5] = ["function", "custom", "namespace", "grammar", "text"];
+    SCHEMA.iter().chain(&TOOLS).any(|known| word.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// Whether an item of a Responses `input` stands for a stored one: it has an id, and neither a type nor what makes a
+/// message without one.
+fn has_reference(body: &[u8]) -> bool {
+    let is_reference = |item: &RawValue| {
+        let (mut id, mut typed, mut role, mut content) = (false, false, false, false);
+        let read = walk(item.get(), |member| match member.key().as_ref() {
+            "id" => id = true,
+            "type" => typed |= member.value != "null",
+            "role" => role = true,
+            "content" => content = true,
+            _ => (),
+        });
+        read.is_ok() && id && !typed && !(role && content)
+    };
+    let mut found = false;
+    let read = walk(std::str::from_utf8(body).unwrap_or_default(), |member| {
+        if member.key() == "input" {
+            let items: Vec<&RawValue> = serde_json::from_str(member.value).unwrap_or_default();
+            found |= items.into_iter().any(is_reference);
+        }
+    });
+    found || read.is_err()
+}
+
+/// Of a legacy completion: the number of prompts and `best_of`, both at least 1.
+fn completions(body: &[u8]) -> (u64, u64) {
+    let (mut prompts, mut best_of) = (1, 1);
+    // The peek has validated the text; when a key is repeated, the larger value counts.
+    let _ = walk(std::str::from_utf8(body).unwrap_or_default(), |member| match member.key().as_ref() {
+        "prompt" => prompts = prompts.max(prompts_in(member.value.as_bytes())),
+        "best_of" => best_of = best_of.max(whole_number(member.value)),
+        _ => (),
+    });
+    (prompts, best_of)
+}
+
+/// A prompt is a text or an array of token numbers, and an array may hold several of either.
+fn prompts_in(value: &[u8]) -> u64 {
+    if value.first() != Some(&b'[') {
+        return 1;
+    }
+    let (mut at, mut prompts) = (skip_space(value, 1), 0);
+    while let Some(end) = value_end(value, at) {
+        prompts += u64::from(matches!(value[at], b'"' | b'[' | b'{'));
+        at = skip_space(value, end);
+        if value.get(at) != Some(&b',') {
+            break;
+        }
+        at = skip_space(value, at + 1);
+    }
+    prompts.max(1)
+}
+
+/// A number rounded up, also one in quotes, which lenient servers take; 0 for anything else.
+fn whole_number(value: &str) -> u64 {
+    let text = serde_json::from_str::<String>(value);
+    let number = text.as_deref().unwrap_or(value).trim().parse::<f64>();
+    // `as` saturates and turns what is no number into 0.
+    number.map_or(0, |number| number.ceil() as u64)
+}
+
+/// A string of the body.
+struct Text {
+    /// Of its opening quote.
+    at: usize,
+    /// Behind its closing quote.
+    end: usize,
+    escaped: bool,
+}
+
+impl Text {
+    /// What is between its quotes.
+    fn inside<'a>(&self, body: &'a [u8]) -> &'a [u8] {
+        &body[self.at + 1..self.end - 1]
+    }
+
+    /// The same decoded, when it may be one of our words.
+    fn word<'a>(&self, body: &'a [u8]) -> Cow<'a, [u8]> {
+        // Every letter of a word may be spelled with six bytes.
+        const LONGEST: usize = 6 * 32;
+        let inside = self.inside(body);
+        if self.escaped
+            && inside.len() <= LONGEST
+            && let Ok(word) = serde_json::from_slice::<String>(&body[self.at..self.end])
+        {
+            return Cow::Owned(word.into_bytes());
+        }
+        Cow::Borrowed(inside)
+    }
+}
+
+/// The strings of a body, keys and values alike, in order.
+struct Strings<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl Iterator for Strings<'_> {
+    /// `None` for one that does not end.
+    type Item = Option<Text>;
+
+    fn next(&mut self) -> Option<Option<Text>> {
+        let rest = self.body.get(self.at..)?;
+        // Mostly a comma or a colon stands between two strings; then a call costs more than a look.
+        let near = rest.iter().take(4).position(|byte| *byte == b'"');
+        let at = self.at + near.or_else(|| memchr(b'"', rest))?;
+        let (mut end, mut escaped) = (at + 1, false);
+        loop {
+            let Some(step) = self.body.get(end..).and_then(quote_or_escape) else {
+                self.at = self.body.len();
+                return Some(None);
+            };
+            end += step;
+            if self.body[end] == b'"' {
+                break;
+            }
+            (end, escaped) = (end + 2, true);
+        }
+        self.at = end + 1;
+        Some(Some(Text { at, end: end + 1, escaped }))
+    }
+}
+
+/// Where the first quote or backslash is. Most strings of a body are keys and short words, so the first eight bytes are
+/// looked at as one number before the search that is fast on long ones.
+fn quote_or_escape(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let Some((first, rest)) = text.split_first_chunk::<8>() else { return memchr2(b'"', b'\\', text) };
+    let word = u64::from_le_bytes(*first);
+    // A byte's high bit is set where it equals `byte`; above the lowest such bit there may be wrong ones.
+    let equal = |byte: u8| {
+        let zero = word ^ (ONES * u64::from(byte));
+        zero.wrapping_sub(ONES) & !zero & HIGHS
+    };
+    match equal(b'"') | equal(b'\\') {
+        0 => memchr2(b'"', b'\\', rest).map(|at| at + first.len()),
+        found => Some(found.trailing_zeros() as usize / 8),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn bound(endpoint: &Endpoint, body: &str) -> Bound {
+        Bound::of(endpoint, body.as_bytes(), &Peek::parse(body.as_bytes()).expect(body))
+    }
+
+    fn chat(body: &str) -> Bound {
+        bound(&Endpoint::ChatCompletions, body)
+    }
+
+    fn responses(body: &str) -> Bound {
+        bound(&Endpoint::Responses, body)
+    }
+
+    /// Every letter of the text spelled as an escape.
+    fn escaped(text: &str) -> String {
+        text.chars().map(|letter| format!("\\u{:04x}", u32::from(letter))).collect()
+    }
+
+    #[test]
+    fn a_plain_chat() {
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+        let bytes = body.len() as u64;
+        let expected = Bound {
+            prompt_tokens: bytes + TEMPLATE_TOKENS,
+            unbounded_prompt: false,
+            images: 0,
+            choices: 1,
+            max_output_tokens: None,
+            estimate_tokens: bytes / 4,
+        };
+        assert_eq!(chat(body), expected);
+        assert_eq!(responses(body), expected);
+        let body = r#"{"model":"m","n":3,"max_tokens":5,"max_completion_tokens":7,"max_output_tokens":9}"#;
+        assert_eq!((chat(body).choices, chat(body).max_output_tokens), (3, Some(7)));
+        assert_eq!(responses(body).max_output_tokens, Some(9));
+        assert_eq!(
+            chat(r#"{"n":null,"max_tokens":null}"#),
+            Bound { prompt_tokens: 28 + TEMPLATE_TOKENS, estimate_tokens: 7, ..expected }
+        );
+        assert_eq!(chat(r#"{"n":0,"max_output_tokens":9}"#).max_output_tokens, None);
+        assert_eq!(chat(r#"{"n":0}"#).choices, 1);
+        assert_eq!(chat(&format!(r#"{{"n":{}}}"#, u64::MAX)).choices, u64::MAX);
+    }
+
+    #[test]
+    fn a_prediction_counts_as_output() {
+        let body = r#"{"max_tokens":5,"prediction":{"type":"content","content":"x"}}"#;
+        assert_eq!(chat(body).max_output_tokens, Some(5 + body.len() as u64));
+        assert_eq!(chat(&body.replace("\"max_tokens\":5,", "")).max_output_tokens, None);
+        assert_eq!(
+            chat(r#"{"max_tokens":5,"prediction":null,"metadata":{"prediction":"x"}}"#).max_output_tokens,
+            Some(5)
+        );
+    }
+
+    #[test]
+    fn legacy_completions_multiply() {
+        for (body, choices) in [
+            (r#"{"prompt":"a"}"#, 1),
+            (r#"{}"#, 1),
+            (r#"{"prompt":[]}"#, 1),
+            (r#"{"prompt":[1,2,3]}"#, 1),
+            (r#"{"prompt":[ "a" , "b]," ,"c"]}"#, 3),
+            (r#"{"prompt":[[1,2],[3]],"n":2}"#, 4),
+            (r#"{"prompt":["a","b"],"n":2,"best_of":5}"#, 10),
+            (r#"{"prompt":["a"],"n":5,"best_of":2}"#, 5),
+            (r#"{"best_of":3,"best_of":2}"#, 3),
+            (r#"{"b\u0065st_of":4.0,"\u0070rompt":["a","b"]}"#, 8),
+            (r#"{"best_of":"\u0034"}"#, 4),
+            (r#"{"best_of":null}"#, 1),
+            (r#"{"best_of":-3}"#, 1),
+            (r#"{"best_of":{}}"#, 1),
+            (r#"{"best_of":1e300,"n":7}"#, u64::MAX),
+        ] {
+            assert_eq!(bound(&Endpoint::Completions, body).choices, choices, "{body}");
+        }
+        let plain = bound(&Endpoint::Completions, r#"{"prompt":"a","max_completion_tokens":9}"#);
+        assert_eq!((plain.max_output_tokens, plain.prompt_tokens), (Some(16), 40));
+        assert_eq!(bound(&Endpoint::Completions, r#"{"max_tokens":0}"#).max_output_tokens, Some(0));
+        // Only there.
+        assert_eq!(chat(r#"{"prompt":["a","b"],"best_of":5}"#).choices, 1);
+    }
+
+    #[test]
+    fn embeddings_and_moderations_generate_nothing() {
+        let body = r#"{"input":["a","b"],"n":4,"max_tokens":5,"prompt":["a","b"]}"#;
+        for endpoint in [Endpoint::Embeddings, Endpoint::Moderations] {
+            let bound = bound(&endpoint, body);
+            assert_eq!((bound.choices, bound.max_output_tokens), (1, Some(0)));
+            assert_eq!(bound.prompt_tokens, body.len() as u64);
+        }
+    }
+
+    #[test]
+    fn images_are_counted_in_every_spelling() {
+        let part = r#"{"type":"image_url","image_url":{"url":"https://x/y.png"}}"#;
+        let in_chat = |parts: &str| format!(r#"{{"messages":[{{"role":"user","content":[{parts}]}}]}}"#);
+        for (parts, images) in [
+            (part.to_owned(), 1),
+            (format!("{part},{part} , {part}"), 3),
+            (r#"{"image_url":"https://x/y.png"}"#.to_owned(), 1),
+            (part.replace("image_url", &escaped("image_url")), 1),
+            (part.replace("image_url", "image\\u005furl"), 1),
+            (part.replace("\"image_url\":", "\"image_url\" \n\t:\r "), 1),
+            (r#"{"type":"input_image","image_url":"data:image/png;base64,QUJD"}"#.to_owned(), 1),
+            (format!(r#"{{"{}":"{}"}}"#, escaped("type"), escaped("input_image")), 1),
+            (r#"{"type":"image","source":{"data":"QUJD"}},{"type":"image","image":"x"},{"image":"x"}"#.to_owned(), 2),
+            (r#"{"type":"text","text":"{\"image_url\":\"x\"}"}"#.to_owned(), 0),
+            (r#"{"type":"text","text":"image_url"}"#.to_owned(), 0),
+            (r#"{"type":"text","text":"x\\","image_url":null}"#.to_owned(), 0),
+        ] {
+            let body = in_chat(&parts);
+            let bound = chat(&body);
+            assert_eq!((bound.images, bound.unbounded_prompt), (images, false), "{body}");
+            assert_eq!(bound.prompt_tokens, body.len() as u64 + TEMPLATE_TOKENS + images * IMAGE_TOKENS);
+        }
+        let schema = r#"{"tools":[{"type":"function","function":{"parameters":{"properties":{"image_url":{"type":"string"}}}}}]}"#;
+        assert_eq!(chat(schema).images, 0);
+    }
+
+    #[test]
+    fn an_estimate_leaves_encoded_files_out() {
+        let data = "QUJD".repeat(1_000);
+        for part in [
+            format!(r#"{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{data}"}}}}"#),
+            format!(r#"{{"type":"input_image","image_url":"data:image\/png;base64,{data}"}}"#),
+            format!(r#"{{"type":"file","file":{{"file_data":"data:application/pdf;base64,{data}"}}}}"#),
+            format!(r#"{{"type":"input_audio","input_audio":{{"data":"{data}","format":"wav"}}}}"#),
+        ] {
+            let bound = chat(&format!(r#"{{"messages":[{{"role":"user","content":[{part}]}}]}}"#));
+            assert!(bound.estimate_tokens < 50 + bound.images * IMAGE_ESTIMATE, "{bound:?}");
+            assert!(bound.prompt_tokens > 4_000);
+        }
+        // Not a text that only looks like one.
+        let bound = chat(&format!(r#"{{"messages":[{{"role":"user","content":"data:image/png;base64,{data}"}}]}}"#));
+        assert!(bound.estimate_tokens > 1_000);
+    }
+
+    #[test]
+    fn what_the_provider_adds_is_seen() {
+        for body in [
+            r#"{"previous_response_id":"r"}"#,
+            r#"{"conversation":"c"}"#,
+            r#"{"conversation" : {"id":"c"}}"#,
+            r#"{"prompt":{"id":"p"}}"#,
+            r#"{"input":[{"content":[{"type":"input_file","file_id":"f"}]}]}"#,
+            r#"{"input":[{"content":[{"type":"input_file","file_url":"u"}]}]}"#,
+            r#"{"input":[{"content":[{"type":"input_file","file_data":"d"}]}]}"#,
+            r#"{"input":[{"content":[{"type":"input_image","file_id":"f"}]}]}"#,
+            r#"{"input":[{"content":[{"type":"input_audio","input_audio":{"data":"d"}}]}]}"#,
+            r#"{"input":[{"type":"item_reference","id":"i"}]}"#,
+            r#"{"input":[{"id":"i"}]}"#,
+            r#"{"input":[{"id":"i","id":"j"}]}"#,
+            r#"{"input":[{"type":null,"id":"i","x":1}]}"#,
+            r#"{"tools":[{"type":"web_search"}]}"#,
+            r#"{"tools":[{"type":"web_search_preview_2025_03_11"}]}"#,
+            r#"{"tools":[{"type":"file_search"}]}"#,
+            r#"{"tools":[{"type":"computer_use_preview"}]}"#,
+            r#"{"tools":[{"type":"code_interpreter","container":{"type":"auto"}}]}"#,
+            r#"{"tools":[{"type":"function","name":"f"},{"server_url":"u","type" : "mcp"}]}"#,
+            r#"{"tools":[{"type":"image_generation"}]}"#,
+            r#"{"tools":[{"type":"invented_tomorrow"}]}"#,
+            r#"{"input":[{"type":"x","tools":[{"type":"mcp"}]}]}"#,
+        ] {
+            assert!(responses(body).unbounded_prompt, "{body}");
+            // Each of its words in escapes.
+            for word in body.split('"').skip(1).step_by(2).filter(|word| word.len() > 1) {
+                let body = body.replace(&format!("\"{word}\""), &format!("\"{}\"", escaped(word)));
+                assert!(responses(&body).unbounded_prompt, "{body}");
+            }
+        }
+        for body in [
+            r#"{"messages":[{"content":[{"type":"file","file":{"file_id":"f"}}]}]}"#,
+            r#"{"messages":[{"content":[{"type":"video_url","video_url":{"url":"u"}}]}]}"#,
+            r#"{"messages":[{"role":"assistant","audio":{"id":"a"}}]}"#,
+            r#"{"web_search_options":{}}"#,
+            r#"{"search_parameters":{"mode":"auto"}}"#,
+            r#"{"plugins":[{"id":"web"}]}"#,
+        ] {
+            assert!(chat(body).unbounded_prompt, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_it_is_not() {
+        for body in [
+            r#"{"previous_response_id":null,"conversation":null,"prompt":null}"#,
+            r#"{"input":"{\"conversation\":\"c\",\"file_id\":\"f\"}","metadata":{"conversation":"c","prompt":"p"}}"#,
+            r#"{"input":[{"role":"user","content":"file_id"},{"type":"message","content":"\"type\":\"mcp\""}]}"#,
+            r#"{"input":[{"id":"m","type":"message","role":"assistant","content":[]},{"role":"user","content":"x","id":"i"}]}"#,
+            r#"{"input":[{"type":"function_call","name":"f","call_id":"c","arguments":"{}","id":"f"},{"type":"reasoning","summary":[],"id":"r"}]}"#,
+            r#"{"input":[{"type":"web_search_call","id":"w","status":"completed"}]}"#,
+            r#"{"tools":[{"type":"function","name":"f","parameters":{"type":"object","properties":{"file_id":{"type":"STRING"},"type":{"type":["string","null"],"enum":["mcp"]}}}}]}"#,
+            r#"{"tools":[{"type":"custom","name":"f","format":{"type":"grammar"}}],"tool_choice":{"type":"function"}}"#,
+            r#"{"modalities":["text","audio"],"audio":{"voice":"alloy","format":"wav"}}"#,
+            r#"{"metadata":{"plugins":"x","web_search_options":"y"},"text":{"format":{"type":"json_schema"}}}"#,
+        ] {
+            assert!(!responses(body).unbounded_prompt, "{body}");
+        }
+        // In the other dialect these name nothing.
+        for body in [r#"{"prompt":"p","conversation":"c"}"#, r#"{"messages":[{"tool_calls":[{"id":"i"}]}]}"#] {
+            assert!(!chat(body).unbounded_prompt, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_broken_body_is_unbounded_and_harmless() {
+        for body in [r#"{"a":"b"#, r#"{"a":"b\"#, "\"", "\"\\\"", "{\"a\"", "{\"type\":\"\\u00", "", "\\\"x", "{\"a\":"]
+        {
+            let bound = Bound::of(&Endpoint::Responses, body.as_bytes(), &Peek::default());
+            assert!(bound.unbounded_prompt || body.matches('"').count() % 2 == 0 || body.starts_with('\\'), "{body}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_quote_or_escape_is_found(text in prop::collection::vec(prop::sample::select(&b"\"\\a!]\xa2\xdc\x23\x5d\x00"[..]), 0..40)) {
+            let naive = text.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+            prop_assert_eq!(quote_or_escape(&text), naive);
+        }
+
+        #[test]
+        fn no_text_has_more_tokens_than_the_bound(
+            messages in prop::collection::vec((any::<String>(), prop::collection::vec("[ -~]{0,40}|\\PC{0,40}", 0..3)), 0..6),
+            ascii in any::<bool>(),
+        ) {
+            let words = messages.iter().map(|(content, parts)| {
+                let parts: Vec<Value> = parts.iter().map(|text| json!({"type": "text", "text": text})).collect();
+                json!({"role": "user", "content": content, "parts": parts})
+            });
+            let mut body = json!({"model": "m", "messages": words.collect::<Vec<_>>()}).to_string();
+            if ascii {
+                // As Python's json writes it.
+                body = body.encode_utf16().map(|unit| match u8::try_from(unit) {
+                    Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
+                    _ => format!("\\u{unit:04x}"),
+                }).collect();
+            }
+            let bound = chat(&body);
+            let texts = messages.iter().flat_map(|(content, parts)| parts.iter().chain([content]));
+            let tokens: u64 = texts.map(|text| crate::tokenizer::count("gpt-4o", text).max(crate::tokenizer::count("gpt-4", text)) + 4).sum();
+            // 4 for each message is what OpenAI adds; here each part gets as many.
+            prop_assert!(tokens <= bound.prompt_tokens - TEMPLATE_TOKENS);
+            prop_assert_eq!((bound.images, bound.unbounded_prompt), (0, false));
+        }
+
+        #[test]
+        fn it_never_panics(bytes in prop::collection::vec(prop::sample::select(&b"{}[]:,\"\\ nutype0id\xff"[..]), 0..60)) {
+            for endpoint in [Endpoint::Responses, Endpoint::Completions] {
+                Bound::of(&endpoint, &bytes, &Peek::parse(&bytes).unwrap_or_default());
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Who asks, with everything that holds for them: the tenant's rules, its meters and its budgets, and those of its
+//! ancestors and of the token.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use http::{HeaderName, HeaderValue};
+
+use crate::{
+    config::{self, Config},
+    identity::{Directory, Scope, Scopes, Token},
+    ledger::{self, Covers, Ledger},
+    limits::{Meter, Rules},
+    types::{TenantId, TokenId},
+};
+
+/// A chain of meters that a request has to pass: its token's, its tenant's, the ancestors'.
+pub type Meters = Arc<[Arc<Meter>]>;
+
+/// What lives as long as the process: reloads change its rules and keep its counts.
+pub struct Governance {
+    /// Tokens.
+    pub directory: Arc<Directory>,
+    /// Money.
+    pub ledger: Arc<Ledger>,
+    tenant_meters: Mutex<HashMap<TenantId, Arc<Meter>>>,
+    token_meters: Mutex<HashMap<TokenId, Arc<Meter>>>,
+}
+
+impl Governance {
+    /// Nothing is counted yet.
+    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>) -> Self {
+        Self { directory, ledger, tenant_meters: Mutex::default(), token_meters: Mutex::default() }
+    }
+}
+
+/// A tenant with all that holds for it.
+pub struct Party {
+    /// Who pays.
+    pub id: TenantId,
+    /// The names behind [`Self::meters`].
+    lineage: Vec<TenantId>,
+    meters: Meters,
+    /// Its budgets and its ancestors'.
+    pub budgets: ledger::Budgets,
+    /// One of them refuses.
+    pub has_hard_budget: bool,
+    /// Its headers over its ancestors'.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Lists of models that all have to allow one; its own and its ancestors'.
+    models: Vec<Vec<String>>,
+    /// Paths whose cost cannot be told are allowed.
+    pub unmetered_paths: bool,
+}
+
+/// The tenants of one configuration.
+pub struct Parties {
+    config: Arc<Config>,
+    governance: Arc<Governance>,
+    known: RwLock<HashMap<TenantId, Arc<Party>>>,
+    /// Chains that begin with a token's own meter.
+    tokens: RwLock<HashMap<TokenId, (Arc<Token>, Meters)>>,
+}
+
+/// Who asks.
+#[derive(Clone)]
+pub struct Principal {
+    /// The tenant.
+    pub party: Arc<Party>,
+    /// The token; `None` for a client that presented none.
+    pub token: Option<Arc<Token>>,
+    /// What it has to pass.
+    pub meters: Meters,
+}
+
+impl Parties {
+    /// Takes up every tenant that the configuration names. Blocks on the ledger's file.
+    pub fn new(config: Arc<Config>, governance: Arc<Governance>) -> Self {
+        let all = config.tenants.values().chain(&config.other_tenants);
+        let rules: Vec<_> = all.flat_map(|tenant| tenant.budgets.clone()).collect();
+        governance.ledger.read_history(&rules);
+        governance.ledger.set_webhook(config.budgets.webhook.clone());
+        governance.ledger.retain(|key| {
+            let budgets = config.tenant(&key.tenant).map(|tenant| &tenant.budgets);
+            let same = |rule: &config::Budget| {
+                (rule.period, rule.hard, &rule.timezone) == (key.period, key.hard, &key.timezone)
+            };
+            budgets.is_some_and(|budgets| budgets.iter().any(same))
+        });
+        let parties = Self { config, governance, known: RwLock::default(), tokens: RwLock::default() };
+        for id in parties.config.tenants.keys() {
+            parties.of(id);
+        }
+        // Tenants that the entry `*` stands for were metered before: their rules may have changed too.
+        let metered: Vec<_> = lock(&parties.governance.tenant_meters).keys().cloned().collect();
+        for id in metered {
+            parties.of(&id);
+        }
+        parties
+    }
+
+    /// The tenant of this name; `None` where the configuration has none.
+    pub fn of(&self, id: &TenantId) -> Option<Arc<Party>> {
+        if let Some(party) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+            return Some(party.clone());
+        }
+        let party = Arc::new(self.make(id)?);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        Some(known.entry(id.clone()).or_insert(party).clone())
+    }
+
+    /// The tenant of clients without a token.
+    pub fn default_party(&self) -> Option<Arc<Party>> {
+        self.of(&self.config.auth.default_tenant)
+    }
+
+    /// A client without a token, as its tenant.
+    pub fn anonymous(&self) -> Option<Principal> {
+        let party = self.default_party()?;
+        Some(Principal { meters: party.meters.clone(), party, token: None })
+    }
+
+    /// The holder of a token; `None` where its tenant is not configured.
+    pub fn holder(&self, token: Arc<Token>) -> Option<Principal> {
+        let party = self.of(&token.tenant)?;
+        let rules = rules(&token.limits);
+        if rules.is_empty() {
+            return Some(Principal { meters: party.meters.clone(), party, token: Some(token) });
+        }
+        if let Some((known, meters)) = self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(&token.id)
+            && Arc::ptr_eq(known, &token)
+        {
+            return Some(Principal { meters: meters.clone(), party, token: Some(token) });
+        }
+        let own = {
+            let mut meters = lock(&self.governance.token_meters);
+            let meter = meters.entry(token.id.clone()).or_insert_with(|| Arc::new(Meter::new(rules))).clone();
+            meter.set_rules(rules);
+            meter
+        };
+        let meters: Meters = std::iter::once(own).chain(party.meters.iter().cloned()).collect();
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        tokens.insert(token.id.clone(), (token.clone(), meters.clone()));
+        Some(Principal { party, token: Some(token), meters })
+    }
+
+    fn make(&self, id: &TenantId) -> Option<Party> {
+        let own = self.config.tenant(id)?;
+        let lineage = lineage(&self.config, id);
+        let mut party = Party {
+            id: id.clone(),
+            lineage: lineage.clone(),
+            meters: Arc::new([]),
+            budgets: Arc::new([]),
+            has_hard_budget: false,
+            headers: Vec::new(),
+            models: Vec::new(),
+            unmetered_paths: own.unmetered_paths,
+        };
+        let (mut meters, mut budgets) = (Vec::new(), Vec::new());
+        for name in &lineage {
+            let Some(tenant) = self.config.tenant(name) else { continue };
+            meters.push(self.meter(name, &tenant.limits));
+            for rule in &tenant.budgets {
+                party.has_hard_budget |= rule.hard;
+                budgets.push(self.governance.ledger.budget(name, rule, covers(&self.config, name)));
+            }
+            for (header, value) in &tenant.headers {
+                if !party.headers.iter().any(|(known, _)| known == header) {
+                    party.headers.push((header.clone(), value.clone()));
+                }
+            }
+            if !tenant.models.is_empty() {
+                party.models.push(tenant.models.clone());
+            }
+        }
+        Some(Party { meters: meters.into(), budgets: budgets.into(), ..party })
+    }
+
+    fn meter(&self, tenant: &TenantId, limits: &config::Limits) -> Arc<Meter> {
+        let rules = rules(limits);
+        let mut meters = lock(&self.governance.tenant_meters);
+        let meter = meters.entry(tenant.clone()).or_insert_with(|| Arc::new(Meter::new(rules))).clone();
+        if meter.rules() != rules {
+            meter.set_rules(rules);
+        }
+        meter
+    }
+}
+
+impl Party {
+    /// Whether anything limits its spend.
+    pub fn is_budgeted(&self) -> bool {
+        !self.budgets.is_empty()
+    }
+}
+
+impl Principal {
+    /// Whether it may do this.
+    pub fn may(&self, scope: Scope) -> bool {
+        self.token.as_ref().map_or(Scopes::CLIENT, |token| token.scopes).has(scope)
+    }
+
+    /// Whether it may ask for a model, under the name the client gives it or that of its route.
+    pub fn may_ask(&self, model: &str, route: Option<&str>) -> bool {
+        let allows = |list: &Vec<String>| {
+            list.is_empty()
+                || list.iter().any(|pattern| matches(pattern, model) || route.is_some_and(|route| pattern == route))
+        };
+        self.party.models.iter().all(allows) && self.token.as_ref().is_none_or(|token| allows(&token.models))
+    }
+
+    /// Whether every model is allowed.
+    pub fn may_ask_all(&self) -> bool {
+        self.party.models.is_empty() && self.token.as_ref().is_none_or(|token| token.models.is_empty())
+    }
+
+    /// Whose limit a meter of the chain is, in words.
+    pub fn owner(&self, meter: usize) -> String {
+        let tokens = self.meters.len() - self.party.meters.len();
+        match self.party.lineage.get(meter.wrapping_sub(tokens)) {
+            Some(tenant) if meter >= tokens => format!("tenant '{tenant}'"),
+            _ => "this token".to_owned(),
+        }
+    }
+}
+
+/// A tenant and its ancestors, nearest first. The configuration has refused circles.
+fn lineage(config: &Config, id: &TenantId) -> Vec<TenantId> {
+    let mut names = vec![id.clone()];
+    while let Some(parent) = config.tenant(&names[names.len() - 1]).and_then(|tenant| tenant.parent.clone()) {
+        if names.contains(&parent) {
+            break;
+        }
+        names.push(parent);
+    }
+    names
+}
+
+/// Whether a tenant's spend counts in the budgets of `ancestor`.
+fn covers(config: &Arc<Config>, ancestor: &TenantId) -> Covers {
+    let (config, ancestor) = (config.clone(), ancestor.clone());
+    Arc::new(move |tenant| lineage(&config, tenant).contains(&ancestor))
+}
+
+fn rules(limits: &config::Limits) -> Rules {
+    Rules {
+        requests_per_second: limits.requests_per_second,
+        requests_per_minute: limits.requests_per_minute,
+        tokens_per_minute: limits.tokens_per_minute,
+        usd_per_minute: limits.usd_per_minute.map(|usd| usd.0),
+        concurrent_requests: limits.concurrent_requests,
+    }
+}
+
+fn matches(pattern: &str, model: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => model.starts_with(prefix),
+        None => pattern == model,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,398 @@
+//! Settle: what a request used and cost, once it is over; and the count of a stream's tokens while it runs.
+//!
+//! A provider's own count is the truth. Where it does not come (the client left, the stream broke, a vendor does not
+//! count), what was relayed is counted with a tokenizer, off the request's path.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::admit;
+use crate::{
+    config::Overrun,
+    error::GatewayError,
+    ledger::{Basis, Entry, Exceeded, Reservation, Subject},
+    limits::Permit,
+    openai::{Endpoint, ErrorBody, StreamRelay},
+    pricing::Price,
+    proxy::context::{Context, Delivery},
+    telemetry::Metrics,
+    tokenizer,
+    types::{NanoUsd, ServiceTier, Usage},
+};
+
+/// A body up to this size is kept for counting while its stream runs; of a larger one as much in pieces, so that an open
+/// stream stays small.
+const SAMPLE: usize = 4096;
+const PIECES: usize = 8;
+
+/// Generated text is counted in portions of this size: a stream holds no more of it.
+const PORTION: usize = 16 * 1024;
+
+/// Tokens by which a stream's reservation grows when it needs more.
+const EXTENSION: u64 = 256;
+
+/// A chat message has about this many tokens around its text (OpenAI's cookbook, "How to count tokens").
+const PER_MESSAGE: u64 = 4;
+
+/// Prompt tokens and text of the request, as far as it is kept.
+struct Prompt {
+    /// The body, or pieces of it.
+    text: Bytes,
+    whole: bool,
+    /// Likely tokens, by size alone.
+    estimate: u64,
+}
+
+/// Counts a stream's tokens in case the provider does not.
+pub struct Tally {
+    prompt: Prompt,
+    model: Arc<str>,
+    counted: u64,
+    counting: Vec<JoinHandle<u64>>,
+    /// Generated tokens that the reservation pays for; `None` where nothing has to stop.
+    cap: Option<Cap>,
+}
+
+struct Cap {
+    tokens: u64,
+    /// Of [`EXTENSION`] more.
+    extension: NanoUsd,
+}
+
+impl Prompt {
+    fn of(ctx: &Context) -> Self {
+        let bytes = ctx.body.as_ref().map(|body| body.bytes.clone()).unwrap_or_default();
+        let estimate = ctx.quote.map_or(0, |quote| quote.prompt_estimate);
+        if bytes.len() <= SAMPLE {
+            // A copy: the buffer it came in may be much larger.
+            return Self { text: Bytes::copy_from_slice(&bytes), whole: true, estimate };
+        }
+        let piece = SAMPLE / PIECES;
+        let mut text = Vec::with_capacity(SAMPLE);
+        for at in 0..PIECES {
+            let start = at * (bytes.len() - piece) / (PIECES - 1);
+            text.extend_from_slice(&bytes[start..start + piece]);
+        }
+        Self { text: text.into(), whole: false, estimate }
+    }
+
+    /// Tokens, by the model's tokenizer.
+    fn count(&self, model: &str) -> u64 {
+        let counted = |text: &[u8]| tokenizer::count(model, &String::from_utf8_lossy(text));
+        if self.whole {
+            return serde_json::from_slice(&self.text)
+                .map_or_else(|_| counted(&self.text), |body| prompt_tokens(model, &body));
+        }
+        // The estimate is a quarter of the bytes; the pieces tell how many tokens four bytes really are.
+        let per_four_bytes = u128::from(counted(&self.text)) * 4;
+        let tokens = u128::from(self.estimate) * per_four_bytes / self.text.len().max(1) as u128;
+        u64::try_from(tokens).unwrap_or(u64::MAX)
+    }
+}
+
+/// Tokens of the texts that make up a prompt.
+fn prompt_tokens(model: &str, body: &Value) -> u64 {
+    fn texts(model: &str, value: &Value) -> u64 {
+        match value {
+            Value::String(text) if text.starts_with("data:") && text.len() > 256 => 0,
+            Value::String(text) => tokenizer::count(model, text),
+            // Texts to embed may come as tokens.
+            Value::Number(_) => 1,
+            Value::Array(all) => all.iter().map(|value| texts(model, value)).sum(),
+            Value::Object(all) => all.values().map(|value| texts(model, value)).sum(),
+            Value::Null | Value::Bool(_) => 0,
+        }
+    }
+    let members = ["messages", "prompt", "suffix", "input", "instructions", "tools", "functions"];
+    let messages = body.get("messages").and_then(Value::as_array).map_or(0, Vec::len) as u64;
+    let all = members.iter().filter_map(|member| body.get(member)).map(|value| texts(model, value));
+    all.sum::<u64>() + messages * PER_MESSAGE
+}
+
+impl Tally {
+    /// For a stream that begins.
+    pub fn begin(ctx: &Context) -> Option<Self> {
+        ctx.principal.as_ref()?;
+        let model = ctx.attempt.as_ref()?.target.model.clone();
+        Some(Self { prompt: Prompt::of(ctx), model, counted: 0, counting: Vec::new(), cap: Cap::of(ctx) })
+    }
+
+    /// Looks at what was generated since the last time. An error says that nothing is left to pay for it with: it must not
+    /// be relayed.
+    ///
+    /// # Errors
+    /// The budget that has not enough.
+    pub fn follow(&mut self, relay: &mut StreamRelay, reservation: Option<&mut Reservation>) -> Result<(), Exceeded> {
+        let pending = relay.generated_pending() as u64;
+        if let (Some(cap), Some(reservation)) = (&mut self.cap, reservation) {
+            // A token is at least a byte: below this nothing has to be counted.
+            if self.counted + pending <= cap.tokens {
+                return Ok(());
+            }
+            let more = tokenizer::count(&self.model, &relay.take_generated());
+            while self.counted + more > cap.tokens {
+                reservation.extend(cap.extension)?;
+                cap.tokens += EXTENSION;
+            }
+            self.counted += more;
+        } else if pending > PORTION as u64 {
+            let (model, text) = (self.model.clone(), relay.take_generated());
+            self.counting.push(spawn_blocking(move || tokenizer::count(&model, &text)));
+        }
+        Ok(())
+    }
+}
+
+impl Cap {
+    fn of(ctx: &Context) -> Option<Self> {
+        let budgeted = ctx.principal.as_ref().is_some_and(|principal| principal.party.has_hard_budget);
+        if !budgeted || ctx.engines.config.budgets.overrun == Overrun::Finish {
+            return None;
+        }
+        let (reservation, price, quote) = (ctx.reservation.as_ref()?, ctx.price()?, ctx.quote?);
+        let tier = tier(ctx);
+        let extension = price.worst_case(0, EXTENSION, tier);
+        if extension == NanoUsd::ZERO {
+            return None;
+        }
+        let prompt = price.worst_case(quote.prompt_estimate, 0, tier);
+        let left = reservation.amount().saturating_sub(prompt);
+        let tokens = u128::from(left.0) * u128::from(EXTENSION) / u128::from(extension.0);
+        Some(Self { tokens: u64::try_from(tokens).unwrap_or(u64::MAX), extension })
+    }
+}
+
+fn tier(ctx: &Context) -> ServiceTier {
+    ctx.body.as_ref().and_then(|body| body.peek.service_tier).unwrap_or_default()
+}
+
+/// The event that ends a stream whose budget is used up.
+pub fn overrun(ctx: &Context, exceeded: &Exceeded) -> ErrorBody {
+    let GatewayError { fault, message, .. } = admit::over_budget(exceeded, &ctx.engines.config);
+    ErrorBody::new(format!("The stream was stopped. {message}"), fault.kind(), Some(fault.code()))
+}
+
+/// How a request ended, for its entry.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// What the client got; 499 if it left.
+    pub status: u16,
+    /// Until the reply's first byte.
+    pub first_byte: Option<Duration>,
+    /// Until its last.
+    pub duration: Duration,
+}
+
+/// What a request used and cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Settled {
+    /// LLM tokens.
+    pub usage: Option<Usage>,
+    /// `None` where the model has no price.
+    pub cost: Option<NanoUsd>,
+    /// Where the cost comes from.
+    pub basis: Basis,
+}
+
+/// Everything that is still to be done for a request that is over; free of its session.
+pub struct Closing {
+    subject: Option<Subject>,
+    reservation: Option<Reservation>,
+    permit: Option<Permit>,
+    metrics: Arc<Metrics>,
+    ledger: Arc<crate::ledger::Ledger>,
+    provider: Arc<str>,
+    model: Arc<str>,
+    attempts: u32,
+    end: End,
+}
+
+/// What has to be counted before a request can be closed.
+pub struct Count {
+    prompt: Prompt,
+    model: Arc<str>,
+    text: String,
+    counted: u64,
+    counting: Vec<JoinHandle<u64>>,
+    price: Option<Arc<Price>>,
+    tier: ServiceTier,
+}
+
+/// What a request cost, or what it takes to know that.
+pub enum Verdict {
+    /// It is known.
+    Known(Settled),
+    /// Its tokens have to be counted first.
+    Count(Box<Count>),
+}
+
+/// Takes from a context what closes it, and says what it cost or what has to be counted first.
+pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
+    let verdict = verdict(ctx, end.status);
+    let nobody: Arc<str> = "-".into();
+    let target = ctx.attempt.as_ref().map(|attempt| &attempt.target);
+    let has_model = ctx.endpoint.reads_body();
+    let closing = Closing {
+        subject: ctx.principal.as_ref().map(|principal| admit::subject(ctx, principal)),
+        provider: target.map_or_else(|| nobody.clone(), |target| target.provider.name.clone()),
+        model: target.filter(|_| has_model).map_or(nobody, |target| target.model.clone()),
+        reservation: ctx.reservation.take(),
+        permit: ctx.permit.take(),
+        metrics: ctx.metrics.clone(),
+        ledger: ctx.governance.ledger.clone(),
+        attempts: ctx.attempts,
+        end,
+    };
+    (closing, verdict)
+}
+
+fn verdict(ctx: &mut Context, status: u16) -> Verdict {
+    let nothing = Settled { usage: None, cost: Some(NanoUsd::ZERO), basis: Basis::Nothing };
+    let bill = ctx.bill().clone();
+    if let Some(usage) = bill.usage {
+        let basis = if bill.cost.is_some() { Basis::Provider } else { Basis::Unpriced };
+        return Verdict::Known(Settled { usage: Some(usage), cost: bill.cost, basis });
+    }
+    let answered = ctx.attempt.as_ref().and_then(|attempt| attempt.status);
+    let served = answered.is_some_and(|status| (200..300).contains(&status));
+    if ctx.endpoint == Endpoint::Other {
+        // Nobody can tell what it costs.
+        return Verdict::Known(if served {
+            Settled { cost: None, basis: Basis::Unpriced, ..nothing }
+        } else {
+            nothing
+        });
+    }
+    let streamed = matches!(ctx.delivery, Delivery::Relay(_));
+    // A client that leaves before the reply: the provider was at work on it.
+    let abandoned = status == super::finish::CLIENT_CLOSED && ctx.attempts > 0 && answered.is_none();
+    // A reply that broke off, and was replaced by an error of ours, was bought all the same if the client left over it.
+    let bought = served && (streamed || status < 400 || status == super::finish::CLIENT_CLOSED);
+    if !bought && !abandoned || ctx.endpoint == Endpoint::Moderations {
+        return Verdict::Known(nothing);
+    }
+    let text = match (&mut ctx.delivery, bill.uncounted) {
+        (Delivery::Relay(relay), _) => Some(relay.take_generated()),
+        (_, Some(text)) => text,
+        _ if abandoned || status == super::finish::CLIENT_CLOSED || ctx.endpoint == Endpoint::Embeddings => {
+            Some(String::new())
+        }
+        _ => None,
+    };
+    let price = ctx.price();
+    let Some(text) = text else {
+        // It cannot be told what was generated: the most it can have been.
+        return Verdict::Known(match (&ctx.reservation, price) {
+            (Some(reservation), Some(_)) => {
+                Settled { usage: None, cost: Some(reservation.amount()), basis: Basis::Reserved }
+            }
+            _ => Settled { usage: None, cost: None, basis: Basis::Unpriced },
+        });
+    };
+    let tier = tier(ctx);
+    let model = ctx.attempt.as_ref().map_or_else(|| "-".into(), |attempt| attempt.target.model.clone());
+    let tally = ctx.tally.take();
+    let (prompt, counted, counting) = match tally {
+        Some(tally) => (tally.prompt, tally.counted, tally.counting),
+        None => (Prompt::of(ctx), 0, Vec::new()),
+    };
+    Verdict::Count(Box::new(Count { prompt, model, text, counted, counting, price, tier }))
+}
+
+impl Count {
+    /// Counts, on the pool for blocking work.
+    pub async fn count(self) -> Settled {
+        let Self { prompt, model, text, counted, counting, price, tier } = self;
+        let mut completion_tokens = counted;
+        for portion in counting {
+            completion_tokens = completion_tokens.saturating_add(portion.await.unwrap_or(0));
+        }
+        let counted = spawn_blocking(move || (prompt.count(&model), tokenizer::count(&model, &text))).await;
+        let (prompt_tokens, rest) = counted.unwrap_or_default();
+        completion_tokens = completion_tokens.saturating_add(rest);
+        let usage = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
+        match price {
+            Some(price) => Settled { usage: Some(usage), cost: Some(price.cost(&usage, tier)), basis: Basis::Counted },
+            None => Settled { usage: Some(usage), cost: None, basis: Basis::Unpriced },
+        }
+    }
+}
+
+impl Closing {
+    /// Who served it; `-` for nobody.
+    pub fn provider(&self) -> &Arc<str> {
+        &self.provider
+    }
+
+    /// Settles the money, corrects the limits, and writes the entry. Returns what it came to.
+    pub fn settle(self, settled: Settled) -> Settled {
+        let Self { subject, reservation, permit, metrics, ledger, provider, model, attempts, end } = self;
+        let mut cost = settled.cost.unwrap_or_default();
+        if let Some(reservation) = &reservation {
+            // Our own count is an estimate; it never makes a budget be exceeded.
+            if settled.basis == Basis::Counted {
+                cost = cost.min(reservation.amount());
+            }
+            let over = cost.saturating_sub(reservation.amount());
+            if over > NanoUsd::ZERO {
+                metrics.beyond_reservation(over);
+                tracing::warn!(provider = &*provider, model = &*model, usd = %over, "a request cost more than the most that was expected");
+            }
+        }
+        if let Some(mut permit) = permit {
+            permit.correct(settled.usage.map_or(0, |usage| usage.total_tokens()), cost);
+        }
+        let settled = Settled { cost: settled.cost.map(|_| cost), ..settled };
+        let Some(subject) = subject else { return settled };
+        // A reservation was dated when it was made: its entry counts in the same period.
+        let subject = reservation.as_ref().and_then(Reservation::subject).cloned().unwrap_or(subject);
+        let entry = Entry {
+            provider,
+            model,
+            usage: settled.usage.unwrap_or_default(),
+            status: end.status,
+            attempts,
+            first_byte: end.first_byte,
+            duration: end.duration,
+            ..Entry::bare(subject, cost, settled.basis)
+        };
+        match reservation {
+            Some(reservation) => reservation.settle(entry),
+            None => ledger.record(entry),
+        }
+        settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_prompt_is_counted_text_by_text() {
+        let body = serde_json::json!({
+            "model": "gpt-4o",
+            "messages": [{"role": "user", "content": "hello world"}],
+            "metadata": {"note": "this is no prompt and does not count at all"},
+        });
+        // "user", "hello world" and what stands around a message.
+        assert_eq!(prompt_tokens("gpt-4o", &body), 1 + 2 + PER_MESSAGE);
+        let tokens = serde_json::json!({"input": [[1, 2, 3], [4]]});
+        assert_eq!(prompt_tokens("text-embedding-3-small", &tokens), 4);
+    }
+
+    #[test]
+    fn a_large_prompt_is_counted_by_its_pieces() {
+        let text = "The quick brown fox jumps over the lazy dog. ".repeat(2_000);
+        let exact = tokenizer::count("gpt-4o", &text);
+        let piece = SAMPLE / PIECES;
+        let pieces: Vec<u8> =
+            (0..PIECES).flat_map(|at| text.as_bytes()[at * 10_000..at * 10_000 + piece].to_vec()).collect();
+        let prompt = Prompt { text: pieces.into(), whole: false, estimate: text.len() as u64 / 4 };
+        let counted = prompt.count("gpt-4o");
+        assert!(counted.abs_diff(exact) * 20 < exact, "{counted} of {exact}");
+    }
+}
