@@ -9,6 +9,25 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// `mi_option_purge_delay` of mimalloc 2: milliseconds until freed memory goes back to the system.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+/// Its default, by which it is recognised.
+const DEFAULT_DELAY: std::ffi::c_long = 10;
+
+/// Gives freed memory back at once. By default the allocator does so at some later call of the same thread, which on a
+/// gateway that has become idle may never come: after a load of large bodies 17 MiB stayed. No difference in CPU per request
+/// was measured.
+#[allow(unsafe_code)]
+fn return_memory_at_once() {
+    // SAFETY: both calls read and write one number of the allocator; no other thread runs yet.
+    unsafe {
+        if libmimalloc_sys::mi_option_get(PURGE_DELAY) == DEFAULT_DELAY {
+            libmimalloc_sys::mi_option_set(PURGE_DELAY, 0);
+        }
+    }
+}
+
 fn main() -> ExitCode {
+    return_memory_at_once();
     Cli::parse().run()
 }

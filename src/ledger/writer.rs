@@ -29,7 +29,7 @@ use crate::{
 
 /// After the first entry of a batch the writer sleeps this long: those that come meanwhile share its commit, and do not
 /// have to wake it.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Between two looks at what has to be done now and then, and before another try at a file that cannot be written.
 const TICK: Duration = Duration::from_secs(1);

@@ -21,7 +21,7 @@ use crate::{
     },
     routing::{Plan, Target},
     telemetry::{InFlight, Metrics},
-    types::{NanoUsd, RequestId, Secret, Usage},
+    types::{NanoUsd, RequestId, Secret, ServiceTier, Usage},
 };
 
 /// One request from its header to its record.
@@ -93,6 +93,8 @@ pub struct Quote {
     pub tokens: u64,
     /// Prompt tokens it is likely to have.
     pub prompt_estimate: u64,
+    /// The tier that is asked for.
+    pub tier: ServiceTier,
 }
 
 /// A body that was read whole.
@@ -203,13 +205,16 @@ impl Context {
 
     /// Lets go of the request's body once no further attempt can follow: a stream may stay open for minutes.
     pub fn forget_body(&mut self) {
-        if let Some(body) = &mut self.body {
-            body.bytes = Bytes::new();
-        }
+        self.body = None;
         if let Some(attempt) = &mut self.attempt {
             attempt.body = None;
         }
         self.decorator.forget_sent_body();
+    }
+
+    /// The tier that was asked for.
+    pub fn tier(&self) -> ServiceTier {
+        self.quote.map(|quote| quote.tier).unwrap_or_default()
     }
 
     /// The bill so far.

@@ -4,6 +4,8 @@
 //! the first use: 27 ms and 32 MB for `cl100k_base`, 67 ms and 66 MB for `o200k_base`. A gateway that never counts never
 //! pays for them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bpe_openai::{Tokenizer, cl100k_base, o200k_base};
 
 /// The most bytes that are tokenized in one piece, which bounds the working memory whatever the text is.
@@ -22,6 +24,21 @@ const PIECE: usize = 64 << 10;
 pub fn count(model: &str, text: &str) -> u64 {
     let tokenizer = tokenizer_of(model);
     pieces(text).map(|piece| tokenizer.count(piece) as u64).sum()
+}
+
+/// Loads the tables for a model in a thread of its own, where they are not loaded yet: whoever has to count in the middle of
+/// a stream shall not wait for them.
+pub fn prepare(model: &str) {
+    static ASKED: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
+    let old = is_cl100k(model);
+    if ASKED[usize::from(old)].swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let load = move || {
+        let _ = if old { cl100k_base() } else { o200k_base() }.count("load");
+    };
+    // Without a thread they are loaded at the first count.
+    let _ = std::thread::Builder::new().name("tokenizer".into()).spawn(load);
 }
 
 fn tokenizer_of(model: &str) -> &'static Tokenizer {

@@ -66,6 +66,9 @@ def main():
             provider = provider_server.announced() + "/v1"
             gateway_server = servers.enter_context(serve(can))
             gateway = gateway_server.base + "/v1"
+            # Tokens as a company makes them, while the gateway runs.
+            os.environ["SDK_TEAM_TOKEN"] = token(can, "team")
+            os.environ["SDK_BROKE_TOKEN"] = token(can, "broke")
         for suite in suites:
             # The cost smoke test asserts nothing by itself and reads what only a gateway has.
             for through, base in [("gateway", gateway)] + [("provider", provider)] * (suite != "cost"):
@@ -73,7 +76,8 @@ def main():
                 print(rows[-1].line(), flush=True)
         if not args.gateway:
             faults += gateway_server.stop() + provider_server.stop()
-            faults += gateway_server.leaks(key)
+            for secret in (key, os.environ["SDK_TEAM_TOKEN"], os.environ["SDK_BROKE_TOKEN"]):
+                faults += gateway_server.leaks(secret)
     for suite in suites:
         if suite != "cost":
             faults += compare(suite)
@@ -287,14 +291,14 @@ class Server:
 
     def leaks(self, key):
         text = self.log.read_text(errors="replace")
-        found = [f"the client's key is in the log of the {self.name}"] if key in text else []
+        found = [f"a client's key or token is in the log of the {self.name}"] if key in text else []
         return found + ([f"a panic is in the log of the {self.name}:\n{self.tail()}"] if "panicked at" in text else [])
 
 
 def serve(can):
     """Starts the gateway and returns it ready."""
     listen, admin = free_ports(2)
-    environment = {"CAN_LISTEN": f"127.0.0.1:{listen}", "CAN_ADMIN_LISTEN": f"127.0.0.1:{admin}"}
+    environment = {"CAN_LISTEN": f"127.0.0.1:{listen}", "CAN_ADMIN_LISTEN": f"127.0.0.1:{admin}", **database()}
     server = Server("gateway", [can, "serve", "--simulate", *config()], environment)
     server.base = f"http://127.0.0.1:{listen}"
     began = time.monotonic()
@@ -307,10 +311,36 @@ def serve(can):
     return server
 
 
+# The tenants that the tests of budgets need; everything else is the default.
+TENANTS = """\
+tenants:
+  team: {}
+  broke: {budgets: [{usd: 0.000001}]}
+"""
+
+
 def config():
-    """The arguments that name the configuration: SDK_CONFIG, or none, which means the defaults."""
-    file = os.environ.get("SDK_CONFIG")
-    return ["--config", str(Path(file).resolve())] if file else []
+    """The arguments that name the configuration: SDK_CONFIG, which then has to have TENANTS too, or one with just these."""
+    file = Path(os.environ.get("SDK_CONFIG") or WORK / "run" / "can.yaml").resolve()
+    if "SDK_CONFIG" not in os.environ:
+        file.write_text(TENANTS)
+    return ["--config", str(file)]
+
+
+def database():
+    """The ledger of this run alone."""
+    return {"CAN_DATABASE": str(WORK / "run" / "can.db")}
+
+
+def token(can, tenant):
+    """A new token of a tenant: the only line on standard output."""
+    argv = [can, "auth", "token", "create", "--tenant", tenant, *config()]
+    made = subprocess.run(argv, env={**os.environ, **database()}, capture_output=True, text=True, timeout=20)
+    if made.returncode != 0:
+        raise Failure(f"no token for tenant {tenant}: {made.stderr}")
+    # The running gateway looks for new tokens five times a second.
+    time.sleep(0.5)
+    return made.stdout.strip()
 
 
 def free_ports(count):

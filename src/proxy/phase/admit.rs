@@ -159,6 +159,7 @@ pub fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, Gatew
         worst_case: worst.max().unwrap_or(NanoUsd::ZERO),
         tokens: bound.estimate_tokens.saturating_add(answer),
         prompt_estimate: bound.estimate_tokens,
+        tier,
     })
 }
 

@@ -181,7 +181,7 @@ pub fn send(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Cont
 }
 
 fn hold(session: &mut Session, ctx: &mut Context) {
-    let requested_tier = ctx.body.as_ref().and_then(|body| body.peek.service_tier).unwrap_or_default();
+    let requested_tier = ctx.tier();
     let price = ctx.price();
     let bill = ctx.bill.clone();
     let own_credential = ctx.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
@@ -267,6 +267,5 @@ fn text<'a>(response: &'a ResponseHeader, name: &HeaderName) -> &'a str {
 
 /// The tier a stream is billed in: the provider's word, else the client's.
 pub fn stream_tier(relay: &StreamRelay, ctx: &Context) -> ServiceTier {
-    let requested = ctx.body.as_ref().and_then(|body| body.peek.service_tier);
-    relay.service_tier().or(requested).unwrap_or_default()
+    relay.service_tier().unwrap_or_else(|| ctx.tier())
 }

@@ -117,7 +117,11 @@ impl Tally {
     pub fn begin(ctx: &Context) -> Option<Self> {
         ctx.principal.as_ref()?;
         let model = ctx.attempt.as_ref()?.target.model.clone();
-        Some(Self { prompt: Prompt::of(ctx), model, counted: 0, counting: Vec::new(), cap: Cap::of(ctx) })
+        let cap = Cap::of(ctx);
+        if cap.is_some() {
+            tokenizer::prepare(&model);
+        }
+        Some(Self { prompt: Prompt::of(ctx), model, counted: 0, counting: Vec::new(), cap })
     }
 
     /// Looks at what was generated since the last time. An error says that nothing is left to pay for it with: it must not
@@ -128,8 +132,8 @@ impl Tally {
     pub fn follow(&mut self, relay: &mut StreamRelay, reservation: Option<&mut Reservation>) -> Result<(), Exceeded> {
         let pending = relay.generated_pending() as u64;
         if let (Some(cap), Some(reservation)) = (&mut self.cap, reservation) {
-            // A token is at least a byte: below this nothing has to be counted.
-            if self.counted + pending <= cap.tokens {
+            // A token is at least a byte: below this nothing has to be counted. A portion takes a third of a millisecond.
+            if self.counted + pending <= cap.tokens && pending <= PORTION as u64 {
                 return Ok(());
             }
             let more = tokenizer::count(&self.model, &relay.take_generated());
@@ -153,7 +157,7 @@ impl Cap {
             return None;
         }
         let (reservation, price, quote) = (ctx.reservation.as_ref()?, ctx.price()?, ctx.quote?);
-        let tier = tier(ctx);
+        let tier = ctx.tier();
         let extension = price.worst_case(0, EXTENSION, tier);
         if extension == NanoUsd::ZERO {
             return None;
@@ -163,10 +167,6 @@ impl Cap {
         let tokens = u128::from(left.0) * u128::from(EXTENSION) / u128::from(extension.0);
         Some(Self { tokens: u64::try_from(tokens).unwrap_or(u64::MAX), extension })
     }
-}
-
-fn tier(ctx: &Context) -> ServiceTier {
-    ctx.body.as_ref().and_then(|body| body.peek.service_tier).unwrap_or_default()
 }
 
 /// The event that ends a stream whose budget is used up.
@@ -292,7 +292,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
             _ => Settled { usage: None, cost: None, basis: Basis::Unpriced },
         });
     };
-    let tier = tier(ctx);
+    let tier = ctx.tier();
     let model = ctx.attempt.as_ref().map_or_else(|| "-".into(), |attempt| attempt.target.model.clone());
     let tally = ctx.tally.take();
     let (prompt, counted, counting) = match tally {

@@ -1,5 +1,5 @@
 // What only the gateway adds. run.py leaves this file out of the run against the provider itself.
-import { client, collect } from "../support/client";
+import { client, collect, rejection } from "../support/client";
 import { compareOnly } from "../support/record";
 
 const openai = client();
@@ -43,5 +43,31 @@ describe("X-ChittyCan headers", () => {
       const { response } = await openai.chat.completions.create({ model, messages }).withResponse();
       expect(response.headers.get("x-chittycan-provider")).toBe(provider);
     }
+  });
+});
+
+describe("tokens and budgets", () => {
+  test("a token works like a key", async () => {
+    const reply = await client({ apiKey: process.env.SDK_TEAM_TOKEN }).chat.completions.create({ model: "gpt-4o", messages });
+    expect(reply.usage.total_tokens).toBeGreaterThan(0);
+  });
+
+  test.each([false, true])("over budget is a 402 that the SDK does not retry (stream: %s)", async (stream) => {
+    let sent = 0;
+    const counting: typeof fetch = (input, init) => {
+      sent += 1;
+      return fetch(input, init);
+    };
+    const broke = client({ apiKey: process.env.SDK_BROKE_TOKEN, maxRetries: 3, fetch: counting });
+    const error = await rejection(broke.chat.completions.create({ model: "gpt-4o", messages, stream }));
+    expect([error.status, error.type, error.code]).toEqual([402, "insufficient_quota", "budget_exceeded"]);
+    expect(error.error.budget.tenant).toBe("broke");
+    expect(error.headers.get("x-should-retry")).toBe("false");
+    expect(sent).toBe(1);
+  });
+
+  test("an unknown token is an authentication error", async () => {
+    const error = await rejection(client({ apiKey: "chitty_nobody", maxRetries: 3 }).models.list());
+    expect(error.status).toBe(401);
   });
 });
