@@ -3,12 +3,24 @@
 //! `cargo bench --bench micro`; compare two commits with `-- --save-baseline before` and `-- --baseline before`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::hint::black_box;
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use chittycan::openai::{
-    Edit, Field, Peek, RelayOptions, StreamKind, StreamRelay, escape_json_string, find_service_tier, find_usage,
-    include_usage_edit, splice,
+use chittycan::{
+    config::{self, Period},
+    identity::{Directory, NewToken, Scopes, Tokens},
+    ledger::{Basis, Entry, Ledger, Subject},
+    limits::{Meter, Permit, Rules},
+    openai::{
+        Bound, Edit, Endpoint, Field, Peek, RelayOptions, StreamKind, StreamRelay, escape_json_string,
+        find_service_tier, find_usage, generated_text, include_usage_edit, splice,
+    },
+    tokenizer,
+    types::{NanoUsd, RequestId, unix_now},
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -37,6 +49,7 @@ fn bodies(c: &mut Criterion) {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function("peek", |b| b.iter(|| Peek::parse(black_box(&body))));
+        group.bench_function("bound", |b| b.iter(|| Bound::of(&Endpoint::ChatCompletions, black_box(&body), &peek)));
         group.bench_function("splice_model", |b| {
             b.iter(|| splice(black_box(&body), &peek, &[Edit::Set(Field::Model, "\"gpt-4o-mini-2024-07-18\"".into())]));
         });
@@ -53,6 +66,7 @@ fn bodies(c: &mut Criterion) {
         let reply = reply(size);
         group.bench_function("find_usage", |b| b.iter(|| find_usage(black_box(reply.as_bytes()))));
         group.bench_function("find_service_tier", |b| b.iter(|| find_service_tier(black_box(reply.as_bytes()))));
+        group.bench_function("generated_text", |b| b.iter(|| generated_text(black_box(reply.as_bytes()))));
         group.finish();
     }
 }
@@ -74,11 +88,27 @@ fn relay(c: &mut Criterion) {
         ("hide_usage_nothing_to_cut", StreamKind::Chat, hide, event("")),
         ("hide_usage_cut_null", StreamKind::Chat, hide, event(",\"usage\":null")),
         ("repair_tools_no_call", StreamKind::Chat, RelayOptions { repair_tools: true, ..plain }, event("")),
-        ("responses", StreamKind::Responses, plain, delta),
+        ("responses", StreamKind::Responses, plain, delta.clone()),
     ] {
         let mut relay = StreamRelay::new(kind, options);
         group.throughput(Throughput::Bytes(event.len() as u64));
         group.bench_function(name, |b| b.iter(|| relay.feed(black_box(event.clone()))));
+    }
+    // With the generated text kept for counting.
+    for (name, kind, event) in
+        [("tally", StreamKind::Chat, event("")), ("tally_responses", StreamKind::Responses, delta.clone())]
+    {
+        let mut relay = StreamRelay::new(kind, plain).tallying(true);
+        group.throughput(Throughput::Bytes(event.len() as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let out = relay.feed(black_box(event.clone()));
+                if relay.generated_pending() > 16 << 10 {
+                    black_box(relay.take_generated());
+                }
+                out
+            });
+        });
     }
     // The same event split over two chunks, which costs the copy.
     let event = event("");
@@ -93,5 +123,95 @@ fn relay(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bodies, relay);
+fn tokens(c: &mut Criterion) {
+    let text = "The dog sleeps in the sun, and it doesn't care about what you say. Schöne Grüße!\n".repeat(200);
+    let mut group = c.benchmark_group("tokenizer");
+    group.throughput(Throughput::Bytes(text.len() as u64));
+    for model in ["gpt-4", "gpt-4o"] {
+        tokenizer::count(model, "load");
+        group.bench_function(model, |b| b.iter(|| tokenizer::count(model, black_box(&text))));
+    }
+    group.finish();
+}
+
+/// One request past a token's and a tenant's meter, with all limits and with none.
+fn limits(c: &mut Criterion) {
+    let all = Rules {
+        requests_per_second: Some(1 << 40),
+        requests_per_minute: Some(1 << 40),
+        tokens_per_minute: Some(1 << 50),
+        usd_per_minute: Some(NanoUsd(1 << 60)),
+        concurrent_requests: Some(1 << 40),
+    };
+    let mut group = c.benchmark_group("limits");
+    for (name, rules) in [("all", all), ("none", Rules::default())] {
+        let chain: Arc<[Arc<Meter>]> = Arc::new([Arc::new(Meter::new(rules)), Arc::new(Meter::new(rules))]);
+        group.bench_function(format!("{name}_enter_charge_correct"), |b| {
+            b.iter(|| {
+                let mut permit = Permit::enter(black_box(chain.clone())).unwrap();
+                permit.charge(1_000, NanoUsd(5_000)).unwrap();
+                permit.correct(800, NanoUsd(4_000));
+            });
+        });
+    }
+    group.finish();
+}
+
+/// One token found; one reservation in two budgets with its intent on disk, settled with its entry on the way there.
+fn money(c: &mut Criterion) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("can.db");
+    let database =
+        config::Database { path: path.clone(), on_failure: config::OnFailure::Serve, retention: Duration::MAX };
+    let ledger = Ledger::open(&database).unwrap();
+    let rule = config::Budget {
+        limit: NanoUsd(1 << 62),
+        period: Period::Monthly,
+        timezone: "UTC".into(),
+        hard: true,
+        alert_at: vec![50, 80, 100],
+    };
+    let budgets = ["team", "company"].map(|tenant| ledger.budget(&tenant.into(), &rule, Arc::new(|_| true)));
+    let budgets: chittycan::ledger::Budgets = Arc::new(budgets);
+    let team = NewToken {
+        tenant: "team".into(),
+        name: None,
+        scopes: Scopes::CLIENT,
+        models: Vec::new(),
+        limits: config::Limits::default(),
+        expires_at: None,
+    };
+    let (_, secret) = Tokens(&mut chittycan::store::open(&path).unwrap()).create(&team).unwrap();
+    let directory = Directory::follow(&path);
+    let mut group = c.benchmark_group("money");
+    group.bench_function("authenticate", |b| b.iter(|| directory.authenticate(black_box(secret.expose())).unwrap()));
+    let once = || {
+        let subject = Subject {
+            id: RequestId::now(),
+            at: unix_now(),
+            tenant: "team".into(),
+            token: None,
+            endpoint: "chat_completions",
+            route: "gpt-4o".into(),
+        };
+        let reservation = ledger.reserve(budgets.clone(), subject.clone(), NanoUsd(5_000)).unwrap();
+        reservation.settle(Entry::bare(subject, NanoUsd(3_000), Basis::Provider));
+    };
+    group.bench_function("reserve_settle", |b| {
+        b.iter_custom(|iterations| {
+            let mut spent = Duration::ZERO;
+            for round in 0..iterations.div_ceil(10_000) {
+                // The writer catches up between the rounds: its time is not the request's.
+                ledger.flush(Duration::from_secs(60));
+                let begun = Instant::now();
+                (0..(iterations - round * 10_000).min(10_000)).for_each(|_| once());
+                spent += begun.elapsed();
+            }
+            spent
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, bodies, relay, tokens, limits, money);
 criterion_main!(benches);

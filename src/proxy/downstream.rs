@@ -10,7 +10,7 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -41,7 +41,8 @@ pub type Finish = Box<dyn FnOnce(&mut ResponseHeader, Bytes) -> Bytes + Send + S
 
 /// Controls the decorator from the outside; the request's context keeps it.
 pub struct Decorator {
-    shared: Arc<Shared>,
+    /// Made when it is first needed: a small request that is streamed never needs it.
+    shared: OnceLock<Arc<Shared>>,
     installed: bool,
 }
 
@@ -72,18 +73,23 @@ enum Hold {
 impl Decorator {
     /// A decorator that is not installed yet.
     pub fn new() -> Self {
-        Self { shared: Arc::default(), installed: false }
+        Self { shared: OnceLock::new(), installed: false }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        self.shared.get_or_init(Arc::default)
     }
 
     /// Sets the body the next attempt sends; replaces Pingora's own replay once installed.
     pub fn set_body(&self, body: Bytes) {
         let sent = body.len().min(PIECE);
-        *lock(&self.shared.replay) = Some(Replay { body, sent });
+        *lock(&self.shared().replay) = Some(Replay { body, sent });
     }
 
     /// Lets go of the body if all of it has been sent.
     pub fn forget_sent_body(&self) {
-        if let Some(replay) = lock(&self.shared.replay).as_mut().filter(|replay| replay.sent >= replay.body.len()) {
+        let Some(shared) = self.shared.get() else { return };
+        if let Some(replay) = lock(&shared.replay).as_mut().filter(|replay| replay.sent >= replay.body.len()) {
             *replay = Replay { body: Bytes::new(), sent: 0 };
         }
     }
@@ -91,7 +97,7 @@ impl Decorator {
     /// Keeps the next response header back until the body is complete, then calls `finish` with both. A body over
     /// `limit` bytes is let through unfinished.
     pub fn hold(&self, limit: usize, finish: Finish) {
-        *lock(&self.shared.hold) = Hold::Armed { limit, finish };
+        *lock(&self.shared().hold) = Hold::Armed { limit, finish };
     }
 
     /// Puts the decorator around the client's session. Does nothing the second time.
@@ -100,14 +106,15 @@ impl Decorator {
             return;
         }
         let inner = mem::replace(&mut session.downstream_session, placeholder());
-        let layer = Layer { inner: Some(inner), shared: self.shared.clone() };
+        let layer = Layer { inner: Some(inner), shared: self.shared().clone() };
         *session.downstream_session = HttpSession::new_custom(Box::new(layer));
         self.installed = true;
     }
 
     /// Takes the decorator off; what it held back is dropped. Must run before the connection can be reused.
     pub fn uninstall(&mut self, session: &mut Session) {
-        *lock(&self.shared.hold) = Hold::Off;
+        let Some(shared) = self.shared.get() else { return };
+        *lock(&shared.hold) = Hold::Off;
         if !self.installed {
             return;
         }
@@ -115,7 +122,7 @@ impl Decorator {
         if let Some(layer) = session.downstream_session.as_custom_mut() {
             *layer = Box::new(());
         }
-        if let Some(inner) = lock(&self.shared.returned).take() {
+        if let Some(inner) = lock(&shared.returned).take() {
             session.downstream_session = inner;
         }
         self.installed = false;

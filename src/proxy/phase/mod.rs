@@ -75,6 +75,7 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
     let preflight = session.req_header().method == http::Method::OPTIONS;
     if !preflight {
         ctx.principal = Some(admit::authenticate(ctx)?);
+        ctx.token = None;
         admit::enter(session, ctx)?;
     }
     match &ctx.endpoint {

@@ -25,8 +25,8 @@ use crate::{
 
 /// A body up to this size is kept for counting while its stream runs; of a larger one as much in pieces, so that an open
 /// stream stays small.
-const SAMPLE: usize = 4096;
-const PIECES: usize = 8;
+const SAMPLE: usize = 512;
+const PIECES: usize = 4;
 
 /// Generated text is counted in portions of this size: a stream holds no more of it.
 const PORTION: usize = 16 * 1024;
@@ -390,9 +390,9 @@ mod tests {
         let exact = tokenizer::count("gpt-4o", &text);
         let piece = SAMPLE / PIECES;
         let pieces: Vec<u8> =
-            (0..PIECES).flat_map(|at| text.as_bytes()[at * 10_000..at * 10_000 + piece].to_vec()).collect();
+            (0..PIECES).flat_map(|at| text.as_bytes()[at * 20_000..at * 20_000 + piece].to_vec()).collect();
         let prompt = Prompt { text: pieces.into(), whole: false, estimate: text.len() as u64 / 4 };
         let counted = prompt.count("gpt-4o");
-        assert!(counted.abs_diff(exact) * 20 < exact, "{counted} of {exact}");
+        assert!(counted.abs_diff(exact) * 10 < exact, "{counted} of {exact}");
     }
 }
