@@ -180,12 +180,19 @@ impl Server {
                 }
             }
             wait_until_idle(&metrics);
-            if !governance.ledger.close(LAST_WRITES) {
-                tracing::error!("the last entries of the ledger are not written; their requests will be recovered");
-            }
+            last_writes(&governance);
             on_idle();
         });
+        let governance = self.governance.clone();
         self.pingora.run(args);
+        // An end that did not wait for open requests: SIGINT, or a grace period that was too short.
+        last_writes(&governance);
+    }
+}
+
+fn last_writes(governance: &Governance) {
+    if !governance.ledger.close(LAST_WRITES) {
+        tracing::error!("the last entries of the ledger are not written; their requests will be recovered");
     }
 }
 

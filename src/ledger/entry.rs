@@ -104,6 +104,10 @@ impl Entry {
     }
 }
 
+/// The largest number in a row, a million dollars for a cost: with what a broken provider may claim the sum of nine thousand
+/// rows still fits.
+const MOST: i64 = 1_000_000_000_000_000;
+
 /// Prepares what [`insert`] runs.
 ///
 /// # Errors
@@ -122,10 +126,10 @@ pub fn prepare(connection: &Connection) -> rusqlite::Result<CachedStatement<'_>>
 pub fn insert(statement: &mut CachedStatement<'_>, process: i64, entry: &Entry) -> rusqlite::Result<bool> {
     let Entry { subject, usage, .. } = entry;
     let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
-    let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
+    let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX).min(MOST);
     let rows = statement.execute(params![
         subject.id.as_bytes(),
-        count(subject.at),
+        i64::try_from(subject.at).unwrap_or(i64::MAX),
         process,
         subject.tenant.as_str(),
         subject.token.as_ref().map(TokenId::as_str),

@@ -1,11 +1,18 @@
 //! What was spent before: sums that budgets begin with.
 
-use std::{collections::HashMap, sync::PoisonError};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use jiff::tz::TimeZone;
 use rusqlite::{Connection, params};
 
-use super::{Shared, budget::Covers, period};
+use super::{
+    Shared,
+    budget::{Covers, Crossed},
+    period,
+};
 use crate::{
     config::{self, Period},
     store,
@@ -29,6 +36,14 @@ struct Sums {
 }
 
 impl History {
+    /// Adds what was spent elsewhere, for budgets that are made later.
+    pub fn add(&mut self, tenant: &TenantId, at: u64, cost: NanoUsd) {
+        for sums in self.sums.values_mut().filter(|sums| sums.start <= at) {
+            let sum = sums.by_tenant.entry(tenant.clone()).or_default();
+            *sum = sum.saturating_add(cost);
+        }
+    }
+
     /// What was spent in the period of `now` by everyone a budget covers.
     pub fn spent(&self, period: Period, timezone: &str, now: u64, covers: &Covers) -> NanoUsd {
         let zone = TimeZone::get(timezone).unwrap_or(TimeZone::UTC);
@@ -39,16 +54,30 @@ impl History {
     }
 }
 
+/// Which entries count in a sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// All of them, and what older ones were rolled up to.
+    All,
+    /// Those that one process wrote.
+    Of(i64),
+    /// All but those that one process wrote.
+    Except(i64),
+}
+
 /// Reads the sums for these rules. The first time it also notes what processes that still live have spent up to that very
 /// moment: what they spend later is counted as it comes.
 pub fn read(shared: &Shared, rules: &[config::Budget]) {
     // Not under the lock: a request of a tenant that is new would wait for the file.
-    let first = !shared.history.lock().unwrap_or_else(PoisonError::into_inner).complete;
-    let outcome = sums(shared, rules, first);
-    let mut history = shared.history.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = !lock(&shared.history).complete;
+    let keys: BTreeSet<_> = rules.iter().map(|rule| (rule.period, rule.timezone.clone())).collect();
+    let outcome = sums(shared, &keys, Rows::All, first);
+    let mut history = lock(&shared.history);
     match outcome {
+        // What budgets missed that are there already is still to be given to them.
+        Ok(_) if first && !is_empty(shared) => {}
         Ok(sums) => *history = History { sums, complete: true },
-        Err(error) if history.complete => {
+        Err(error) if !first => {
             tracing::error!(%error, "the ledger cannot be read: new budgets begin with what was spent before this process");
         }
         Err(error) => {
@@ -57,55 +86,88 @@ pub fn read(shared: &Shared, rules: &[config::Budget]) {
     }
 }
 
+/// Reads what could not be read when budgets were made, and gives it to them. What this process has spent itself they know.
+///
+/// # Errors
+/// The file still cannot be read.
+pub fn catch_up(shared: &Shared) -> Result<Vec<Crossed>, store::StoreError> {
+    let keys = {
+        let budgets = shared.budgets.read().unwrap_or_else(PoisonError::into_inner);
+        budgets.keys().map(|key| (key.period, key.timezone.clone())).collect()
+    };
+    let sums = sums(shared, &keys, Rows::Except(shared.process), true)?;
+    let mut history = lock(&shared.history);
+    let budgets = shared.budgets.read().unwrap_or_else(PoisonError::into_inner);
+    let now = unix_now();
+    let mut crossed = Vec::new();
+    for (key, budget) in budgets.iter() {
+        let Some(sums) = sums.get(&(key.period, key.timezone.clone())) else { continue };
+        for (tenant, spent) in &sums.by_tenant {
+            // A sum lies in the period whose start it has.
+            crossed.extend(budget.adopt(tenant, sums.start, *spent, now));
+        }
+    }
+    *history = History { sums, complete: true };
+    Ok(crossed)
+}
+
+fn is_empty(shared: &Shared) -> bool {
+    shared.budgets.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+type Key = (Period, String);
+
 fn sums(
     shared: &Shared,
-    rules: &[config::Budget],
+    keys: &BTreeSet<Key>,
+    rows: Rows,
     first: bool,
-) -> Result<HashMap<(Period, String), Sums>, store::StoreError> {
+) -> Result<HashMap<Key, Sums>, store::StoreError> {
     let now = unix_now();
     let connection = store::open(&shared.path)?;
     // One snapshot for all sums.
     let snapshot = connection.unchecked_transaction()?;
     let mut sums = HashMap::new();
-    for rule in rules {
-        let key = (rule.period, rule.timezone.clone());
-        if sums.contains_key(&key) {
-            continue;
-        }
-        let zone = TimeZone::get(&rule.timezone).unwrap_or(TimeZone::UTC);
-        let (start, _) = period::bounds(rule.period, &zone, now);
-        let by_tenant = sum_since(&snapshot, start, None)?;
-        sums.insert(key, Sums { start, by_tenant });
+    for (period, timezone) in keys {
+        let zone = TimeZone::get(timezone).unwrap_or(TimeZone::UTC);
+        let (start, _) = period::bounds(*period, &zone, now);
+        sums.insert((*period, timezone.clone()), Sums { start, by_tenant: sum_since(&snapshot, start, rows)? });
     }
     if first {
-        let mut others = shared.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = lock(&shared.others);
         for (process, spent) in others.iter_mut() {
-            *spent = sum_since(&snapshot, shared.others_since, Some(*process))?;
+            *spent = sum_since(&snapshot, shared.others_since, Rows::Of(*process))?;
         }
     }
     Ok(sums)
 }
 
-/// What each tenant spent since a moment, at most that of one process.
+/// What each tenant spent since a moment.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn sum_since(
-    connection: &Connection,
-    start: u64,
-    process: Option<i64>,
-) -> rusqlite::Result<HashMap<TenantId, NanoUsd>> {
+pub fn sum_since(connection: &Connection, start: u64, rows: Rows) -> rusqlite::Result<HashMap<TenantId, NanoUsd>> {
     let first = RequestId::first_at(start.saturating_sub(ID_BEFORE_ENTRY_MS));
+    let (of, except) = match rows {
+        Rows::All => (None, None),
+        Rows::Of(process) => (Some(process), None),
+        Rows::Except(process) => (None, Some(process)),
+    };
     let mut statement = connection.prepare(
-        "SELECT tenant, sum(cost) FROM entries WHERE id >= ?1 AND at >= ?2 AND (?3 IS NULL OR process = ?3) GROUP BY tenant",
+        "SELECT tenant, sum(cost) FROM entries WHERE id >= ?1 AND at >= ?2 AND (?3 IS NULL OR process = ?3) \
+         AND (?4 IS NULL OR process <> ?4) GROUP BY tenant",
     )?;
     let mut sums = HashMap::new();
-    let mut rows = statement.query(params![first.as_bytes(), start, process])?;
-    while let Some(row) = rows.next()? {
+    let mut found = statement.query(params![first.as_bytes(), start, of, except])?;
+    while let Some(row) = found.next()? {
         sums.insert(TenantId::from(row.get_ref(0)?.as_str()?), NanoUsd(row.get(1)?));
     }
-    if start == 0 && process.is_none() {
-        // Entries that were rolled up count in no shorter period.
+    if start == 0 && of.is_none() {
+        // Entries that were rolled up count in no shorter period, and are older than this process.
         let mut statement = connection.prepare("SELECT tenant, sum(cost) FROM days GROUP BY tenant")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -114,24 +176,4 @@ pub fn sum_since(
         }
     }
     Ok(sums)
-}
-
-/// The entries since a moment that other processes wrote, one by one, for budgets that began without them.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn each_foreign(
-    connection: &Connection,
-    process: i64,
-    start: u64,
-    mut visit: impl FnMut(TenantId, u64, NanoUsd),
-) -> rusqlite::Result<()> {
-    let first = RequestId::first_at(start.saturating_sub(ID_BEFORE_ENTRY_MS));
-    let mut statement = connection
-        .prepare("SELECT tenant, at, cost FROM entries WHERE id >= ?1 AND at >= ?2 AND process <> ?3 AND cost > 0")?;
-    let mut rows = statement.query(params![first.as_bytes(), start, process])?;
-    while let Some(row) = rows.next()? {
-        visit(row.get_ref(0)?.as_str()?.into(), row.get(1)?, NanoUsd(row.get(2)?));
-    }
-    Ok(())
 }

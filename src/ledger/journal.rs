@@ -16,6 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -26,6 +27,9 @@ use crate::types::{NanoUsd, RequestId};
 
 /// A segment of this size is closed, and another begun.
 const SEGMENT: u64 = 4 << 20;
+
+/// And one of this age: a segment must not outlive the entries of its requests in the table.
+const LIFE: Duration = Duration::from_secs(3_600);
 
 /// The intents of this process.
 pub struct Journal {
@@ -45,6 +49,7 @@ pub struct Segment {
     path: PathBuf,
     file: File,
     written: AtomicU64,
+    begun: Instant,
     /// Nothing more is written: when the last pin goes, the file goes.
     closed: AtomicBool,
 }
@@ -94,6 +99,7 @@ impl Journal {
         if let Some(current) = &*self.current.load()
             && !current.closed.load(Ordering::Acquire)
             && current.written.load(Ordering::Relaxed) < SEGMENT
+            && current.begun.elapsed() < LIFE
         {
             return Ok(());
         }
@@ -116,7 +122,7 @@ impl Journal {
         let file = options.append(true).create_new(true).open(&path)?;
         // A segment that nobody could tell from an abandoned one would be recovered by another process.
         file.try_lock()?;
-        Ok(Segment { path, file, written: AtomicU64::new(0), closed: AtomicBool::new(false) })
+        Ok(Segment { path, file, written: AtomicU64::new(0), begun: Instant::now(), closed: AtomicBool::new(false) })
     }
 
     /// Takes no more intents. The file goes as soon as every request in it is settled, which it usually is.
@@ -334,7 +340,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::new(folder.path().into(), 1);
         let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        let segment = Segment { path: folder.path().join("x"), file: full, written: 0.into(), closed: false.into() };
+        let segment = Segment {
+            path: folder.path().join("x"),
+            file: full,
+            written: 0.into(),
+            begun: Instant::now(),
+            closed: false.into(),
+        };
         journal.current.store(Some(Arc::new(segment)));
         assert!(journal.is_up());
         assert_eq!(journal.note(&subject(), NanoUsd(1)).unwrap_err().kind(), io::ErrorKind::StorageFull);

@@ -63,7 +63,7 @@ use crate::{
 };
 
 /// Entries that wait in memory while the file cannot be written. At this many requests are refused, whatever the
-/// configuration says: what is recorded is never dropped.
+/// configuration says: what cost something is never dropped. The refused ones are only counted then.
 const MAX_WAITING: usize = 500_000;
 
 /// Why no money could be reserved.
@@ -98,6 +98,7 @@ struct Shared {
     written: AtomicU64,
     up: AtomicBool,
     alerts: AtomicU64,
+    unrecorded: AtomicU64,
 }
 
 /// How the ledger is.
@@ -113,6 +114,8 @@ pub struct Health {
     pub written: u64,
     /// Alerts raised by this process.
     pub alerts: u64,
+    /// Requests without a cost that were not recorded, because as many entries as memory has room for were waiting.
+    pub unrecorded: u64,
 }
 
 impl Ledger {
@@ -138,6 +141,7 @@ impl Ledger {
             written: AtomicU64::new(0),
             up: AtomicBool::new(true),
             alerts: AtomicU64::new(0),
+            unrecorded: AtomicU64::new(0),
         });
         let (to_writer, inbox) = mpsc::channel();
         let opened = writer::start(shared.clone(), journal.clone(), database.retention, inbox)?;
@@ -197,7 +201,10 @@ impl Ledger {
             Reservation::new(self.clone(), budgets, subject.clone(), amount).map_err(Refused::Exceeded)?;
         match self.journal.note(&subject, amount) {
             Ok(pin) => reservation.keep(Some(pin)),
-            Err(_) if self.on_failure == OnFailure::Refuse => return Err(Refused::Unavailable),
+            Err(_) if self.on_failure == OnFailure::Refuse => {
+                reservation.cancel();
+                return Err(Refused::Unavailable);
+            }
             // The writer says so in the log, and the metric says so.
             Err(_) => {}
         }
@@ -224,6 +231,7 @@ impl Ledger {
             waiting: self.shared.waiting.load(Ordering::Relaxed),
             written: self.shared.written.load(Ordering::Relaxed),
             alerts: self.shared.alerts.load(Ordering::Relaxed),
+            unrecorded: self.shared.unrecorded.load(Ordering::Relaxed),
         }
     }
 
@@ -266,6 +274,11 @@ impl Ledger {
     }
 
     fn write(&self, entry: Entry, pin: Option<Pin>) {
+        if entry.cost == NanoUsd::ZERO && pin.is_none() && self.shared.waiting.load(Ordering::Relaxed) >= MAX_WAITING {
+            // A refused request of which there is nothing to account; memory has an end.
+            self.shared.unrecorded.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         // The writer ends only with the ledger.
         let _ = self.to_writer.send(Message::Entry(Box::new(entry), pin));
@@ -282,6 +295,12 @@ impl Shared {
     /// Counts what was spent elsewhere in the budgets it belongs to.
     fn adopt(&self, tenant: &TenantId, at: u64, cost: NanoUsd) -> Vec<Crossed> {
         let now = unix_now();
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the history is read it is in that; the budgets that are there get it then, too.
+        if !history.complete {
+            return Vec::new();
+        }
+        history.add(tenant, at, cost);
         let budgets = self.budgets.read().unwrap_or_else(PoisonError::into_inner);
         budgets.values().flat_map(|budget| budget.adopt(tenant, at, cost, now)).collect()
     }

@@ -305,7 +305,7 @@ pub fn summary_of(
 /// # Errors
 /// A file that cannot be read.
 pub fn spent(connection: &Connection, covers: impl Fn(&TenantId) -> bool, start_ms: u64) -> rusqlite::Result<NanoUsd> {
-    let sums = history::sum_since(connection, start_ms, None)?;
+    let sums = history::sum_since(connection, start_ms, history::Rows::All)?;
     Ok(sums.into_iter().filter(|(tenant, _)| covers(tenant)).map(|(_, sum)| sum).sum())
 }
 

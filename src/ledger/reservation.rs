@@ -107,6 +107,14 @@ impl Reservation {
         Ok(())
     }
 
+    /// Gives everything back and writes nothing: there was no request.
+    pub(super) fn cancel(mut self) {
+        let Some(open) = self.open.take() else { return };
+        for (budget, held) in open.budgets.iter().zip(&open.held) {
+            budget.settle(*held, open.amount, NanoUsd::ZERO);
+        }
+    }
+
     /// Counts what the request cost, gives the rest back, and writes the entry.
     pub fn settle(mut self, entry: Entry) {
         if let Some(open) = self.open.take() {

@@ -431,6 +431,38 @@ fn two_processes_over_one_file_see_what_the_other_spends() {
 }
 
 #[test]
+fn steady_load_does_not_keep_the_writer_from_its_other_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let ledger = Ledger::open(&database(folder.path())).unwrap();
+        ledger.read_history(&[rule(0)]);
+        let budget = ledger.budget(&"team".into(), &rule(1_000_000), only("team"));
+        (ledger, budget)
+    };
+    let (old, old_budget) = start();
+    let (new, new_budget) = start();
+    let open = old.reserve(Arc::from([old_budget.clone()]), subject("team"), NanoUsd(300)).unwrap();
+    let busy = AtomicBool::new(true);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while busy.load(Ordering::Relaxed) {
+                new.record(cost(&subject("other"), 0));
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        open.forget();
+        drop((old, old_budget));
+        let begun = Instant::now();
+        let recovered = || new_budget.standing(unix_now()).spent == NanoUsd(300);
+        while !recovered() && begun.elapsed() < Duration::from_secs(8) {
+            thread::sleep(Duration::from_millis(20));
+        }
+        busy.store(false, Ordering::Relaxed);
+        assert!(recovered(), "{new_budget:?}");
+    });
+}
+
+#[test]
 fn old_entries_become_sums_per_day_and_lose_no_money() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("can.db");
@@ -450,7 +482,7 @@ fn old_entries_become_sums_per_day_and_lose_no_money() {
     let rolled = writer::roll_up_before(&mut connection, (now - 40 * day) / day * day).unwrap();
     assert!((170..=180).contains(&rolled), "{rolled}");
     assert_eq!(writer::roll_up_before(&mut connection, (now - 40 * day) / day * day).unwrap(), 0);
-    let sums = history::sum_since(&connection, 0, None).unwrap();
+    let sums = history::sum_since(&connection, 0, history::Rows::All).unwrap();
     assert_eq!(sums[&TenantId::from("team")], NanoUsd(1_500));
     let calls: u64 = connection.query_row("SELECT sum(calls) FROM days", [], |row| row.get(0)).unwrap();
     assert_eq!(calls, rolled as u64);

@@ -19,7 +19,7 @@ use super::{
     alerts::{self, Bell},
     budget::Crossed,
     entry::{self, Basis, Entry, Subject},
-    history,
+    history::{self, Rows},
     journal::{self, Abandoned, Intent, Journal, Pin},
 };
 use crate::{
@@ -119,6 +119,10 @@ impl Writer {
                 if self.attempt(Self::commit).is_err() {
                     // Nothing is lost: it waits in memory.
                     thread::sleep(TICK / 4);
+                    break;
+                }
+                // Under steady load there is always more to write; what is due now and then must not wait for a lull.
+                if self.ticked.elapsed() >= TICK {
                     break;
                 }
             }
@@ -225,26 +229,12 @@ impl Writer {
 
     /// Gives budgets that began without their history what they missed.
     fn catch_up(&mut self) -> Result<(), StoreError> {
-        let shared = self.shared.clone();
-        let mut history = shared.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let budgets = shared.budgets.read().unwrap_or_else(PoisonError::into_inner);
-        if history.complete || budgets.is_empty() {
+        if self.shared.history.lock().unwrap_or_else(PoisonError::into_inner).complete {
             return Ok(());
         }
-        let now = unix_now();
-        let start = budgets.values().map(|budget| budget.standing(now).start).min().unwrap_or(now);
-        drop(budgets);
-        let Some(connection) = &self.connection else { return Ok(()) };
-        let mut missed = Vec::new();
-        history::each_foreign(connection, self.shared.process, start, |tenant, at, cost| {
-            missed.push((tenant, at, cost))
-        })?;
-        history.complete = true;
-        drop(history);
-        tracing::info!(entries = missed.len(), "what was spent before is read now");
-        for (tenant, at, cost) in missed {
-            self.alerts.extend(self.shared.adopt(&tenant, at, cost).into_iter().map(Box::new));
-        }
+        let crossed = history::catch_up(&self.shared)?;
+        tracing::info!("what was spent before is read now");
+        self.alerts.extend(crossed.into_iter().map(Box::new));
         Ok(())
     }
 
@@ -276,18 +266,21 @@ impl Writer {
         self.shared.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts what another living process has spent since the last look. At the first one everything is in the history that
-    /// budgets begin with.
+    /// Counts what another process has spent since the last look. What it had spent when the history was read is in that; one
+    /// that began later has all it spent counted.
     fn follow(&mut self, process: i64) -> Result<(), StoreError> {
         let Some(connection) = &self.connection else { return Ok(()) };
         let shared = self.shared.clone();
-        let mut others = shared.others.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = history::sum_since(connection, shared.others_since, Some(process))?;
-        let before = others.insert(process, now.clone());
-        drop(others);
-        for (tenant, sum) in before.iter().flat_map(|_| &now) {
-            let known = before.as_ref().and_then(|before| before.get(tenant)).copied().unwrap_or_default();
-            let more = sum.saturating_sub(known);
+        let known = shared.history.lock().unwrap_or_else(PoisonError::into_inner).complete;
+        let now = history::sum_since(connection, shared.others_since, Rows::Of(process))?;
+        let before = shared.others.lock().unwrap_or_else(PoisonError::into_inner).insert(process, now.clone());
+        if !known {
+            // The history is read with everything in it, this too.
+            return Ok(());
+        }
+        let before = before.unwrap_or_default();
+        for (tenant, sum) in &now {
+            let more = sum.saturating_sub(before.get(tenant).copied().unwrap_or_default());
             if more > NanoUsd::ZERO {
                 self.alerts.extend(shared.adopt(tenant, unix_now(), more).into_iter().map(Box::new));
             }

@@ -49,6 +49,12 @@ pub struct Bound {
     /// Output tokens of each answer, as the client limits them; `None` when it does not. The larger of two limits. A
     /// prediction is added, because OpenAI counts its rejected tokens as output. 0 for embeddings and moderations.
     pub max_output_tokens: Option<u64>,
+    /// [`Self::max_output_tokens`] is OpenAI's default, which the client did not state; other vendors may have another.
+    pub assumed_output: bool,
+    /// The answer is made later and fetched with another request (Responses, `background`).
+    pub background: bool,
+    /// Other models may answer than the one that is asked for (OpenRouter's `models`).
+    pub fallbacks: bool,
     /// Likely prompt tokens, for rate limits: a quarter of the body's bytes without images, and 765 for each of these.
     pub estimate_tokens: u64,
 }
@@ -77,6 +83,9 @@ impl Bound {
             unbounded_prompt: scan.unbounded,
             images,
             choices,
+            assumed_output: *endpoint == Endpoint::Completions && peek.max_tokens.is_none(),
+            background: scan.background,
+            fallbacks: scan.fallbacks,
             max_output_tokens: max_output_tokens.map(|tokens| tokens.saturating_add(prediction)),
             estimate_tokens: (bytes.saturating_sub(scan.encoded) / 4)
                 .saturating_add(images.saturating_mul(IMAGE_ESTIMATE)),
@@ -99,6 +108,8 @@ struct Scan {
     encoded: u64,
     /// An object may be an item that names nothing but its id.
     bare_id: bool,
+    background: bool,
+    fallbacks: bool,
 }
 
 /// The keys we know.
@@ -120,6 +131,9 @@ enum Key {
     /// An earlier answer's sound, when it stands in a message.
     Audio,
     Prediction,
+    /// Counts at the top only, like the next.
+    Background,
+    Models,
 }
 
 impl Key {
@@ -140,6 +154,10 @@ impl Key {
             b"prompt" | b"conversation" => Self::Stored,
             b"audio" => Self::Audio,
             b"prediction" => Self::Prediction,
+            b"background" => Self::Background,
+            b"models" => Self::Models,
+            // Azure's own documents.
+            b"data_sources" => Self::Search,
             _ => Self::Other,
         }
     }
@@ -190,6 +208,11 @@ impl Scan {
                 Key::Stored => scan.unbounded |= responses && top_level(string.at),
                 Key::Audio => scan.unbounded |= !top_level(string.at),
                 Key::Prediction => scan.prediction |= top_level(string.at),
+                Key::Background => {
+                    let on = !body[skip_space(body, next + 1)..].starts_with(b"false");
+                    scan.background |= on && responses && top_level(string.at);
+                }
+                Key::Models => scan.fallbacks |= top_level(string.at),
                 Key::Other | Key::Type | Key::Id | Key::Url | Key::Data => (),
             }
         }
@@ -390,6 +413,9 @@ mod tests {
         let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
         let bytes = body.len() as u64;
         let expected = Bound {
+            assumed_output: false,
+            background: false,
+            fallbacks: false,
             prompt_tokens: bytes + TEMPLATE_TOKENS,
             unbounded_prompt: false,
             images: 0,

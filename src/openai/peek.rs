@@ -209,7 +209,14 @@ impl Peek {
     }
 
     fn read(&mut self, member: &Member<'_>) -> Result<(), PeekError> {
-        let Some(field) = Field::of(&member.key()) else { return Ok(()) };
+        let key = member.key();
+        let Some(field) = Field::of(&key) else {
+            // Some servers read keys without regard to case: they would see another request than we do.
+            return match Field::ALL.iter().find(|field| field.name().eq_ignore_ascii_case(&key)) {
+                Some(field) => Err(at(field.name(), format!("Write the field '{}' in lower case.", field.name()))),
+                None => Ok(()),
+            };
+        };
         let (name, value) = (field.name(), member.value);
         let place = &mut self.places[field as usize];
         if place.value_end != 0 {

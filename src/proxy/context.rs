@@ -48,6 +48,10 @@ pub struct Context {
     pub quote: Option<Quote>,
     /// Money held for it; settled or given back on drop.
     pub reservation: Option<Reservation>,
+    /// The attempt broke after its request had gone out, without a reply.
+    pub broke_at_work: bool,
+    /// Prices of earlier attempts that a provider was at work on when they broke: it may have charged for the prompt.
+    pub spoiled: Vec<Arc<Price>>,
     /// What is needed to count tokens if the provider does not.
     pub tally: Option<Box<Tally>>,
     /// The body, where the gateway reads it.
@@ -93,6 +97,10 @@ pub struct Quote {
     pub tokens: u64,
     /// Prompt tokens it is likely to have.
     pub prompt_estimate: u64,
+    /// The provider adds to the prompt what the body does not show.
+    pub unbounded_prompt: bool,
+    /// Images in the prompt.
+    pub images: u64,
     /// The tier that is asked for.
     pub tier: ServiceTier,
 }
@@ -155,6 +163,8 @@ impl Context {
             permit: None,
             quote: None,
             reservation: None,
+            broke_at_work: false,
+            spoiled: Vec::new(),
             tally: None,
             id: RequestId::now(),
             started: Instant::now(),

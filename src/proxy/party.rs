@@ -51,6 +51,8 @@ pub struct Party {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Lists of models that all have to allow one; its own and its ancestors'.
     models: Vec<Vec<String>>,
+    /// Money is limited per minute, for it or for an ancestor.
+    limits_money: bool,
     /// Paths whose cost cannot be told are allowed.
     pub unmetered_paths: bool,
 }
@@ -157,11 +159,13 @@ impl Parties {
             has_hard_budget: false,
             headers: Vec::new(),
             models: Vec::new(),
+            limits_money: false,
             unmetered_paths: own.unmetered_paths,
         };
         let (mut meters, mut budgets) = (Vec::new(), Vec::new());
         for name in &lineage {
             let Some(tenant) = self.config.tenant(name) else { continue };
+            party.limits_money |= tenant.limits.usd_per_minute.is_some();
             meters.push(self.meter(name, &tenant.limits));
             for rule in &tenant.budgets {
                 party.has_hard_budget |= rule.hard;
@@ -190,14 +194,13 @@ impl Parties {
     }
 }
 
-impl Party {
-    /// Whether anything limits its spend.
-    pub fn is_budgeted(&self) -> bool {
-        !self.budgets.is_empty()
-    }
-}
-
 impl Principal {
+    /// Whether anything bounds what it spends: then nothing may pass whose cost is not known.
+    pub fn counts_money(&self) -> bool {
+        let by_token = || self.token.as_ref().is_some_and(|token| token.limits.usd_per_minute.is_some());
+        !self.party.budgets.is_empty() || self.party.limits_money || by_token()
+    }
+
     /// Whether it may do this.
     pub fn may(&self, scope: Scope) -> bool {
         self.token.as_ref().map_or(Scopes::CLIENT, |token| token.scopes).has(scope)

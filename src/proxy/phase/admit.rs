@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Stop;
 use crate::{
-    config::Config,
+    config::{Config, Vendor},
     error::{Extra, Fault, GatewayError},
     identity::{PREFIX, Refused as TokenRefused, Scope},
     ledger::{self, Exceeded, Subject},
@@ -26,6 +26,9 @@ use crate::{
 /// The longest prompt and the longest answer of a model that the price list does not know them of.
 const UNKNOWN_PROMPT: u64 = 1_000_000;
 const UNKNOWN_ANSWER: u64 = 128_000;
+
+/// No request costs a million dollars; one that claims to (`n`, `max_tokens`) must not spoil the sums.
+const MOST: NanoUsd = NanoUsd(1_000_000_000_000_000);
 
 /// Finds out who asks.
 ///
@@ -86,12 +89,12 @@ fn require_metered(session: &Session, principal: &Principal) -> Result<(), Gatew
     let request = session.req_header();
     let path = request.uri.path();
     let party = &principal.party;
-    let bounded = party.is_budgeted() && !party.unmetered_paths || !principal.may_ask_all();
-    if !bounded || is_free(&request.method, path) && !super::identify::is_websocket(session) {
+    let bounded = principal.counts_money() && !party.unmetered_paths || !principal.may_ask_all();
+    if !bounded || is_free(&request.method, path) && !session.is_upgrade_req() {
         return Ok(());
     }
     let why = match principal.may_ask_all() {
-        true => format!("there is a budget for tenant '{}'", party.id),
+        true => format!("the spend of tenant '{}' is bounded", party.id),
         false => "only some models are allowed".to_owned(),
     };
     let shown: String = path.chars().take(200).collect();
@@ -134,7 +137,13 @@ pub fn require_model(principal: &Principal, model: &str, plan: &Plan) -> Result<
 pub fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayError> {
     let bound = &body.bound;
     let prices: Vec<Option<Arc<Price>>> = plan.targets.iter().map(|target| ctx.engines.price(target)).collect();
-    let budgeted = ctx.principal.as_ref().is_some_and(|principal| principal.party.is_budgeted());
+    let budgeted = ctx.principal.as_ref().is_some_and(Principal::counts_money);
+    if let Some(what) = [(bound.background, "background"), (bound.fallbacks, "models")]
+        .into_iter()
+        .find_map(|(there, what)| there.then_some(what))
+    {
+        require_plain(ctx, what, budgeted)?;
+    }
     if budgeted && prices.iter().any(Option::is_none) {
         let priced: Vec<Target> = plan
             .targets
@@ -149,18 +158,37 @@ pub fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, Gatew
         plan.targets = priced.into();
     }
     let tier = body.peek.service_tier.unwrap_or_default();
+    // OpenAI's default of 16 tokens for a legacy completion; others may have another.
+    let knows_default =
+        plan.targets.iter().all(|target| matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure));
     let worst = prices.iter().flatten().map(|price| {
-        let answer = bound.max_output_tokens.or(price.max_output_tokens()).unwrap_or(UNKNOWN_ANSWER);
+        let stated = bound.max_output_tokens.filter(|_| !bound.assumed_output || knows_default);
+        let answer = stated.or(price.max_output_tokens()).unwrap_or(UNKNOWN_ANSWER);
         let prompt = prompt_bound(&ctx.endpoint, bound, price);
         price.worst_case(prompt, answer.saturating_mul(bound.choices), tier)
     });
     let answer = bound.max_output_tokens.unwrap_or(0).saturating_mul(bound.choices);
     Ok(Quote {
-        worst_case: worst.max().unwrap_or(NanoUsd::ZERO),
+        worst_case: worst.max().unwrap_or(NanoUsd::ZERO).min(MOST),
         tokens: bound.estimate_tokens.saturating_add(answer),
         prompt_estimate: bound.estimate_tokens,
+        unbounded_prompt: bound.unbounded_prompt,
+        images: bound.images,
         tier,
     })
+}
+
+/// Fields with which a request does more than it shows: an answer that is fetched later and never counted, another model than
+/// the one that is asked for.
+fn require_plain(ctx: &Context, field: &'static str, budgeted: bool) -> Result<(), GatewayError> {
+    let all = ctx.principal.as_ref().is_none_or(Principal::may_ask_all);
+    if !budgeted && (all || field == "background") {
+        return Ok(());
+    }
+    let message = format!(
+        "The field '{field}' cannot be served under a budget or a list of models: what comes of it cannot be seen."
+    );
+    Err(GatewayError::new(Fault::PathNotMetered, message).with_param(Some(field)))
 }
 
 /// The most prompt tokens that a model can count.
@@ -296,5 +324,8 @@ pub fn over_budget(exceeded: &Exceeded, config: &Config) -> GatewayError {
     });
     let extra =
         Extra { status: Some(config.budgets.exceeded_status), member: Some(("budget", member)), ..Extra::default() };
-    GatewayError { extra: Some(Box::new(extra)), ..GatewayError::new(Fault::BudgetExceeded, message) }
+    // A 429 says when to come back; that no retry helps before, `x-should-retry` says.
+    let wait = exceeded.resets_at.filter(|_| config.budgets.exceeded_status == 429);
+    let retry_after = wait.map(|at| Duration::from_millis(at.saturating_sub(unix_now())));
+    GatewayError { extra: Some(Box::new(extra)), retry_after, ..GatewayError::new(Fault::BudgetExceeded, message) }
 }

@@ -144,12 +144,17 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
     } else {
         attempt.target.wire.credential.clone()
     };
+    let websocket = ctx.endpoint == Endpoint::Other && identify::is_websocket(session);
+    let preflight = request.method == http::Method::OPTIONS;
     headers::change_request(request, |parts| {
         parts.uri = uri;
         let headers = &mut parts.headers;
         headers::remove(headers, |name| stays_here(name) || !attempt.own_credential && names_an_account(name));
-        if !attempt.own_credential {
-            identify::remove_subprotocol_key(headers);
+        identify::remove_subprotocol_keys(headers);
+        if !websocket {
+            // Pingora would tunnel whatever a provider agrees to.
+            headers.remove(header::UPGRADE);
+            headers.remove("http2-settings");
         }
         // A compressed reply would hide its usage and its events.
         headers.insert(header::ACCEPT_ENCODING, IDENTITY);
@@ -158,7 +163,8 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
             headers.insert(name, value);
         }
         let own = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
-        for (name, value) in provider.headers.iter().chain(own) {
+        // A preflight comes from nobody: it gets no key, in whatever header that stands.
+        for (name, value) in provider.headers.iter().chain(own).filter(|_| !preflight) {
             headers.insert(name.clone(), value.clone());
         }
         if let Some(body) = &attempt.body {

@@ -106,16 +106,16 @@ fn decode(segment: &str) -> Vec<u8> {
 /// How a browser presents a key when it opens a WebSocket, where it cannot set headers (OpenAI's realtime API).
 const SUBPROTOCOL_KEY: &str = "openai-insecure-api-key.";
 
-/// Takes a key out of the WebSocket subprotocols on offer; the others stay.
-pub fn remove_subprotocol_key(headers: &mut HeaderMap) {
-    let Some(offered) = headers.get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok()) else {
-        return;
-    };
-    if !offered.contains(SUBPROTOCOL_KEY) {
+/// Takes every key out of the WebSocket subprotocols on offer; the others stay. The one that is used goes upstream in a
+/// header of its own.
+pub fn remove_subprotocol_keys(headers: &mut HeaderMap) {
+    let lines = || headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    if !lines().any(|line| memchr::memmem::find(line.as_bytes(), SUBPROTOCOL_KEY.as_bytes()).is_some()) {
         return;
     }
-    let kept: Vec<_> = offered.split(',').map(str::trim).filter(|word| !word.starts_with(SUBPROTOCOL_KEY)).collect();
-    match HeaderValue::try_from(kept.join(", ")) {
+    let words = lines().flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let kept: Vec<_> = words.filter(|word| !word.starts_with(SUBPROTOCOL_KEY.as_bytes())).collect();
+    match HeaderValue::from_bytes(&kept.join(&b", "[..])) {
         Ok(value) if !kept.is_empty() => drop(headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value)),
         _ => drop(headers.remove(header::SEC_WEBSOCKET_PROTOCOL)),
     }
@@ -130,11 +130,11 @@ fn credentials(headers: &HeaderMap) -> (Option<Secret>, Option<Secret>) {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token)
     });
-    let subprotocol = headers.get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|value| value.to_str().ok());
-    let subprotocol =
-        subprotocol.and_then(|offered| offered.split(',').find_map(|word| word.trim().strip_prefix(SUBPROTOCOL_KEY)));
-    let all = [bearer, text("x-api-key"), text("api-key"), subprotocol];
-    let presented = || all.into_iter().flatten().map(str::trim).filter(|text| !text.is_empty());
+    let offered = || headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
+    let subprotocols =
+        || offered().flat_map(|line| line.split(',')).filter_map(|word| word.trim().strip_prefix(SUBPROTOCOL_KEY));
+    let all = [bearer, text("x-api-key"), text("api-key")];
+    let presented = || all.into_iter().flatten().chain(subprotocols()).map(str::trim).filter(|text| !text.is_empty());
     let is_token = |text: &&str| text.starts_with(PREFIX);
     let token = presented().find(is_token).map(Secret::new);
     let key = presented().find(|text| !is_token(text)).map(Secret::new);
@@ -176,9 +176,19 @@ mod tests {
         let offered = "realtime, openai-insecure-api-key.sk-1, openai-beta.realtime-v1";
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
         assert_eq!(credentials(&headers).1.map(|s| s.expose().to_owned()).as_deref(), Some("sk-1"));
-        remove_subprotocol_key(&mut headers);
+        remove_subprotocol_keys(&mut headers);
         assert_eq!(headers[header::SEC_WEBSOCKET_PROTOCOL], "realtime, openai-beta.realtime-v1");
         assert!(credentials(&headers).1.is_none());
+        for line in
+            ["openai-insecure-api-key.sk-2, openai-insecure-api-key.chitty_2", "openai-insecure-api-key.chitty_3"]
+        {
+            headers.append(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(line));
+        }
+        let found = credentials(&headers);
+        assert_eq!([found.0, found.1].map(|s| s.unwrap().expose().to_owned()), ["chitty_2", "sk-2"]);
+        remove_subprotocol_keys(&mut headers);
+        let left: Vec<_> = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().collect();
+        assert_eq!(left, ["realtime, openai-beta.realtime-v1"]);
     }
 
     #[test]

@@ -71,8 +71,8 @@ async fn answer(session: &mut Session, ctx: &mut Context, stop: Stop) -> Result<
 
 async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool, Stop> {
     ctx.endpoint = identify::identify(session, ctx)?;
-    // A preflight request has no credential and needs none.
-    let preflight = session.req_header().method == http::Method::OPTIONS;
+    // A preflight request has no credential and needs none; it has no body either.
+    let preflight = session.req_header().method == http::Method::OPTIONS && session.as_mut().is_body_empty();
     if !preflight {
         ctx.principal = Some(admit::authenticate(ctx)?);
         ctx.token = None;

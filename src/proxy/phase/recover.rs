@@ -61,12 +61,36 @@ pub fn from_exchange(
     // Pingora marks HTTP/2 requests that the provider says it did not process.
     let unprocessed = error.etype() == &ErrorType::H2Error && error.retry();
     let stale = !got_header && (unprocessed || client_reused && soon && is_closed(&error));
-    let again = stale && stay(ctx) || ctx.next_target().is_some();
+    let mut again = stale && stay(ctx) || ctx.next_target().is_some();
+    if !stale && was_at_work(ctx, &error, soon) {
+        again = again && pay_for(ctx);
+        ctx.broke_at_work = !again;
+    }
     if again && ctx.body.as_ref().is_some_and(|body| body.bytes.len() > crate::proxy::downstream::NATIVE_REPLAY) {
         ctx.decorator.install(session);
     }
     error.set_retry(again);
     error
+}
+
+/// True when the provider may have done the work, and charge for it: it began a good reply, or was silent or gone after it
+/// had the request for a while.
+fn was_at_work(ctx: &Context, error: &Error, soon: bool) -> bool {
+    let broke = error.etype() != &NEXT_TARGET && error.esource() == &ErrorSource::Upstream;
+    let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status);
+    let silent = error.etype() == &ErrorType::ReadTimedout || !soon && is_closed(error);
+    broke && status.map_or(silent, |status| (200..300).contains(&status))
+}
+
+/// Before another attempt: the one that broke is to be paid for too. False when the budget does not have it, which ends the
+/// request here.
+fn pay_for(ctx: &mut Context) -> bool {
+    let (Some(price), Some(quote)) = (ctx.price(), ctx.quote) else { return true };
+    let held = ctx.reservation.as_mut().is_none_or(|reservation| reservation.extend(quote.worst_case).is_ok());
+    if held {
+        ctx.spoiled.push(price);
+    }
+    held
 }
 
 fn is_closed(error: &Error) -> bool {

@@ -34,6 +34,9 @@ const PORTION: usize = 16 * 1024;
 /// Tokens by which a stream's reservation grows when it needs more.
 const EXTENSION: u64 = 256;
 
+/// Prompt tokens of a usual image: one of 1024 × 1024 in gpt-4o's high detail, as in `Bound::estimate_tokens`.
+const IMAGE_ESTIMATE: u64 = 765;
+
 /// A chat message has about this many tokens around its text (OpenAI's cookbook, "How to count tokens").
 const PER_MESSAGE: u64 = 4;
 
@@ -44,6 +47,8 @@ struct Prompt {
     whole: bool,
     /// Likely tokens, by size alone.
     estimate: u64,
+    /// Tokens of its images, which are no text.
+    images: u64,
 }
 
 /// Counts a stream's tokens in case the provider does not.
@@ -65,10 +70,11 @@ struct Cap {
 impl Prompt {
     fn of(ctx: &Context) -> Self {
         let bytes = ctx.body.as_ref().map(|body| body.bytes.clone()).unwrap_or_default();
-        let estimate = ctx.quote.map_or(0, |quote| quote.prompt_estimate);
+        let images = ctx.quote.map_or(0, |quote| quote.images).saturating_mul(IMAGE_ESTIMATE);
+        let estimate = ctx.quote.map_or(0, |quote| quote.prompt_estimate).saturating_sub(images);
         if bytes.len() <= SAMPLE {
             // A copy: the buffer it came in may be much larger.
-            return Self { text: Bytes::copy_from_slice(&bytes), whole: true, estimate };
+            return Self { text: Bytes::copy_from_slice(&bytes), whole: true, estimate, images };
         }
         let piece = SAMPLE / PIECES;
         let mut text = Vec::with_capacity(SAMPLE);
@@ -76,11 +82,15 @@ impl Prompt {
             let start = at * (bytes.len() - piece) / (PIECES - 1);
             text.extend_from_slice(&bytes[start..start + piece]);
         }
-        Self { text: text.into(), whole: false, estimate }
+        Self { text: text.into(), whole: false, estimate, images }
     }
 
     /// Tokens, by the model's tokenizer.
     fn count(&self, model: &str) -> u64 {
+        self.images.saturating_add(self.count_text(model))
+    }
+
+    fn count_text(&self, model: &str) -> u64 {
         let counted = |text: &[u8]| tokenizer::count(model, &String::from_utf8_lossy(text));
         if self.whole {
             return serde_json::from_slice(&self.text)
@@ -97,7 +107,7 @@ impl Prompt {
 fn prompt_tokens(model: &str, body: &Value) -> u64 {
     fn texts(model: &str, value: &Value) -> u64 {
         match value {
-            Value::String(text) if text.starts_with("data:") && text.len() > 256 => 0,
+            Value::String(text) if text.starts_with("data:") => 0,
             Value::String(text) => tokenizer::count(model, text),
             // Texts to embed may come as tokens.
             Value::Number(_) => 1,
@@ -202,6 +212,8 @@ pub struct Closing {
     subject: Option<Subject>,
     reservation: Option<Reservation>,
     permit: Option<Permit>,
+    /// LLM tokens that were charged in the limits.
+    estimate: u64,
     metrics: Arc<Metrics>,
     ledger: Arc<crate::ledger::Ledger>,
     provider: Arc<str>,
@@ -219,6 +231,10 @@ pub struct Count {
     counting: Vec<JoinHandle<u64>>,
     price: Option<Arc<Price>>,
     tier: ServiceTier,
+    /// What the last attempt cost, where that is known already.
+    known: Option<Settled>,
+    /// Prices of attempts that broke: each may have been charged for its prompt.
+    spoiled: Vec<Arc<Price>>,
 }
 
 /// What a request cost, or what it takes to know that.
@@ -231,7 +247,14 @@ pub enum Verdict {
 
 /// Takes from a context what closes it, and says what it cost or what has to be counted first.
 pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
-    let verdict = verdict(ctx, end.status);
+    let verdict = match verdict(ctx, end.status) {
+        Verdict::Known(settled) if !ctx.spoiled.is_empty() => {
+            let mut count = Count::of(ctx, String::new());
+            count.known = Some(settled);
+            Verdict::Count(Box::new(count))
+        }
+        verdict => verdict,
+    };
     let nobody: Arc<str> = "-".into();
     let target = ctx.attempt.as_ref().map(|attempt| &attempt.target);
     let has_model = ctx.endpoint.reads_body();
@@ -241,6 +264,7 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
         model: target.filter(|_| has_model).map_or(nobody, |target| target.model.clone()),
         reservation: ctx.reservation.take(),
         permit: ctx.permit.take(),
+        estimate: ctx.quote.map_or(0, |quote| quote.tokens),
         metrics: ctx.metrics.clone(),
         ledger: ctx.governance.ledger.clone(),
         attempts: ctx.attempts,
@@ -267,20 +291,21 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
         });
     }
     let streamed = matches!(ctx.delivery, Delivery::Relay(_));
-    // A client that leaves before the reply: the provider was at work on it.
-    let abandoned = status == super::finish::CLIENT_CLOSED && ctx.attempts > 0 && answered.is_none();
-    // A reply that broke off, and was replaced by an error of ours, was bought all the same if the client left over it.
-    let bought = served && (streamed || status < 400 || status == super::finish::CLIENT_CLOSED);
-    if !bought && !abandoned || ctx.endpoint == Endpoint::Moderations {
+    // A provider that was at work when the client left, or when our patience ended, or that broke off: it may charge for it.
+    let unheard =
+        answered.is_none() && (status == super::finish::CLIENT_CLOSED && ctx.attempts > 0 || ctx.broke_at_work);
+    if !served && !unheard || ctx.endpoint == Endpoint::Moderations {
         return Verdict::Known(nothing);
     }
+    // A whole reply reached the client, and nobody knows how much it was.
+    let whole = served && !streamed && status < 400 && bill.uncounted.is_none() && ctx.endpoint != Endpoint::Embeddings;
     let text = match (&mut ctx.delivery, bill.uncounted) {
+        // The provider has read more than we can count.
+        _ if ctx.quote.is_some_and(|quote| quote.unbounded_prompt) => None,
         (Delivery::Relay(relay), _) => Some(relay.take_generated()),
         (_, Some(text)) => text,
-        _ if abandoned || status == super::finish::CLIENT_CLOSED || ctx.endpoint == Endpoint::Embeddings => {
-            Some(String::new())
-        }
-        _ => None,
+        _ if whole => None,
+        _ => Some(String::new()),
     };
     let price = ctx.price();
     let Some(text) = text else {
@@ -292,20 +317,24 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
             _ => Settled { usage: None, cost: None, basis: Basis::Unpriced },
         });
     };
-    let tier = ctx.tier();
-    let model = ctx.attempt.as_ref().map_or_else(|| "-".into(), |attempt| attempt.target.model.clone());
-    let tally = ctx.tally.take();
-    let (prompt, counted, counting) = match tally {
-        Some(tally) => (tally.prompt, tally.counted, tally.counting),
-        None => (Prompt::of(ctx), 0, Vec::new()),
-    };
-    Verdict::Count(Box::new(Count { prompt, model, text, counted, counting, price, tier }))
+    Verdict::Count(Box::new(Count::of(ctx, text)))
 }
 
 impl Count {
+    /// What was generated besides what is counted already.
+    fn of(ctx: &mut Context, text: String) -> Self {
+        let model = ctx.attempt.as_ref().map_or_else(|| "-".into(), |attempt| attempt.target.model.clone());
+        let (prompt, counted, counting) = match ctx.tally.take() {
+            Some(tally) => (tally.prompt, tally.counted, tally.counting),
+            None => (Prompt::of(ctx), 0, Vec::new()),
+        };
+        let spoiled = std::mem::take(&mut ctx.spoiled);
+        Self { prompt, model, text, counted, counting, price: ctx.price(), tier: ctx.tier(), known: None, spoiled }
+    }
+
     /// Counts, on the pool for blocking work.
     pub async fn count(self) -> Settled {
-        let Self { prompt, model, text, counted, counting, price, tier } = self;
+        let Self { prompt, model, text, counted, counting, price, tier, known, spoiled } = self;
         let mut completion_tokens = counted;
         for portion in counting {
             completion_tokens = completion_tokens.saturating_add(portion.await.unwrap_or(0));
@@ -314,10 +343,25 @@ impl Count {
         let (prompt_tokens, rest) = counted.unwrap_or_default();
         completion_tokens = completion_tokens.saturating_add(rest);
         let usage = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
-        match price {
-            Some(price) => Settled { usage: Some(usage), cost: Some(price.cost(&usage, tier)), basis: Basis::Counted },
-            None => Settled { usage: Some(usage), cost: None, basis: Basis::Unpriced },
+        let mut settled = match (known, price) {
+            (Some(known), _) => known,
+            (None, Some(price)) => {
+                Settled { usage: Some(usage), cost: Some(price.cost(&usage, tier)), basis: Basis::Counted }
+            }
+            (None, None) => Settled { usage: Some(usage), cost: None, basis: Basis::Unpriced },
+        };
+        let lost = Usage { prompt_tokens, ..Usage::default() };
+        for price in spoiled {
+            let cost = settled.cost.unwrap_or_default().saturating_add(price.cost(&lost, tier));
+            let usage = settled.usage.unwrap_or_default();
+            let prompt_tokens = usage.prompt_tokens.saturating_add(lost.prompt_tokens);
+            settled.usage = Some(Usage { prompt_tokens, ..usage });
+            settled.cost = Some(cost);
+            if settled.basis == Basis::Nothing {
+                settled.basis = Basis::Counted;
+            }
         }
+        settled
     }
 }
 
@@ -329,7 +373,7 @@ impl Closing {
 
     /// Settles the money, corrects the limits, and writes the entry. Returns what it came to.
     pub fn settle(self, settled: Settled) -> Settled {
-        let Self { subject, reservation, permit, metrics, ledger, provider, model, attempts, end } = self;
+        let Self { subject, reservation, permit, estimate, metrics, ledger, provider, model, attempts, end } = self;
         let mut cost = settled.cost.unwrap_or_default();
         if let Some(reservation) = &reservation {
             // Our own count is an estimate; it never makes a budget be exceeded.
@@ -343,7 +387,9 @@ impl Closing {
             }
         }
         if let Some(mut permit) = permit {
-            permit.correct(settled.usage.map_or(0, |usage| usage.total_tokens()), cost);
+            // What nobody could count stays at its estimate.
+            let unknown = if settled.basis == Basis::Nothing { 0 } else { estimate };
+            permit.correct(settled.usage.map_or(unknown, |usage| usage.total_tokens()), cost);
         }
         let settled = Settled { cost: settled.cost.map(|_| cost), ..settled };
         let Some(subject) = subject else { return settled };
@@ -391,7 +437,7 @@ mod tests {
         let piece = SAMPLE / PIECES;
         let pieces: Vec<u8> =
             (0..PIECES).flat_map(|at| text.as_bytes()[at * 20_000..at * 20_000 + piece].to_vec()).collect();
-        let prompt = Prompt { text: pieces.into(), whole: false, estimate: text.len() as u64 / 4 };
+        let prompt = Prompt { text: pieces.into(), whole: false, estimate: text.len() as u64 / 4, images: 0 };
         let counted = prompt.count("gpt-4o");
         assert!(counted.abs_diff(exact) * 10 < exact, "{counted} of {exact}");
     }
