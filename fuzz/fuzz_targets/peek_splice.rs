@@ -1,17 +1,26 @@
-//! Any body: the peek and serde_json agree on what is a JSON object, and a spliced body is valid and says what was set.
+//! Any body: its bounds are ones, the peek and serde_json agree on what is a JSON object, and a spliced body is valid and says what was set.
 #![no_main]
 
 use bytes::Bytes;
-use chittycan::openai::{Edit, Field, Peek, find_service_tier, find_usage, include_usage_edit, normalise, splice};
+use chittycan::openai::{
+    Bound, Edit, Endpoint, Field, Peek, find_service_tier, find_usage, generated_text, include_usage_edit, normalise,
+    splice,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let _ = find_usage(data);
     let _ = find_service_tier(data);
+    // Its text is never longer than what spells it, but for what stands for a broken surrogate.
+    assert!(generated_text(data).is_none_or(|text| text.len() <= data.len() + data.len() / 2));
     if let Some(wrapped) = normalise(500, None, data) {
         assert!(wrapped.starts_with(b"{\"error\":{\"message\":"));
     }
     let Ok(peek) = Peek::parse(data) else { return };
+    for endpoint in [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Completions, Endpoint::Embeddings] {
+        let bound = Bound::of(&endpoint, data, &peek);
+        assert!(bound.prompt_tokens >= data.len() as u64 && bound.choices >= 1);
+    }
     let body = Bytes::copy_from_slice(data);
     assert_eq!(splice(&body, &peek, &[]).as_ptr(), body.as_ptr());
 

@@ -1,12 +1,19 @@
-//! Any stream in any chunks: the output does not depend on the chunks, and the relay never stays open.
+//! Any stream in any chunks: the output does not depend on the chunks or on counting its text, and the relay never stays open.
 #![no_main]
 
 use bytes::Bytes;
 use chittycan::openai::{RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState};
 use libfuzzer_sys::fuzz_target;
 
-fn relay(kind: StreamKind, options: RelayOptions, data: &[u8], size: usize, end: &StreamEnd) -> (Vec<u8>, StreamState) {
-    let mut relay = StreamRelay::new(kind, options);
+fn relay(
+    kind: StreamKind,
+    options: RelayOptions,
+    tally: bool,
+    data: &[u8],
+    size: usize,
+    end: &StreamEnd,
+) -> (Vec<u8>, StreamState) {
+    let mut relay = StreamRelay::new(kind, options).tallying(tally);
     let mut out = Vec::new();
     for chunk in data.chunks(size) {
         out.extend_from_slice(&relay.feed(Bytes::copy_from_slice(chunk)));
@@ -20,7 +27,7 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
     let kind = if flags & 1 == 0 { StreamKind::Chat } else { StreamKind::Responses };
     let options = RelayOptions { hide_usage: flags & 2 != 0, repair_tools: flags & 8 != 0 };
     let end = if flags & 4 == 0 { StreamEnd::Clean } else { StreamEnd::Cut("cut".into()) };
-    let whole = relay(kind, options, data, data.len().max(1), &end);
+    let whole = relay(kind, options, false, data, data.len().max(1), &end);
     assert_ne!(whole.1, StreamState::Open);
-    assert_eq!(relay(kind, options, data, size, &end), whole);
+    assert_eq!(relay(kind, options, true, data, size, &end), whole);
 });
