@@ -1,7 +1,7 @@
 //! What the phases of one request know of each other.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Instant,
 };
 
@@ -73,7 +73,7 @@ pub struct Context {
     /// Stands between Pingora and the client where the body is large or the reply is held.
     pub decorator: Decorator,
     /// What the reply told about usage; shared with the held reply's last step.
-    pub bill: Arc<Mutex<Bill>>,
+    bill: OnceLock<Arc<Mutex<Bill>>>,
     /// The gateway ended the stream because its budget was used up.
     pub stopped: bool,
     /// When the relayed stream came to its end, good or bad.
@@ -179,7 +179,7 @@ impl Context {
             repeated: false,
             delivery: Delivery::Pass,
             decorator: Decorator::new(),
-            bill: Arc::default(),
+            bill: OnceLock::new(),
             stopped: false,
             stream_over: None,
             first_byte: None,
@@ -229,6 +229,11 @@ impl Context {
 
     /// The bill so far.
     pub fn bill(&self) -> MutexGuard<'_, Bill> {
-        self.bill.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared_bill().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bill for the last step of a held reply. Made when it is first needed: an open stream has none.
+    pub fn shared_bill(&self) -> &Arc<Mutex<Bill>> {
+        self.bill.get_or_init(Arc::default)
     }
 }

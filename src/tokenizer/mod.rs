@@ -31,7 +31,9 @@ pub fn count(model: &str, text: &str) -> u64 {
 pub fn prepare(model: &str) {
     static ASKED: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
     let old = is_cl100k(model);
-    if ASKED[usize::from(old)].swap(true, Ordering::Relaxed) {
+    let asked = &ASKED[usize::from(old)];
+    // A look first: it is asked for each event of a stream.
+    if asked.load(Ordering::Relaxed) || asked.swap(true, Ordering::Relaxed) {
         return;
     }
     let load = move || {

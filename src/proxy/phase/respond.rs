@@ -133,7 +133,10 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
 fn dress(headers: &mut HeaderMap, ctx: &Context) {
     headers::remove(headers, is_the_providers);
     if !headers.contains_key(&reply::REQUEST_ID) {
-        let id = headers.get(&PROVIDER_REQUEST_ID).cloned().or_else(|| HeaderValue::try_from(ctx.id.to_string()).ok());
+        let id = headers
+            .get(&PROVIDER_REQUEST_ID)
+            .cloned()
+            .or_else(|| HeaderValue::from_bytes(ctx.id.to_string().as_bytes()).ok());
         headers.extend(id.map(|id| (reply::REQUEST_ID, id)));
     }
     if let Some(permit) = &ctx.permit {
@@ -141,8 +144,8 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
         let (requests, tokens) = (permit.requests_quota(), permit.tokens_quota());
         for (kind, quota) in [("requests", requests), ("tokens", tokens)] {
             for (name, value) in quota.iter().flat_map(|quota| admit::quota_headers(kind, quota)) {
-                // Digits and letters: always a header's value.
-                if let Ok(value) = HeaderValue::try_from(value) {
+                // Digits and letters: always a header's value. From bytes, which takes no more room than they need.
+                if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
                     headers.insert(HeaderName::from_static(name), value);
                 }
             }
@@ -183,7 +186,7 @@ pub fn send(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Cont
 fn hold(session: &mut Session, ctx: &mut Context) {
     let requested_tier = ctx.tier();
     let price = ctx.price();
-    let bill = ctx.bill.clone();
+    let bill = ctx.shared_bill().clone();
     let own_credential = ctx.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
     let metrics = ctx.metrics.clone();
     let provider: Arc<str> = ctx.provider().into();

@@ -25,8 +25,8 @@ use crate::{
 
 /// A body up to this size is kept for counting while its stream runs; of a larger one as much in pieces, so that an open
 /// stream stays small.
-const SAMPLE: usize = 512;
-const PIECES: usize = 4;
+const SAMPLE: usize = 384;
+const PIECES: usize = 3;
 
 /// Generated text is counted in portions of this size: a stream holds no more of it.
 const PORTION: usize = 16 * 1024;
@@ -127,11 +127,7 @@ impl Tally {
     pub fn begin(ctx: &Context) -> Option<Self> {
         ctx.principal.as_ref()?;
         let model = ctx.attempt.as_ref()?.target.model.clone();
-        let cap = Cap::of(ctx);
-        if cap.is_some() {
-            tokenizer::prepare(&model);
-        }
-        Some(Self { prompt: Prompt::of(ctx), model, counted: 0, counting: Vec::new(), cap })
+        Some(Self { prompt: Prompt::of(ctx), model, counted: 0, counting: Vec::new(), cap: Cap::of(ctx) })
     }
 
     /// Looks at what was generated since the last time. An error says that nothing is left to pay for it with: it must not
@@ -144,6 +140,10 @@ impl Tally {
         if let (Some(cap), Some(reservation)) = (&mut self.cap, reservation) {
             // A token is at least a byte: below this nothing has to be counted. A portion takes a third of a millisecond.
             if self.counted + pending <= cap.tokens && pending <= PORTION as u64 {
+                if pending > cap.tokens / 2 {
+                    // Half-way there: the tables are loaded by the time they are needed, and only then.
+                    tokenizer::prepare(&self.model);
+                }
                 return Ok(());
             }
             let more = tokenizer::count(&self.model, &relay.take_generated());
@@ -275,7 +275,7 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
 
 fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     let nothing = Settled { usage: None, cost: Some(NanoUsd::ZERO), basis: Basis::Nothing };
-    let bill = ctx.bill().clone();
+    let bill = std::mem::take(&mut *ctx.bill());
     if let Some(usage) = bill.usage {
         let basis = if bill.cost.is_some() { Basis::Provider } else { Basis::Unpriced };
         return Verdict::Known(Settled { usage: Some(usage), cost: bill.cost, basis });
