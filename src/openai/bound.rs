@@ -28,7 +28,7 @@ pub const IMAGE_TOKENS: u64 = 50_000;
 pub const TEMPLATE_TOKENS: u64 = 1_024;
 
 /// Prompt tokens of a usual image: one of 1024 × 1024 in gpt-4o's high detail.
-const IMAGE_ESTIMATE: u64 = 765;
+pub const IMAGE_ESTIMATE: u64 = 765;
 
 /// What legacy completions generate when the client does not say (OpenAI's API reference).
 const COMPLETIONS_MAX_TOKENS: u64 = 16;

@@ -14,7 +14,7 @@ mod splice;
 mod stream;
 mod usage;
 
-pub use bound::{Bound, IMAGE_TOKENS, TEMPLATE_TOKENS};
+pub use bound::{Bound, IMAGE_ESTIMATE, IMAGE_TOKENS, TEMPLATE_TOKENS};
 pub use endpoint::{DEFAULT_MODERATION_MODEL, Endpoint};
 pub use error::{ErrorBody, map_status, normalise};
 pub use generated::generated_text;

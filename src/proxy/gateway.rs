@@ -47,13 +47,17 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// The price of a target, by its provider's name or else its vendor's. What Ollama runs costs nothing.
+    /// The price of a target, by its provider's name or else its vendor's. What Ollama runs costs nothing, and OpenAI's
+    /// moderation is free ("the moderation endpoint is free to use", OpenAI's guide to it).
     pub fn price(&self, target: &Target) -> Option<Arc<Price>> {
         static FREE: LazyLock<Arc<Price>> = LazyLock::new(|| Arc::new(Price::flat(PicoUsd::ZERO, PicoUsd::ZERO)));
         let vendor = target.provider.vendor;
         let listed = self.catalogue.price(&target.provider.name, &target.model);
         let listed = listed.or_else(|| self.catalogue.price(Preset::of(vendor).name, &target.model));
-        listed.or_else(|| (vendor == Vendor::Ollama).then_some(&FREE)).cloned()
+        let free = || {
+            vendor == Vendor::Ollama || vendor == Vendor::OpenAi && target.model.split('-').nth(1) == Some("moderation")
+        };
+        listed.or_else(|| free().then_some(&FREE)).cloned()
     }
 }
 

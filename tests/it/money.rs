@@ -160,6 +160,7 @@ async fn a_budget_lets_nothing_unpriced_by() {
     let upgrade =
         client.get(gateway.url("/v1/realtime")).header("connection", "upgrade").header("upgrade", "x, websocket");
     assert_eq!(upgrade.send().await.unwrap().status().as_u16(), 403);
+    assert_eq!(ask("/v1/moderations", r#"{"input":"hi"}"#.into()).await.0, 200, "OpenAI's moderation is free");
     // What a request would do behind our back is refused too.
     let later = r#"{"model":"gpt-4o","input":"hi","background":true}"#.to_owned();
     assert_eq!(ask("/v1/responses", later).await.0, 403);

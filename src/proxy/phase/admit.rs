@@ -93,16 +93,17 @@ fn require_metered(session: &Session, principal: &Principal) -> Result<(), Gatew
     if !bounded || is_free(&request.method, path) && !session.is_upgrade_req() {
         return Ok(());
     }
-    let why = match principal.may_ask_all() {
-        true => format!("the spend of tenant '{}' is bounded", party.id),
-        false => "only some models are allowed".to_owned(),
-    };
     let shown: String = path.chars().take(200).collect();
-    let message = format!(
-        "The gateway cannot tell what {} {shown} costs or which model it uses, and {why}. Its operator can allow such paths \
-         (tenants.{}.unmetered_paths).",
-        request.method, party.id
-    );
+    let (method, tenant) = (&request.method, &party.id);
+    let message = match principal.may_ask_all() {
+        true => format!(
+            "The gateway cannot tell what {method} {shown} costs, and the spend of tenant '{tenant}' is bounded. Its operator \
+             can allow such paths (tenants.{tenant}.unmetered_paths)."
+        ),
+        false => format!(
+            "The gateway cannot tell which model {method} {shown} uses, and tenant '{tenant}' or its token may use only some."
+        ),
+    };
     Err(GatewayError::new(Fault::PathNotMetered, message))
 }
 
@@ -138,11 +139,10 @@ pub fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, Gatew
     let bound = &body.bound;
     let prices: Vec<Option<Arc<Price>>> = plan.targets.iter().map(|target| ctx.engines.price(target)).collect();
     let budgeted = ctx.principal.as_ref().is_some_and(Principal::counts_money);
-    if let Some(what) = [(bound.background, "background"), (bound.fallbacks, "models")]
-        .into_iter()
-        .find_map(|(there, what)| there.then_some(what))
-    {
-        require_plain(ctx, what, budgeted)?;
+    for (there, field) in [(bound.background, "background"), (bound.fallbacks, "models")] {
+        if there {
+            require_plain(ctx, field, budgeted)?;
+        }
     }
     if budgeted && prices.iter().any(Option::is_none) {
         let priced: Vec<Target> = plan

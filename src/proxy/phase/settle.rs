@@ -15,7 +15,7 @@ use crate::{
     error::GatewayError,
     ledger::{Basis, Entry, Exceeded, Reservation, Subject},
     limits::Permit,
-    openai::{Endpoint, ErrorBody, StreamRelay},
+    openai::{Endpoint, ErrorBody, IMAGE_ESTIMATE, StreamRelay},
     pricing::Price,
     proxy::context::{Context, Delivery},
     telemetry::Metrics,
@@ -23,7 +23,10 @@ use crate::{
     types::{NanoUsd, ServiceTier, Usage},
 };
 
-/// A body up to this size is kept for counting while its stream runs; of a larger one as much in pieces, so that an open
+/// A larger body than this is counted by pieces of it.
+const WHOLE: usize = 1 << 20;
+
+/// While a stream runs a body up to this size is kept for counting, and of a larger one as much in pieces, so that an open
 /// stream stays small.
 const SAMPLE: usize = 384;
 const PIECES: usize = 3;
@@ -33,9 +36,6 @@ const PORTION: usize = 16 * 1024;
 
 /// Tokens by which a stream's reservation grows when it needs more.
 const EXTENSION: u64 = 256;
-
-/// Prompt tokens of a usual image: one of 1024 × 1024 in gpt-4o's high detail, as in `Bound::estimate_tokens`.
-const IMAGE_ESTIMATE: u64 = 765;
 
 /// A chat message has about this many tokens around its text (OpenAI's cookbook, "How to count tokens").
 const PER_MESSAGE: u64 = 4;
@@ -68,13 +68,15 @@ struct Cap {
 }
 
 impl Prompt {
-    fn of(ctx: &Context) -> Self {
+    /// The whole body up to a size.
+    fn of(ctx: &Context, most: usize) -> Self {
         let bytes = ctx.body.as_ref().map(|body| body.bytes.clone()).unwrap_or_default();
         let images = ctx.quote.map_or(0, |quote| quote.images).saturating_mul(IMAGE_ESTIMATE);
         let estimate = ctx.quote.map_or(0, |quote| quote.prompt_estimate).saturating_sub(images);
-        if bytes.len() <= SAMPLE {
-            // A copy: the buffer it came in may be much larger.
-            return Self { text: Bytes::copy_from_slice(&bytes), whole: true, estimate, images };
+        if bytes.len() <= most {
+            // A small one is copied: the buffer it came in may be much larger, and would stay as long.
+            let text = if bytes.len() <= SAMPLE { Bytes::copy_from_slice(&bytes) } else { bytes };
+            return Self { text, whole: true, estimate, images };
         }
         let piece = SAMPLE / PIECES;
         let mut text = Vec::with_capacity(SAMPLE);
@@ -127,7 +129,7 @@ impl Tally {
     pub fn begin(ctx: &Context) -> Option<Self> {
         ctx.principal.as_ref()?;
         let model = ctx.attempt.as_ref()?.target.model.clone();
-        Some(Self { prompt: Prompt::of(ctx), model, counted: 0, counting: Vec::new(), cap: Cap::of(ctx) })
+        Some(Self { prompt: Prompt::of(ctx, SAMPLE), model, counted: 0, counting: Vec::new(), cap: Cap::of(ctx) })
     }
 
     /// Looks at what was generated since the last time. An error says that nothing is left to pay for it with: it must not
@@ -326,7 +328,7 @@ impl Count {
         let model = ctx.attempt.as_ref().map_or_else(|| "-".into(), |attempt| attempt.target.model.clone());
         let (prompt, counted, counting) = match ctx.tally.take() {
             Some(tally) => (tally.prompt, tally.counted, tally.counting),
-            None => (Prompt::of(ctx), 0, Vec::new()),
+            None => (Prompt::of(ctx, WHOLE), 0, Vec::new()),
         };
         let spoiled = std::mem::take(&mut ctx.spoiled);
         Self { prompt, model, text, counted, counting, price: ctx.price(), tier: ctx.tier(), known: None, spoiled }
