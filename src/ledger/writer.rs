@@ -149,23 +149,27 @@ impl Writer {
         }
     }
 
-    /// Does something with the file, opens it first where it is not open, and says once when that begins or ends to fail.
+    /// Does something with the file, opens it first where it is not open, and says once when that begins to fail, and when
+    /// nothing waits any more. On a full disk reading goes on to succeed, which is no reason to say that all is well.
     fn attempt(&mut self, action: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let opened = match self.connection {
             Some(_) => Ok(()),
             None => store::open(&self.shared.path).map(|connection| self.connection = Some(connection)),
         };
         let outcome = opened.and_then(|()| action(self));
-        let was_up = self.shared.up.swap(outcome.is_ok(), Ordering::Relaxed);
         match &outcome {
             Err(error) => {
                 // The next attempt begins afresh: the file may be another one by then.
                 self.connection = None;
-                if was_up {
+                if self.shared.up.swap(false, Ordering::Relaxed) {
                     tracing::error!(%error, file = %self.shared.path.display(), "the ledger cannot be written; entries wait in memory");
                 }
             }
-            Ok(()) if !was_up => tracing::info!("the ledger is written again"),
+            Ok(()) if self.waiting.is_empty() => {
+                if !self.shared.up.swap(true, Ordering::Relaxed) {
+                    tracing::info!("the ledger is written again");
+                }
+            }
             Ok(()) => {}
         }
         outcome

@@ -519,6 +519,73 @@ async fn inference_goes_on_or_is_refused_while_the_database_is_locked() {
     }
 }
 
+/// A limit on the size of files stands in for a full disk: it can be had without being root, and be lifted again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_no_request_and_loses_no_entry() {
+    let fake = Fake::always(Answer::completion()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (port, admin) = (free_port(), free_port());
+    let yaml = format!(
+        "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: {{address: 127.0.0.1:{admin}}}\nlog: {{access: false}}\n{}{}",
+        providers(&[("openai", fake.address)]),
+        budget("1000")
+    );
+    let file = folder.path().join("can.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    let script = format!(
+        "trap '' XFSZ; exec prlimit --fsize=150000:unlimited {} serve --config {}",
+        env!("CARGO_BIN_EXE_can"),
+        file.display()
+    );
+    let mut process = Process::run(std::process::Command::new("sh").args(["-c", &script]));
+    process.until("ready");
+    let ask = async |count: usize| {
+        let begun = Instant::now();
+        for _ in 0..count {
+            let url = format!("http://127.0.0.1:{port}/v1/chat/completions");
+            let reply = reqwest::Client::new().post(url).body(chat("gpt-4o", "")).send().await.unwrap();
+            assert_eq!(reply.status().as_u16(), 200);
+        }
+        begun.elapsed()
+    };
+    let metric = async |line: &str| {
+        let begun = Instant::now();
+        loop {
+            let text = reqwest::get(format!("http://127.0.0.1:{admin}/metrics")).await.unwrap().text().await.unwrap();
+            if text.lines().any(|found| found == line) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "no `{line}` in\n{text}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let mut asked = 0;
+    while !std::fs::metadata(folder.path().join("can.db-wal")).is_ok_and(|wal| wal.len() > 120_000) {
+        ask(20).await;
+        asked += 20;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert!(asked < 5_000, "the log does not grow");
+    }
+    ask(300).await;
+    metric(r#"can_ledger_up{part="database"} 0"#).await;
+    let slow = ask(50).await;
+    assert!(slow < Duration::from_secs(5), "{slow:?}");
+    let lifted = std::process::Command::new("prlimit")
+        .args(["--pid", &process.child.id().to_string(), "--fsize=unlimited:unlimited"])
+        .status()
+        .expect("prlimit is missing; install it: apt-get install util-linux");
+    assert!(lifted.success());
+    metric(r#"can_ledger_up{part="database"} 1"#).await;
+    metric("can_ledger_waiting_entries 0").await;
+    process.signal(Signal::SIGTERM);
+    assert!(process.ended_within(Duration::from_secs(10)).is_some());
+    let connection = chittycan::store::open_to_read(&folder.path().join("can.db")).unwrap();
+    let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let all = (asked + 350) as i64;
+    assert_eq!(count("SELECT count(*) FROM entries WHERE basis = 'provider'"), all);
+    assert_eq!(count("SELECT sum(cost) FROM entries"), all * COST);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cannot_be_made_does_not_stop_pass_through() {
     let fake = Fake::always(Answer::completion()).await;

@@ -21,12 +21,12 @@ pub struct Process {
 
 impl Process {
     pub fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_can"))
-            .args(args)
-            .env_clear()
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
+        Self::run(Command::new(env!("CARGO_BIN_EXE_can")).args(args).env_clear())
+    }
+
+    /// The same by a command that becomes it.
+    pub fn run(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (sender, lines) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
