@@ -4,23 +4,16 @@ use std::time::{Duration, Instant};
 
 use chittycan::{
     config::Limits,
-    identity::{NewToken, Scope, Scopes, Tokens},
+    identity::{NewToken, Scope, Tokens},
     types::unix_now,
 };
 use serde_json::Value;
 
-use crate::support::{Answer, Fake, Gateway, Step, chat, gateway::providers, raw};
-
-fn new(tenant: &str) -> NewToken {
-    NewToken {
-        tenant: tenant.into(),
-        name: None,
-        scopes: Scopes::CLIENT,
-        models: Vec::new(),
-        limits: Limits::default(),
-        expires_at: None,
-    }
-}
+use crate::support::{
+    Answer, Fake, Gateway, Step, chat,
+    gateway::{new_token as new, providers},
+    raw,
+};
 
 async fn post(gateway: &Gateway, token: &str, body: String) -> (u16, http::HeaderMap, Value) {
     let url = gateway.url("/v1/chat/completions");

@@ -127,15 +127,7 @@ impl Gateway {
 
     /// A token of a tenant, known to the gateway when this returns.
     pub async fn token(&self, tenant: &str) -> String {
-        let new = NewToken {
-            tenant: tenant.into(),
-            name: None,
-            scopes: Scopes::CLIENT,
-            models: Vec::new(),
-            limits: Limits::default(),
-            expires_at: None,
-        };
-        self.token_of(&new).await.1
+        self.token_of(&new_token(tenant)).await.1
     }
 
     /// A token of this kind, known to the gateway when this returns; and its secret.
@@ -176,6 +168,18 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.stop.notify_one();
+    }
+}
+
+/// A token of a tenant with all that a client may do.
+pub fn new_token(tenant: &str) -> NewToken {
+    NewToken {
+        tenant: tenant.into(),
+        name: None,
+        scopes: Scopes::CLIENT,
+        models: Vec::new(),
+        limits: Limits::default(),
+        expires_at: None,
     }
 }
 
