@@ -85,7 +85,7 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
         ("journal", health.journal),
         ("tokens", admin.governance.directory.is_available()),
     ];
-    admin.metrics.ledger(up, health.waiting, health.written, health.alerts);
+    admin.metrics.ledger(up, health.waiting, [health.written, health.alerts, health.unrecorded]);
     let config = admin.engines.load().config.clone();
     // Labels come from the configuration: tenants that the entry `*` stands for may be many.
     for budget in ledger.standings().iter().filter(|budget| config.tenants.contains_key(&budget.key.tenant)) {

@@ -200,7 +200,7 @@ impl Ledger {
         let mut reservation =
             Reservation::new(self.clone(), budgets, subject.clone(), amount).map_err(Refused::Exceeded)?;
         match self.journal.note(&subject, amount) {
-            Ok(pin) => reservation.keep(Some(pin)),
+            Ok(pin) => reservation.keep(pin),
             Err(_) if self.on_failure == OnFailure::Refuse => {
                 reservation.cancel();
                 return Err(Refused::Unavailable);

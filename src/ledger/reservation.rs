@@ -56,9 +56,9 @@ impl Reservation {
         })
     }
 
-    pub(super) fn keep(&mut self, pin: Option<Pin>) {
+    pub(super) fn keep(&mut self, pin: Pin) {
         if let Some(open) = &mut self.open {
-            open.pin = pin;
+            open.pin = Some(pin);
         }
     }
 

@@ -49,6 +49,7 @@ pub struct Metrics {
     ledger_up: IntGaugeVec,
     ledger_waiting: IntGauge,
     ledger_entries: IntCounter,
+    unrecorded: IntCounter,
     alerts: IntCounter,
 }
 
@@ -135,6 +136,10 @@ impl Metrics {
                 "Streams ended by the gateway because their budget was used up.",
             )?,
             ledger_entries: single("can_ledger_entries_total", "Entries written to the database.")?,
+            unrecorded: single(
+                "can_ledger_unrecorded_requests_total",
+                "Requests without a cost that got no entry, because as many as memory has room for were waiting.",
+            )?,
             alerts: single("can_budget_alerts_total", "Thresholds that budgets have passed.")?,
             beyond,
             budgets,
@@ -288,8 +293,8 @@ impl Metrics {
         }
     }
 
-    /// How the ledger is: what can be written, what waits, and its totals. The budgets follow, each anew.
-    pub fn ledger(&self, up: [(&'static str, bool); 3], waiting: usize, entries: u64, alerts: u64) {
+    /// How the ledger is: what can be written, what waits, and its totals: entries, alerts, requests without an entry. The budgets follow, each anew.
+    pub fn ledger(&self, up: [(&'static str, bool); 3], waiting: usize, totals: [u64; 3]) {
         for (part, up) in up {
             self.ledger_up.with_label_values(&[part]).set(i64::from(up));
         }
@@ -297,8 +302,9 @@ impl Metrics {
         self.budgets.reset();
         self.ledger_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         // The totals are counted elsewhere; two scrapes at once may add the same difference only if both see it.
-        self.ledger_entries.inc_by(entries.saturating_sub(self.ledger_entries.get()));
-        self.alerts.inc_by(alerts.saturating_sub(self.alerts.get()));
+        for (counter, total) in [&self.ledger_entries, &self.alerts, &self.unrecorded].into_iter().zip(totals) {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
     }
 
     /// A reload was `applied` or `refused`.

@@ -221,10 +221,10 @@ fn not_priced(ctx: &Context, plan: &Plan) -> GatewayError {
 /// A limit that is reached, a budget that has not enough, or a disk that does not take the intent.
 pub fn reserve(ctx: &mut Context) -> Result<(), Stop> {
     let Some(principal) = ctx.principal.clone() else { return Ok(()) };
-    if !ctx.governance.ledger.is_open() {
-        return Err(unavailable().into());
-    }
-    let Some(quote) = ctx.quote else { return Ok(()) };
+    let Some(quote) = ctx.quote else {
+        // Nothing to reserve; the entry is still to be written.
+        return if ctx.governance.ledger.is_open() { Ok(()) } else { Err(unavailable().into()) };
+    };
     if let Some(permit) = &mut ctx.permit
         && let Err(refusal) = permit.charge(quote.tokens, quote.worst_case)
     {

@@ -1,7 +1,8 @@
 //! Settle: what a request used and cost, once it is over; and the count of a stream's tokens while it runs.
 //!
 //! A provider's own count is the truth. Where it does not come (the client left, the stream broke, a vendor does not
-//! count), what was relayed is counted with a tokenizer, off the request's path.
+//! count), what was relayed is counted with a tokenizer, off the request's path. Only a stream that may outgrow a hard budget
+//! is counted while it runs, in small portions.
 
 use std::{sync::Arc, time::Duration};
 
@@ -260,8 +261,10 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
     let nobody: Arc<str> = "-".into();
     let target = ctx.attempt.as_ref().map(|attempt| &attempt.target);
     let has_model = ctx.endpoint.reads_body();
+    // A reservation was dated when it was made: its entry counts in the same period.
+    let dated = ctx.reservation.as_ref().and_then(Reservation::subject).cloned();
     let closing = Closing {
-        subject: ctx.principal.as_ref().map(|principal| admit::subject(ctx, principal)),
+        subject: dated.or_else(|| ctx.principal.as_ref().map(|principal| admit::subject(ctx, principal))),
         provider: target.map_or_else(|| nobody.clone(), |target| target.provider.name.clone()),
         model: target.filter(|_| has_model).map_or(nobody, |target| target.model.clone()),
         reservation: ctx.reservation.take(),
@@ -395,8 +398,6 @@ impl Closing {
         }
         let settled = Settled { cost: settled.cost.map(|_| cost), ..settled };
         let Some(subject) = subject else { return settled };
-        // A reservation was dated when it was made: its entry counts in the same period.
-        let subject = reservation.as_ref().and_then(Reservation::subject).cloned().unwrap_or(subject);
         let entry = Entry {
             provider,
             model,
