@@ -11,16 +11,17 @@ use std::{
 
 use bytes::Bytes;
 use chittycan::{
+    cache::{self, KeyParts},
     config::{self, Period},
     identity::{Directory, NewToken, Scopes, Tokens},
     ledger::{Basis, Entry, Ledger, Subject},
     limits::{Meter, Permit, Rules},
     openai::{
-        Bound, Edit, Endpoint, Field, Peek, RelayOptions, StreamKind, StreamRelay, escape_json_string,
-        find_service_tier, find_usage, generated_text, include_usage_edit, splice,
+        Bound, Edit, Endpoint, Field, Peek, RelayOptions, StreamKind, StreamRelay, canonical, escape_json_string,
+        find_service_tier, find_usage, generated_text, include_usage_edit, splice, to_events, to_json,
     },
     tokenizer,
-    types::{NanoUsd, RequestId, unix_now},
+    types::{NanoUsd, RequestId, Usage, unix_now},
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -63,12 +64,47 @@ fn bodies(c: &mut Criterion) {
         group.bench_function("splice_rename", |b| {
             b.iter(|| splice(black_box(&body), &peek, &[Edit::Rename(Field::MaxTokens, "max_completion_tokens")]));
         });
+        group.bench_function("canonical", |b| {
+            b.iter(|| {
+                let mut out = Vec::new();
+                canonical(black_box(&body), |key| key == "model", &mut out);
+                out
+            });
+        });
+        let (namespace, endpoint, family) = (&b"tenant"[..], "chat_completions", "gpt-4o-mini");
+        let parts = KeyParts { namespace, endpoint, family, query: "", headers: &[], body: &body };
+        group.bench_function("cache_key", |b| b.iter(|| black_box(parts).key()));
         let reply = reply(size);
         group.bench_function("find_usage", |b| b.iter(|| find_usage(black_box(reply.as_bytes()))));
         group.bench_function("find_service_tier", |b| b.iter(|| find_service_tier(black_box(reply.as_bytes()))));
         group.bench_function("generated_text", |b| b.iter(|| generated_text(black_box(reply.as_bytes()))));
         group.finish();
     }
+}
+
+/// A stored reply in its other form: 1 KiB of JSON as events, a stream of 300 events as JSON.
+fn convert(c: &mut Criterion) {
+    let endpoint = Endpoint::ChatCompletions;
+    let reply = reply(1 << 10);
+    let chunk = |choices: &str, usage: &str| {
+        format!(
+            "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"gpt-4o-mini\",\"service_tier\":\"default\",\"system_fingerprint\":\"fp_1\",\"choices\":[{choices}],\"usage\":{usage},\"obfuscation\":\"abcdefgh\"}}\n\n"
+        )
+    };
+    let choice = |delta: &str, reason: &str| {
+        format!("{{\"index\":0,\"delta\":{{{delta}}},\"logprobs\":null,\"finish_reason\":{reason}}}")
+    };
+    let mut events = chunk(&choice("\"content\":\" word\"", "null"), "null").repeat(297);
+    events.push_str(&chunk(&choice("", "\"stop\""), "null"));
+    events.push_str(&chunk("", "{\"prompt_tokens\":9,\"completion_tokens\":297,\"total_tokens\":306}"));
+    events.push_str("data: [DONE]\n\n");
+    assert!(to_json(&endpoint, events.as_bytes()).is_some());
+    let mut group = c.benchmark_group("convert");
+    group.throughput(Throughput::Bytes(reply.len() as u64));
+    group.bench_function("to_events", |b| b.iter(|| to_events(&endpoint, black_box(reply.as_bytes()))));
+    group.throughput(Throughput::Bytes(events.len() as u64));
+    group.bench_function("to_json", |b| b.iter(|| to_json(&endpoint, black_box(events.as_bytes()))));
+    group.finish();
 }
 
 /// Each iteration relays one event that comes as one chunk, as providers send them.
@@ -213,5 +249,33 @@ fn money(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bodies, relay, tokens, limits, money);
+/// One reply found in memory, and one that is not there.
+fn completion_cache(c: &mut Criterion) {
+    let options = cache::StoreOptions { memory: 64 << 20, disk: None, max_entry: 1 << 20 };
+    let store = cache::Store::open(&options).unwrap();
+    let entry = Arc::new(cache::Entry {
+        form: cache::Form::Json,
+        body: reply(4 << 10).into(),
+        born: unix_now(),
+        stored: unix_now(),
+        tenant: "team".into(),
+        route: "gpt-4o".into(),
+        provider: "openai".into(),
+        model: "gpt-4o-2024-08-06".into(),
+        usage: Usage::default(),
+        cost: NanoUsd(5_000),
+    });
+    let key = |number: u64| {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+        cache::Key(key)
+    };
+    (0..10_000).for_each(|number| store.insert(key(number), entry.clone()));
+    let mut group = c.benchmark_group("completion_cache");
+    group.bench_function("peek_hit", |b| b.iter(|| store.peek(black_box(&key(9_999))).unwrap()));
+    group.bench_function("peek_miss", |b| b.iter(|| store.peek(black_box(&key(1 << 40)))));
+    group.finish();
+}
+
+criterion_group!(benches, bodies, convert, relay, tokens, limits, completion_cache, money);
 criterion_main!(benches);

@@ -72,6 +72,8 @@ pub enum Fault {
     UpstreamTimeout,
     /// The provider broke off before or within its reply: 502.
     UpstreamInterrupted,
+    /// The client wants what the cache has, and it has nothing (`Cache-Control: only-if-cached`): 504 (RFC 9111 §5.2.1.7).
+    NotCached,
     /// The gateway itself failed: 500.
     Internal,
 }
@@ -96,7 +98,7 @@ impl Fault {
             Self::BodyTooLarge => 413,
             Self::Internal => 500,
             Self::UpstreamAuthentication | Self::UpstreamUnreachable | Self::UpstreamInterrupted => 502,
-            Self::UpstreamTimeout => 504,
+            Self::UpstreamTimeout | Self::NotCached => 504,
         }
     }
 
@@ -135,6 +137,7 @@ impl Fault {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamInterrupted => "upstream_interrupted",
+            Self::NotCached => "not_cached",
             Self::Internal => "internal_error",
         }
     }
@@ -157,6 +160,7 @@ impl Fault {
             | Self::ModelNotFound
             | Self::ContextLengthExceeded
             | Self::BodyTooLarge
+            | Self::NotCached
             | Self::BodyTimeout => Blame::Client,
             Self::UpstreamUnreachable | Self::UpstreamTimeout | Self::UpstreamInterrupted => Blame::Provider,
             Self::UpstreamAuthentication | Self::IdentityUnavailable | Self::LedgerUnavailable | Self::Internal => {
@@ -236,7 +240,8 @@ impl GatewayError {
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 23] = [
+    const ALL: [Fault; 24] = [
+        Fault::NotCached,
         Fault::InvalidRequest,
         Fault::MissingCredential,
         Fault::UnknownPath,
@@ -265,7 +270,9 @@ mod tests {
     #[test]
     fn a_callers_fault_is_never_5xx_and_the_others_always_are() {
         for fault in ALL {
-            assert_eq!(fault.blame() == Blame::Client, fault.status() < 500, "{fault:?}");
+            // RFC 9111 wants a 504 for what only the client has asked for.
+            let expected = fault.status() < 500 || fault == Fault::NotCached;
+            assert_eq!(fault.blame() == Blame::Client, expected, "{fault:?}");
         }
     }
 

@@ -14,6 +14,7 @@
 //! | L1 | [`tokenizer`] | how many tokens a text has |
 //! | L2 | [`config`] | the YAML file, the environment, all faults at once, the schema |
 //! | L2 | [`store`] | the SQLite file: opening, schema, changes by other processes |
+//! | L3 | [`cache`] | what is deterministic, keys, entries in memory and on disk, flights, purges |
 //! | L3 | [`identity`] | `chitty_` tokens, scopes, tenants |
 //! | L3 | [`ledger`] | budgets: reserve → settle or release; entries, journal, alerts, reports |
 //! | L3 | [`limits`] | requests, LLM tokens, money and concurrency per tenant and token |
@@ -22,11 +23,12 @@
 //! | L3 | [`providers`] | quirks of OpenAI-compatible vendors; Ollama's context lengths; the simulated provider |
 //! | L3 | [`telemetry`] | metrics and the log |
 //! | L4 | [`proxy`] | the Pingora `ProxyHttp`: one file per phase |
-//! | L5 | [`admin`] | second listener: health, readiness, metrics; tokens, tenants and their spend as a JSON API |
+//! | L5 | [`admin`] | second listener: health, readiness, metrics; tokens, tenants and their spend, the cache as a JSON API |
 //! | L6 | [`server`] | composition root: config → engines → Pingora server, reload, shutdown |
-//! | L7 | [`cli`] | `can serve`, `can check`, `can config`, `can auth`, `can registry`, `can simulate`, `can health` |
+//! | L7 | [`cli`] | `can serve`, `can check`, `can config`, `can auth`, `can cache`, `can registry`, `can simulate`, `can health` |
 
 pub mod admin;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod error;

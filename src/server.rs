@@ -32,6 +32,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     admin::{Admin, AxumApp},
+    cache::{Cache, Purges},
     config::{Config, Listener},
     identity::Directory,
     ledger::Ledger,
@@ -93,7 +94,10 @@ impl Server {
         let ready = Arc::new(AtomicBool::new(false));
         let ledger = Ledger::open(&config.database)
             .map_err(|error| StartError(vec![format!("{}: {error}", config.database.path.display())]))?;
-        let governance = Arc::new(Governance::new(Directory::follow(&config.database.path), ledger));
+        let purges = Purges::follow(&config.database.path);
+        let cache = Cache::open(&config.cache, purges).map_err(|error| StartError(vec![format!("cache: {error}")]))?;
+        let directory = Directory::follow(&config.database.path);
+        let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache)));
         let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance)?));
         let config = engines.load().config.clone();
         let mut sockets = Sockets { reserved: Vec::new(), faults: Vec::new(), upgrade };
@@ -191,6 +195,7 @@ impl Server {
 }
 
 fn last_writes(governance: &Governance) {
+    governance.cache.close(LAST_WRITES);
     if !governance.ledger.close(LAST_WRITES) {
         tracing::error!("the last entries of the ledger are not written; their requests will be recovered");
     }

@@ -17,9 +17,33 @@ use crate::{Effort, Failure, machine};
 /// DESIGN.md, performance budget: CPU per request over that of the bare pass-through.
 const CPU_BUDGET: f64 = 1.25;
 
-pub async fn measure(gateway: Option<&Path>, effort: &Effort, verdicts: &mut Verdicts) -> Result<(), Failure> {
+/// The same for a reply from the cache.
+const HIT_BUDGET: f64 = 0.6;
+
+/// What the gateway does with the requests.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Replies {
+    /// It asks the provider.
+    Proxied,
+    /// It asks once, and answers from its cache then. The others go on asking.
+    Cached,
+}
+
+pub async fn measure(
+    gateway: Option<&Path>,
+    effort: &Effort,
+    replies: Replies,
+    verdicts: &mut Verdicts,
+) -> Result<(), Failure> {
     let fleet = Fleet::start(gateway).await?;
-    let request = chat(&fleet.targets[0], "", 1024);
+    let (what, verdict, budget) = match replies {
+        Replies::Proxied => ("JSON", "CPU per request over bare Pingora", CPU_BUDGET),
+        Replies::Cached => ("JSON from the cache", "CPU per hit over bare Pingora", HIT_BUDGET),
+    };
+    let request = match replies {
+        Replies::Proxied => chat(&fleet.targets[0], "", 1024),
+        Replies::Cached => chat(&fleet.targets[0], FIXED, 1024),
+    };
     for target in &fleet.targets {
         check(*target, &request).await?;
     }
@@ -36,13 +60,13 @@ pub async fn measure(gateway: Option<&Path>, effort: &Effort, verdicts: &mut Ver
         }
         let table = Results { targets: &fleet.targets, samples: &results };
         println!(
-            "JSON, 1 KiB request, 0.7 KiB reply, {concurrency} connection(s), {} rounds of {} s\n{}",
+            "{what}, 1 KiB request, 0.7 KiB reply, {concurrency} connection(s), {} rounds of {} s\n{}",
             effort.rounds,
             effort.seconds,
             table.render()
         );
         if concurrency == effort.concurrency && gateway.is_some() {
-            verdicts.at_most("CPU per request over bare Pingora", table.cpu_ratio(GATEWAY).median(), CPU_BUDGET, "x");
+            verdicts.at_most(verdict, table.cpu_ratio(GATEWAY).median(), budget, "x");
         }
     }
     Ok(())
@@ -58,11 +82,14 @@ struct Sample {
     cpu_us: f64,
 }
 
+/// The marker of a request that the cache may answer.
+const FIXED: &str = "fixed";
+
 /// A chat request as bytes: `marker` orders the reply, see `upstream.rs`; the body has `size` bytes.
 pub fn chat(target: &Target, marker: &str, size: usize) -> Vec<u8> {
     let stream = if marker.contains("events=") { r#""stream":true,"# } else { "" };
     let start = format!(r#"{{"model":"gpt-4o-mini",{stream}"messages":[{{"role":"user","content":"bench:{marker} "#);
-    let end = r#""}],"max_tokens":256}"#;
+    let end = if marker == FIXED { r#""}],"temperature":0,"max_tokens":256}"# } else { r#""}],"max_tokens":256}"# };
     let filler = size.saturating_sub(start.len() + end.len());
     let body = format!("{start}{}{end}", &"the quick brown fox ".repeat(filler / 20 + 1)[..filler]);
     format!(

@@ -94,6 +94,8 @@ struct Args {
 enum Workload {
     /// 1 KiB chat requests with JSON replies: latency, throughput, CPU
     Json,
+    /// The same from the cache: CPU
+    Cache,
     /// Streams of events: latency per event
     Sse,
     /// Memory of idle streams, and after large bodies
@@ -162,7 +164,10 @@ async fn measure(args: Args) -> Result<ExitCode, Failure> {
     let mut verdicts = Verdicts::default();
 
     if runs(Workload::Json) {
-        json::measure(gateway, &effort, &mut verdicts).await?;
+        json::measure(gateway, &effort, json::Replies::Proxied, &mut verdicts).await?;
+    }
+    if runs(Workload::Cache) {
+        json::measure(gateway, &effort, json::Replies::Cached, &mut verdicts).await?;
     }
     if runs(Workload::Sse) {
         sse::measure(gateway, &effort, &mut verdicts).await?;

@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
 use super::error::ApiError;
@@ -54,6 +54,23 @@ where
         }
         let Json(Object(value)) = Json::from_request(Request::from_parts(parts, Body::from(bytes)), state).await?;
         Ok(Self(value))
+    }
+}
+
+/// The text of a JSON body, for what is read elsewhere. None at all is none.
+pub struct JsonText(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for JsonText {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let bytes = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await?;
+        if !bytes.is_empty() {
+            let again = Request::from_parts(parts, Body::from(bytes.clone()));
+            let Json(IgnoredAny) = Json::from_request(again, state).await?;
+        }
+        Ok(Self(bytes))
     }
 }
 

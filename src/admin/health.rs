@@ -92,6 +92,10 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
         let parts = [budget.limit, budget.spent, budget.reserved];
         admin.metrics.budget(budget.key.tenant.as_str(), budget.key.period.label(), parts);
     }
+    let cache = &admin.governance.cache;
+    let usage = cache.usage();
+    let bytes = [usage.memory_bytes, usage.memory_limit, usage.disk_bytes, usage.disk_limit];
+    admin.metrics.cache(bytes, usage.memory_entries, cache.flights() as u64, usage.disk_errors);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.encode()).into_response()
 }
 

@@ -6,6 +6,7 @@
 //! | `auth` | who may use the API |
 //! | `tokens` | make, list, show, rotate and revoke tokens |
 //! | `tenants` | who may spend what, and what is spent |
+//! | `cache` | what the cache holds and has done; what of it no longer counts |
 //! | `health` | `/healthz`, `/readyz`, `/metrics`, and the health of the ledger |
 //! | `extract` | what handlers take from a request |
 //! | `values` | how times and money look in JSON |
@@ -13,6 +14,7 @@
 //! | `openapi` | the document of all this, from the code |
 
 mod auth;
+mod cache;
 mod error;
 mod extract;
 mod health;
@@ -57,7 +59,7 @@ pub struct Admin {
     pub ready: Arc<AtomicBool>,
     /// The configuration in effect.
     pub engines: Arc<ArcSwap<Engines>>,
-    /// Tokens and money.
+    /// Tokens, money and answers.
     pub governance: Arc<Governance>,
 }
 
@@ -80,6 +82,8 @@ fn guarded_routes() -> Vec<(&'static str, MethodRouter<Admin>)> {
         ("/tokens/{id}/rotate", post(tokens::rotate)),
         ("/tenants", get(tenants::list)),
         ("/tenants/{id}", get(tenants::show)),
+        ("/cache", get(cache::show)),
+        ("/cache/invalidate", post(cache::invalidate)),
         ("/health", get(health::show)),
     ]
 }

@@ -11,13 +11,13 @@ use utoipa::{
     },
 };
 
-use super::{error::ErrorBody, health, tenants, tokens};
+use super::{cache, error::ErrorBody, health, tenants, tokens};
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "ChittyCan Gateway: admin API",
-        description = "Tokens, tenants and health of a running gateway, on its admin listener. Every path under `/api/v1` \
+        description = "Tokens, tenants, cache and health of a running gateway, on its admin listener. Every path under `/api/v1` \
                        needs a `chitty_` token with the scope `admin`. Money is a decimal number in text, times are RFC 3339."
     ),
     paths(
@@ -28,6 +28,8 @@ use super::{error::ErrorBody, health, tenants, tokens};
         tokens::rotate,
         tenants::list,
         tenants::show,
+        cache::show,
+        cache::invalidate,
         health::show,
         health::healthz,
         health::readyz,
@@ -40,6 +42,7 @@ use super::{error::ErrorBody, health, tenants, tokens};
     tags(
         (name = "tokens", description = "Credentials of the gateway's clients."),
         (name = "tenants", description = "Who may spend what, and what is spent."),
+        (name = "cache", description = "What was answered before, and what that saved."),
         (name = "operation", description = "Health, metrics and this document."),
     ),
     modifiers(&Schemes, &OptionalBodies)
@@ -63,12 +66,14 @@ impl Modify for Schemes {
     }
 }
 
-/// Every body may be left out.
+/// Every body may be left out, but the one that says what to purge.
 struct OptionalBodies;
 
 impl Modify for OptionalBodies {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let purge = Some("invalidate_cache");
         let operations = document.paths.paths.values_mut().filter_map(|item| item.post.as_mut());
+        let operations = operations.filter(|operation| operation.operation_id.as_deref() != purge);
         for body in operations.filter_map(|operation| operation.request_body.as_mut()) {
             if let RefOr::T(body) = body {
                 body.required = None;

@@ -383,7 +383,11 @@ fn work_on<T>(
     work(&mut Tokens(&mut connection))
 }
 
-async fn blocking<T: Send + 'static>(
+/// Runs what may block.
+///
+/// # Errors
+/// What the work says.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TokenError> + Send + 'static,
 ) -> Result<T, ApiError> {
     match tokio::task::spawn_blocking(work).await {

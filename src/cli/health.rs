@@ -21,7 +21,7 @@ pub struct Health {
 
 /// Prints what the admin listener says.
 pub fn run(args: &Health) -> ExitCode {
-    match ask(args.admin) {
+    match get(args.admin, "/readyz", None) {
         Ok(reply) if reply.starts_with("HTTP/1.1 200 ") || reply.starts_with("HTTP/1.0 200 ") => ExitCode::SUCCESS,
         Ok(reply) => {
             eprintln!("not ready: {}", reply.lines().next().unwrap_or("no answer"));
@@ -34,7 +34,8 @@ pub fn run(args: &Health) -> ExitCode {
     }
 }
 
-fn ask(admin: SocketAddr) -> std::io::Result<String> {
+/// What the admin listener answers, head and body.
+pub(super) fn get(admin: SocketAddr, path: &str, token: Option<&str>) -> std::io::Result<String> {
     // An address to listen on may be one nobody can connect to.
     let ip = match admin.ip() {
         ip if ip.is_unspecified() && ip.is_ipv6() => std::net::Ipv6Addr::LOCALHOST.into(),
@@ -43,7 +44,9 @@ fn ask(admin: SocketAddr) -> std::io::Result<String> {
     };
     let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, admin.port()), PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET /readyz HTTP/1.0\r\nhost: admin\r\n\r\n")?;
+    let token = token.filter(|token| token.bytes().all(|b| b.is_ascii_graphic()));
+    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: admin\r\n{token}\r\n").as_bytes())?;
     let mut reply = String::new();
     stream.take(64 * 1024).read_to_string(&mut reply)?;
     Ok(reply)

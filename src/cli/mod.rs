@@ -1,6 +1,8 @@
-//! The command line: `can serve`, `can simulate`, `can health`, `can check`, `can config`, `can auth`, `can registry`.
+//! The command line: `can serve`, `can simulate`, `can health`, `can check`, `can config`, `can auth`, `can registry`,
+//! `can cache`.
 
 mod auth;
+mod cache;
 mod check;
 mod config;
 mod health;
@@ -33,6 +35,8 @@ enum Command {
     Auth(auth::AuthArgs),
     /// Show what the gateway has done and what it cost.
     Registry(registry::RegistryArgs),
+    /// Show what the cache has saved, and purge it.
+    Cache(cache::CacheArgs),
     Simulate(simulate::Simulate),
     Health(health::Health),
 }
@@ -46,6 +50,7 @@ impl Cli {
             Command::Config(args) => config::run(args),
             Command::Auth(args) => auth::run(args),
             Command::Registry(args) => registry::run(args),
+            Command::Cache(args) => cache::run(args),
             Command::Simulate(args) => simulate::run(&args),
             Command::Health(args) => health::run(&args),
         }

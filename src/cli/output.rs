@@ -126,6 +126,15 @@ pub fn dollars(amount: NanoUsd, places: u32) -> String {
     }
 }
 
+/// So many bytes: `1.5 MiB`.
+pub fn size(bytes: u64) -> String {
+    let unit = [("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, shift)| bytes >= 1 << shift);
+    match unit {
+        Some((unit, shift)) => format!("{:.1} {unit}", bytes as f64 / (1_u64 << shift) as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
 /// How many thousandths `part` is of `whole`, rounded; `None` of nothing.
 pub fn permille(part: u64, whole: u64) -> Option<u64> {
     let rounded = (u128::from(part) * 1_000 + u128::from(whole) / 2).checked_div(u128::from(whole))?;
@@ -161,6 +170,9 @@ mod tests {
     fn numbers_are_for_people() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(thousands(number), text);
+        }
+        for (bytes, text) in [(0, "0 B"), (1_023, "1023 B"), (1_536, "1.5 KiB"), (5 << 30, "5.0 GiB")] {
+            assert_eq!(size(bytes), text);
         }
         for (part, whole, text) in
             [(873, 1_000, "87.3%"), (1, 3, "33.3%"), (2, 3, "66.7%"), (3, 2, "150.0%"), (0, 5, "0.0%"), (1, 0, "-")]

@@ -41,6 +41,8 @@ pub struct Config {
     pub other_tenants: Option<Arc<Tenant>>,
     /// What all budgets have in common.
     pub budgets: Budgets,
+    /// The completion cache.
+    pub cache: Cache,
     /// Where tokens and the ledger are kept.
     pub database: Database,
     /// True with `CHITTYCAN_MODE=dev` or `mode: dev`: `ollama` is the only provider and serves every model through its
@@ -209,6 +211,60 @@ pub struct Route {
     pub aliases: Vec<String>,
     /// In order of preference; at least one.
     pub deployments: Vec<Deployment>,
+    /// What holds for its answers.
+    pub cache: Arc<CacheRules>,
+}
+
+/// The completion cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// What holds where a route says nothing else.
+    pub rules: Arc<CacheRules>,
+    /// Bytes in memory.
+    pub memory: usize,
+    /// Where it is on disk.
+    pub folder: PathBuf,
+    /// Bytes on disk; 0 for memory only.
+    pub disk: u64,
+    /// What becomes of a provider's work that nobody waits for.
+    pub abandoned: Abandoned,
+    /// Names of tools with side effects, or patterns with one trailing `*`.
+    pub side_effect_tools: Vec<String>,
+}
+
+/// What holds for the answers of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheRules {
+    /// Whether they are kept.
+    pub enabled: bool,
+    /// How long they are fresh.
+    pub ttl: Duration,
+    /// How long after that they may be served when no deployment answers.
+    pub stale_if_error: Duration,
+    /// Who shares them.
+    pub namespace: Namespace,
+    /// The largest that is kept, in bytes.
+    pub max_entry: usize,
+}
+
+/// Who shares answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespace {
+    /// Each tenant alone.
+    Tenant,
+    /// All tenants.
+    Shared,
+}
+
+/// What becomes of a provider's work when its client has left and nobody else waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Abandoned {
+    /// It ends: no more is paid for.
+    Cancel,
+    /// It is let end, and its answer is kept.
+    Finish,
 }
 
 /// One provider and one model name.
@@ -388,6 +444,8 @@ impl Config {
             ("admin", self.admin != new.admin),
             ("server", self.server != new.server),
             ("log", self.log != new.log),
+            ("cache.memory", self.cache.memory != new.cache.memory),
+            ("cache.disk", self.cache.disk != new.cache.disk),
             ("database", self.database != new.database),
         ];
         changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()

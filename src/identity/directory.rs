@@ -1,30 +1,14 @@
 //! The tokens in memory: a request's token is looked up here, never in the file.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
-use arc_swap::ArcSwap;
-use rusqlite::Connection;
+use arc_swap::ArcSwapOption;
 
 use super::{
     secret,
     tokens::{self, Token},
 };
-use crate::{
-    store::{self, StoreError},
-    types::unix_now,
-};
-
-/// How often the file is asked whether another process has changed it. A revoked token lives at most this long.
-const LOOK: Duration = Duration::from_millis(200);
+use crate::{store::Follower, types::unix_now};
 
 /// Why a token opens nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,50 +23,28 @@ pub enum Refused {
     Unavailable,
 }
 
-/// All tokens by the hash of their secrets.
+/// All tokens by the hash of their secrets. A change by another process is known within [`crate::store::LOOK`]: a revoked
+/// token lives at most that long.
 pub struct Directory {
-    path: PathBuf,
-    known: ArcSwap<Known>,
-    /// Looks are made one at a time: a slow one must not put back what a later one has replaced.
-    connection: Mutex<Option<Connection>>,
-    /// [`NEW`], [`UP`] or [`DOWN`]: whether the last look succeeded.
-    state: AtomicU8,
+    /// `None` before anything was read.
+    known: Arc<ArcSwapOption<Known>>,
+    follower: Arc<Follower>,
 }
 
-const NEW: u8 = 0;
-const UP: u8 = 1;
-const DOWN: u8 = 2;
-
-struct Known {
-    /// -1 before anything was read.
-    version: i64,
-    tokens: HashMap<[u8; 32], Arc<Token>>,
-}
+type Known = HashMap<[u8; 32], Arc<Token>>;
 
 impl Directory {
     /// Reads the file, and goes on following it in a thread that ends with the directory. A file that cannot be read is
     /// tried again and again; until then every token is [`Refused::Unavailable`].
     pub fn follow(path: &Path) -> Arc<Self> {
-        let empty = Known { version: -1, tokens: HashMap::new() };
-        let directory = Arc::new(Self {
-            path: path.to_owned(),
-            known: ArcSwap::from_pointee(empty),
-            connection: Mutex::default(),
-            state: AtomicU8::new(NEW),
+        let known = Arc::new(ArcSwapOption::empty());
+        let keeps = known.clone();
+        let follower = Follower::start(path, "tokens", move |connection| {
+            let tokens = tokens::all(connection)?.into_iter().map(|(token, hash)| (hash, Arc::new(token)));
+            keeps.store(Some(Arc::new(tokens.collect::<Known>())));
+            Ok(())
         });
-        directory.refresh();
-        let weak = Arc::downgrade(&directory);
-        let spawned = thread::Builder::new().name("tokens".into()).spawn(move || {
-            loop {
-                thread::sleep(LOOK);
-                let Some(directory) = weak.upgrade() else { return };
-                directory.refresh();
-            }
-        });
-        if let Err(error) = spawned {
-            tracing::error!(%error, "tokens are not followed: changes take effect after a restart");
-        }
-        directory
+        Arc::new(Self { known, follower })
     }
 
     /// Finds the token that a client presents. It takes the same time whether there is such a token or not: the look-up is
@@ -93,9 +55,7 @@ impl Directory {
     pub fn authenticate(&self, presented: &str) -> Result<Arc<Token>, Refused> {
         let hash = secret::hash(presented);
         let known = self.known.load();
-        let Some(token) = known.tokens.get(&hash) else {
-            return Err(if known.version >= 0 { Refused::Unknown } else { Refused::Unavailable });
-        };
+        let token = known.as_ref().ok_or(Refused::Unavailable)?.get(&hash).ok_or(Refused::Unknown)?;
         match token.state(unix_now()) {
             "active" => Ok(token.clone()),
             "expired" => Err(Refused::Expired),
@@ -105,51 +65,27 @@ impl Directory {
 
     /// Reads the file now. A change that was made before is known when this returns.
     pub fn refresh(&self) {
-        self.look(&mut self.connection.lock().unwrap_or_else(PoisonError::into_inner));
+        self.follower.refresh();
     }
 
     /// False while the file cannot be read. What was read before goes on serving.
     pub fn is_available(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == UP
-    }
-
-    fn look(&self, connection: &mut Option<Connection>) {
-        let outcome = self.read(connection);
-        let before = self.state.swap(if outcome.is_ok() { UP } else { DOWN }, Ordering::Relaxed);
-        if let Err(error) = outcome {
-            *connection = None;
-            if before != DOWN {
-                tracing::error!(%error, file = %self.path.display(), "tokens cannot be read; those known go on serving");
-            }
-        }
-    }
-
-    fn read(&self, connection: &mut Option<Connection>) -> Result<(), StoreError> {
-        let connection = match connection {
-            Some(open) => open,
-            None => connection.insert(store::open(&self.path)?),
-        };
-        let version: i64 =
-            connection.query_row("SELECT version FROM versions WHERE subject = 'tokens'", [], |row| row.get(0))?;
-        if version == self.known.load().version {
-            return Ok(());
-        }
-        // One snapshot: the version belongs to the rows.
-        let transaction = connection.unchecked_transaction()?;
-        let version =
-            transaction.query_row("SELECT version FROM versions WHERE subject = 'tokens'", [], |row| row.get(0))?;
-        let tokens = tokens::all(&transaction)?.into_iter().map(|(token, hash)| (hash, Arc::new(token))).collect();
-        self.known.store(Arc::new(Known { version, tokens }));
-        Ok(())
+        self.follower.is_up()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::{
+        thread,
+        time::{Duration, Instant},
+    };
 
     use super::*;
-    use crate::identity::{NewToken, Scopes, Tokens};
+    use crate::{
+        identity::{NewToken, Scopes, Tokens},
+        store,
+    };
 
     fn new() -> NewToken {
         NewToken {

@@ -71,7 +71,7 @@ pub struct Entry {
     pub saved: NanoUsd,
     /// Where the cost comes from.
     pub basis: Basis,
-    /// `HIT`, `MISS` or `BYPASS`.
+    /// `HIT`, `STALE`, `MISS` or `BYPASS`.
     pub cache: &'static str,
     /// The status the client got; 499 for one that left.
     pub status: u16,

@@ -3,6 +3,8 @@
 //! Everything here is a question to the file: it works beside a running gateway, or without one. Each question is one pass
 //! over the entries of its span; the days that older entries were rolled up to are laid beside them.
 
+mod cache;
+
 use std::{collections::HashMap, time::Duration};
 
 use jiff::tz::TimeZone;
@@ -17,6 +19,8 @@ use crate::{
     types::{NanoUsd, RequestId, TenantId},
 };
 
+pub use cache::{CacheLine, CacheReport, CacheUse, cache};
+
 const DAY_MS: u64 = 86_400_000;
 
 /// The longest report by day; of a longer span its end is shown.
@@ -29,7 +33,7 @@ pub struct Day {
     pub day: u64,
     /// Entries of any kind: what was refused, and listings of models, too.
     pub calls: u64,
-    /// Those that the cache answered.
+    /// Those that the cache answered, with an expired answer too.
     pub hits: u64,
     /// LLM tokens that were sent.
     pub prompt_tokens: u64,
@@ -57,9 +61,9 @@ impl Day {
 pub struct Summary {
     /// Entries of every endpoint but the listings of models.
     pub requests: u64,
-    /// Those that the cache answered.
+    /// Those that the cache answered, with an expired answer too (`STALE`).
     pub hits: u64,
-    /// Those that the cache could have answered. What passes by the cache is neither.
+    /// Those that the cache could have answered. What passes by the cache (`BYPASS`) is neither.
     pub misses: u64,
     /// What all of it cost.
     pub cost: NanoUsd,
@@ -110,8 +114,7 @@ pub struct Month {
 impl Summary {
     /// Hits among what the cache could have answered, from 0 to 1; 0 where there was nothing.
     pub fn hit_rate(&self) -> f64 {
-        let cacheable = self.hits + self.misses;
-        if cacheable == 0 { 0.0 } else { self.hits as f64 / cacheable as f64 }
+        rate(self.hits, self.misses)
     }
 
     /// What a request cost.
@@ -172,7 +175,7 @@ pub fn costs_of(
     let snapshot = connection.unchecked_transaction()?;
 
     let mut statement = snapshot.prepare(
-        "SELECT tenant, at, cache = 'HIT', prompt_tokens, completion_tokens, cost, saved FROM entries \
+        "SELECT tenant, at, cache IN ('HIT', 'STALE'), prompt_tokens, completion_tokens, cost, saved FROM entries \
          WHERE id >= ?1 AND id < ?2 AND at >= ?3 AND at < ?4",
     )?;
     let mut rows = statement.query(params![span.first_id, span.end_id, span.since, span.until])?;
@@ -260,7 +263,7 @@ pub fn summary_of(
         let cost = NanoUsd(row.get(3)?);
         summary.cost = summary.cost.saturating_add(cost);
         match row.get_ref(5)?.as_str()? {
-            "HIT" => {
+            "HIT" | "STALE" => {
                 summary.hits += 1;
                 summary.cached_cost = summary.cached_cost.saturating_add(cost);
             }
@@ -335,6 +338,14 @@ fn project(spent: NanoUsd, start: u64, end: u64, now: u64) -> Option<NanoUsd> {
 
 fn only(tenant: Option<&TenantId>) -> impl Fn(&TenantId) -> bool {
     move |id| tenant.is_none_or(|tenant| tenant == id)
+}
+
+/// The one hit rate there is: hits among what the cache could have answered. Requests that pass by it do not lower it.
+fn rate(hits: u64, misses: u64) -> f64 {
+    match hits.saturating_add(misses) {
+        0 => 0.0,
+        cacheable => hits as f64 / cacheable as f64,
+    }
 }
 
 fn mean(sum: NanoUsd, count: u64) -> NanoUsd {

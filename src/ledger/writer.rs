@@ -347,7 +347,7 @@ pub(super) fn roll_up_before(connection: &mut Connection, before: u64) -> rusqli
         let Some(day) = oldest.map(|at| at / DAY_MS * DAY_MS).filter(|day| *day < before) else { return Ok(rolled) };
         let range = params![day, day + DAY_MS];
         transaction.execute(
-            "INSERT INTO days SELECT ?1, tenant, provider, model, count(*), sum(cache = 'HIT'), sum(prompt_tokens), \
+            "INSERT INTO days SELECT ?1, tenant, provider, model, count(*), sum(cache IN ('HIT', 'STALE')), sum(prompt_tokens), \
              sum(completion_tokens), sum(cost), sum(saved) FROM entries WHERE at >= ?1 AND at < ?2 \
              GROUP BY tenant, provider, model \
              ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, hits = hits + excluded.hits, \

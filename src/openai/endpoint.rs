@@ -22,6 +22,8 @@ pub enum Endpoint {
     Models,
     /// `GET /v1/models/{id}`; the id is percent-decoded and may contain `/`, as in `meta-llama/Llama-3`.
     Model(String),
+    /// `POST /v1/cache/invalidate`: the gateway's own.
+    InvalidateCache,
     /// Anything else.
     Other,
 }
@@ -37,6 +39,7 @@ impl Endpoint {
                 "embeddings" => Self::Embeddings,
                 "moderations" => Self::Moderations,
                 "responses" => Self::Responses,
+                "cache/invalidate" => Self::InvalidateCache,
                 _ => Self::Other,
             }
         } else if *method == Method::GET {
@@ -60,6 +63,7 @@ impl Endpoint {
             Self::Responses => "responses",
             Self::Models => "models",
             Self::Model(_) => "model",
+            Self::InvalidateCache => "cache_invalidate",
             Self::Other => "other",
         }
     }

@@ -4,20 +4,26 @@
 //! Everything here is plain Rust over bytes; no socket and no Pingora type appears.
 
 mod bound;
+mod canonical;
+mod convert;
 mod endpoint;
 mod error;
 mod generated;
+mod good;
 mod locate;
-mod members;
+pub(crate) mod members;
 mod peek;
 mod splice;
 mod stream;
 mod usage;
 
 pub use bound::{Bound, IMAGE_ESTIMATE, IMAGE_TOKENS, TEMPLATE_TOKENS};
+pub use canonical::canonical;
+pub use convert::{to_events, to_json};
 pub use endpoint::{DEFAULT_MODERATION_MODEL, Endpoint};
 pub use error::{ErrorBody, map_status, normalise};
 pub use generated::generated_text;
+pub use good::is_good;
 pub use peek::{Field, Peek, PeekError};
 pub use splice::{Edit, escape_json_string, include_usage_edit, splice};
 pub use stream::{RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState};

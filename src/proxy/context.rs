@@ -6,8 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderValue;
 
 use crate::{
+    cache::{Entry, Key, Lead},
+    config::CacheRules,
     error::Fault,
     ledger::Reservation,
     limits::Permit,
@@ -56,6 +59,10 @@ pub struct Context {
     pub tally: Option<Box<Tally>>,
     /// The body, where the gateway reads it.
     pub body: Option<Box<Body>>,
+    /// What the cache does with its reply.
+    pub course: Course,
+    /// What the cache knows of it; `None` where it has no part.
+    pub cached: Option<Box<Cached>>,
     /// Where the request may go.
     pub plan: Option<Plan>,
     /// The attempt under way or the last one.
@@ -141,6 +148,60 @@ pub enum Delivery {
     Relay(Box<StreamRelay>),
 }
 
+/// What the cache does with a reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Course {
+    /// It has no part in it.
+    #[default]
+    Bypass,
+    /// It had none, and may keep this one.
+    Miss,
+    /// It serves one of its own, or one that is being made for another request.
+    Hit,
+    /// It serves one that has expired, because no deployment answered.
+    Stale,
+}
+
+impl Course {
+    /// The word in the header, the metrics and the ledger.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Bypass => "BYPASS",
+            Self::Miss => "MISS",
+            Self::Hit => "HIT",
+            Self::Stale => "STALE",
+        }
+    }
+
+    /// The same as a header's value.
+    pub fn header(self) -> HeaderValue {
+        HeaderValue::from_static(self.label())
+    }
+
+    /// No provider was asked for the reply.
+    pub fn is_served(self) -> bool {
+        matches!(self, Self::Hit | Self::Stale)
+    }
+}
+
+/// What the cache knows of a request.
+pub struct Cached {
+    /// What it asks, in 256 bits.
+    pub key: Key,
+    /// What holds for its route.
+    pub rules: Arc<CacheRules>,
+    /// The provider's name for the model that was routed to: an answer of another model is not kept.
+    pub model: Arc<str>,
+    /// The flight it leads.
+    pub fill: Option<Arc<Lead>>,
+    /// For when no deployment answers.
+    pub stale: Option<Arc<Entry>>,
+    /// What was served.
+    pub served: Option<Arc<Entry>>,
+    /// Takes the usage out of the events that the cache keeps, for a client that did not ask for it.
+    pub veil: Option<Box<StreamRelay>>,
+}
+
 /// What a reply told about usage.
 #[derive(Clone, Debug, Default)]
 pub struct Bill {
@@ -171,6 +232,8 @@ impl Context {
             endpoint: Endpoint::Other,
             credential: None,
             body: None,
+            course: Course::Bypass,
+            cached: None,
             plan: None,
             attempt: None,
             attempts: 0,
@@ -206,6 +269,11 @@ impl Context {
     /// The configured name the model is counted under; `-` before it is known.
     pub fn model_label(&self) -> &str {
         self.plan.as_ref().map_or("-", |p| &p.label)
+    }
+
+    /// The flight that this request leads.
+    pub fn fill(&self) -> Option<&Arc<Lead>> {
+        self.cached.as_ref()?.fill.as_ref()
     }
 
     /// The price of the current target.

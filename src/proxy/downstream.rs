@@ -1,5 +1,5 @@
-//! A decorator around the client's session: replays a rewritten body to any number of attempts, and holds a JSON reply
-//! until its cost is known.
+//! A decorator around the client's session: replays a rewritten body to any number of attempts, holds a JSON reply until
+//! its cost is known, and keeps a client that is slow or gone from ending an exchange that others wait for.
 //!
 //! Two limits of Pingora 0.9.1 force it (both measured, see the tests `body_sizes` and `held_replies`):
 //! a body that was read before `upstream_peer` is replayed from a 64 KiB buffer only, and a response header cannot wait
@@ -10,13 +10,16 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use http::HeaderMap;
 use pingora_core::protocols::{
     Digest,
@@ -26,9 +29,11 @@ use pingora_core::protocols::{
     },
     l4::socket::SocketAddr,
 };
-use pingora_error::Result;
+use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
+
+use crate::cache::Lead;
 
 /// One `write_timeout` covers one piece, so a slow provider may take a large body at its own pace.
 const PIECE: usize = 256 * 1024;
@@ -50,8 +55,18 @@ pub struct Decorator {
 struct Shared {
     replay: Mutex<Option<Replay>>,
     hold: Mutex<Hold>,
+    shield: OnceLock<Shield>,
+    /// The client has left, and the exchange goes on for others.
+    gone: AtomicBool,
     /// Where the real session waits after the decorator was dropped.
     returned: Mutex<Option<Box<HttpSession>>>,
+}
+
+/// Lets an exchange go on without its client.
+struct Shield {
+    lead: Arc<Lead>,
+    /// Also when nobody else waits for it.
+    finish: bool,
 }
 
 struct Replay {
@@ -100,12 +115,23 @@ impl Decorator {
         *lock(&self.shared().hold) = Hold::Armed { limit, finish };
     }
 
+    /// From now on a client that leaves, or does not read, does not end the exchange while others follow `lead`; with
+    /// `finish` not even if nobody does.
+    pub fn shield(&self, lead: Arc<Lead>, finish: bool) {
+        // The second time it would be the same one.
+        let _ = self.shared().shield.set(Shield { lead, finish });
+    }
+
     /// Puts the decorator around the client's session. Does nothing the second time.
     pub fn install(&mut self, session: &mut Session) {
         if self.installed {
             return;
         }
-        let inner = mem::replace(&mut session.downstream_session, placeholder());
+        let mut inner = mem::replace(&mut session.downstream_session, placeholder());
+        if self.shared().shield.get().is_some() {
+            // Writes that can wait in the session while the provider is read on. HTTP/1 only.
+            inner.set_proxy_tasks_enabled(true);
+        }
         let layer = Layer { inner: Some(inner), shared: self.shared().clone() };
         *session.downstream_session = HttpSession::new_custom(Box::new(layer));
         self.installed = true;
@@ -138,6 +164,22 @@ impl Default for Decorator {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// True while something waits for a client that is slow to read.
+pub fn waits_to_be_read(session: &HttpSession) -> bool {
+    session.supports_proxy_task_api() && session.has_pending_downstream_proxy_tasks()
+}
+
+/// Writes what waits for a client that is slow to read. May be dropped before it has ended.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn flush(session: &mut HttpSession) -> Result<()> {
+    while waits_to_be_read(session) {
+        session.write_downstream_proxy_tasks().await?;
+    }
+    Ok(())
 }
 
 /// Stands in while sessions are swapped; every call on it would panic, and none is made.
@@ -182,6 +224,86 @@ impl Layer {
         match &mut self.inner {
             Some(inner) => inner,
             None => unreachable!("the session is taken only by drop"),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.shared.gone.load(Ordering::Relaxed)
+    }
+
+    /// The shield, while the flight behind it is under way.
+    fn shield(&self) -> Option<&Shield> {
+        self.shared.shield.get().filter(|shield| !shield.lead.is_over())
+    }
+
+    /// Waits for the client to leave, or for what it sends; what it has not read yet is written meanwhile.
+    async fn watch(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        let error = if self.is_gone() {
+            Error::explain(ErrorType::ConnectionClosed, "the client has left")
+        } else {
+            let inner = self.inner_mut();
+            let outcome = match flush(inner).await {
+                Ok(()) => inner.read_body_or_idle(no_body_expected).await,
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(data) => return Ok(data),
+                Err(error) => error,
+            }
+        };
+        if let Some(shield) = self.shield() {
+            self.shared.gone.store(true, Ordering::Relaxed);
+            match shield.finish {
+                true => std::future::pending().await,
+                false => shield.lead.abandoned().await,
+            }
+        }
+        Err(error)
+    }
+
+    /// Writes to the client. Behind a shield it does not wait for a client that does not read, and not for one that is gone.
+    async fn write(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        let ends = tasks.iter().any(HttpTask::is_end);
+        if self.is_gone() {
+            // What failed has to be told also where nobody listens.
+            return match tasks.into_iter().find_map(|task| if let HttpTask::Failed(e) = task { Some(e) } else { None })
+            {
+                Some(error) => Err(error),
+                None => Ok(ends),
+            };
+        }
+        let guarded = self.shield().is_some();
+        let inner = self.inner_mut();
+        let queued = waits_to_be_read(inner);
+        let failed = tasks.iter().any(|task| matches!(task, HttpTask::Failed(_)));
+        if failed || !inner.supports_proxy_task_api() || !guarded && !queued {
+            return match inner.response_duplex_vec(tasks).await {
+                Err(error) if guarded && !failed => self.go_on_alone(error, ends),
+                outcome => outcome,
+            };
+        }
+        for task in tasks {
+            inner.send_downstream_proxy_task(task);
+        }
+        // Without a flight that others follow nothing is gained by reading on.
+        let outcome = match guarded {
+            true => inner.write_downstream_proxy_tasks().now_or_never().unwrap_or(Ok(false)),
+            false => inner.write_downstream_proxy_tasks().await,
+        };
+        match outcome {
+            Ok(done) => Ok(done || ends),
+            Err(error) => self.go_on_alone(error, ends),
+        }
+    }
+
+    /// The client cannot be written to: the exchange goes on if others wait for it.
+    fn go_on_alone(&self, error: Box<Error>, ends: bool) -> Result<bool> {
+        match self.shield() {
+            Some(shield) if shield.finish || !shield.lead.abandon() => {
+                self.shared.gone.store(true, Ordering::Relaxed);
+                Ok(ends)
+            }
+            _ => Err(error),
         }
     }
 
@@ -301,22 +423,23 @@ impl CustomSession for Layer {
             }
         };
         // With the body replayed the client's own body is done; what is left to watch is the client leaving.
-        self.inner_mut().read_body_or_idle(replaying || no_body_expected).await
+        self.watch(replaying || no_body_expected).await
     }
 
     // ---- the response: hold or pass ---------------------------------------------------------------------------------
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
         if matches!(*lock(&self.shared.hold), Hold::Off) {
-            return self.inner_mut().response_duplex_vec(tasks).await;
+            return self.write(tasks).await;
         }
         let mut done = false;
         for task in tasks {
             match self.consider(task) {
                 Verdict::Kept => {}
-                Verdict::Pass(task) => done |= self.inner_mut().response_duplex_vec(vec![task]).await?,
-                Verdict::LetThrough(tasks) => done |= self.inner_mut().response_duplex_vec(tasks).await?,
+                Verdict::Pass(task) => done |= self.write(vec![task]).await?,
+                Verdict::LetThrough(tasks) => done |= self.write(tasks).await?,
                 Verdict::Fail(error) => return Err(error),
+                Verdict::Release(..) if self.is_gone() => done = true,
                 Verdict::Release(header, body, trailers) => {
                     let inner = self.inner_mut();
                     inner.write_response_header(header).await.map_err(|e| e.into_down())?;
@@ -349,7 +472,12 @@ impl CustomSession for Layer {
     }
 
     async fn finish(&mut self) -> Result<()> {
-        self.inner_mut().finish_body().await
+        if self.is_gone() {
+            return Ok(());
+        }
+        let inner = self.inner_mut();
+        flush(inner).await?;
+        inner.finish_body().await
     }
 
     // ---- everything else is the real session's -----------------------------------------------------------------------

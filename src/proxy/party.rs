@@ -9,6 +9,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 
 use crate::{
+    cache::Cache,
     config::{self, Config},
     identity::{Directory, Scope, Scopes, Token},
     ledger::{self, Covers, Ledger},
@@ -19,20 +20,22 @@ use crate::{
 /// A chain of meters that a request has to pass: its token's, its tenant's, the ancestors'.
 pub type Meters = Arc<[Arc<Meter>]>;
 
-/// What lives as long as the process: reloads change its rules and keep its counts.
+/// What lives as long as the process: reloads change its rules and keep its counts and answers.
 pub struct Governance {
     /// Tokens.
     pub directory: Arc<Directory>,
     /// Money.
     pub ledger: Arc<Ledger>,
+    /// Answers.
+    pub cache: Arc<Cache>,
     tenant_meters: Mutex<HashMap<TenantId, Arc<Meter>>>,
     token_meters: Mutex<HashMap<TokenId, Arc<Meter>>>,
 }
 
 impl Governance {
     /// Nothing is counted yet.
-    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>) -> Self {
-        Self { directory, ledger, tenant_meters: Mutex::default(), token_meters: Mutex::default() }
+    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>, cache: Arc<Cache>) -> Self {
+        Self { directory, ledger, cache, tenant_meters: Mutex::default(), token_meters: Mutex::default() }
     }
 }
 

@@ -1,12 +1,20 @@
 //! The only door for replies the gateway makes itself.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::{HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use crate::{error::GatewayError, openai::ErrorBody, proxy::context::Context};
+use crate::{
+    cache::{Failure, Form, Server},
+    error::GatewayError,
+    limits::{Quota, go_duration},
+    openai::ErrorBody,
+    proxy::context::Context,
+};
 
 /// Header with the decimal cost in US dollars.
 pub const COST: HeaderName = HeaderName::from_static("x-chittycan-cost");
@@ -14,12 +22,27 @@ pub const COST: HeaderName = HeaderName::from_static("x-chittycan-cost");
 pub const MODEL: HeaderName = HeaderName::from_static("x-chittycan-model");
 /// Header with the provider that served.
 pub const PROVIDER: HeaderName = HeaderName::from_static("x-chittycan-provider");
-/// Header with the cache's part in it: `HIT`, `MISS` or `BYPASS`.
+/// Header with the cache's part in it: `HIT`, `STALE`, `MISS` or `BYPASS`.
 pub const CACHE: HeaderName = HeaderName::from_static("x-chittycan-cache");
 /// Header with the number of attempts.
 pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-chittycan-attempts");
 /// Header with the request's id, the provider's own where the provider made the reply.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Header with the key of what the cache may keep, for a purge of it alone.
+pub const CACHE_KEY: HeaderName = HeaderName::from_static("x-chittycan-cache-key");
+/// Tells nginx and its like in front of us not to collect events.
+pub const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// The value that goes with it.
+pub const NO: HeaderValue = HeaderValue::from_static("no");
+/// Events are made for one client at one time.
+pub const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+/// In the place of a value that no header can hold.
+pub const UNPRINTABLE: HeaderValue = HeaderValue::from_static("-");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
+const NOTHING: HeaderValue = HeaderValue::from_static("0");
 
 /// The tightest limit on requests that holds for a client, under OpenAI's name for it; so the five below.
 pub const LIMIT_REQUESTS: &str = "x-ratelimit-limit-requests";
@@ -53,18 +76,127 @@ pub async fn error(session: &mut Session, ctx: &mut Context, error: &GatewayErro
     ctx.metrics.error(fault.code(), fault.blame().label());
     let body = body(error);
     let mut header = header(ctx, error.status(), body.len())?;
-    if !error.retry_may_help() {
-        header.insert_header("x-should-retry", "false")?;
-    }
-    for (name, value) in error.extra.iter().flat_map(|extra| &extra.headers) {
-        header.insert_header(*name, value)?;
-    }
-    if let Some(after) = error.retry_after {
-        // Whole seconds, rounded up: a client that comes back early is refused again.
-        header.insert_header("retry-after", after.as_millis().div_ceil(1000).to_string())?;
-        header.insert_header("retry-after-ms", after.as_millis().to_string())?;
+    for (name, value) in hints(error) {
+        header.insert_header(name, value)?;
     }
     send(session, ctx, header, body).await
+}
+
+/// The headers that tell an SDK whether and when to come back, and what it ran into.
+fn hints(error: &GatewayError) -> Vec<(&'static str, String)> {
+    let mut headers = Vec::new();
+    if !error.retry_may_help() {
+        headers.push(("x-should-retry", "false".to_owned()));
+    }
+    headers.extend(error.extra.iter().flat_map(|extra| extra.headers.iter().cloned()));
+    if let Some(after) = error.retry_after {
+        // Whole seconds, rounded up: a client that comes back early is refused again.
+        headers.push(("retry-after", after.as_millis().div_ceil(1000).to_string()));
+        headers.push(("retry-after-ms", after.as_millis().to_string()));
+    }
+    headers
+}
+
+/// An error as those get it who wait for the same reply.
+pub fn failure(error: &GatewayError) -> Failure {
+    let headers = hints(error)
+        .into_iter()
+        .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::try_from(value).ok()?)));
+    Failure { status: error.status(), headers: headers.collect(), body: body(error) }
+}
+
+/// Answers with the error that another request got for the same question.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn shared_failure(session: &mut Session, ctx: &mut Context, failure: &Failure) -> Result<()> {
+    let mut header = header(ctx, failure.status, failure.body.len())?;
+    for (name, value) in &failure.headers {
+        header.insert_header(name, value)?;
+    }
+    send(session, ctx, header, failure.body.clone()).await
+}
+
+/// Answers from the cache. Without a body this is the header of a stream that follows.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn stored(
+    session: &mut Session,
+    ctx: &mut Context,
+    served: &Server,
+    form: Form,
+    age: Duration,
+    body: Option<Bytes>,
+) -> Result<()> {
+    let mut parts = http::Response::new(()).into_parts().0;
+    let headers = &mut parts.headers;
+    headers.reserve(16);
+    let text = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap_or(UNPRINTABLE);
+    match form {
+        Form::Json => drop(headers.insert(header::CONTENT_TYPE, JSON)),
+        Form::Events => {
+            headers.insert(header::CONTENT_TYPE, EVENTS);
+            headers.insert(header::CACHE_CONTROL, NO_CACHE);
+            headers.insert(ACCEL_BUFFERING, NO);
+        }
+    }
+    match &body {
+        Some(body) => drop(headers.insert(header::CONTENT_LENGTH, body.len().into())),
+        None if session.req_header().version >= http::Version::HTTP_11 => {
+            headers.insert(header::TRANSFER_ENCODING, CHUNKED);
+        }
+        // Such a client knows no chunks: the end of the connection is the end of the body.
+        None => session.set_keepalive(None),
+    }
+    headers.insert(REQUEST_ID, text(&ctx.id.to_string()));
+    headers.insert(header::AGE, age.as_secs().into());
+    headers.insert(CACHE, ctx.course.header());
+    put_cache_key(headers, ctx);
+    headers.insert(COST, NOTHING);
+    headers.insert(MODEL, text(&served.model));
+    headers.insert(PROVIDER, text(&served.provider));
+    if ctx.attempts > 0 {
+        headers.insert(ATTEMPTS, ctx.attempts.into());
+    }
+    put_quotas(headers, ctx);
+    ctx.decorator.uninstall(session);
+    ctx.first_byte.get_or_insert_with(std::time::Instant::now);
+    session.write_response_header(Box::new(parts.into()), false).await?;
+    match body {
+        Some(body) => session.write_response_body(Some(body), true).await,
+        None => Ok(()),
+    }
+}
+
+/// The key under which the cache keeps the reply, or may.
+pub fn put_cache_key(headers: &mut HeaderMap, ctx: &Context) {
+    let key = ctx.cached.as_ref().and_then(|cached| HeaderValue::try_from(cached.key.to_string()).ok());
+    headers.extend(key.map(|key| (CACHE_KEY, key)));
+}
+
+/// A tenant's own limits in the place of the account's, which all tenants share.
+pub fn put_quotas(headers: &mut HeaderMap, ctx: &Context) {
+    let Some(permit) = &ctx.permit else { return };
+    let (requests, tokens) = (permit.requests_quota(), permit.tokens_quota());
+    for (kind, quota) in [("requests", requests), ("tokens", tokens)] {
+        for (name, value) in quota.iter().flat_map(|quota| quota_headers(kind, quota)) {
+            // Digits and letters: always a header's value. From bytes, which takes no more room than they need.
+            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+    }
+}
+
+/// The headers that SDKs and people read a limit from. `reset` is a duration in Go's form, as OpenAI's is.
+pub fn quota_headers(kind: &str, quota: &Quota) -> [(&'static str, String); 3] {
+    let names = match kind {
+        "requests" => [LIMIT_REQUESTS, REMAINING_REQUESTS, RESET_REQUESTS],
+        _ => [LIMIT_TOKENS, REMAINING_TOKENS, RESET_TOKENS],
+    };
+    let [limit, remaining, reset] = names;
+    [(limit, quota.limit.to_string()), (remaining, quota.remaining.to_string()), (reset, go_duration(quota.reset))]
 }
 
 /// The body of an error in OpenAI's shape.

@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, header};
 
-use crate::config::{AuthStyle, Config, Provider, Route};
+use crate::config::{AuthStyle, CacheRules, Config, Provider, Route};
 
 /// One place a request can be sent to.
 #[derive(Clone, Debug)]
@@ -64,6 +64,8 @@ pub struct Plan {
     pub targets: Arc<[Target]>,
     /// The configured name (`gpt-4o`, `claude-*`, `groq/*`, `default`): a closed set, fit for a metric label.
     pub label: Arc<str>,
+    /// What holds for its answers.
+    pub cache: Arc<CacheRules>,
 }
 
 /// A model the gateway offers by name.
@@ -83,11 +85,14 @@ pub struct RouteTable {
     wildcards: Vec<(String, Wildcard)>,
     accounts: BTreeMap<Arc<str>, Account>,
     default: Account,
+    /// For what no route names.
+    cache: Arc<CacheRules>,
     listed: Vec<ListedModel>,
 }
 
 struct Wildcard {
     label: Arc<str>,
+    cache: Arc<CacheRules>,
     deployments: Vec<(Account, Option<Arc<str>>)>,
 }
 
@@ -109,7 +114,9 @@ impl RouteTable {
             })
             .collect();
         let default = accounts.get(&config.default_provider)?.clone();
-        let mut table = Self { exact: HashMap::new(), wildcards: Vec::new(), accounts, default, listed: Vec::new() };
+        let cache = config.cache.rules.clone();
+        let mut table =
+            Self { exact: HashMap::new(), wildcards: Vec::new(), accounts, default, cache, listed: Vec::new() };
         for route in &config.routes {
             table.add(route);
         }
@@ -128,14 +135,14 @@ impl RouteTable {
         let Some((first, _)) = deployments.first() else { return };
         let owned_by = first.provider.name.to_string();
         for name in std::iter::once(&route.model).chain(&route.aliases) {
-            let label: Arc<str> = route.model.as_str().into();
+            let (label, cache): (Arc<str>, _) = (route.model.as_str().into(), route.cache.clone());
             if let Some(prefix) = name.strip_suffix('*') {
-                self.wildcards.push((prefix.to_owned(), Wildcard { label, deployments: deployments.clone() }));
+                self.wildcards.push((prefix.to_owned(), Wildcard { label, cache, deployments: deployments.clone() }));
                 continue;
             }
             let targets = targets(&deployments, &route.model);
             self.listed.push(ListedModel { id: name.clone(), owned_by: owned_by.clone(), route: label.clone() });
-            self.exact.insert(name.clone(), Plan { targets, label });
+            self.exact.insert(name.clone(), Plan { targets, label, cache });
         }
     }
 
@@ -155,15 +162,23 @@ impl RouteTable {
             && let Some(account) = self.accounts.get(provider)
         {
             let label = format!("{}/*", account.provider.name).into();
-            return Some(Plan { targets: targets(&[(account.clone(), None)], name), label });
+            return Some(Plan { targets: targets(&[(account.clone(), None)], name), label, cache: self.cache.clone() });
         }
         let (_, wildcard) = self.wildcards.iter().find(|(prefix, _)| model.starts_with(prefix.as_str()))?;
-        Some(Plan { targets: targets(&wildcard.deployments, model), label: wildcard.label.clone() })
+        Some(Plan {
+            targets: targets(&wildcard.deployments, model),
+            label: wildcard.label.clone(),
+            cache: wildcard.cache.clone(),
+        })
     }
 
     /// The default provider with the client's own model name (empty for paths that have none).
     pub fn default_plan(&self, model: &str) -> Plan {
-        Plan { targets: targets(&[(self.default.clone(), None)], model), label: "default".into() }
+        Plan {
+            targets: targets(&[(self.default.clone(), None)], model),
+            label: "default".into(),
+            cache: self.cache.clone(),
+        }
     }
 
     /// Models offered by name, in alphabetical order. Patterns cannot be listed.

@@ -1,3 +1,4 @@
+-- Version 1. Files exist that were made by this text: what is new goes into a step of its own (`STEPS` in mod.rs).
 -- Times are milliseconds since 1970, money is billionths of a US dollar.
 
 CREATE TABLE tokens (

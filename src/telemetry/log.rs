@@ -20,7 +20,9 @@ pub fn init(log: &Log) {
         .with_target("pingora", LevelFilter::ERROR)
         .with_target("pingora_proxy", LevelFilter::OFF)
         .with_target("pingora_core", LevelFilter::ERROR)
-        .with_target("h2", LevelFilter::ERROR);
+        .with_target("h2", LevelFilter::ERROR)
+        // The cache says itself, once, when its disk fails.
+        .with_target("foyer", LevelFilter::OFF);
     let output = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let layer = if log.json {
         output.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()

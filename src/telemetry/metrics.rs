@@ -51,6 +51,13 @@ pub struct Metrics {
     ledger_entries: IntCounter,
     unrecorded: IntCounter,
     alerts: IntCounter,
+    cache_requests: IntCounterVec,
+    cache_bypassed: IntCounterVec,
+    cache_saved: Counter,
+    cache_bytes: IntGaugeVec,
+    cache_entries: IntGauge,
+    cache_flights: IntGauge,
+    cache_disk_errors: IntCounter,
 }
 
 /// One open request; gives its place back on drop.
@@ -116,12 +123,49 @@ impl Metrics {
             "What providers charged over the most that was expected and reserved, in US dollars.",
         )?;
         registry.register(Box::new(beyond.clone()))?;
+        let cache_saved =
+            Counter::new("can_cache_saved_usd_total", "What replies from the cache would have cost, in US dollars.")?;
+        registry.register(Box::new(cache_saved.clone()))?;
+        let cache_bytes = IntGaugeVec::new(
+            Opts::new(
+                "can_cache_bytes",
+                "Bytes of the completion cache, as of the scrape. `tier`: memory, disk. `part`: used, limit.",
+            ),
+            &["tier", "part"],
+        )?;
+        registry.register(Box::new(cache_bytes.clone()))?;
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
         let single = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
             let metric = IntCounter::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
         Ok(Self {
+            cache_requests: counter(
+                "can_cache_requests_total",
+                "Requests by what the cache did: HIT and STALE were served from it, MISS was not there, BYPASS is not cached.",
+                &["result", "model"],
+            )?,
+            cache_bypassed: counter(
+                "can_cache_bypassed_total",
+                "Requests that may not be cached, by reason.",
+                &["reason"],
+            )?,
+            cache_saved,
+            cache_bytes,
+            cache_entries: gauge("can_cache_memory_entries", "Replies in memory, as of the scrape.")?,
+            cache_flights: gauge(
+                "can_cache_flights",
+                "Replies being made that identical requests read along with, as of the scrape.",
+            )?,
+            cache_disk_errors: single(
+                "can_cache_disk_errors_total",
+                "Reads and writes of the cache's disk that failed or took too long; each is a miss.",
+            )?,
             limited: counter(
                 "can_rate_limited_total",
                 "Requests refused by a limit of their tenant or token. `limit`: requests_per_second, requests_per_minute, tokens_per_minute, usd_per_minute, concurrent_requests.",
@@ -305,6 +349,35 @@ impl Metrics {
         for (counter, total) in [&self.ledger_entries, &self.alerts, &self.unrecorded].into_iter().zip(totals) {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
+    }
+
+    /// What the cache did with a request for `model`, the configured route.
+    pub fn cached(&self, result: &'static str, model: &str) {
+        self.cache_requests.with_label_values(&[result, model]).inc();
+    }
+
+    /// Why a request may not be cached; empty for one that may.
+    pub fn cache_asked(&self, reason: &'static str) {
+        if !reason.is_empty() {
+            self.cache_bypassed.with_label_values(&[reason]).inc();
+        }
+    }
+
+    /// What a reply from the cache would have cost.
+    pub fn saved(&self, cost: NanoUsd) {
+        self.cache_saved.inc_by(cost.0 as f64 / 1e9);
+    }
+
+    /// How full the cache is: bytes in memory and their limit, on disk and their limit; entries, flights, errors so far.
+    pub fn cache(&self, bytes: [u64; 4], entries: u64, flights: u64, disk_errors: u64) {
+        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let parts = [("memory", "used"), ("memory", "limit"), ("disk", "used"), ("disk", "limit")];
+        for ((tier, part), count) in parts.into_iter().zip(bytes) {
+            self.cache_bytes.with_label_values(&[tier, part]).set(signed(count));
+        }
+        self.cache_entries.set(signed(entries));
+        self.cache_flights.set(signed(flights));
+        self.cache_disk_errors.inc_by(disk_errors.saturating_sub(self.cache_disk_errors.get()));
     }
 
     /// A reload was `applied` or `refused`.

@@ -182,7 +182,7 @@ fn insert(connection: &Connection, n: u64, at: u64, tenant: &str, cache: &str, c
     id[..6].copy_from_slice(&at.to_be_bytes()[2..]);
     id[8..].copy_from_slice(&n.to_be_bytes());
     let nano = cents * 10_000_000;
-    let (cost, saved) = if cache == "HIT" { (0, nano) } else { (nano, 0) };
+    let (cost, saved) = if matches!(cache, "HIT" | "STALE") { (0, nano) } else { (nano, 0) };
     connection
         .execute(
             "INSERT INTO entries VALUES (?1, ?2, 1, ?3, NULL, 'chat_completions', 'gpt-4o', 'openai', 'gpt-4o', 100, 0, 0, \
@@ -281,4 +281,91 @@ fn costs_are_for_people_and_for_programs() {
     assert!(rows.iter().all(|row| row.len() == 9), "{csv}");
     assert_eq!((rows[30][1], rows[30][5], rows[30][8]), ("4", "12", ""));
     assert_eq!(desk.run("registry analytics costs --csv --json").code, Some(2));
+}
+
+#[test]
+fn the_cache_is_told_and_purged() {
+    let desk = Desk::new();
+    assert!(desk.refused("cache stats").contains("start the gateway once"));
+    assert!(desk.refused("cache purge --all").contains("there is no database at"));
+    assert!(!desk.database().exists(), "a purge makes no database");
+    let connection = chittycan::store::open(&desk.database()).unwrap();
+    assert_eq!(desk.ok("cache stats"), "Last 30 days: 0 hits, 0 misses, hit rate -, saved $0.00\n");
+    let at = now() - 60_000;
+    insert(&connection, 1, at, "default", "MISS", 2, 5);
+    for n in 2..5 {
+        insert(&connection, n, at, "research", ["HIT", "HIT", "STALE"][n as usize - 2], 50, 1);
+    }
+    insert(&connection, 5, at, "research", "BYPASS", 2, 5);
+    insert(&connection, 6, at - 2 * DAY_MS, "research", "HIT", 50, 5);
+    let text = desk.ok("cache stats --days 1");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[0], "Last day: 3 hits, 1 misses, hit rate 75.0%, saved $1.50");
+    assert_eq!((lines[1], lines.len()), ("", 5), "{text}");
+    assert!(lines[2].starts_with("TENANT ") && lines[3].starts_with("research  gpt-4o "), "{text}");
+    let value = desk.json("cache stats --tenant research --json");
+    assert_eq!(value["total"]["hit_rate"], 1.0);
+    assert_eq!((&value["total"]["hits"], &value["total"]["saved_usd"]), (&4.into(), &"2".into()));
+    assert_eq!((&value["by_model"][0]["stale"], &value["held"]), (&1.into(), &Value::Null));
+    // One definition of a hit in every report.
+    let metrics = desk.ok("registry metrics show");
+    assert!(metrics.contains("│ Cache Hit Rate:        75.0% "), "{metrics}");
+
+    // A token, and nobody who listens.
+    let mut command = desk.command("cache stats");
+    let said = command.env("CAN_ADMIN_TOKEN", "chitty_x").env("CAN_ADMIN_LISTEN", "127.0.0.1:9").output().unwrap();
+    assert!(said.status.success() && !said.stdout.is_empty());
+    assert!(String::from_utf8(said.stderr).unwrap().contains("what the cache holds is not shown: 127.0.0.1:9"));
+
+    let key = "0a".repeat(32);
+    for (line, told) in [
+        ("--all", "Nothing that was answered until now counts any more."),
+        ("--tenant default", "What tenant default has paid for no longer counts."),
+        ("--model gpt-4o -t default", "What gpt-4o has answered for tenant default no longer counts."),
+        (&*format!("--key {key}"), "The answer no longer counts."),
+        (
+            &*format!("--key {key} --key {} --tenant default", "0b".repeat(32)),
+            "2 answers for tenant default no longer count.",
+        ),
+    ] {
+        let expected = format!("{told} A running gateway sees it within 200 ms.\n");
+        assert_eq!(desk.ok(&format!("cache purge {line}")), expected, "{line}");
+    }
+    assert!(desk.run("cache purge --tenant nobody").stderr.contains("no tenant `nobody`"));
+    let rows: i64 = connection.query_row("SELECT count(*) FROM purges", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 7);
+    for usage in [
+        "",
+        "--all --tenant t",
+        "--all --key x",
+        "--key abc",
+        "--model",
+        "--tenant a/b",
+        &format!("--model m --key {key}"),
+    ] {
+        let said = desk.run(&format!("cache purge {usage}"));
+        assert_eq!((said.code, said.stdout.as_str()), (Some(2), ""), "{usage}: {}", said.stderr);
+    }
+    for usage in ["--days 0", "--days 400", "--days x"] {
+        assert_eq!(desk.run(&format!("cache stats {usage}")).code, Some(2), "{usage}");
+    }
+}
+
+#[test]
+fn a_database_of_an_older_version_is_read_and_brought_up_to_date() {
+    let desk = Desk::new();
+    let old = Connection::open(desk.database()).unwrap();
+    let tables = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/schema.sql");
+    old.execute_batch(&std::fs::read_to_string(tables).unwrap()).unwrap();
+    old.pragma_update(None, "application_id", 0x4341_4e31).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    insert(&old, 1, now() - 60_000, "default", "HIT", 50, 1);
+    drop(old);
+    assert!(desk.ok("cache stats").contains("1 hits"));
+    assert!(desk.ok("registry metrics show").contains("100.0%"));
+    desk.ok("cache purge --all");
+    let connection = Connection::open(desk.database()).unwrap();
+    let rows: i64 = connection.query_row("SELECT count(*) FROM purges", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 1);
+    assert!(desk.ok("cache stats").contains("1 hits"));
 }

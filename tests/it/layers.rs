@@ -26,6 +26,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("tokenizer", 1),
     ("config", 2),
     ("store", 2),
+    ("cache", 3),
     ("identity", 3),
     ("ledger", 3),
     ("limits", 3),

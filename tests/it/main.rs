@@ -6,6 +6,8 @@
 
 mod admin;
 mod bodies;
+mod cache;
+mod cache_admin;
 mod cli;
 mod credentials;
 mod dev_mode;

@@ -3,6 +3,7 @@
 //! The doc comments of these types are the reference (`docs/configuration.md`), the comments of `conf/can.yaml` and the
 //! descriptions in `conf/can.schema.json`. Nothing here is checked beyond its shape: `resolve` does that.
 
+mod cache;
 mod database;
 mod dev;
 mod http;
@@ -21,6 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    cache::{Cache, RouteCache},
     database::Database,
     dev::Dev,
     http::Http,
@@ -76,6 +78,8 @@ pub struct File {
     pub tenants: BTreeMap<String, Tenant>,
     /// What all budgets have in common.
     pub budgets: Budgets,
+    /// The completion cache: deterministic answers are served again without asking a provider.
+    pub cache: Cache,
     /// The SQLite file that keeps tokens, the ledger and alerts. A change takes effect after a restart.
     pub database: Database,
     /// What `mode: dev` does.
@@ -101,6 +105,7 @@ impl Default for File {
             auth: Auth::default(),
             tenants: BTreeMap::new(),
             budgets: Budgets::default(),
+            cache: Cache::default(),
             database: Database::default(),
             dev: Dev::default(),
             simulate: Simulate::default(),

@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cache::RouteCache;
+
 /// A client-facing model and what serves it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +22,9 @@ pub struct Route {
     /// The next is tried when one fails, see `retry`.
     #[schemars(length(min = 1))]
     pub to: Vec<Target>,
+    /// What it has otherwise than `cache` says: `enabled`, `ttl`, `stale_if_error`, `namespace`, `max_entry`.
+    #[serde(default, skip_serializing_if = "RouteCache::is_empty")]
+    pub cache: RouteCache,
 }
 
 /// One provider and one model name.
@@ -76,6 +81,11 @@ pub(super) fn defaults() -> Vec<Route> {
         ("llama-3-70b", "groq/llama-3.3-70b-versatile"),
     ]
     .into_iter()
-    .map(|(model, to)| Route { model: model.into(), aliases: Vec::new(), to: vec![Target::Name(to.into())] })
+    .map(|(model, to)| Route {
+        model: model.into(),
+        aliases: Vec::new(),
+        to: vec![Target::Name(to.into())],
+        cache: RouteCache::default(),
+    })
     .collect()
 }

@@ -1,5 +1,6 @@
 //! From the file as written to the configuration as used: every value is checked for its meaning.
 
+mod cache;
 mod listeners;
 mod providers;
 mod routes;
@@ -87,7 +88,7 @@ impl Resolver<'_> {
         let admin = self.admin(&file.admin, &listeners);
         let server = self.server(&file.server);
         let providers = self.providers(&file.providers);
-        let routes = self.routes(&file.routes, &file.providers);
+        let routes = self.routes(file);
         let default_provider: Arc<str> = file.default_provider.as_str().into();
         self.known_provider(&default_provider, &file.providers, &Path::of(&["default_provider"]));
         let prices_file = file.prices.file.as_ref().and_then(|path| self.file(path, &Path::of(&["prices", "file"])));
@@ -95,6 +96,7 @@ impl Resolver<'_> {
         let auth = self.auth(&file.auth);
         let budgets = self.budgets(&file.budgets);
         let database = self.database(&file.database);
+        let cache = self.cache(&file.cache, &database);
         let config = Config {
             listeners,
             admin,
@@ -119,6 +121,7 @@ impl Resolver<'_> {
             tenants,
             other_tenants,
             budgets,
+            cache,
             database,
             dev: file.mode == Mode::Dev,
             simulate: Simulate { token_interval: file.simulate.token_interval.0, latency: file.simulate.latency.0 },
@@ -276,7 +279,7 @@ fn in_dev_mode(config: Config, ollama: Provider) -> Config {
         let known = routes.iter().any(|route| route.model == model || route.aliases.contains(&model));
         if !known {
             let deployments = vec![Deployment { provider: name.clone(), model: None }];
-            routes.push(Route { model, aliases, deployments });
+            routes.push(Route { model, aliases, deployments, cache: config.cache.rules.clone() });
         }
     }
     let providers = [(name.clone(), Arc::new(ollama))].into();

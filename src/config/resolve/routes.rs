@@ -9,7 +9,8 @@ use crate::config::{
 };
 
 impl Resolver<'_> {
-    pub(super) fn routes(&mut self, raw: &[raw::Route], providers: &BTreeMap<String, raw::Provider>) -> Vec<Route> {
+    pub(super) fn routes(&mut self, file: &raw::File) -> Vec<Route> {
+        let (raw, providers) = (&file.routes, &file.providers);
         let root = Path::of(&["routes"]);
         let mut taken: HashMap<String, Path> = HashMap::new();
         let mut routes = Vec::new();
@@ -38,7 +39,8 @@ impl Resolver<'_> {
                     deployments.push(deployment);
                 }
             }
-            routes.push(Route { model: entry.model.clone(), aliases: entry.aliases.clone(), deployments });
+            let cache = self.route_cache(&entry.cache, &file.cache, &path);
+            routes.push(Route { model: entry.model.clone(), aliases: entry.aliases.clone(), deployments, cache });
         }
         routes
     }

@@ -246,3 +246,40 @@ fn many_entries_are_read_in_no_time() {
     assert_eq!(days.iter().map(|day| day.calls).sum::<u64>(), ROWS);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn the_cache_is_told_by_tenant_and_model() {
+    let mut book = Book::new();
+    let now = at("2026-11-24T12:00:00Z");
+    let since = now - 30 * 24 * HOUR;
+    assert_eq!(cache(&book.connection, |_| true, since, now).unwrap(), CacheReport::default());
+    for n in 1..=3 {
+        book.hit("a", now - n * HOUR);
+    }
+    book.add("a", now - HOUR, |entry| entry.cache = "MISS");
+    book.add("a", now - HOUR, |entry| (entry.cache, entry.provider) = ("BYPASS", "groq".into()));
+    book.add("b", now - HOUR, |entry| {
+        (entry.cache, entry.cost, entry.saved) = ("STALE", NanoUsd::ZERO, NanoUsd(1_000_000));
+    });
+    book.add("b", now - HOUR, |entry| (entry.cache, entry.subject.endpoint) = ("BYPASS", "models"));
+    book.hit("b", since - 1);
+    let report = cache(&book.connection, |_| true, since, now).unwrap();
+    let gpt = CacheUse { hits: 3, misses: 1, saved: NanoUsd(21_000_000), ..CacheUse::default() };
+    let groq = CacheUse { bypassed: 1, ..CacheUse::default() };
+    let stale = CacheUse { hits: 1, stale: 1, saved: NanoUsd(1_000_000), ..CacheUse::default() };
+    let line = |tenant: &str, model: &str, done| CacheLine { tenant: tenant.into(), model: model.into(), done };
+    assert_eq!(report.lines, [line("a", "gpt-4o", gpt), line("b", "gpt-4o", stale), line("a", "groq/gpt-4o", groq)]);
+    let total = CacheUse { hits: 4, stale: 1, misses: 1, bypassed: 1, saved: NanoUsd(22_000_000) };
+    assert_eq!((report.total, total.hit_rate()), (total, 0.8));
+    let only = cache(&book.connection, |tenant| tenant.as_str() == "b", since, now).unwrap();
+    assert_eq!((only.total, only.lines.len()), (stale, 1));
+
+    // The same definition in every report, before the roll-up and after it.
+    let whole = summary(&book.connection, None, since, now).unwrap();
+    assert_eq!((whole.hits, whole.misses, whole.hit_rate()), (4, 1, 0.8));
+    let hits =
+        |book: &Book| -> u64 { costs(&book.connection, None, since, now).unwrap().iter().map(|day| day.hits).sum() };
+    let before = hits(&book);
+    writer::roll_up_before(&mut book.connection, now + 24 * HOUR).unwrap();
+    assert_eq!((before, hits(&book)), (5, 5), "the first day counts from its beginning");
+}

@@ -11,7 +11,7 @@ use crate::{
     error::{Extra, Fault, GatewayError},
     identity::{PREFIX, Refused as TokenRefused, Scope},
     ledger::{self, Exceeded, Subject},
-    limits::{Kind, Permit, Quota, Refusal, go_duration},
+    limits::{Kind, Permit, Refusal, go_duration},
     openai::{Bound, Endpoint},
     pricing::Price,
     proxy::{
@@ -68,6 +68,7 @@ pub fn enter(session: &Session, ctx: &mut Context) -> Result<(), GatewayError> {
     let Some(principal) = &ctx.principal else { return Ok(()) };
     let scope = match ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => Scope::AiRead,
+        Endpoint::InvalidateCache if principal.may(Scope::Admin) => Scope::Admin,
         _ => Scope::AiWrite,
     };
     if !principal.may(scope) {
@@ -276,23 +277,13 @@ fn limited(ctx: &Context, refusal: &Refusal) -> GatewayError {
     };
     let mut headers = Vec::new();
     for (kind, quota) in [("requests", refusal.requests), ("tokens", refusal.tokens)] {
-        headers.extend(quota.into_iter().flat_map(|quota| quota_headers(kind, &quota)));
+        headers.extend(quota.into_iter().flat_map(|quota| reply::quota_headers(kind, &quota)));
     }
     GatewayError {
         retry_after: refusal.retry_after,
         extra: Some(Box::new(Extra { hopeless: refusal.retry_after.is_none(), headers, ..Extra::default() })),
         ..GatewayError::new(Fault::RateLimited, message)
     }
-}
-
-/// The headers that SDKs and people read a limit from. `reset` is a duration in Go's form, as OpenAI's is.
-pub fn quota_headers(kind: &str, quota: &Quota) -> [(&'static str, String); 3] {
-    let names = match kind {
-        "requests" => [reply::LIMIT_REQUESTS, reply::REMAINING_REQUESTS, reply::RESET_REQUESTS],
-        _ => [reply::LIMIT_TOKENS, reply::REMAINING_TOKENS, reply::RESET_TOKENS],
-    };
-    let [limit, remaining, reset] = names;
-    [(limit, quota.limit.to_string()), (remaining, quota.remaining.to_string()), (reset, go_duration(quota.reset))]
 }
 
 /// The refusal of a budget, with all that is needed to understand it.

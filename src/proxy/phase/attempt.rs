@@ -12,7 +12,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::{identify, plan};
+use super::{cache, identify, plan};
 use crate::{
     config::Provider,
     openai::{Endpoint, splice},
@@ -56,9 +56,9 @@ fn names_an_account(name: &str) -> bool {
     matches!(name, "openai-organization" | "openai-project")
 }
 
-/// Installs our own replay where Pingora's is too small.
-pub fn arm_replay(session: &mut Session, ctx: &mut Context) {
-    if ctx.body.as_ref().is_some_and(|body| body.bytes.len() > NATIVE_REPLAY) {
+/// Installs the decorator where Pingora's own replay is too small, or where others may wait for the reply.
+pub fn arm(session: &mut Session, ctx: &mut Context) {
+    if cache::arm_shield(ctx) || ctx.body.as_ref().is_some_and(|body| body.bytes.len() > NATIVE_REPLAY) {
         ctx.decorator.install(session);
     }
 }

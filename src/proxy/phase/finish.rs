@@ -10,7 +10,7 @@ use super::{
     settle::{self, Closing, End, Settled, Verdict},
 };
 use crate::{
-    proxy::context::{Context, Delivery},
+    proxy::context::{Context, Course, Delivery},
     telemetry::{InFlight, Metrics},
     types::RequestId,
 };
@@ -41,6 +41,9 @@ pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
     ctx.metrics.finished(endpoint, ctx.model_label(), ctx.provider(), status, duration);
     if let Some(after) = first_byte {
         ctx.metrics.first_byte(endpoint, ctx.provider(), after);
+    }
+    if ctx.endpoint.reads_body() {
+        ctx.metrics.cached(ctx.course.label(), ctx.model_label());
     }
     let line = ctx.engines.config.log.access.then(|| Line::of(session, ctx, error));
     let route: Arc<str> = ctx.plan.as_ref().map_or_else(|| "-".into(), |plan| plan.label.clone());
@@ -81,6 +84,7 @@ struct Line {
     token: Option<crate::types::TokenId>,
     model: Arc<str>,
     attempts: u32,
+    course: Course,
     error: Option<String>,
 }
 
@@ -89,6 +93,7 @@ impl Line {
         let request = session.req_header();
         let error = ctx.fault.map(|f| f.code().to_owned()).or_else(|| error.map(|e| e.etype().as_str().to_owned()));
         let principal = ctx.principal.as_ref();
+        let served = ctx.cached.as_ref().and_then(|cached| Some(&cached.served.as_ref()?.model));
         Self {
             id: ctx.id,
             method: request.method.clone(),
@@ -96,8 +101,9 @@ impl Line {
             endpoint: ctx.endpoint.label(),
             tenant: principal.map(|principal| principal.party.id.clone()),
             token: principal.and_then(|principal| Some(principal.token.as_ref()?.id.clone())),
-            model: ctx.attempt.as_ref().map_or_else(|| "-".into(), |a| a.target.model.clone()),
+            model: served.or(ctx.attempt.as_ref().map(|a| &a.target.model)).cloned().unwrap_or_else(|| "-".into()),
             attempts: ctx.attempts,
+            course: ctx.course,
             error,
         }
     }
@@ -116,6 +122,7 @@ impl Line {
             provider,
             model = &*self.model,
             attempts = self.attempts,
+            cache = self.course.label(),
             prompt_tokens = usage.prompt_tokens,
             completion_tokens = usage.completion_tokens,
             cost_usd = settled.cost.map(|c| c.to_string()),

@@ -2,8 +2,10 @@
 
 mod admit;
 pub mod attempt;
+mod cache;
 pub mod finish;
 pub mod identify;
+mod invalidate;
 mod models;
 mod plan;
 mod read;
@@ -36,7 +38,7 @@ impl From<GatewayError> for Stop {
     }
 }
 
-/// identify → admit → read → plan. `Ok(true)` says that the reply has been sent.
+/// identify → admit → read → plan → cache. `Ok(true)` says that the reply has been sent.
 pub async fn accept(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool> {
     match walk(session, ctx, contexts).await {
         Ok(answered) => Ok(answered),
@@ -49,7 +51,7 @@ pub async fn accept(session: &mut Session, ctx: &mut Context, contexts: &Context
 pub async fn commit(session: &mut Session, ctx: &mut Context) -> Result<bool> {
     match admit::reserve(ctx) {
         Ok(()) => {
-            attempt::arm_replay(session, ctx);
+            attempt::arm(session, ctx);
             Ok(true)
         }
         Err(stop) => answer(session, ctx, stop).await.map(|()| false),
@@ -84,6 +86,11 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
             reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
             return Ok(true);
         }
+        Endpoint::InvalidateCache => {
+            let (status, body) = invalidate::answer(session, ctx).await?;
+            reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
+            return Ok(true);
+        }
         Endpoint::Other => ctx.plan = Some(ctx.engines.routes.default_plan("")),
         _ => {
             let bytes = read::body(session, &ctx.engines.config.http).await?;
@@ -100,6 +107,9 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
     }
     if !preflight {
         plan::require_credential(ctx)?;
+    }
+    if ctx.body.is_some() && cache::look(session, ctx).await? {
+        return Ok(true);
     }
     if ctx.endpoint == Endpoint::Other {
         read::invite_body(session).await?;

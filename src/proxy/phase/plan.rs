@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Bodies above this are parsed on the blocking pool: a large parse must not delay other requests' events.
-const PARSE_INLINE: usize = 1 << 20;
+pub const PARSE_INLINE: usize = 1 << 20;
 
 /// No vendor's model has a longer name; it goes into headers, logs and look-ups.
 const MAX_MODEL_BYTES: usize = 256;
@@ -89,7 +89,7 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
     }
     if count > 0 {
         let targets = plan.targets.iter().filter(usable).cloned().collect();
-        ctx.plan = Some(Plan { targets, label: plan.label.clone() });
+        ctx.plan = Some(Plan { targets, label: plan.label.clone(), cache: plan.cache.clone() });
         return Ok(());
     }
     let Some(provider) = plan.targets.first().map(|target| &target.provider) else { return Ok(()) };

@@ -1,15 +1,19 @@
 //! Recover: another target while nothing has reached the client, or one well-formed error.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
 
-use super::{relay, respond::NEXT_TARGET};
+use super::{
+    attempt, cache, relay,
+    respond::{ALL_DOWN, NEXT_TARGET},
+};
 use crate::{
+    cache::Outcome,
     error::{Fault, GatewayError},
-    proxy::{context::Context, reply, resolve::Resolver},
+    proxy::{context::Context, downstream, reply, resolve::Resolver},
 };
 
 /// A connection that was closed while it lay in the pool breaks at once. One that breaks later broke under the request, which
@@ -37,14 +41,16 @@ pub fn from_exchange(
 ) -> Box<Error> {
     // What was held back is worthless now; with it gone `response_written` tells the truth.
     ctx.decorator.uninstall(session);
-    let answered = session.response_written().is_some_and(|header| !header.status.is_informational());
-    if error.etype() != &NEXT_TARGET && error.esource() == &ErrorSource::Upstream {
+    let answered = has_begun(session);
+    if !is_ours(&error) && error.esource() == &ErrorSource::Upstream {
         let provider = ctx.provider().to_owned();
         let outcome = if error.etype() == &ErrorType::ReadTimedout { "timeout" } else { "interrupted" };
         ctx.metrics.attempt_failed(&provider, outcome);
         tracing::warn!(id = %ctx.id, provider, error = error.etype().as_str(), "exchange broke");
     }
-    if answered || error.esource() == &ErrorSource::Downstream {
+    // What others have read of a stream cannot be taken back, also where its own client is gone.
+    let shared = ctx.fill().is_some_and(|fill| fill.has_begun());
+    if answered || shared || error.etype() == &ALL_DOWN || error.esource() == &ErrorSource::Downstream {
         error.set_retry(false);
         return error;
     }
@@ -66,17 +72,28 @@ pub fn from_exchange(
         again = again && pay_for(ctx);
         ctx.broke_at_work = !again;
     }
-    if again && ctx.body.as_ref().is_some_and(|body| body.bytes.len() > crate::proxy::downstream::NATIVE_REPLAY) {
-        ctx.decorator.install(session);
+    if again {
+        attempt::arm(session, ctx);
     }
     error.set_retry(again);
     error
 }
 
+/// True once the client has the header of a reply, or is slow to read it.
+fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(|header| !header.status.is_informational())
+        || downstream::waits_to_be_read(&session.downstream_session)
+}
+
+/// True for the errors that only tell Pingora what to do next.
+fn is_ours(error: &Error) -> bool {
+    matches!(error.etype(), &NEXT_TARGET | &ALL_DOWN)
+}
+
 /// True when the provider may have done the work, and charge for it: it began a good reply, or was silent or gone after it
 /// had the request for a while.
 fn was_at_work(ctx: &Context, error: &Error, soon: bool) -> bool {
-    let broke = error.etype() != &NEXT_TARGET && error.esource() == &ErrorSource::Upstream;
+    let broke = !is_ours(error) && error.esource() == &ErrorSource::Upstream;
     let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status);
     let silent = error.etype() == &ErrorType::ReadTimedout || !soon && is_closed(error);
     broke && status.map_or(silent, |status| (200..300).contains(&status))
@@ -110,9 +127,9 @@ fn stay(ctx: &mut Context) -> bool {
 
 /// No attempt is left: tell the client, in whatever way is still open.
 pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) -> FailToProxy {
-    ctx.decorator.uninstall(session);
     let gone = FailToProxy { error_code: 499, can_reuse_downstream: false };
-    let begun = session.response_written().is_some_and(|header| !header.status.is_informational());
+    ctx.decorator.uninstall(session);
+    let begun = has_begun(session);
     if error.esource() == &ErrorSource::Downstream {
         if !begun && error.etype() == &ErrorType::ReadTimedout {
             // A forwarded upload that stopped coming: the client is still there.
@@ -125,14 +142,18 @@ pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) ->
     }
     if begun && relay::is_over(ctx) {
         // The client has all it will get, the end of the stream or an error; only the provider did not end properly.
+        let _ = downstream::flush(&mut session.downstream_session).await;
         let _ = session.write_response_body(None, true).await;
         return FailToProxy { error_code: 200, can_reuse_downstream: false };
     }
-    if begun {
+    let shared = ctx.fill().is_some_and(|fill| fill.has_begun());
+    if begun || shared {
         let provider = ctx.provider().to_owned();
         if let Some(event) = relay::interruption(ctx, reason(error)) {
             ctx.metrics.stream_interrupted(&provider);
             ctx.fault = Some(Fault::UpstreamInterrupted);
+            // Those who read along know it by now; this client may be slow to read.
+            let _ = downstream::flush(&mut session.downstream_session).await;
             // A failure to write means that the client left in the same moment.
             let _ = session.write_response_body(Some(event), true).await;
         }
@@ -140,6 +161,14 @@ pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) ->
     }
     let answer = explain(error, ctx);
     session.set_keepalive(None);
+    if let Some(fill) = ctx.fill() {
+        fill.end(Outcome::Failed(Arc::new(reply::failure(&answer))));
+    }
+    match cache::serve_stale(session, ctx).await {
+        Ok(true) => return FailToProxy { error_code: 200, can_reuse_downstream: false },
+        Ok(false) => {}
+        Err(_) => return gone,
+    }
     let status = answer.status();
     match reply::error(session, ctx, &answer).await {
         Ok(()) => FailToProxy { error_code: status, can_reuse_downstream: false },
@@ -158,6 +187,11 @@ fn explain(error: &Error, ctx: &Context) -> GatewayError {
     use ErrorType::{ConnectTimedout, InternalError, InvalidHTTPHeader, ReadTimedout, WriteTimedout};
     let provider = ctx.provider();
     match error.etype() {
+        kind if kind == &ALL_DOWN => {
+            let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status).unwrap_or_default();
+            let message = format!("No deployment answers; provider '{provider}' did with status {status}.");
+            GatewayError::new(Fault::UpstreamUnreachable, message)
+        }
         InvalidHTTPHeader if error.esource() != &ErrorSource::Upstream => {
             super::invalid("A request header or the path cannot be forwarded.")
         }

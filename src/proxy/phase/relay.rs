@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use pingora_error::{Error, ErrorType, Result};
 
-use super::{respond, settle};
+use super::{cache, respond, settle};
 use crate::{
     error::Fault,
     ledger::Exceeded,
@@ -27,7 +27,9 @@ const STOPPED: Duration = Duration::from_millis(50);
 pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
     let patience = if ctx.stopped { STOPPED } else { AFTERMATH };
     let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
-    if ctx.stream_over.is_some_and(|at| at.elapsed() > patience) {
+    // The end itself is no excess: it may have waited for a client that was slow to read.
+    let excess = body.as_ref().is_some_and(|bytes| !bytes.is_empty());
+    if excess && ctx.stream_over.is_some_and(|at| at.elapsed() > patience) {
         return Err(Error::explain(ErrorType::ReadError, "bytes long after the end of the stream").into_up());
     }
     let mut out = body.take().map(|chunk| relay.feed(chunk)).unwrap_or_default();
@@ -42,8 +44,20 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
     if end {
         out = join(out, relay.finish(&StreamEnd::Clean));
     }
-    if relay.state() != StreamState::Open {
+    let state = relay.state();
+    if state != StreamState::Open {
         ctx.stream_over.get_or_insert_with(Instant::now);
+    }
+    if ctx.cached.is_some() {
+        out = cache::share_events(ctx, out);
+        match state {
+            StreamState::Open => {}
+            StreamState::Complete => {
+                let Bill { usage, cost, .. } = bill_of(ctx);
+                cache::end_stream(ctx, Some((usage, cost)));
+            }
+            StreamState::Failed => cache::end_stream(ctx, None),
+        }
     }
     *body = Some(out).filter(|out| !out.is_empty());
     if body.is_some() {
@@ -61,6 +75,8 @@ pub fn is_over(ctx: &Context) -> bool {
 pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
     let Delivery::Relay(relay) = &mut ctx.delivery else { return None };
     let out = relay.finish(&StreamEnd::Cut(why.to_owned()));
+    let out = cache::share_events(ctx, out);
+    cache::end_stream(ctx, None);
     Some(out).filter(|out| !out.is_empty())
 }
 
@@ -78,14 +94,22 @@ fn stop(ctx: &mut Context, exceeded: &Exceeded) -> Bytes {
 
 /// Writes down what the provider says the stream used, at its end, however it came.
 pub fn read_bill(ctx: &mut Context) {
-    let Delivery::Relay(relay) = &ctx.delivery else { return };
+    if matches!(ctx.delivery, Delivery::Relay(_)) {
+        let bill = bill_of(ctx);
+        *ctx.bill() = bill;
+    }
+}
+
+fn bill_of(ctx: &Context) -> Bill {
+    let Delivery::Relay(relay) = &ctx.delivery else { return Bill::default() };
     let usage = relay.usage();
     let tier = respond::stream_tier(relay, ctx);
     let cost = usage.zip(ctx.price()).map(|(usage, price)| price.cost(&usage, tier));
-    *ctx.bill() = Bill { usage, cost, uncounted: None };
+    Bill { usage, cost, uncounted: None }
 }
 
-fn join(first: Bytes, second: Bytes) -> Bytes {
+/// Two pieces as one.
+pub fn join(first: Bytes, second: Bytes) -> Bytes {
     match (first.is_empty(), second.is_empty()) {
         (true, _) => second,
         (_, true) => first,

@@ -11,7 +11,10 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::{admit, settle::Tally};
+use super::{
+    cache::{self, Maker},
+    settle::Tally,
+};
 use crate::{
     error::{Fault, GatewayError},
     openai::{self, Endpoint, RelayOptions, StreamKind, StreamRelay},
@@ -26,15 +29,11 @@ use crate::{
 /// What makes Pingora call `upstream_peer` again; never seen by a client.
 pub const NEXT_TARGET: ErrorType = ErrorType::Custom("NextTarget");
 
+/// The last deployment has failed, and the cache has something better than its error; never seen by a client.
+pub const ALL_DOWN: ErrorType = ErrorType::Custom("AllDown");
+
 /// Anthropic's name for a request's id.
 const PROVIDER_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
-const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
-const NO: HeaderValue = HeaderValue::from_static("no");
-const BYPASS: HeaderValue = HeaderValue::from_static("BYPASS");
-const UNPRINTABLE: HeaderValue = HeaderValue::from_static("-");
-
-/// Tells nginx and its like in front of us not to collect events.
-const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Headers that speak of the provider's own host or connection, not of the reply.
 fn is_the_providers(name: &str) -> bool {
@@ -70,10 +69,14 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
     };
     let refuses_our_key = status == 401 && !own_credential;
     let worth_another = refuses_our_key || ctx.engines.config.retry.statuses.contains(&status);
+    let down = worth_another && (status >= 500 || status == 429);
     if worth_another && ctx.next_target().is_some() {
         let mut error = Error::explain(NEXT_TARGET, "the provider's status asks for another target").into_up();
         error.set_retry(true);
         return Err(error);
+    }
+    if down && cache::has_stale(ctx) {
+        return Err(Error::explain(ALL_DOWN, "no deployment answers").into_up());
     }
     let head = session.req_header().method == http::Method::HEAD;
     ctx.delivery = delivery(response, ctx, refuses_our_key, head);
@@ -88,12 +91,13 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
         if relayed {
             // Events are rewritten and must leave at once: no length, no buffering in proxies behind us.
             parts.headers.remove(header::CONTENT_LENGTH);
-            parts.headers.insert(header::CACHE_CONTROL, NO_CACHE);
-            parts.headers.insert(ACCEL_BUFFERING, NO);
+            parts.headers.insert(header::CACHE_CONTROL, reply::NO_CACHE);
+            parts.headers.insert(reply::ACCEL_BUFFERING, reply::NO);
         }
         dress(&mut parts.headers, ctx);
     });
     if relayed {
+        cache::begin_stream(ctx);
         ctx.tally = Tally::begin(ctx).map(Box::new);
         ctx.forget_body();
     }
@@ -119,7 +123,8 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     if content_type.starts_with("text/event-stream") {
         let peek = ctx.body.as_ref().map(|body| &body.peek);
         let kind = if ctx.endpoint == Endpoint::Responses { StreamKind::Responses } else { StreamKind::Chat };
-        let hide_usage = peek.is_none_or(|peek| !peek.include_usage);
+        // What the cache keeps has its usage; `veil` hides it from this client.
+        let hide_usage = ctx.fill().is_none() && peek.is_none_or(|peek| !peek.include_usage);
         let vendor = ctx.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
         let repair_tools = vendor.is_some_and(quirks::repairs_tools);
         return Delivery::Relay(Box::new(
@@ -139,26 +144,16 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
             .or_else(|| HeaderValue::from_bytes(ctx.id.to_string().as_bytes()).ok());
         headers.extend(id.map(|id| (reply::REQUEST_ID, id)));
     }
-    if let Some(permit) = &ctx.permit {
-        // A tenant's own limits in the place of the account's, which all tenants share.
-        let (requests, tokens) = (permit.requests_quota(), permit.tokens_quota());
-        for (kind, quota) in [("requests", requests), ("tokens", tokens)] {
-            for (name, value) in quota.iter().flat_map(|quota| admit::quota_headers(kind, quota)) {
-                // Digits and letters: always a header's value. From bytes, which takes no more room than they need.
-                if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
-                    headers.insert(HeaderName::from_static(name), value);
-                }
-            }
-        }
-    }
+    reply::put_quotas(headers, ctx);
     if let Some(attempt) = &ctx.attempt {
         headers.insert(reply::PROVIDER, attempt.target.wire.name.clone());
         headers.insert(reply::ATTEMPTS, ctx.attempts.into());
         if ctx.endpoint != Endpoint::Other {
             // A model's name may hold what no header can.
-            let model = HeaderValue::from_bytes(attempt.target.model.as_bytes()).unwrap_or(UNPRINTABLE);
+            let model = HeaderValue::from_bytes(attempt.target.model.as_bytes()).unwrap_or(reply::UNPRINTABLE);
             headers.insert(reply::MODEL, model);
-            headers.insert(reply::CACHE, BYPASS);
+            headers.insert(reply::CACHE, ctx.course.header());
+            reply::put_cache_key(headers, ctx);
         }
     }
 }
@@ -191,7 +186,8 @@ fn hold(session: &mut Session, ctx: &mut Context) {
     let metrics = ctx.metrics.clone();
     let provider: Arc<str> = ctx.provider().into();
     let framed = ctx.framed;
-    let finish = move |header: &mut ResponseHeader, body: Bytes| -> Bytes {
+    let maker = Maker::of(ctx);
+    let complete = move |header: &mut ResponseHeader, body: Bytes| -> Bytes {
         let status = header.status.as_u16();
         if status == 401 && !own_credential {
             return refuse_key(header, &provider, &metrics);
@@ -210,6 +206,15 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         if let Some(cost) = cost {
             // Digits and a dot: inserting them cannot fail.
             let _ = header.insert_header(reply::COST, cost.to_string());
+        }
+        body
+    };
+    let bill = ctx.shared_bill().clone();
+    let finish = move |header: &mut ResponseHeader, body: Bytes| -> Bytes {
+        let body = complete(header, body);
+        if let Some(maker) = maker {
+            let Bill { usage, cost, .. } = *bill.lock().unwrap_or_else(PoisonError::into_inner);
+            maker.end(header.status.as_u16(), &header.headers, &body, usage, cost);
         }
         body
     };

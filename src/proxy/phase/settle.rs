@@ -18,7 +18,7 @@ use crate::{
     limits::Permit,
     openai::{Endpoint, ErrorBody, IMAGE_ESTIMATE, StreamRelay},
     pricing::Price,
-    proxy::context::{Context, Delivery},
+    proxy::context::{Context, Course, Delivery},
     telemetry::Metrics,
     tokenizer,
     types::{NanoUsd, ServiceTier, Usage},
@@ -222,6 +222,8 @@ pub struct Closing {
     provider: Arc<str>,
     model: Arc<str>,
     attempts: u32,
+    course: Course,
+    saved: NanoUsd,
     end: End,
 }
 
@@ -260,19 +262,28 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
     };
     let nobody: Arc<str> = "-".into();
     let target = ctx.attempt.as_ref().map(|attempt| &attempt.target);
+    let served = ctx.cached.as_ref().and_then(|cached| cached.served.clone());
     let has_model = ctx.endpoint.reads_body();
     // A reservation was dated when it was made: its entry counts in the same period.
     let dated = ctx.reservation.as_ref().and_then(Reservation::subject).cloned();
     let closing = Closing {
         subject: dated.or_else(|| ctx.principal.as_ref().map(|principal| admit::subject(ctx, principal))),
-        provider: target.map_or_else(|| nobody.clone(), |target| target.provider.name.clone()),
-        model: target.filter(|_| has_model).map_or(nobody, |target| target.model.clone()),
+        provider: match &served {
+            Some(entry) => entry.provider.clone(),
+            None => target.map_or_else(|| nobody.clone(), |target| target.provider.name.clone()),
+        },
+        model: match &served {
+            Some(entry) => entry.model.clone(),
+            None => target.filter(|_| has_model).map_or(nobody, |target| target.model.clone()),
+        },
         reservation: ctx.reservation.take(),
         permit: ctx.permit.take(),
         estimate: ctx.quote.map_or(0, |quote| quote.tokens),
         metrics: ctx.metrics.clone(),
         ledger: ctx.governance.ledger.clone(),
         attempts: ctx.attempts,
+        course: ctx.course,
+        saved: served.map_or(NanoUsd::ZERO, |entry| entry.cost),
         end,
     };
     (closing, verdict)
@@ -280,6 +291,9 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
 
 fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     let nothing = Settled { usage: None, cost: Some(NanoUsd::ZERO), basis: Basis::Nothing };
+    if ctx.course.is_served() && ctx.attempts == 0 {
+        return Verdict::Known(nothing);
+    }
     let bill = std::mem::take(&mut *ctx.bill());
     if let Some(usage) = bill.usage {
         let basis = if bill.cost.is_some() { Basis::Provider } else { Basis::Unpriced };
@@ -378,7 +392,20 @@ impl Closing {
 
     /// Settles the money, corrects the limits, and writes the entry. Returns what it came to.
     pub fn settle(self, settled: Settled) -> Settled {
-        let Self { subject, reservation, permit, estimate, metrics, ledger, provider, model, attempts, end } = self;
+        let Self {
+            subject,
+            reservation,
+            permit,
+            estimate,
+            metrics,
+            ledger,
+            provider,
+            model,
+            attempts,
+            end,
+            course,
+            saved,
+        } = self;
         let mut cost = settled.cost.unwrap_or_default();
         if let Some(reservation) = &reservation {
             // Our own count is an estimate; it never makes a budget be exceeded.
@@ -397,6 +424,9 @@ impl Closing {
             permit.correct(settled.usage.map_or(unknown, |usage| usage.total_tokens()), cost);
         }
         let settled = Settled { cost: settled.cost.map(|_| cost), ..settled };
+        if saved > NanoUsd::ZERO {
+            metrics.saved(saved);
+        }
         let Some(subject) = subject else { return settled };
         let entry = Entry {
             provider,
@@ -404,6 +434,8 @@ impl Closing {
             usage: settled.usage.unwrap_or_default(),
             status: end.status,
             attempts,
+            saved,
+            cache: course.label(),
             first_byte: end.first_byte,
             duration: end.duration,
             ..Entry::bare(subject, cost, settled.basis)

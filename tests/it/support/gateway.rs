@@ -146,8 +146,10 @@ impl Gateway {
         }
     }
 
-    /// One number from the database, once everything so far is written.
+    /// One number from the database, once everything so far is written. A request is recorded right behind its last byte:
+    /// none may be open any more.
     pub async fn query(&self, sql: &str) -> i64 {
+        self.metrics_with("can_requests_in_flight 0").await;
         let metrics = self.metrics_with("can_ledger_waiting_entries 0").await;
         assert!(metrics.contains("can_ledger_up{part=\"database\"} 1"), "{metrics}");
         let connection = chittycan::store::open_to_read(&self.database()).unwrap();

@@ -1,0 +1,454 @@
+//! One upstream call for any number of identical requests.
+//!
+//! The first that asks leads: its request goes to a provider, and what comes back is written down chunk by chunk. Those that
+//! ask meanwhile follow: they read along, each at its own pace. A leader whose client has left goes on for those who follow.
+//! However a flight ends, all who follow learn it at once: nobody waits for what will not come, and nobody takes a broken
+//! answer for a whole one.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use tokio::sync::Notify;
+
+use super::{Entry, Key};
+use crate::types::{TenantId, unix_now};
+
+/// More than this is not kept for those who might still come or are slow.
+const MOST: usize = 8 << 20;
+
+/// How a flight ends.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// With a whole answer; of a stream also the document that it amounts to, so that it is made once.
+    Complete(Arc<Entry>, Option<Bytes>),
+    /// With an error that all share.
+    Failed(Arc<Failure>),
+    /// A stream broke off; its last chunk says so.
+    Cut,
+    /// With a reply that cannot be shared: each has to ask for itself.
+    Solo,
+    /// The leader gave up before anything was known: one of those who wait may lead.
+    Vacant,
+}
+
+/// An error as the leader's client got it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// The HTTP status.
+    pub status: u16,
+    /// What SDKs read besides it: `retry-after` and its like.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// JSON, in the shape of the client's API.
+    pub body: Bytes,
+}
+
+/// Who serves a flight.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The account.
+    pub provider: Arc<str>,
+    /// The provider's name for the model.
+    pub model: Arc<str>,
+}
+
+/// What a follower sees next.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// The next piece of an event stream, whole events.
+    Events(Bytes),
+    /// Nothing more comes.
+    End(Outcome),
+}
+
+/// The flights under way.
+#[derive(Debug, Default)]
+pub struct Flights {
+    by_key: Mutex<HashMap<Key, Arc<Flight>>>,
+}
+
+/// What one who asks becomes.
+pub enum Seat {
+    /// It asks the provider.
+    Lead(Lead),
+    /// It reads along.
+    Follow(Follower),
+}
+
+#[derive(Debug)]
+struct Flight {
+    born: u64,
+    payer: TenantId,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    server: Option<Server>,
+    chunks: Vec<Bytes>,
+    size: usize,
+    followers: usize,
+    outcome: Option<Outcome>,
+}
+
+/// Writes a flight. One that is dropped without an outcome leaves it [`Outcome::Vacant`], or cut if events have left.
+#[derive(Debug)]
+pub struct Lead {
+    flights: Arc<Flights>,
+    key: Key,
+    flight: Arc<Flight>,
+}
+
+/// Reads a flight.
+#[derive(Debug)]
+pub struct Follower {
+    flight: Arc<Flight>,
+    next: usize,
+}
+
+impl Flights {
+    /// A seat on the flight of this key, for a tenant that pays if it leads.
+    pub fn join(self: &Arc<Self>, key: Key, payer: &TenantId) -> Seat {
+        let mut flights = lock(&self.by_key);
+        if let Some(flight) = flights.get(&key) {
+            let mut state = lock(&flight.state);
+            if state.outcome.is_none() {
+                state.followers += 1;
+                drop(state);
+                return Seat::Follow(Follower { flight: flight.clone(), next: 0 });
+            }
+        }
+        let lead = self.alone(key, payer);
+        flights.insert(key, lead.flight.clone());
+        Seat::Lead(lead)
+    }
+
+    /// Leads a flight that nobody can join.
+    pub fn alone(self: &Arc<Self>, key: Key, payer: &TenantId) -> Lead {
+        let flight = Flight { born: unix_now(), payer: payer.clone(), state: Mutex::default(), changed: Notify::new() };
+        Lead { flights: self.clone(), key, flight: Arc::new(flight) }
+    }
+
+    /// How many are under way.
+    pub fn count(&self) -> usize {
+        lock(&self.by_key).len()
+    }
+}
+
+impl Lead {
+    /// What it is about.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// When it began, in milliseconds since 1970.
+    pub fn born(&self) -> u64 {
+        self.flight.born
+    }
+
+    /// Tells who serves it. A later attempt may be served by another.
+    pub fn served_by(&self, server: Server) {
+        lock(&self.flight.state).server = Some(server);
+    }
+
+    /// Passes whole events on. When they become too many to keep, the flight ends for those who follow.
+    pub fn push(&self, events: Bytes) {
+        if events.is_empty() {
+            return;
+        }
+        let too_much = {
+            let mut state = lock(&self.flight.state);
+            if state.outcome.is_some() {
+                return;
+            }
+            state.size += events.len();
+            state.chunks.push(events);
+            state.size > MOST
+        };
+        if too_much {
+            self.end(Outcome::Solo);
+        } else {
+            self.flight.changed.notify_waiters();
+        }
+    }
+
+    /// True once events have left for those who follow, or could have.
+    pub fn has_begun(&self) -> bool {
+        lock(&self.flight.state).size > 0
+    }
+
+    /// All events so far as one buffer; `None` when there were too many.
+    pub fn events(&self) -> Option<Bytes> {
+        let state = lock(&self.flight.state);
+        (state.outcome.is_none() && state.size > 0).then(|| state.chunks.concat().into())
+    }
+
+    /// Ends the flight. Only the first outcome counts.
+    pub fn end(&self, outcome: Outcome) {
+        let mut flights = lock(&self.flights.by_key);
+        let mut state = lock(&self.flight.state);
+        self.close(&mut flights, &mut state, outcome);
+    }
+
+    /// Ends the flight if nobody follows; nobody can come any more then.
+    pub fn abandon(&self) -> bool {
+        let mut flights = lock(&self.flights.by_key);
+        let mut state = lock(&self.flight.state);
+        if state.followers > 0 {
+            return false;
+        }
+        self.close(&mut flights, &mut state, Outcome::Vacant);
+        true
+    }
+
+    /// Waits until nobody follows, and has ended the flight then.
+    pub async fn abandoned(&self) {
+        loop {
+            let changed = self.flight.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.abandon() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// True once it has ended.
+    pub fn is_over(&self) -> bool {
+        lock(&self.flight.state).outcome.is_some()
+    }
+
+    fn close(&self, flights: &mut HashMap<Key, Arc<Flight>>, state: &mut State, outcome: Outcome) {
+        if state.outcome.is_none() {
+            state.outcome = Some(outcome);
+        }
+        if flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            flights.remove(&self.key);
+        }
+        self.flight.changed.notify_waiters();
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.end(Outcome::Vacant);
+    }
+}
+
+impl Follower {
+    /// Waits for what comes next. May be dropped while it waits; nothing is lost.
+    pub async fn next(&mut self) -> Step {
+        let flight = self.flight.clone();
+        loop {
+            let changed = flight.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(step) = self.now() {
+                return step;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits for the end, whatever comes before it.
+    pub async fn end(&mut self) -> Outcome {
+        self.next = usize::MAX;
+        loop {
+            if let Step::End(outcome) = self.next().await {
+                return outcome;
+            }
+        }
+    }
+
+    /// When it began, in milliseconds since 1970.
+    pub fn born(&self) -> u64 {
+        self.flight.born
+    }
+
+    /// Who pays for it.
+    pub fn payer(&self) -> &TenantId {
+        &self.flight.payer
+    }
+
+    /// Who serves it, as far as that is known.
+    pub fn server(&self) -> Option<Server> {
+        lock(&self.flight.state).server.clone()
+    }
+
+    fn now(&mut self) -> Option<Step> {
+        let state = lock(&self.flight.state);
+        let waiting = state.chunks.get(self.next..).unwrap_or_default();
+        match waiting {
+            [] => state.outcome.clone().map(Step::End),
+            // What has gathered while its client was slow leaves in one piece.
+            [one] => {
+                self.next += 1;
+                Some(Step::Events(one.clone()))
+            }
+            several => {
+                let all = several.concat();
+                self.next = state.chunks.len();
+                Some(Step::Events(all.into()))
+            }
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let left = {
+            let mut state = lock(&self.flight.state);
+            state.followers -= 1;
+            state.followers
+        };
+        if left == 0 {
+            self.flight.changed.notify_waiters();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::{
+        cache::Form,
+        types::{NanoUsd, Usage},
+    };
+
+    fn entry() -> Arc<Entry> {
+        Arc::new(Entry {
+            form: Form::Events,
+            body: Bytes::from_static(b"ab"),
+            born: 1,
+            stored: 2,
+            tenant: "t".into(),
+            route: "r".into(),
+            provider: "p".into(),
+            model: "m".into(),
+            usage: Usage::default(),
+            cost: NanoUsd::ZERO,
+        })
+    }
+
+    fn lead(flights: &Arc<Flights>) -> Lead {
+        match flights.join(Key([7; 32]), &"t".into()) {
+            Seat::Lead(lead) => lead,
+            Seat::Follow(_) => panic!("there is a flight already"),
+        }
+    }
+
+    fn follow(flights: &Arc<Flights>) -> Follower {
+        match flights.join(Key([7; 32]), &"t".into()) {
+            Seat::Follow(follower) => follower,
+            Seat::Lead(_) => panic!("there is no flight"),
+        }
+    }
+
+    fn events(step: Step) -> Bytes {
+        match step {
+            Step::Events(events) => events,
+            Step::End(outcome) => panic!("ended with {outcome:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_reads_everything_at_its_own_pace() {
+        let flights = Arc::new(Flights::default());
+        let lead = lead(&flights);
+        let mut early = follow(&flights);
+        assert!(early.next().now_or_never().is_none());
+        lead.push(Bytes::from_static(b"a"));
+        assert_eq!(events(early.next().await), "a");
+        lead.push(Bytes::from_static(b"b"));
+        let mut late = follow(&flights);
+        assert_eq!(events(late.next().await), "ab", "what has gathered comes in one piece");
+        assert_eq!(events(early.next().await), "b");
+        assert_eq!(lead.events().unwrap(), "ab");
+        lead.end(Outcome::Complete(entry(), None));
+        for follower in [&mut early, &mut late] {
+            assert!(matches!(follower.next().await, Step::End(Outcome::Complete(..))));
+        }
+        assert_eq!(flights.count(), 0);
+        lead.end(Outcome::Cut);
+        assert!(matches!(early.end().await, Outcome::Complete(..)), "only the first outcome counts");
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_goes_leaves_its_place() {
+        let flights = Arc::new(Flights::default());
+        let first = lead(&flights);
+        let mut follower = follow(&flights);
+        drop(first);
+        assert!(matches!(follower.end().await, Outcome::Vacant));
+        let second = lead(&flights);
+        assert!(!second.is_over());
+        drop(second);
+        assert_eq!(flights.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn only_what_nobody_follows_is_abandoned() {
+        let flights = Arc::new(Flights::default());
+        let lead = lead(&flights);
+        let follower = follow(&flights);
+        assert!(!lead.abandon());
+        let mut abandoned = Box::pin(lead.abandoned());
+        assert!(abandoned.as_mut().now_or_never().is_none());
+        drop(follower);
+        abandoned.await;
+        assert!(lead.is_over() && flights.count() == 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_to_keep_is_not_shared() {
+        let flights = Arc::new(Flights::default());
+        let lead = lead(&flights);
+        let mut follower = follow(&flights);
+        for _ in 0..9 {
+            lead.push(vec![b'x'; 1 << 20].into());
+        }
+        assert!(matches!(follower.end().await, Outcome::Solo));
+        assert!(lead.events().is_none());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_misses_an_end_whatever_the_timing() {
+        for _ in 0..200 {
+            let flights = Arc::new(Flights::default());
+            let lead = lead(&flights);
+            let followers: Vec<_> = (0..8)
+                .map(|_| {
+                    let mut follower = follow(&flights);
+                    tokio::spawn(async move {
+                        let mut read = Vec::new();
+                        loop {
+                            match follower.next().await {
+                                Step::Events(events) => read.extend_from_slice(&events),
+                                Step::End(_) => return read,
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for n in 0..10u8 {
+                lead.push(vec![n].into());
+            }
+            lead.end(Outcome::Cut);
+            for follower in followers {
+                let read = tokio::time::timeout(std::time::Duration::from_secs(5), follower).await.unwrap().unwrap();
+                assert_eq!(read, (0..10).collect::<Vec<_>>());
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! 256 bits that two requests share if and only if they mean the same.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::openai::canonical;
+
+/// Top-level members of a body that do not count; [`KeyParts`] says why.
+const IGNORED: [&str; 8] = [
+    "model",
+    "stream",
+    "stream_options",
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+];
+
+/// What the hash starts with. A change to how a key is made needs another version, so that no old entry is found under
+/// a new meaning.
+const DOMAIN: &[u8] = b"chittycan completion cache, version 1\n";
+
+/// Names a reply: a BLAKE3 hash.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key(pub [u8; 32]);
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({self})")
+    }
+}
+
+/// Why a text is no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoKey;
+
+impl fmt::Display for NoKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("A cache key is 64 hexadecimal digits.")
+    }
+}
+
+impl std::error::Error for NoKey {}
+
+impl FromStr for Key {
+    type Err = NoKey;
+
+    fn from_str(text: &str) -> Result<Self, NoKey> {
+        let digit = |byte: u8| char::from(byte).to_digit(16).ok_or(NoKey);
+        let mut key = Key([0; 32]);
+        if text.len() != 2 * key.0.len() {
+            return Err(NoKey);
+        }
+        for (byte, pair) in key.0.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+        }
+        Ok(key)
+    }
+}
+
+/// What a reply depends on.
+///
+/// Of the body all counts but these members at the top level, which do not change what is answered. Nested ones of
+/// the same names do count.
+///
+/// | member | why not |
+/// |---|---|
+/// | `model` | [`Self::family`] stands for it, so that aliases of one model share their replies |
+/// | `stream`, `stream_options` | how the reply is written: either form is made from the other |
+/// | `user`, `safety_identifier` | who asks, for the provider's checks for abuse |
+/// | `metadata` | labels for the provider's dashboard |
+/// | `prompt_cache_key`, `prompt_cache_retention` | what the provider keeps of the prompt, and for how long |
+#[derive(Clone, Copy, Debug)]
+pub struct KeyParts<'a> {
+    /// Who may share replies: a tenant, or what several have in common.
+    pub namespace: &'a [u8],
+    /// The endpoint's label.
+    pub endpoint: &'static str,
+    /// The model that is meant, whatever name the client has for it.
+    pub family: &'a str,
+    /// The query string, as it came.
+    pub query: &'a str,
+    /// The request headers that change the reply, in a fixed order and under lower-case names.
+    pub headers: &'a [(&'a str, &'a [u8])],
+    /// The JSON body.
+    pub body: &'a [u8],
+}
+
+impl KeyParts<'_> {
+    /// The key; `None` when the body is not one JSON object. Spelling does not matter to it: white space, the order of
+    /// members, escapes, `1.0` for `1`.
+    pub fn key(&self) -> Option<Key> {
+        let mut text = Vec::with_capacity(self.body.len() + 256);
+        text.extend_from_slice(DOMAIN);
+        // Every part says how long it is, so that no two parts can trade bytes.
+        let mut part = |bytes: &[u8]| {
+            text.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            text.extend_from_slice(bytes);
+        };
+        part(self.namespace);
+        part(self.endpoint.as_bytes());
+        part(self.family.as_bytes());
+        part(self.query.as_bytes());
+        part(&(self.headers.len() as u64).to_le_bytes());
+        for (name, value) in self.headers {
+            part(name.as_bytes());
+            part(value);
+        }
+        // The body is written in place, and its length before it when that is known.
+        let length_at = text.len();
+        text.extend_from_slice(&[0; 8]);
+        if !canonical(self.body, |member| IGNORED.contains(&member), &mut text) {
+            return None;
+        }
+        let body_at = length_at + 8;
+        let length = (text.len() - body_at) as u64;
+        text[length_at..body_at].copy_from_slice(&length.to_le_bytes());
+        Some(Key(*blake3::hash(&text).as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! The completion cache: what was answered once is not asked again, and what is being asked is asked once.
+//!
+//! ```text
+//! body ─▶ policy: may it be cached? ─▶ key ─▶ store: memory ─▶ disk ──▶ Found (fresh | expired | purged)
+//!                                       │ nothing there
+//!                                       ▼
+//!                                    flight: Lead (asks the provider, and writes) | Follow (reads along)
+//! ```
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `policy` | which requests are deterministic and without side effects; what a client's headers ask for |
+//! | `key` | 256 bits that two requests share if and only if they mean the same |
+//! | `entry` | one complete reply |
+//! | `store` | memory first, disk second, both bounded |
+//! | `flight` | one upstream call for any number of identical requests |
+//! | `purges` | what no longer counts, by tenant, model, key or all |
+
+mod codec;
+mod entry;
+mod flight;
+mod key;
+mod policy;
+mod purges;
+mod store;
+
+pub use entry::{Entry, Form};
+pub use flight::{Failure, Flights, Follower, Lead, Outcome, Seat, Server, Step};
+pub use key::{Key, KeyParts};
+pub use policy::{Asked, Decision, Directives, decide};
+pub use purges::{Purge, PurgeRequest, Purges};
+pub use store::{Store, StoreOptions, StoreUsage};
+
+use std::{io, sync::Arc, time::Duration};
+
+use crate::{
+    config::{self, CacheRules},
+    types::unix_now,
+};
+
+/// An entry from that far in the future was stored by a clock that has been set back since: its age says nothing.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// Everything that was answered, and everything that is being asked.
+pub struct Cache {
+    store: Store,
+    /// What no longer counts.
+    pub purges: Arc<Purges>,
+    /// What is being asked.
+    pub flights: Arc<Flights>,
+}
+
+/// What the cache has for a key.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// An answer, and its age.
+    Fresh(Arc<Entry>, Duration),
+    /// One that has expired, and may be served when no deployment answers.
+    Stale(Arc<Entry>),
+    /// None.
+    Nothing,
+}
+
+impl Cache {
+    /// Opens what an earlier process has left on disk. A folder that cannot be used is said in the log, and done without.
+    ///
+    /// # Errors
+    /// Memory or threads that the system does not give.
+    pub fn open(config: &config::Cache, purges: Arc<Purges>) -> io::Result<Self> {
+        let disk = (config.disk > 0).then(|| store::DiskOptions { folder: config.folder.clone(), size: config.disk });
+        let store =
+            Store::open(&StoreOptions { memory: config.memory, disk, max_entry: MAX_ENTRY.min(config.memory / 4) })?;
+        Ok(Self { store, purges, flights: Arc::default() })
+    }
+
+    /// Looks in memory, then on disk. `max_age` is the client's own idea of fresh.
+    pub async fn find(&self, key: &Key, rules: &CacheRules, max_age: Option<Duration>) -> Found {
+        let entry = match self.store.peek(key) {
+            Some(entry) => entry,
+            None if !self.store.may_hold(key) => return Found::Nothing,
+            None => match self.store.load(key).await {
+                Some(entry) => entry,
+                None => return Found::Nothing,
+            },
+        };
+        self.judge(key, entry, rules, max_age)
+    }
+
+    /// A fresh answer in memory, and its age.
+    pub fn find_now(&self, key: &Key, rules: &CacheRules, max_age: Option<Duration>) -> Option<(Arc<Entry>, Duration)> {
+        match self.judge(key, self.store.peek(key)?, rules, max_age) {
+            Found::Fresh(entry, age) => Some((entry, age)),
+            _ => None,
+        }
+    }
+
+    fn judge(&self, key: &Key, entry: Arc<Entry>, rules: &CacheRules, max_age: Option<Duration>) -> Found {
+        let now = unix_now();
+        let ahead = Duration::from_millis(entry.stored.saturating_sub(now));
+        if ahead > CLOCK_TOLERANCE || !self.purges.counts(key, &entry) {
+            self.store.remove(key);
+            return Found::Nothing;
+        }
+        let age = Duration::from_millis(now.saturating_sub(entry.stored));
+        if age >= rules.ttl.saturating_add(rules.stale_if_error) {
+            return Found::Nothing;
+        }
+        let fresh = age < rules.ttl;
+        match fresh && max_age.is_none_or(|most| age <= most) {
+            true => Found::Fresh(entry, age),
+            // Also one that is only too old for this client: better than an error.
+            false if !rules.stale_if_error.is_zero() => Found::Stale(entry),
+            false => Found::Nothing,
+        }
+    }
+
+    /// Keeps an answer, unless it was purged while it was being made, or is too large.
+    pub fn keep(&self, key: Key, entry: Arc<Entry>, rules: &CacheRules) {
+        if entry.body.len() <= rules.max_entry && self.purges.counts(&key, &entry) {
+            self.store.insert(key, entry);
+        }
+    }
+
+    /// How full it is.
+    pub fn usage(&self) -> StoreUsage {
+        self.store.usage()
+    }
+
+    /// How many answers are being made.
+    pub fn flights(&self) -> usize {
+        self.flights.count()
+    }
+
+    /// Writes what still waits for the disk.
+    pub fn close(&self, patience: Duration) {
+        self.store.close(patience);
+    }
+}
+
+/// What the configuration allows at most.
+const MAX_ENTRY: usize = 16 << 20;

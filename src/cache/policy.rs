@@ -1,0 +1,157 @@
+//! Which requests may be answered from the cache, and what a client's headers ask for.
+
+mod directives;
+
+use serde_json::value::RawValue;
+
+use crate::openai::{Endpoint, Peek, members::walk};
+
+pub use directives::Directives;
+
+/// A request, as far as it decides whether it may be cached.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Where it goes.
+    pub endpoint: &'a Endpoint,
+    /// What was read in its body.
+    pub peek: &'a Peek,
+    /// The body that `peek` was parsed from.
+    pub body: &'a [u8],
+    /// What its headers say.
+    pub directives: &'a Directives,
+    /// Names of tools that act on the world, so that their call must be generated anew each time. One that ends in `*`
+    /// means all that start like it.
+    pub side_effect_tools: &'a [String],
+}
+
+/// Whether a request may be cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Its reply may come from the cache and go into it.
+    Cache,
+    /// It goes past the cache. The word says why, in logs and metrics; it is one of a fixed set.
+    Bypass(&'static str),
+}
+
+/// Decides by the first of these reasons that holds:
+///
+/// | word | reason |
+/// |---|---|
+/// | `endpoint` | not one whose replies are kept |
+/// | `asked` | the client says `skip` or `no-store` |
+/// | `store` | the provider is to keep the reply for later, under an id of its own |
+/// | `not_deterministic` | neither `temperature: 0` nor a `seed`; `force` lifts it |
+/// | `several_choices` | `n` or `best_of` above 1 without a `seed`: the client wants them to differ; `force` lifts it |
+/// | `audio` | speech is asked for |
+/// | `background` | the reply comes later |
+/// | `conversation` | the provider adds to a conversation |
+/// | `stored_prompt` | the prompt is one that the provider keeps, and may change |
+/// | `hosted_tool` | the provider may run a tool or search, which acts or reads the live world |
+/// | `side_effect_tool` | a tool is listed as one with side effects |
+/// | `invalid` | the body is not what `peek` was parsed from |
+///
+/// Embeddings and moderations pass after the first two: they are functions of their input.
+pub fn decide(asked: &Asked<'_>) -> Decision {
+    let Asked { peek, directives, .. } = *asked;
+    let generates = match asked.endpoint {
+        Endpoint::Embeddings | Endpoint::Moderations => false,
+        Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Responses => true,
+        Endpoint::Models | Endpoint::Model(_) | Endpoint::InvalidateCache | Endpoint::Other => {
+            return Decision::Bypass("endpoint");
+        }
+    };
+    if directives.skip || directives.no_store {
+        return Decision::Bypass("asked");
+    }
+    if !generates {
+        return Decision::Cache;
+    }
+    if peek.store == Some(true) {
+        return Decision::Bypass("store");
+    }
+    if !(directives.force || peek.has_seed || peek.temperature == Some(0.0)) {
+        return Decision::Bypass("not_deterministic");
+    }
+    let one_choice = !(directives.force || peek.has_seed);
+    if one_choice && peek.n > Some(1) {
+        return Decision::Bypass("several_choices");
+    }
+    body(asked, one_choice).map_or(Decision::Cache, Decision::Bypass)
+}
+
+/// A reason in what the peek does not know.
+fn body(asked: &Asked<'_>, one_choice: bool) -> Option<&'static str> {
+    let mut reason = None;
+    let read = walk(std::str::from_utf8(asked.body).unwrap_or_default(), |member| {
+        if reason.is_none() && member.value != "null" {
+            reason = match member.key().as_ref() {
+                // Some servers also take a number in quotes, so what is no number counts as several.
+                "best_of" if one_choice && member.value.parse::<f64>().is_ok_and(|best_of| best_of <= 1.0) => None,
+                "best_of" if one_choice => Some("several_choices"),
+                "modalities" if !has_audio(member.value) => None,
+                "modalities" | "audio" => Some("audio"),
+                "background" if member.value != "false" => Some("background"),
+                "conversation" => Some("conversation"),
+                // Kept by the provider, and changed there.
+                "prompt" if member.value.starts_with('{') => Some("stored_prompt"),
+                // OpenAI; xAI; OpenRouter; Azure; Qwen.
+                "web_search_options" | "search_parameters" | "plugins" | "data_sources" => Some("hosted_tool"),
+                "enable_search" if member.value != "false" => Some("hosted_tool"),
+                "tools" | "functions" => tools(member.value, asked.side_effect_tools),
+                _ => None,
+            };
+        }
+    });
+    read.map_or(Some("invalid"), |()| reason)
+}
+
+fn has_audio(modalities: &str) -> bool {
+    // A list that cannot be read may hold anything.
+    serde_json::from_str::<Vec<String>>(modalities).map_or(true, |all| all.iter().any(|one| one == "audio"))
+}
+
+/// A reason in the list of tools; of the older `functions` too, which have no type and their name one level up.
+fn tools(list: &str, side_effect_tools: &[String]) -> Option<&'static str> {
+    let Ok(tools) = serde_json::from_str::<Vec<&RawValue>>(list) else { return Some("hosted_tool") };
+    tools.iter().find_map(|tool| {
+        let (mut hosted, mut acts) = (false, false);
+        let read = walk(tool.get(), |member| match member.key().as_ref() {
+            "type" => hosted |= !is_run_by_client(member.value),
+            "name" => acts |= is_listed(member.value, side_effect_tools),
+            "function" | "custom" if !side_effect_tools.is_empty() => {
+                // What is not an object has no name.
+                let _ = walk(member.value, |member| {
+                    acts |= member.key() == "name" && is_listed(member.value, side_effect_tools);
+                });
+            }
+            _ => (),
+        });
+        match (hosted || read.is_err(), acts) {
+            (true, _) => Some("hosted_tool"),
+            (false, true) => Some("side_effect_tool"),
+            (false, false) => None,
+        }
+    })
+}
+
+/// Whether a tool's `type` says that the client runs it. A type that is not invented yet may be anything.
+fn is_run_by_client(kind: &str) -> bool {
+    let kind = serde_json::from_str::<Option<String>>(kind);
+    kind.is_ok_and(|kind| matches!(kind.as_deref(), None | Some("function" | "custom")))
+}
+
+fn is_listed(name: &str, side_effect_tools: &[String]) -> bool {
+    if side_effect_tools.is_empty() || name == "null" {
+        return false;
+    }
+    // A name that cannot be read may be any.
+    serde_json::from_str::<String>(name).map_or(true, |name| {
+        side_effect_tools.iter().any(|listed| match listed.strip_suffix('*') {
+            Some(start) => name.starts_with(start),
+            None => name == *listed,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! Stamps in memory: who looks pays for a few maps at most, and for one comparison where nothing was purged since.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{MOST, Purge, PurgeRequest};
+use crate::{cache::Key, types::TenantId};
+
+/// When what was purged last, in milliseconds since 1970; 0 is never.
+#[derive(Clone, Default)]
+pub(super) struct Stamps {
+    newest: u64,
+    any: Arc<Scope>,
+    tenants: HashMap<TenantId, Arc<Scope>>,
+}
+
+/// Stamps for what one tenant, or anyone, has paid for.
+#[derive(Clone, Default)]
+struct Scope {
+    all: u64,
+    models: HashMap<Box<str>, u64>,
+    keys: HashMap<Key, u64>,
+}
+
+impl Stamps {
+    /// No stamp is newer.
+    pub(super) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// The newest one that covers an answer.
+    pub(super) fn of(&self, key: &Key, tenant: &TenantId, route: &str, served: Option<(&str, &str)>) -> u64 {
+        let of = |scope: &Scope| scope.of(key, route, served);
+        of(&self.any).max(self.tenants.get(tenant).map_or(0, |scope| of(scope)))
+    }
+
+    /// Takes a stamp up, unless there is a newer one.
+    pub(super) fn put(&mut self, request: &PurgeRequest, at: u64) {
+        self.newest = self.newest.max(at);
+        match &request.tenant {
+            None => Arc::make_mut(&mut self.any).put(&request.what, at),
+            Some(tenant) => Arc::make_mut(self.tenants.entry(tenant.clone()).or_default()).put(&request.what, at),
+        }
+    }
+
+    /// Drops stamps that say nothing: those older than `before`, and those that a wider one covers.
+    pub(super) fn forget(&mut self, before: u64) {
+        if self.any.has_idle(before) {
+            Arc::make_mut(&mut self.any).forget(before);
+        }
+        let before = before.max(self.any.all);
+        self.tenants.retain(|_, scope| {
+            if scope.has_idle(before) {
+                Arc::make_mut(scope).forget(before);
+            }
+            scope.all > 0 || scope.narrow() > 0
+        });
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        let len = |scope: &Scope| usize::from(scope.all > 0) + scope.narrow();
+        len(&self.any) + self.tenants.values().map(|scope| len(scope)).sum::<usize>()
+    }
+}
+
+impl Scope {
+    fn of(&self, key: &Key, route: &str, served: Option<(&str, &str)>) -> u64 {
+        let mut newest = self.all;
+        if !self.keys.is_empty() {
+            newest = newest.max(self.keys.get(key).copied().unwrap_or(0));
+        }
+        if !self.models.is_empty() {
+            let of = |name: &str| self.models.get(name).copied().unwrap_or(0);
+            newest = newest.max(of(route));
+            if let Some((provider, model)) = served {
+                newest = newest.max(of(model)).max(of(&format!("{provider}/{model}")));
+            }
+        }
+        newest
+    }
+
+    fn put(&mut self, what: &Purge, at: u64) {
+        let known = match what {
+            Purge::All | Purge::Tenant(_) => &mut self.all,
+            Purge::Model(model) => self.models.entry(model.as_str().into()).or_default(),
+            Purge::Key(key) => self.keys.entry(*key).or_default(),
+        };
+        *known = at.max(*known);
+        if self.narrow() > MOST {
+            self.fold();
+        }
+    }
+
+    /// How many stamps cover a model or a key only.
+    fn narrow(&self) -> usize {
+        self.models.len() + self.keys.len()
+    }
+
+    /// Puts one stamp for all in the place of the older half.
+    fn fold(&mut self) {
+        let mut stamps: Vec<u64> = self.models.values().chain(self.keys.values()).copied().collect();
+        let middle = stamps.len() / 2;
+        self.all = self.all.max(*stamps.select_nth_unstable(middle).1);
+        self.forget(0);
+    }
+
+    /// Whether it has stamps that [`Self::forget`] would drop.
+    fn has_idle(&self, before: u64) -> bool {
+        let covered = before.max(self.all);
+        (1..=before).contains(&self.all) || self.models.values().chain(self.keys.values()).any(|at| *at <= covered)
+    }
+
+    fn forget(&mut self, before: u64) {
+        if self.all <= before {
+            self.all = 0;
+        }
+        let covered = before.max(self.all);
+        self.models.retain(|_, at| *at > covered);
+        self.keys.retain(|_, at| *at > covered);
+    }
+}

@@ -1,0 +1,302 @@
+//! The second tier: records in foyer's blocks, written behind, read with little patience.
+//!
+//! ```text
+//!            ┌────────────── lock taken, folder unusable ──────────────┐
+//!            ▼                                                         │
+//! off ─▶ attach (lock, recover) ─▶ up ─ a trial record is lost ─▶ down ┴─ lost again ─▶ off
+//!                                  ▲──────── one comes back ─────┘
+//! ```
+//!
+//! A thread of its own, the keeper, walks this drawing. foyer does not report failed writes, and its writer may stop
+//! for good after one, so the keeper writes a trial record from time to time, as long as there is something to write,
+//! and looks whether it arrives. Requests only look at what is attached.
+
+mod attach;
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use foyer::{Age, Load};
+use tokio::sync::Semaphore;
+
+use self::attach::{Attached, Refused};
+use super::{DiskOptions, Held, Key};
+use crate::cache::Entry;
+
+/// How long a request waits for the disk.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a start waits for it.
+const OPEN_PATIENCE: Duration = Duration::from_millis(10);
+/// Reads at a time; further ones find nothing.
+const READS: usize = 64;
+/// After so many failed reads in a row the disk is left alone for [`REST`].
+const STRIKES: u32 = 3;
+const REST: Duration = Duration::from_secs(10);
+/// How often the keeper looks after the disk.
+const PERIOD: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 5_000 });
+/// How long a trial record may take.
+const TRIAL: Duration = Duration::from_millis(if cfg!(test) { 1_000 } else { 10_000 });
+/// After so many lost trial records it is attached anew.
+const TRIALS: u32 = 3;
+
+/// What was found on disk.
+pub(super) struct Found {
+    pub(super) entry: Arc<Entry>,
+    /// Its block goes next: whoever still wants it must write it again.
+    pub(super) leaving: bool,
+}
+
+pub(super) struct Disk {
+    shared: Arc<Shared>,
+    /// Wakes the keeper, by going away, to end.
+    keeper: Mutex<Option<mpsc::Sender<()>>>,
+}
+
+struct Shared {
+    options: DiskOptions,
+    max_entry: usize,
+    attached: ArcSwapOption<Attached>,
+    /// Whether the last trial record arrived.
+    writable: AtomicBool,
+    /// Whether something was written since.
+    written: AtomicBool,
+    closed: AtomicBool,
+    errors: AtomicU64,
+    reads: Arc<Semaphore>,
+    strikes: AtomicU32,
+    /// Until when it is left alone, in milliseconds since `begun`.
+    rests: AtomicU64,
+    begun: Instant,
+}
+
+impl Disk {
+    /// Attaches it, in the background if that takes long.
+    pub(super) fn open(options: DiskOptions, max_entry: usize) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            options,
+            max_entry,
+            attached: ArcSwapOption::empty(),
+            writable: AtomicBool::new(true),
+            written: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            errors: AtomicU64::new(0),
+            reads: Arc::new(Semaphore::new(READS)),
+            strikes: AtomicU32::new(0),
+            rests: AtomicU64::new(0),
+            begun: Instant::now(),
+        });
+        let (keeper, orders) = mpsc::channel();
+        let (first, tried) = mpsc::channel();
+        let keep = shared.clone();
+        thread::Builder::new().name("cache-keeper".into()).spawn(move || keep.keep(&orders, first))?;
+        let _ = tried.recv_timeout(OPEN_PATIENCE);
+        Ok(Self { shared, keeper: Mutex::new(Some(keeper)) })
+    }
+
+    pub(super) fn may_hold(&self, key: &Key) -> bool {
+        !self.shared.is_resting()
+            && self.shared.attached.load().as_ref().is_some_and(|disk| disk.storage().may_contains(key))
+    }
+
+    pub(super) async fn load(&self, key: &Key) -> Option<Found> {
+        let shared = &self.shared;
+        if !self.may_hold(key) {
+            return None;
+        }
+        let disk = shared.attached.load_full()?;
+        // Held until the read ends, however late: a disk that hangs gets no more than these.
+        let Ok(permit) = shared.reads.clone().try_acquire_owned() else {
+            shared.errors.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        let (key, storage) = (*key, disk.storage().clone());
+        let reading = disk.runtime()?.spawn(async move {
+            let loaded = storage.load(&key).await;
+            drop(permit);
+            loaded
+        });
+        let Ok(Ok(Ok(loaded))) = tokio::time::timeout(PATIENCE, reading).await else {
+            shared.strike();
+            return None;
+        };
+        shared.strikes.store(0, Ordering::Relaxed);
+        match loaded {
+            Load::Entry { value, populated, .. } => {
+                value.answer_for(&key).map(|entry| Found { entry, leaving: matches!(populated.age, Age::Old) })
+            }
+            Load::Piece { piece, .. } => piece.value().answer_for(&key).map(|entry| Found { entry, leaving: false }),
+            Load::Throttled | Load::Miss => None,
+        }
+    }
+
+    /// Queues a record; a full queue lets it go.
+    pub(super) fn write(&self, held: &Held) {
+        if let Some(disk) = &*self.shared.attached.load() {
+            self.shared.written.store(true, Ordering::Relaxed);
+            if self.shared.writable.load(Ordering::Relaxed) {
+                disk.storage().enqueue(held.piece(), false);
+            }
+        }
+    }
+
+    pub(super) fn remove(&self, key: &Key) {
+        if let Some(disk) = &*self.shared.attached.load() {
+            // A removal is queued without a bound: only what is there needs one.
+            if disk.storage().may_contains(key) {
+                disk.storage().delete(key);
+            }
+        }
+    }
+
+    /// Whether a record is still in the queue.
+    #[cfg(test)]
+    pub(super) fn is_waiting(&self, key: &Key) -> bool {
+        let disk = self.shared.attached.load_full().unwrap();
+        let (storage, key) = (disk.storage().clone(), *key);
+        disk.wait(TRIAL, async move { matches!(storage.load(&key).await, Ok(Load::Piece { .. })) }).unwrap_or(true)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.shared.attached.load().as_ref().map_or(0, |disk| disk.bytes())
+    }
+
+    pub(super) fn limit(&self) -> u64 {
+        self.shared.options.size
+    }
+
+    pub(super) fn errors(&self) -> u64 {
+        self.shared.errors.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        let shared = &self.shared;
+        shared.attached.load().is_some() && shared.writable.load(Ordering::Relaxed) && !shared.is_resting()
+    }
+
+    /// Ends the keeper, writes what is queued, and gives the folder free.
+    pub(super) fn close(&self, patience: Duration) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        drop(self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(disk) = self.shared.attached.swap(None)
+            && !disk.flush(patience)
+        {
+            self.shared.errors.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(?patience, "cache: what waited for the disk was not written in time");
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.attached.store(None);
+    }
+}
+
+impl Shared {
+    fn is_resting(&self) -> bool {
+        let until = self.rests.load(Ordering::Relaxed);
+        until > 0 && self.now() < until
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts a failed read.
+    fn strike(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 >= STRIKES {
+            self.strikes.store(0, Ordering::Relaxed);
+            self.rests.store(self.now() + REST.as_millis() as u64, Ordering::Relaxed);
+            tracing::warn!("cache: reads from the disk fail or are slow; it is left alone for {REST:?}");
+        }
+    }
+
+    /// The keeper's life. `first` learns when the first attempt is over.
+    fn keep(&self, orders: &mpsc::Receiver<()>, first: mpsc::Sender<()>) {
+        let mut pause = PERIOD;
+        let mut last = None;
+        let (mut lost, mut stuck) = (0, 0);
+        self.attach(false, &mut last);
+        drop(first);
+        while let Err(RecvTimeoutError::Timeout) = orders.recv_timeout(pause) {
+            let Some(disk) = self.attached.load_full() else {
+                self.attach(stuck > 1, &mut last);
+                continue;
+            };
+            if !self.written.swap(false, Ordering::Relaxed) && lost == 0 {
+                continue;
+            }
+            match disk.try_out(TRIAL) {
+                Trial::Arrived => {
+                    if lost > 0 {
+                        tracing::info!("cache: the disk takes entries again");
+                    }
+                    (lost, stuck, pause) = (0, 0, PERIOD);
+                    self.writable.store(true, Ordering::Relaxed);
+                    continue;
+                }
+                Trial::Lost => lost += 1,
+                Trial::Stuck => (lost, stuck) = (TRIALS, stuck + 1),
+            }
+            self.errors.fetch_add(1, Ordering::Relaxed);
+            if self.writable.swap(false, Ordering::Relaxed) {
+                tracing::error!("cache: the disk takes no entries; memory goes on alone");
+            }
+            if lost >= TRIALS {
+                // Its writer may be dead. A new one has more luck, or not: then less and less often.
+                self.attached.store(None);
+                lost = 1;
+                pause = (pause * 2).min(PERIOD * 64);
+            }
+        }
+    }
+
+    fn attach(&self, afresh: bool, last: &mut Option<String>) {
+        match Attached::new(&self.options, self.max_entry, afresh) {
+            Ok(disk) => {
+                self.attached.store(Some(Arc::new(disk)));
+                if self.closed.load(Ordering::SeqCst) {
+                    self.attached.store(None);
+                } else if last.take().is_some() {
+                    tracing::info!(folder = %self.options.folder.display(), "cache: the disk is in use now");
+                }
+            }
+            Err(refused) => {
+                let reason = refused.to_string();
+                // Said once, not at every attempt.
+                if last.as_ref() != Some(&reason) {
+                    let folder = self.options.folder.display();
+                    match refused {
+                        Refused::Taken => {
+                            tracing::warn!(%folder, "cache: {reason}; memory goes on alone until it ends")
+                        }
+                        Refused::Unusable(_) => {
+                            self.errors.fetch_add(1, Ordering::Relaxed);
+                            tracing::error!(%folder, "cache: {reason}; memory goes on alone");
+                        }
+                    }
+                    *last = Some(reason);
+                }
+            }
+        }
+    }
+}
+
+/// What became of a trial record.
+enum Trial {
+    Arrived,
+    Lost,
+    /// The writer does not move.
+    Stuck,
+}

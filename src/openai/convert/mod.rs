@@ -1,0 +1,65 @@
+//! Turns a complete reply from one of its forms into the other, so that one stored reply answers a request with
+//! `"stream": true` and one without.
+//!
+//! ```text
+//!              to_events ──▶  data: {…"delta":{"content":"Hi"}…}
+//! {"choices":[…]}             data: {…"usage":{…}}
+//!              ◀── to_json    data: [DONE]
+//! ```
+//!
+//! Values move as the texts they are: strings are joined and objects taken apart without decoding what is inside, so
+//! numbers, escapes and members nobody knows come out as they went in, and no nesting is deep.
+
+mod chat;
+mod chunks;
+mod merge;
+mod parts;
+mod responses;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+
+use super::Endpoint;
+use crate::sse::{RawEvent, Scanner};
+
+/// A whole event stream that says what this JSON reply says, usage and end included.
+///
+/// `None` for a document that is not understood: another endpoint's, an error, a reply that is not finished, audio.
+///
+/// A chat or legacy completion that has a count ends with the chunk for it, and its other chunks say `"usage": null`, as
+/// OpenAI does for `include_usage`; a [`StreamRelay`](super::StreamRelay) hides both where the client did not ask.
+pub fn to_events(endpoint: &Endpoint, json: &[u8]) -> Option<Bytes> {
+    let convert: fn(&str) -> Option<Bytes> = match endpoint {
+        Endpoint::ChatCompletions => chat::to_events,
+        Endpoint::Completions => chat::legacy_to_events,
+        Endpoint::Responses => responses::to_events,
+        _ => return None,
+    };
+    convert(std::str::from_utf8(json).ok()?)
+}
+
+/// The JSON reply that this whole event stream amounts to.
+///
+/// `None` where the stream is not understood, is not complete, or reports an error. A Responses reply is the very text
+/// that the terminal event holds.
+pub fn to_json(endpoint: &Endpoint, events: &[u8]) -> Option<Bytes> {
+    match endpoint {
+        Endpoint::ChatCompletions => merge::to_json(merge::Dialect::Chat, &scan(events)?),
+        Endpoint::Completions => merge::to_json(merge::Dialect::Legacy, &scan(events)?),
+        Endpoint::Responses => responses::to_json(&scan(events)?),
+        _ => None,
+    }
+}
+
+/// All events of a whole stream; `None` when one is too large.
+fn scan(stream: &[u8]) -> Option<Vec<RawEvent>> {
+    let mut scanner = Scanner::new();
+    scanner.push(Bytes::copy_from_slice(stream));
+    let mut events = Vec::new();
+    while let Some(event) = scanner.next_event().ok()? {
+        events.push(event);
+    }
+    events.extend(scanner.finish());
+    Some(events)
+}

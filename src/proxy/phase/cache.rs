@@ -1,0 +1,557 @@
+//! Cache: answer what was answered before, read along with what is being answered, or lead the way for others.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use pingora_proxy::Session;
+use tokio::task::spawn_blocking;
+
+use super::{Stop, invalid, plan, relay};
+use crate::{
+    cache::{
+        Asked, Cache, Decision, Directives, Entry, Failure, Follower, Form, Found, Key, KeyParts, Lead, Outcome, Seat,
+        Server, Step, decide,
+    },
+    config::{Abandoned, CacheRules, Config, Namespace},
+    error::{Fault, GatewayError},
+    openai::{self, Endpoint, RelayOptions, StreamEnd, StreamKind, StreamRelay},
+    proxy::{
+        context::{Body, Cached, Context, Course},
+        reply,
+    },
+    routing::Plan,
+    types::{NanoUsd, Usage, unix_now},
+};
+
+/// What is asked, besides the body.
+struct Question {
+    endpoint: Endpoint,
+    namespace: Vec<u8>,
+    family: String,
+    query: String,
+    headers: Vec<(String, Vec<u8>)>,
+    directives: Directives,
+    config: Arc<Config>,
+}
+
+/// What becomes of one that followed.
+enum After {
+    /// It has its answer.
+    Answered,
+    /// It has to ask for itself.
+    Ask,
+    /// Nobody leads any more.
+    Again,
+}
+
+/// Answers from the cache, or notes what it may keep. `true` says that the reply has been sent.
+pub async fn look(session: &mut Session, ctx: &mut Context) -> Result<bool, Stop> {
+    let directives = Directives::read(&session.req_header().headers).map_err(invalid)?;
+    let reason = ask(session, ctx, &directives).await?;
+    ctx.metrics.cache_asked(reason);
+    let Some(cached) = &ctx.cached else {
+        return if directives.only_if_cached { Err(not_cached().into()) } else { Ok(false) };
+    };
+    let cache = ctx.governance.cache.clone();
+    let (key, rules) = (cached.key, cached.rules.clone());
+    let Some(payer) = ctx.principal.as_ref().map(|principal| principal.party.id.clone()) else { return Ok(false) };
+    if directives.no_cache {
+        set_fill(ctx, cache.flights.alone(key, &payer));
+        return Ok(false);
+    }
+    let max_age = directives.max_age.map(Duration::from_secs);
+    loop {
+        match cache.find(&key, &rules, max_age).await {
+            Found::Fresh(entry, age) => {
+                if serve(session, ctx, &entry, Course::Hit, age).await? {
+                    return Ok(true);
+                }
+            }
+            Found::Stale(entry) => {
+                if let Some(cached) = &mut ctx.cached {
+                    cached.stale = Some(entry);
+                }
+            }
+            Found::Nothing => {}
+        }
+        if directives.only_if_cached {
+            return Err(not_cached().into());
+        }
+        match cache.flights.join(key, &payer) {
+            Seat::Lead(lead) => {
+                // It may have been answered between the look and the seat.
+                if let Some((entry, age)) = cache.find_now(&key, &rules, max_age)
+                    && serve(session, ctx, &entry, Course::Hit, age).await?
+                {
+                    return Ok(true);
+                }
+                set_fill(ctx, lead);
+                return Ok(false);
+            }
+            // What is being made was asked for before a purge.
+            Seat::Follow(follower) if is_purged(ctx, &key, &follower) => {
+                set_fill(ctx, cache.flights.alone(key, &payer));
+                return Ok(false);
+            }
+            Seat::Follow(follower) => match follow(session, ctx, follower).await? {
+                After::Answered => return Ok(true),
+                After::Ask => {
+                    ctx.course = Course::Miss;
+                    return Ok(false);
+                }
+                After::Again => {}
+            },
+        }
+    }
+}
+
+fn is_purged(ctx: &Context, key: &Key, follower: &Follower) -> bool {
+    let served = follower.server();
+    let served = served.as_ref().map(|server| (&*server.provider, &*server.model));
+    let purges = &ctx.governance.cache.purges;
+    purges.stamp_of(key, follower.payer(), ctx.model_label(), served) >= follower.born()
+}
+
+fn set_fill(ctx: &mut Context, lead: Lead) {
+    ctx.course = Course::Miss;
+    if let Some(cached) = &mut ctx.cached {
+        cached.fill = Some(Arc::new(lead));
+    }
+}
+
+fn not_cached() -> GatewayError {
+    GatewayError::new(Fault::NotCached, "The cache has no answer to this request, and it asks for nothing else.")
+}
+
+/// Finds out whether the cache has a part in it, and under which key. Returns why not, for the metrics.
+async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> Result<&'static str, Stop> {
+    let Some(plan) = &ctx.plan else { return Ok("endpoint") };
+    let (rules, Some(first)) = (plan.cache.clone(), plan.targets.first()) else { return Ok("endpoint") };
+    if !rules.enabled {
+        return Ok("off");
+    }
+    let model = first.model.clone();
+    let speaks = |name: &str| name.starts_with("openai-") || name.starts_with("anthropic-");
+    let all = session.req_header().headers.iter();
+    let mut headers: Vec<_> = all
+        .filter(|(name, _)| speaks(name.as_str()))
+        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
+        .collect();
+    headers.sort_unstable();
+    let question = Question {
+        endpoint: ctx.endpoint.clone(),
+        namespace: namespace(session, ctx, plan, &rules),
+        family: family(plan, &model),
+        query: session.req_header().uri.query().unwrap_or_default().to_owned(),
+        headers,
+        directives: *directives,
+        config: ctx.engines.config.clone(),
+    };
+    let Some(body) = ctx.body.take() else { return Ok("endpoint") };
+    let (body, answer) = if body.bytes.len() <= plan::PARSE_INLINE {
+        let answer = question.answer(&body);
+        (body, answer)
+    } else {
+        let work = spawn_blocking(move || {
+            let answer = question.answer(&body);
+            (body, answer)
+        });
+        work.await.map_err(|_| GatewayError::new(Fault::Internal, "The request body could not be read."))?
+    };
+    ctx.body = Some(body);
+    match answer {
+        Err(reason) => Ok(reason),
+        Ok(key) => {
+            let cached = Cached { key, rules, model, fill: None, stale: None, served: None, veil: None };
+            ctx.cached = Some(Box::new(cached));
+            Ok("")
+        }
+    }
+}
+
+impl Question {
+    fn answer(&self, body: &Body) -> Result<Key, &'static str> {
+        let asked = Asked {
+            endpoint: &self.endpoint,
+            peek: &body.peek,
+            body: &body.bytes,
+            directives: &self.directives,
+            side_effect_tools: &self.config.cache.side_effect_tools,
+        };
+        if let Decision::Bypass(reason) = decide(&asked) {
+            return Err(reason);
+        }
+        let headers: Vec<(&str, &[u8])> =
+            self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        let parts = KeyParts {
+            namespace: &self.namespace,
+            endpoint: self.endpoint.label(),
+            family: &self.family,
+            query: &self.query,
+            headers: &headers,
+            body: &body.bytes,
+        };
+        parts.key().ok_or("body")
+    }
+}
+
+/// Who shares the answer: the tenant or all; and of those only the ones for whom the provider would see the same account.
+fn namespace(session: &Session, ctx: &Context, plan: &Plan, rules: &CacheRules) -> Vec<u8> {
+    let mut space = Vec::with_capacity(64);
+    let mut part = |tag: u8, bytes: &[u8]| {
+        space.push(tag);
+        space.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        space.extend_from_slice(bytes);
+    };
+    if let Some(principal) = &ctx.principal {
+        match rules.namespace {
+            Namespace::Tenant => part(b't', principal.party.id.as_str().as_bytes()),
+            Namespace::Shared => {
+                // What a tenant's headers say to the provider may change the answer.
+                for (name, value) in &principal.party.headers {
+                    part(b'h', name.as_str().as_bytes());
+                    part(b'v', value.as_bytes());
+                }
+            }
+        }
+    }
+    let own = plan.targets.iter().find_map(|target| plan::credential(ctx, target).filter(|(_, own)| *own));
+    if let Some((key, _)) = own {
+        part(b'k', blake3::hash(key.as_bytes()).as_bytes());
+        // Names of the account that the key opens.
+        for name in ["openai-organization", "openai-project"] {
+            if let Some(value) = session.get_header(name) {
+                part(b'a', value.as_bytes());
+            }
+        }
+    }
+    space
+}
+
+/// The deployments that serve the model of the first one: their answers are as good as each other's.
+fn family(plan: &Plan, model: &str) -> String {
+    let mut providers: Vec<&str> =
+        plan.targets.iter().filter(|target| &*target.model == model).map(|target| &*target.provider.name).collect();
+    providers.sort_unstable();
+    // No provider's name has a comma or a line break, no model's a line break.
+    format!("{model}\n{}", providers.join(","))
+}
+
+/// Serves a whole answer in the form that the client wants. `false` where it cannot be put into that form.
+pub async fn serve(
+    session: &mut Session,
+    ctx: &mut Context,
+    entry: &Arc<Entry>,
+    course: Course,
+    age: Duration,
+) -> Result<bool, Stop> {
+    let Some(rendered) = render(ctx, entry) else { return Ok(false) };
+    send(session, ctx, entry, rendered, course, age).await?;
+    Ok(true)
+}
+
+async fn send(
+    session: &mut Session,
+    ctx: &mut Context,
+    entry: &Arc<Entry>,
+    (form, body): (Form, Bytes),
+    course: Course,
+    age: Duration,
+) -> Result<(), Stop> {
+    served(ctx, entry, course);
+    let server = Server { provider: entry.provider.clone(), model: entry.model.clone() };
+    reply::stored(session, ctx, &server, form, age, Some(body)).await.map_err(|_| Stop::Gone)
+}
+
+fn served(ctx: &mut Context, entry: &Arc<Entry>, course: Course) {
+    ctx.course = course;
+    if let Some(cached) = &mut ctx.cached {
+        cached.served = Some(entry.clone());
+    }
+}
+
+fn render(ctx: &Context, entry: &Entry) -> Option<(Form, Bytes)> {
+    let peek = ctx.body.as_ref().map(|body| &body.peek);
+    let wants_events = peek.is_some_and(|peek| peek.stream);
+    match (entry.form, wants_events) {
+        (Form::Json, false) => Some((Form::Json, entry.body.clone())),
+        (Form::Events, false) => Some((Form::Json, openai::to_json(&ctx.endpoint, &entry.body)?)),
+        (form, true) => {
+            let events = match form {
+                Form::Json => openai::to_events(&ctx.endpoint, &entry.body)?,
+                Form::Events => entry.body.clone(),
+            };
+            Some((
+                Form::Events,
+                match hides_usage(ctx) {
+                    true => {
+                        let mut reader = reader(ctx);
+                        let first = reader.feed(events);
+                        relay::join(first, reader.finish(&StreamEnd::Clean))
+                    }
+                    false => events,
+                },
+            ))
+        }
+    }
+}
+
+fn hides_usage(ctx: &Context) -> bool {
+    let peek = ctx.body.as_ref().map(|body| &body.peek);
+    ctx.endpoint != Endpoint::Responses && peek.is_none_or(|peek| !peek.include_usage)
+}
+
+/// Reads events as the cache keeps them, and leaves what this client asked for.
+fn reader(ctx: &Context) -> StreamRelay {
+    let kind = if ctx.endpoint == Endpoint::Responses { StreamKind::Responses } else { StreamKind::Chat };
+    StreamRelay::new(kind, RelayOptions { hide_usage: hides_usage(ctx), repair_tools: false })
+}
+
+/// Reads along with another request.
+async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower) -> Result<After, Stop> {
+    let wants_events = ctx.body.as_ref().is_some_and(|body| body.peek.stream);
+    let mut reader = reader(ctx);
+    let mut watching = true;
+    loop {
+        let next = async {
+            match wants_events {
+                true => follower.next().await,
+                false => Step::End(follower.end().await),
+            }
+        };
+        let step = tokio::select! {
+            biased;
+            step = next => step,
+            seen = session.downstream_session.read_body_or_idle(true), if watching => match seen {
+                Ok(_) => {
+                    watching = false;
+                    continue;
+                }
+                Err(_) => return Err(Stop::Gone),
+            },
+        };
+        let outcome = match step {
+            Step::Events(events) => {
+                if ctx.first_byte.is_none() {
+                    ctx.course = Course::Hit;
+                    let unknown = || Server { provider: "-".into(), model: "-".into() };
+                    let server = follower.server().unwrap_or_else(unknown);
+                    reply::stored(session, ctx, &server, Form::Events, Duration::ZERO, None)
+                        .await
+                        .map_err(|_| Stop::Gone)?;
+                }
+                let out = reader.feed(events);
+                if !out.is_empty() {
+                    session.write_response_body(Some(out), false).await.map_err(|_| Stop::Gone)?;
+                }
+                continue;
+            }
+            Step::End(outcome) => outcome,
+        };
+        if ctx.first_byte.is_some() {
+            let whole = matches!(outcome, Outcome::Complete(..));
+            if let Outcome::Complete(entry, _) = &outcome {
+                served(ctx, entry, Course::Hit);
+            }
+            let end = match whole {
+                true => StreamEnd::Clean,
+                false => StreamEnd::Cut("the provider closed the connection in the middle of its reply".to_owned()),
+            };
+            if !whole {
+                ctx.fault = Some(Fault::UpstreamInterrupted);
+                session.set_keepalive(None);
+            }
+            let last = reader.finish(&end);
+            if !last.is_empty() {
+                session.write_response_body(Some(last), false).await.map_err(|_| Stop::Gone)?;
+            }
+            session.write_response_body(None, true).await.map_err(|_| Stop::Gone)?;
+            return Ok(After::Answered);
+        }
+        return match outcome {
+            Outcome::Complete(entry, document) => {
+                let rendered = match document.filter(|_| !wants_events) {
+                    Some(document) => Some((Form::Json, document)),
+                    None => render(ctx, &entry),
+                };
+                let Some(rendered) = rendered else { return Ok(After::Ask) };
+                send(session, ctx, &entry, rendered, Course::Hit, Duration::ZERO).await?;
+                Ok(After::Answered)
+            }
+            Outcome::Failed(failure) => share(session, ctx, &failure).await,
+            Outcome::Cut => {
+                let message = "The provider closed the connection before its reply was complete.";
+                let failure = reply::failure(&GatewayError::new(Fault::UpstreamInterrupted, message));
+                share(session, ctx, &failure).await
+            }
+            Outcome::Solo => Ok(After::Ask),
+            Outcome::Vacant => Ok(After::Again),
+        };
+    }
+}
+
+/// The error that the leader got; an expired answer is better.
+async fn share(session: &mut Session, ctx: &mut Context, failure: &Failure) -> Result<After, Stop> {
+    if failure.status >= 500 && serve_stale(session, ctx).await? {
+        return Ok(After::Answered);
+    }
+    ctx.course = Course::Miss;
+    reply::shared_failure(session, ctx, failure).await.map_err(|_| Stop::Gone)?;
+    Ok(After::Answered)
+}
+
+/// Serves what has expired, where there is such a thing.
+pub async fn serve_stale(session: &mut Session, ctx: &mut Context) -> Result<bool, Stop> {
+    let Some(entry) = ctx.cached.as_ref().and_then(|cached| cached.stale.clone()) else { return Ok(false) };
+    let age = Duration::from_millis(unix_now().saturating_sub(entry.stored));
+    serve(session, ctx, &entry, Course::Stale, age).await
+}
+
+/// Whether something would be served in the place of an error.
+pub fn has_stale(ctx: &Context) -> bool {
+    ctx.cached.as_ref().is_some_and(|cached| cached.stale.is_some())
+}
+
+/// Keeps the exchange going for those who follow when the client of the leader leaves or is slow.
+pub fn arm_shield(ctx: &Context) -> bool {
+    let Some(lead) = ctx.fill() else { return false };
+    let finish = ctx.engines.config.cache.abandoned == Abandoned::Finish;
+    ctx.decorator.shield(lead.clone(), finish);
+    true
+}
+
+/// A stream begins that others may read along with.
+pub fn begin_stream(ctx: &mut Context) {
+    let veil = hides_usage(ctx).then(|| Box::new(reader(ctx)));
+    let server = ctx
+        .attempt
+        .as_ref()
+        .map(|attempt| Server { provider: attempt.target.provider.name.clone(), model: attempt.target.model.clone() });
+    if let Some(cached) = &mut ctx.cached
+        && let Some(fill) = &cached.fill
+    {
+        cached.veil = veil;
+        server.into_iter().for_each(|server| fill.served_by(server));
+    }
+}
+
+/// Passes events on to those who read along; returns what the leader's own client gets of them.
+pub fn share_events(ctx: &mut Context, events: Bytes) -> Bytes {
+    let Some(cached) = &mut ctx.cached else { return events };
+    if let Some(fill) = &cached.fill {
+        fill.push(events.clone());
+    }
+    match &mut cached.veil {
+        Some(veil) => veil.feed(events),
+        None => events,
+    }
+}
+
+/// A stream has come to its end: it is kept if it is whole, and those who read along learn how it ended.
+pub fn end_stream(ctx: &mut Context, whole: Option<(Option<Usage>, Option<NanoUsd>)>) {
+    let Some(fill) = ctx.fill().filter(|fill| !fill.is_over()).cloned() else { return };
+    let outcome = match (whole, fill.events()) {
+        (Some((usage, cost)), Some(events)) => {
+            let answer = openai::to_json(&ctx.endpoint, &events);
+            let good = answer.as_ref().is_some_and(|json| openai::is_good(&ctx.endpoint, json));
+            match Maker::of(ctx) {
+                Some(maker) => maker.make(Form::Events, events, answer, usage, cost, good),
+                None => Outcome::Solo,
+            }
+        }
+        (Some(_), None) => Outcome::Solo,
+        (None, _) => Outcome::Cut,
+    };
+    fill.end(outcome);
+}
+
+/// Makes an entry of a whole reply; free of the context, for the last step of a held one.
+pub struct Maker {
+    cache: Arc<Cache>,
+    lead: Arc<Lead>,
+    rules: Arc<CacheRules>,
+    endpoint: Endpoint,
+    entry: Entry,
+    /// Another model than the one that was routed to has answered.
+    other_model: bool,
+}
+
+impl Maker {
+    /// `None` for a request that leads no flight.
+    pub fn of(ctx: &Context) -> Option<Self> {
+        let cached = ctx.cached.as_ref()?;
+        let lead = cached.fill.clone()?;
+        let target = &ctx.attempt.as_ref()?.target;
+        Some(Self {
+            cache: ctx.governance.cache.clone(),
+            rules: cached.rules.clone(),
+            endpoint: ctx.endpoint.clone(),
+            other_model: target.model != cached.model,
+            entry: Entry {
+                form: Form::Json,
+                body: Bytes::new(),
+                born: lead.born(),
+                stored: 0,
+                tenant: ctx.principal.as_ref()?.party.id.clone(),
+                route: ctx.model_label().into(),
+                provider: target.provider.name.clone(),
+                model: target.model.clone(),
+                usage: Usage::default(),
+                cost: NanoUsd::ZERO,
+            },
+            lead,
+        })
+    }
+
+    /// A held reply is there.
+    pub fn end(
+        self,
+        status: u16,
+        headers: &http::HeaderMap,
+        body: &Bytes,
+        usage: Option<Usage>,
+        cost: Option<NanoUsd>,
+    ) {
+        if status == 200 {
+            let good = openai::is_good(&self.endpoint, body);
+            let lead = self.lead.clone();
+            lead.end(self.make(Form::Json, body.clone(), None, usage, cost, good));
+            return;
+        }
+        let told = |name: &http::HeaderName| {
+            matches!(name.as_str(), "retry-after" | "retry-after-ms" | "x-should-retry" | "content-type")
+        };
+        let headers = headers.iter().filter(|(name, _)| told(name)).map(|(name, value)| (name.clone(), value.clone()));
+        self.lead.end(match status {
+            400.. => Outcome::Failed(Arc::new(Failure { status, headers: headers.collect(), body: body.clone() })),
+            _ => Outcome::Solo,
+        });
+    }
+
+    /// Those who follow get any whole reply; kept is only what may be served again.
+    fn make(
+        self,
+        form: Form,
+        body: Bytes,
+        document: Option<Bytes>,
+        usage: Option<Usage>,
+        cost: Option<NanoUsd>,
+        good: bool,
+    ) -> Outcome {
+        let counted = usage.is_some() || self.endpoint == Endpoint::Moderations;
+        let entry = Entry {
+            form,
+            body,
+            stored: unix_now(),
+            usage: usage.unwrap_or_default(),
+            cost: cost.unwrap_or_default(),
+            ..self.entry
+        };
+        let entry = Arc::new(entry);
+        if good && counted && !self.other_model {
+            // Before the flight ends: who comes then finds it.
+            self.cache.keep(self.lead.key(), entry.clone(), &self.rules);
+        }
+        Outcome::Complete(entry, document)
+    }
+}
