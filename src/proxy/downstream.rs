@@ -33,7 +33,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use crate::cache::Lead;
+use crate::cache::{Lead, Outcome};
 
 /// One `write_timeout` covers one piece, so a slow provider may take a large body at its own pace.
 const PIECE: usize = 256 * 1024;
@@ -437,7 +437,13 @@ impl CustomSession for Layer {
             match self.consider(task) {
                 Verdict::Kept => {}
                 Verdict::Pass(task) => done |= self.write(vec![task]).await?,
-                Verdict::LetThrough(tasks) => done |= self.write(tasks).await?,
+                Verdict::LetThrough(tasks) => {
+                    if let Some(shield) = self.shield() {
+                        // Too large to be kept for those who wait.
+                        shield.lead.end(Outcome::Solo);
+                    }
+                    done |= self.write(tasks).await?;
+                }
                 Verdict::Fail(error) => return Err(error),
                 Verdict::Release(..) if self.is_gone() => done = true,
                 Verdict::Release(header, body, trailers) => {

@@ -171,7 +171,7 @@ pub async fn stored(
 
 /// The key under which the cache keeps the reply, or may.
 pub fn put_cache_key(headers: &mut HeaderMap, ctx: &Context) {
-    let key = ctx.cached.as_ref().and_then(|cached| HeaderValue::try_from(cached.key.to_string()).ok());
+    let key = ctx.cached.as_ref().and_then(|cached| HeaderValue::from_bytes(&cached.key.hex()).ok());
     headers.extend(key.map(|key| (CACHE_KEY, key)));
 }
 

@@ -132,11 +132,23 @@ pub fn require_model(principal: &Principal, model: &str, plan: &Plan) -> Result<
     Err(GatewayError::new(Fault::ModelNotAllowed, message).with_param(Some("model")))
 }
 
+/// Notes the most that the request can cost, see [`quote`].
+///
+/// # Errors
+/// As there.
+pub fn estimate(ctx: &mut Context) -> Result<(), GatewayError> {
+    let (Some(body), Some(mut plan)) = (ctx.body.take(), ctx.plan.take()) else { return Ok(()) };
+    let quote = quote(ctx, &body, &mut plan);
+    (ctx.body, ctx.plan) = (Some(body), Some(plan));
+    ctx.quote = Some(quote?);
+    Ok(())
+}
+
 /// Finds out the most that a request can cost. Under a budget, deployments without a price are passed over.
 ///
 /// # Errors
 /// Under a budget, none has a price.
-pub fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayError> {
+fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayError> {
     let bound = &body.bound;
     let prices: Vec<Option<Arc<Price>>> = plan.targets.iter().map(|target| ctx.engines.price(target)).collect();
     let budgeted = ctx.principal.as_ref().is_some_and(Principal::counts_money);

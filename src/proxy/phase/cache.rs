@@ -130,6 +130,12 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
     if !rules.enabled {
         return Ok("off");
     }
+    let Some(body) = &ctx.body else { return Ok("endpoint") };
+    let inline = body.bytes.len() <= plan::PARSE_INLINE;
+    // Most of what is asked ends here, so nothing is made before.
+    if inline && let Decision::Bypass(reason) = judge(&ctx.endpoint, body, directives, &ctx.engines.config) {
+        return Ok(reason);
+    }
     let model = first.model.clone();
     let speaks = |name: &str| name.starts_with("openai-") || name.starts_with("anthropic-");
     let all = session.req_header().headers.iter();
@@ -148,12 +154,15 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
         config: ctx.engines.config.clone(),
     };
     let Some(body) = ctx.body.take() else { return Ok("endpoint") };
-    let (body, answer) = if body.bytes.len() <= plan::PARSE_INLINE {
-        let answer = question.answer(&body);
+    let (body, answer) = if inline {
+        let answer = question.key(&body);
         (body, answer)
     } else {
         let work = spawn_blocking(move || {
-            let answer = question.answer(&body);
+            let answer = match judge(&question.endpoint, &body, &question.directives, &question.config) {
+                Decision::Bypass(reason) => Err(reason),
+                Decision::Cache => question.key(&body),
+            };
             (body, answer)
         });
         work.await.map_err(|_| GatewayError::new(Fault::Internal, "The request body could not be read."))?
@@ -169,18 +178,13 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
     }
 }
 
+fn judge(endpoint: &Endpoint, body: &Body, directives: &Directives, config: &Config) -> Decision {
+    let side_effect_tools = &config.cache.side_effect_tools;
+    decide(&Asked { endpoint, peek: &body.peek, body: &body.bytes, directives, side_effect_tools })
+}
+
 impl Question {
-    fn answer(&self, body: &Body) -> Result<Key, &'static str> {
-        let asked = Asked {
-            endpoint: &self.endpoint,
-            peek: &body.peek,
-            body: &body.bytes,
-            directives: &self.directives,
-            side_effect_tools: &self.config.cache.side_effect_tools,
-        };
-        if let Decision::Bypass(reason) = decide(&asked) {
-            return Err(reason);
-        }
+    fn key(&self, body: &Body) -> Result<Key, &'static str> {
         let headers: Vec<(&str, &[u8])> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         let parts = KeyParts {
@@ -402,7 +406,9 @@ async fn share(session: &mut Session, ctx: &mut Context, failure: &Failure) -> R
 
 /// Serves what has expired, where there is such a thing.
 pub async fn serve_stale(session: &mut Session, ctx: &mut Context) -> Result<bool, Stop> {
-    let Some(entry) = ctx.cached.as_ref().and_then(|cached| cached.stale.clone()) else { return Ok(false) };
+    let Some(cached) = &ctx.cached else { return Ok(false) };
+    let purges = &ctx.governance.cache.purges;
+    let Some(entry) = cached.stale.clone().filter(|entry| purges.counts(&cached.key, entry)) else { return Ok(false) };
     let age = Duration::from_millis(unix_now().saturating_sub(entry.stored));
     serve(session, ctx, &entry, Course::Stale, age).await
 }

@@ -100,7 +100,6 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
                 admit::require_model(principal, body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL), &plan)?;
             }
             plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;
-            ctx.quote = Some(admit::quote(ctx, &body, &mut plan)?);
             ctx.plan = Some(plan);
             ctx.body = Some(body);
         }
@@ -108,8 +107,12 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
     if !preflight {
         plan::require_credential(ctx)?;
     }
-    if ctx.body.is_some() && cache::look(session, ctx).await? {
-        return Ok(true);
+    if ctx.body.is_some() {
+        if cache::look(session, ctx).await? {
+            return Ok(true);
+        }
+        // What the cache answers costs nothing, so nobody has to know its price.
+        admit::estimate(ctx)?;
     }
     if ctx.endpoint == Endpoint::Other {
         read::invite_body(session).await?;

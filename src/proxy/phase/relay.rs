@@ -84,6 +84,8 @@ pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
 fn stop(ctx: &mut Context, exceeded: &Exceeded) -> Bytes {
     let error = settle::overrun(ctx, exceeded);
     ctx.stopped = true;
+    // Those who read along learn that the stream broke, and nothing of another's budget.
+    cache::end_stream(ctx, None);
     ctx.fault = Some(Fault::BudgetExceeded);
     ctx.metrics.stream_stopped();
     match &mut ctx.delivery {

@@ -16,6 +16,7 @@ use super::{
     settle::Tally,
 };
 use crate::{
+    cache::Outcome,
     error::{Fault, GatewayError},
     openai::{self, Endpoint, RelayOptions, StreamKind, StreamRelay},
     providers::quirks,
@@ -86,6 +87,10 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
     ctx.framed = response.version == http::Version::HTTP_2
         || response.headers.contains_key(header::CONTENT_LENGTH)
         || response.headers.contains_key(header::TRANSFER_ENCODING);
+    if let Some(fill) = ctx.fill().filter(|_| matches!(ctx.delivery, Delivery::Pass)) {
+        // What passes unread cannot be shared.
+        fill.end(Outcome::Solo);
+    }
     let relayed = matches!(ctx.delivery, Delivery::Relay(_));
     headers::change_response(response, |parts| {
         if relayed {
