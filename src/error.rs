@@ -30,6 +30,8 @@ impl Blame {
 pub enum Fault {
     /// The body or a parameter cannot be used: 400.
     InvalidRequest,
+    /// The provider's dialect has nothing for a parameter that the client relies on: 400.
+    UnsupportedParameter,
     /// The client presented no credential and the gateway has none for the provider: 401.
     MissingCredential,
     /// The token is unknown, has expired or was revoked, or only tokens are served: 401.
@@ -82,7 +84,7 @@ impl Fault {
     /// HTTP status.
     pub fn status(self) -> u16 {
         match self {
-            Self::InvalidRequest | Self::ContextLengthExceeded => 400,
+            Self::InvalidRequest | Self::UnsupportedParameter | Self::ContextLengthExceeded => 400,
             Self::MissingCredential | Self::InvalidToken => 401,
             Self::BudgetExceeded => 402,
             Self::UnknownTenant
@@ -116,6 +118,7 @@ impl Fault {
     pub fn code(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request",
+            Self::UnsupportedParameter => "unsupported_parameter",
             Self::MissingCredential => "missing_api_key",
             Self::InvalidToken => "invalid_api_key",
             Self::UnknownTenant => "unknown_tenant",
@@ -146,6 +149,7 @@ impl Fault {
     pub fn blame(self) -> Blame {
         match self {
             Self::InvalidRequest
+            | Self::UnsupportedParameter
             | Self::MissingCredential
             | Self::InvalidToken
             | Self::UnknownTenant
@@ -193,7 +197,7 @@ pub struct GatewayError {
     /// One or two sentences that tell the reader what to do.
     pub message: Cow<'static, str>,
     /// The parameter at fault, if one is.
-    pub param: Option<&'static str>,
+    pub param: Option<Cow<'static, str>>,
     /// When to come back.
     pub retry_after: Option<Duration>,
     /// What else is special about it.
@@ -230,8 +234,8 @@ impl GatewayError {
     }
 
     /// Names the parameter at fault.
-    pub fn with_param(mut self, param: Option<&'static str>) -> Self {
-        self.param = param;
+    pub fn with_param(mut self, param: Option<impl Into<Cow<'static, str>>>) -> Self {
+        self.param = param.map(Into::into);
         self
     }
 }
@@ -240,7 +244,8 @@ impl GatewayError {
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 24] = [
+    const ALL: [Fault; 25] = [
+        Fault::UnsupportedParameter,
         Fault::NotCached,
         Fault::InvalidRequest,
         Fault::MissingCredential,

@@ -12,6 +12,7 @@
 //! | L1 | [`openai`] | endpoints, peeking into and splicing raw bodies, usage, error shapes, the stream relay |
 //! | L1 | [`sse`] | event boundaries, writing events |
 //! | L1 | [`tokenizer`] | how many tokens a text has |
+//! | L2 | [`dialect`] | translators: OpenAI Chat to and from Anthropic Messages, OpenAI Responses, Ollama |
 //! | L2 | [`config`] | the YAML file, the environment, all faults at once, the schema |
 //! | L2 | [`store`] | the SQLite file: opening, schema, changes by other processes |
 //! | L3 | [`cache`] | what is deterministic, keys, entries in memory and on disk, flights, purges |
@@ -20,7 +21,7 @@
 //! | L3 | [`limits`] | requests, LLM tokens, money and concurrency per tenant and token |
 //! | L3 | [`pricing`] | the price catalogue and what a usage costs |
 //! | L3 | [`routing`] | client-facing model → ordered deployments |
-//! | L3 | [`providers`] | quirks of OpenAI-compatible vendors; Ollama's context lengths; the simulated provider |
+//! | L3 | [`providers`] | which dialect a request needs and its way back; quirks of OpenAI-compatible vendors; Ollama's context lengths; the simulated provider |
 //! | L3 | [`telemetry`] | metrics and the log |
 //! | L4 | [`proxy`] | the Pingora `ProxyHttp`: one file per phase |
 //! | L5 | [`admin`] | second listener: health, readiness, metrics; tokens, tenants and their spend, the cache as a JSON API |
@@ -31,6 +32,7 @@ pub mod admin;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod dialect;
 pub mod error;
 pub mod identity;
 pub mod ledger;

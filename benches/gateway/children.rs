@@ -31,6 +31,8 @@ pub const BARE: &str = "bare pingora";
 /// A second pass-through: how far two equal processes differ is the noise of the run.
 pub const BARE_AGAIN: &str = "bare again";
 pub const GATEWAY: &str = "gateway";
+/// The gateway again, with a model whose provider speaks Anthropic's dialect.
+pub const TRANSLATED: &str = "gateway, translated";
 
 /// A mock upstream with the proxies in front of it. All of them end when this is dropped.
 pub struct Fleet {
@@ -188,6 +190,7 @@ fn configuration(listen: SocketAddr, admin: SocketAddr, upstream: SocketAddr) ->
          log: {{level: warn, access: false}}\n\
          providers:\n\
          \x20 openai: {{preset: openai, base_url: \"http://{upstream}/v1\", api_key: sk-bench, credentials: mapped}}\n\
+         \x20 anthropic: {{base_url: \"http://{upstream}/v1\", api_key: sk-ant-bench, credentials: mapped}}\n\
          retry: {{attempts: 2}}\n\
          tenants:\n\
          \x20 company: {{budgets: [{{usd: 1000000000}}, {{usd: 100000000, period: daily}}]}}\n\

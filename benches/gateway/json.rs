@@ -17,6 +17,9 @@ use crate::{Effort, Failure, machine};
 /// DESIGN.md, performance budget: CPU per request over that of the bare pass-through.
 const CPU_BUDGET: f64 = 1.25;
 
+/// The model that is asked for.
+pub const MODEL: &str = "gpt-4o-mini";
+
 /// The same for a reply from the cache.
 const HIT_BUDGET: f64 = 0.6;
 
@@ -87,8 +90,13 @@ const FIXED: &str = "fixed";
 
 /// A chat request as bytes: `marker` orders the reply, see `upstream.rs`; the body has `size` bytes.
 pub fn chat(target: &Target, marker: &str, size: usize) -> Vec<u8> {
+    chat_with(MODEL, target, marker, size)
+}
+
+/// The same for another model.
+pub fn chat_with(model: &str, target: &Target, marker: &str, size: usize) -> Vec<u8> {
     let stream = if marker.contains("events=") { r#""stream":true,"# } else { "" };
-    let start = format!(r#"{{"model":"gpt-4o-mini",{stream}"messages":[{{"role":"user","content":"bench:{marker} "#);
+    let start = format!(r#"{{"model":"{model}",{stream}"messages":[{{"role":"user","content":"bench:{marker} "#);
     let end = if marker == FIXED { r#""}],"temperature":0,"max_tokens":256}"# } else { r#""}],"max_tokens":256}"# };
     let filler = size.saturating_sub(start.len() + end.len());
     let body = format!("{start}{}{end}", &"the quick brown fox ".repeat(filler / 20 + 1)[..filler]);

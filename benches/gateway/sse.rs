@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use memchr::memmem;
 
-use crate::children::{BARE_AGAIN, DIRECT, Fleet, GATEWAY, Target};
+use crate::children::{BARE_AGAIN, DIRECT, Fleet, GATEWAY, TRANSLATED, Target};
 use crate::report::{Table, Verdicts, spread};
 use crate::stats::{Rounds, quantile, sorted_ms};
 use crate::upstream::number_after;
@@ -18,9 +18,15 @@ const GAP: Duration = Duration::from_millis(5);
 /// DESIGN.md, performance budget: added p50 per event over direct, milliseconds.
 const ADDED_BUDGET_MS: f64 = 0.15;
 
+/// What a translation may add to that, milliseconds.
+const TRANSLATION_BUDGET_MS: f64 = 0.05;
+
 pub async fn measure(gateway: Option<&Path>, effort: &Effort, verdicts: &mut Verdicts) -> Result<(), Failure> {
     let fleet = Fleet::start(gateway).await?;
-    let targets = fleet.without(&[BARE_AGAIN]);
+    let mut targets = fleet.without(&[BARE_AGAIN]);
+    let gateways = targets.iter().filter(|target| target.name == GATEWAY);
+    let translated: Vec<_> = gateways.map(|target| Target { name: TRANSLATED, ..*target }).collect();
+    targets.extend(translated);
     let events = if effort.quick { 60 } else { 300 };
     let mut results: Vec<Vec<Sample>> = vec![Vec::new(); targets.len()];
     for round in 0..effort.rounds {
@@ -34,6 +40,10 @@ pub async fn measure(gateway: Option<&Path>, effort: &Effort, verdicts: &mut Ver
     if let Some(at) = targets.iter().position(|target| target.name == GATEWAY) {
         let added = added(&results[at], &results[0]).median();
         verdicts.at_most("SSE: added p50 per event over direct", added, ADDED_BUDGET_MS, " ms");
+        if let Some(translated) = targets.iter().position(|target| target.name == TRANSLATED) {
+            let more = self::added(&results[translated], &results[at]).median();
+            verdicts.at_most("SSE: added p50 per event by a translation", more, TRANSLATION_BUDGET_MS, " ms");
+        }
     }
     Ok(())
 }
@@ -52,7 +62,8 @@ struct Sample {
 }
 
 async fn run(target: Target, events: u64) -> Result<Sample, Failure> {
-    let request = json::chat(&target, &format!("events={events};gap_us={};", GAP.as_micros()), 1024);
+    let model = if target.name == TRANSLATED { "claude-sonnet-4-5" } else { json::MODEL };
+    let request = json::chat_with(model, &target, &format!("events={events};gap_us={};", GAP.as_micros()), 1024);
     let before = machine::cpu_time(target.pid);
     let streams: Vec<_> = (0..STREAMS)
         .map(|nth| {

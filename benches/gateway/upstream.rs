@@ -42,7 +42,9 @@ async fn converse(stream: TcpStream) -> std::io::Result<()> {
             start.extend_from_slice(&piece[..piece.len().min(KEPT - start.len())]);
         }
         let order = Order::read(&start);
-        if !head.start_line.contains("/chat/completions") {
+        if head.start_line.contains("/v1/messages") {
+            send_messages(&mut wire, &order).await?;
+        } else if !head.start_line.contains("/chat/completions") {
             wire.send(&json(&format!(r#"{{"id":"file-bench","object":"file","bytes":{length}}}"#))).await?;
         } else if order.stream {
             send_events(&mut wire, &order).await?;
@@ -104,6 +106,42 @@ async fn send_events(wire: &mut Wire, order: &Order) -> std::io::Result<()> {
     let mut end = event("[DONE]");
     end.extend_from_slice(b"0\r\n\r\n");
     wire.send(&end).await
+}
+
+/// The same stream in Anthropic's grammar.
+async fn send_messages(wire: &mut Wire, order: &Order) -> std::io::Result<()> {
+    wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+    let gap = order.gap.max(Duration::from_micros(1));
+    let mut ticks = interval_at(Instant::now() + gap, gap);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let start = concat!(
+        r#"{"type":"message_start","message":{"id":"msg_bench","type":"message","role":"assistant","#,
+        r#""model":"claude-sonnet-4-5","content":[],"stop_reason":null,"stop_sequence":null,"#,
+        r#""usage":{"input_tokens":200,"output_tokens":1}}}"#
+    );
+    wire.send(&named("message_start", start)).await?;
+    let block = r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#;
+    wire.send(&named("content_block_start", block)).await?;
+    for _ in 0..order.events {
+        ticks.tick().await;
+        let delta = format!(
+            r#"{{"type":"content_block_delta","index":0,"delta":{{"type":"text_delta","text":"t={} "}}}}"#,
+            now_ns()
+        );
+        wire.send(&named("content_block_delta", &delta)).await?;
+    }
+    wire.send(&named("content_block_stop", r#"{"type":"content_block_stop","index":0}"#)).await?;
+    let last = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":300}}"#;
+    wire.send(&named("message_delta", last)).await?;
+    let mut end = named("message_stop", r#"{"type":"message_stop"}"#);
+    end.extend_from_slice(b"0\r\n\r\n");
+    wire.send(&end).await
+}
+
+/// One named event in an HTTP chunk of its own.
+fn named(name: &str, data: &str) -> Vec<u8> {
+    let event = format!("event: {name}\ndata: {data}\n\n");
+    format!("{:x}\r\n{event}\r\n", event.len()).into_bytes()
 }
 
 fn chunk(choice: &str, usage: &str) -> String {

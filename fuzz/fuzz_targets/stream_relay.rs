@@ -24,7 +24,11 @@ fn relay(
 
 fuzz_target!(|input: (u8, u8, &[u8])| {
     let (flags, size, data) = (input.0, usize::from(input.1) + 1, input.2);
-    let kind = if flags & 1 == 0 { StreamKind::Chat } else { StreamKind::Responses };
+    let kind = match flags & 0x11 {
+        0 => StreamKind::Chat,
+        1 => StreamKind::Responses,
+        _ => StreamKind::Messages,
+    };
     let options = RelayOptions { hide_usage: flags & 2 != 0, repair_tools: flags & 8 != 0 };
     let end = if flags & 4 == 0 { StreamEnd::Clean } else { StreamEnd::Cut("cut".into()) };
     let whole = relay(kind, options, false, data, data.len().max(1), &end);

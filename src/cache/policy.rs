@@ -55,8 +55,8 @@ pub fn decide(asked: &Asked<'_>) -> Decision {
     let Asked { peek, directives, .. } = *asked;
     let generates = match asked.endpoint {
         Endpoint::Embeddings | Endpoint::Moderations => false,
-        Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Responses => true,
-        Endpoint::Models | Endpoint::Model(_) | Endpoint::InvalidateCache | Endpoint::Other => {
+        Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Responses | Endpoint::Messages => true,
+        Endpoint::CountTokens | Endpoint::Models | Endpoint::Model(_) | Endpoint::InvalidateCache | Endpoint::Other => {
             return Decision::Bypass("endpoint");
         }
     };
@@ -91,10 +91,12 @@ fn body(asked: &Asked<'_>, one_choice: bool) -> Option<&'static str> {
                 "modalities" if !has_audio(member.value) => None,
                 "modalities" | "audio" => Some("audio"),
                 "background" if member.value != "false" => Some("background"),
-                "conversation" => Some("conversation"),
+                // Anthropic's container keeps files between requests.
+                "conversation" | "container" => Some("conversation"),
                 // Kept by the provider, and changed there.
                 "prompt" if member.value.starts_with('{') => Some("stored_prompt"),
-                // OpenAI; xAI; OpenRouter; Azure; Qwen.
+                // OpenAI; Anthropic; xAI; OpenRouter; Azure; Qwen.
+                "mcp_servers" if member.value != "[]" => Some("hosted_tool"),
                 "web_search_options" | "search_parameters" | "plugins" | "data_sources" => Some("hosted_tool"),
                 "enable_search" if member.value != "false" => Some("hosted_tool"),
                 "tools" | "functions" => tools(member.value, asked.side_effect_tools),

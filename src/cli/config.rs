@@ -10,7 +10,10 @@ use std::{
 use clap::{Args, Subcommand};
 
 use super::output::{complain, say};
-use crate::config::{self, Config, Source};
+use crate::{
+    config::{self, Config, Source},
+    dialect,
+};
 
 /// Arguments of `can config`.
 #[derive(Args, Debug)]
@@ -29,6 +32,8 @@ enum ConfigCommand {
     Schema,
     /// Write the reference of all keys (Markdown) to standard output.
     Reference,
+    /// Write what a translation between dialects does with each parameter (Markdown) to standard output.
+    Dialects,
     /// Write a file for development: every model is served by a local model runner.
     Dev(DevArgs),
 }
@@ -63,6 +68,7 @@ pub fn run(args: ConfigArgs) -> ExitCode {
         ConfigCommand::Default => say(&config::default_file()),
         ConfigCommand::Schema => say(&format!("{:#}\n", config::schema())),
         ConfigCommand::Reference => say(&config::reference()),
+        ConfigCommand::Dialects => say(&dialect::document()),
         ConfigCommand::Dev(args) if args.print => say(&config::dev_file()),
         ConfigCommand::Dev(args) => match write_dev_file(&args.output, args.force) {
             Ok(message) => say(&message),

@@ -51,6 +51,11 @@ impl BaseUrl {
         Ok(Self { tls, host, port, prefix: uri.path().trim_end_matches('/').to_owned() })
     }
 
+    /// The path in front of Ollama's own API, which stands beside `/v1`.
+    pub fn root(&self) -> &str {
+        self.prefix.strip_suffix("/v1").unwrap_or(&self.prefix)
+    }
+
     /// The same with `/v1` where there is no path. Ollama's users give its address alone.
     pub fn with_default_prefix(mut self) -> Self {
         if self.prefix.is_empty() {

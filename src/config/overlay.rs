@@ -7,7 +7,7 @@ use super::{
     fault::{Fault, did_you_mean},
     presets::{PRESETS, Preset},
     raw::{self, Admin, AdminListener, Mode, Off},
-    resolved::{Credentials, Period, Vendor},
+    resolved::{Credentials, Dialect, Period, Vendor},
     values::{HumanUsd, SecretText},
 };
 use crate::types::TenantId;
@@ -129,8 +129,11 @@ fn fill_providers(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>) {
             provider.api_key =
                 preset.key_vars.iter().find(|name| env(name).is_some()).map(|name| SecretText::env(name));
         }
-        let credentials = if vendor == Vendor::OpenAi { Credentials::Auto } else { Credentials::Mapped };
+        let own_keys = matches!(vendor, Vendor::OpenAi | Vendor::Anthropic);
+        let credentials = if own_keys { Credentials::Auto } else { Credentials::Mapped };
         provider.credentials.get_or_insert(credentials);
+        let dialect = *provider.dialect.get_or_insert(preset.dialect);
+        provider.responses_api.get_or_insert(dialect == Dialect::OpenAi && preset.responses_api);
         provider.stream_usage.get_or_insert(preset.stream_usage);
     }
 }

@@ -1,6 +1,6 @@
 //! The vendors the gateway knows: where they are, how they want their key, which variable usually holds it.
 
-use super::resolved::{AuthStyle, Vendor};
+use super::resolved::{AuthStyle, Dialect, Vendor};
 
 /// What the gateway knows of a vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,10 @@ pub struct Preset {
     pub name: &'static str,
     /// Base URL; `None` where only the user knows it.
     pub base_url: Option<&'static str>,
+    /// In which dialect it is asked.
+    pub dialect: Dialect,
+    /// It serves OpenAI's Responses API.
+    pub responses_api: bool,
     /// How it wants the key.
     pub auth: AuthStyle,
     /// Environment variables that usually hold a key; the first that is set counts.
@@ -37,20 +41,31 @@ const CUSTOM: Preset = Preset {
     vendor: Vendor::Custom,
     name: "custom",
     base_url: None,
+    dialect: Dialect::OpenAi,
+    responses_api: false,
     auth: AuthStyle::Bearer,
     key_vars: &[],
     needs_key: false,
     stream_usage: true,
 };
 
-/// All presets: the playbook's eight platforms first. Sources: the vendors' own documentation of their
-/// OpenAI-compatible endpoints.
+/// All presets: the playbook's eight platforms first. Sources: the vendors' own documentation.
 pub const PRESETS: &[Preset] = &[
-    preset(Vendor::OpenAi, "openai", "https://api.openai.com/v1", &["OPENAI_API_KEY"]),
-    // Anthropic's OpenAI-compatible endpoint, which takes a Bearer key.
-    preset(Vendor::Anthropic, "anthropic", "https://api.anthropic.com/v1", &["ANTHROPIC_API_KEY"]),
+    Preset {
+        responses_api: true,
+        ..preset(Vendor::OpenAi, "openai", "https://api.openai.com/v1", &["OPENAI_API_KEY"])
+    },
+    Preset {
+        dialect: Dialect::Anthropic,
+        auth: AuthStyle::XApiKey,
+        ..preset(Vendor::Anthropic, "anthropic", "https://api.anthropic.com/v1", &["ANTHROPIC_API_KEY"])
+    },
     preset(Vendor::Groq, "groq", "https://api.groq.com/openai/v1", &["GROQ_API_KEY"]),
-    Preset { needs_key: false, ..preset(Vendor::Ollama, "ollama", "http://127.0.0.1:11434/v1", &[]) },
+    Preset {
+        dialect: Dialect::Ollama,
+        needs_key: false,
+        ..preset(Vendor::Ollama, "ollama", "http://127.0.0.1:11434/v1", &[])
+    },
     preset(Vendor::Cohere, "cohere", "https://api.cohere.ai/compatibility/v1", &["COHERE_API_KEY", "CO_API_KEY"]),
     preset(
         Vendor::HuggingFace,
@@ -66,6 +81,7 @@ pub const PRESETS: &[Preset] = &[
     Preset {
         base_url: None,
         auth: AuthStyle::ApiKeyHeader,
+        responses_api: true,
         ..preset(Vendor::Azure, "azure", "", &["AZURE_OPENAI_API_KEY"])
     },
     // Unknown members are a 422 there; usage comes unasked, in the last chunk.
@@ -80,7 +96,7 @@ pub const PRESETS: &[Preset] = &[
         "https://generativelanguage.googleapis.com/v1beta/openai",
         &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
     ),
-    preset(Vendor::Xai, "xai", "https://api.x.ai/v1", &["XAI_API_KEY"]),
+    Preset { responses_api: true, ..preset(Vendor::Xai, "xai", "https://api.x.ai/v1", &["XAI_API_KEY"]) },
     preset(Vendor::OpenRouter, "openrouter", "https://openrouter.ai/api/v1", &["OPENROUTER_API_KEY"]),
     Preset { needs_key: false, ..preset(Vendor::Vllm, "vllm", "http://127.0.0.1:8000/v1", &["VLLM_API_KEY"]) },
     CUSTOM,
@@ -96,6 +112,8 @@ const fn preset(
         vendor,
         name,
         base_url: Some(base_url),
+        dialect: Dialect::OpenAi,
+        responses_api: false,
         auth: AuthStyle::Bearer,
         key_vars,
         needs_key: true,

@@ -74,6 +74,7 @@ pub fn reference() -> String {
         let auth = match preset.auth {
             AuthStyle::Bearer => "`authorization: Bearer`",
             AuthStyle::ApiKeyHeader => "`api-key`",
+            AuthStyle::XApiKey => "`x-api-key`",
         };
         out.push_str(&format!("| `{}` | {base} | {keys} | {auth} |\n", preset.name));
     }

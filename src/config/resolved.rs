@@ -118,6 +118,12 @@ pub struct Provider {
     pub vendor: Vendor,
     /// Scheme, host, port and path prefix.
     pub base: BaseUrl,
+    /// In which dialect it is asked.
+    pub dialect: Dialect,
+    /// It serves OpenAI's Responses API.
+    pub responses_api: bool,
+    /// The most output tokens to ask for on behalf of a client that states no limit.
+    pub default_max_tokens: Option<u64>,
     /// Which key goes upstream.
     pub credentials: Credentials,
     /// How the key is sent.
@@ -165,6 +171,20 @@ pub enum AuthStyle {
     Bearer,
     /// `api-key: KEY` (Azure).
     ApiKeyHeader,
+    /// `x-api-key: KEY`, and `authorization: Bearer KEY` for one that a login gave (Anthropic).
+    XApiKey,
+}
+
+/// How a provider is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// OpenAI's: Chat Completions and its neighbours.
+    OpenAi,
+    /// Anthropic's Messages API.
+    Anthropic,
+    /// Ollama's own `/api/chat`; its other endpoints are OpenAI's.
+    Ollama,
 }
 
 /// Which vendor's rules a provider follows. Each is a preset; `Custom` is any other OpenAI-compatible endpoint.
@@ -194,9 +214,10 @@ pub enum Vendor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Credentials {
-    /// A client's own `sk-…` key is passed through; any other client gets the gateway's key. OpenAI only.
+    /// A client's own key is passed through where it looks like the vendor's; any other client gets the gateway's key.
+    /// OpenAI and Anthropic only.
     Auto,
-    /// The client's own credential, always. OpenAI only.
+    /// The client's own credential, always. OpenAI and Anthropic only.
     PassThrough,
     /// The gateway's key, always (none where the provider needs none).
     Mapped,
@@ -213,6 +234,8 @@ pub struct Route {
     pub deployments: Vec<Deployment>,
     /// What holds for its answers.
     pub cache: Arc<CacheRules>,
+    /// A translation may leave nothing out.
+    pub strict: bool,
 }
 
 /// The completion cache.

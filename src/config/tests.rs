@@ -335,6 +335,8 @@ fn keys_that_go_elsewhere_by_default_are_worth_a_word() {
     let warned = |text: &str| load(text, &[("OPENAI_API_KEY", "k")]).unwrap().warnings.len();
     assert_eq!(warned("providers: {openai: {base_url: https://eu.api.openai.com/v1}}"), 0);
     assert_eq!(warned("providers: {openai: {base_url: https://openai.com.example/v1}}"), 1);
+    assert_eq!(warned("providers: {anthropic: {base_url: https://myanthropic.com/v1}}"), 1);
+    assert_eq!(warned("providers: {anthropic: {base_url: https://api.anthropic.com/v1}}"), 0);
     for chosen in ["auto", "passthrough", "mapped"] {
         assert_eq!(
             warned(&format!("providers: {{x: {{preset: openai, base_url: http://x, credentials: {chosen}}}}}")),

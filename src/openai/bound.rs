@@ -69,12 +69,14 @@ impl Bound {
         let n = peek.n.unwrap_or(1).max(1);
         // A limit under a name that is not the endpoint's own limits nothing.
         let (template, choices, max_output_tokens) = match endpoint {
-            Endpoint::Embeddings | Endpoint::Moderations => (0, 1, Some(0)),
+            Endpoint::Embeddings | Endpoint::Moderations | Endpoint::CountTokens => (0, 1, Some(0)),
             Endpoint::Completions => {
                 let (prompts, best_of) = completions(body);
                 (0, n.max(best_of).saturating_mul(prompts), peek.max_tokens.or(Some(COMPLETIONS_MAX_TOKENS)))
             }
             Endpoint::Responses => (TEMPLATE_TOKENS, n, peek.max_output_tokens),
+            // Anthropic knows one answer and one limit.
+            Endpoint::Messages => (TEMPLATE_TOKENS, 1, peek.max_tokens),
             _ => (TEMPLATE_TOKENS, n, peek.max_tokens.max(peek.max_completion_tokens)),
         };
         let prediction = if scan.prediction { bytes } else { 0 };
@@ -154,6 +156,8 @@ impl Key {
             b"prompt" | b"conversation" => Self::Stored,
             b"audio" => Self::Audio,
             b"prediction" => Self::Prediction,
+            // Anthropic: tools of a server that the provider talks to, files of an earlier request.
+            b"mcp_servers" | b"container" => Self::Search,
             b"background" => Self::Background,
             b"models" => Self::Models,
             // Azure's own documents.
@@ -226,6 +230,8 @@ impl Scan {
             b"image_url" | b"input_image" => self.image_url_parts += 1,
             b"image" => self.image_parts += 1,
             b"item_reference" => self.unbounded = true,
+            // Anthropic's: as many pages as the file has, or the link.
+            b"document" => self.unbounded = true,
             // Tools that an item of the input brings along.
             b"file_search" | b"code_interpreter" | b"mcp" | b"image_generation" => self.unbounded = true,
             b"computer" | b"computer_use" | b"computer_use_preview" => self.unbounded = true,

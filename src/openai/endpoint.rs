@@ -1,4 +1,4 @@
-//! Which of OpenAI's endpoints a request is for.
+//! Which endpoint a request is for: one of OpenAI's, or of Anthropic's at the same door.
 
 use http::Method;
 
@@ -18,6 +18,10 @@ pub enum Endpoint {
     Moderations,
     /// `POST /v1/responses`
     Responses,
+    /// `POST /v1/messages`: Anthropic's.
+    Messages,
+    /// `POST /v1/messages/count_tokens`: Anthropic's.
+    CountTokens,
     /// `GET /v1/models`
     Models,
     /// `GET /v1/models/{id}`; the id is percent-decoded and may contain `/`, as in `meta-llama/Llama-3`.
@@ -39,6 +43,8 @@ impl Endpoint {
                 "embeddings" => Self::Embeddings,
                 "moderations" => Self::Moderations,
                 "responses" => Self::Responses,
+                "messages" => Self::Messages,
+                "messages/count_tokens" => Self::CountTokens,
                 "cache/invalidate" => Self::InvalidateCache,
                 _ => Self::Other,
             }
@@ -61,6 +67,8 @@ impl Endpoint {
             Self::Embeddings => "embeddings",
             Self::Moderations => "moderations",
             Self::Responses => "responses",
+            Self::Messages => "messages",
+            Self::CountTokens => "count_tokens",
             Self::Models => "models",
             Self::Model(_) => "model",
             Self::InvalidateCache => "cache_invalidate",
@@ -72,8 +80,19 @@ impl Endpoint {
     pub fn reads_body(&self) -> bool {
         matches!(
             self,
-            Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::Moderations | Self::Responses
+            Self::ChatCompletions
+                | Self::Completions
+                | Self::Embeddings
+                | Self::Moderations
+                | Self::Responses
+                | Self::Messages
+                | Self::CountTokens
         )
+    }
+
+    /// Whether it is one of Anthropic's, whose clients read errors in another shape.
+    pub fn is_anthropic(&self) -> bool {
+        matches!(self, Self::Messages | Self::CountTokens)
     }
 }
 
@@ -105,6 +124,8 @@ mod tests {
             ("/v1/embeddings", Endpoint::Embeddings),
             ("/v1/moderations", Endpoint::Moderations),
             ("/v1/responses", Endpoint::Responses),
+            ("/v1/messages", Endpoint::Messages),
+            ("/v1/messages/count_tokens", Endpoint::CountTokens),
         ];
         for (path, endpoint) in all {
             assert_eq!(Endpoint::of(&Method::POST, path), endpoint);
@@ -112,7 +133,15 @@ mod tests {
             assert_eq!(Endpoint::of(&Method::GET, path), Endpoint::Other, "{path}");
             assert_eq!(Endpoint::of(&Method::DELETE, path), Endpoint::Other, "{path}");
         }
-        for path in ["/v1/responses/resp_1", "/v1/files", "/v1/chat/completions/x", "/v2/completions", "/", ""] {
+        for path in [
+            "/v1/messages/batches",
+            "/v1/responses/resp_1",
+            "/v1/files",
+            "/v1/chat/completions/x",
+            "/v2/completions",
+            "/",
+            "",
+        ] {
             assert_eq!(Endpoint::of(&Method::POST, path), Endpoint::Other, "{path}");
         }
         assert!(!Endpoint::Other.reads_body());

@@ -110,11 +110,7 @@ pub fn normalise(status: u16, content_type: Option<&str>, body: &[u8]) -> Option
             if value.is_object() && inner.is_some_and(is_good) {
                 return None;
             }
-            let error = ErrorBody::read(status, value).unwrap_or_else(|| match value {
-                Value::Object(outer) if !outer.is_empty() => ErrorBody::from_object(status, outer),
-                _ => from_text(status, content_type, body),
-            });
-            (error, inner)
+            (of_value(status, content_type, value, body), inner)
         }
         Err(_) => (from_text(status, content_type, body), None),
     };
@@ -130,6 +126,26 @@ pub fn normalise(status: u16, content_type: Option<&str>, body: &[u8]) -> Option
         }
     }
     Some(to_json(&Value::Object(Map::from_iter([("error".to_owned(), Value::Object(object))]))))
+}
+
+/// An error reply of any shape as OpenAI's error object.
+pub fn read_error(status: u16, content_type: Option<&str>, body: &[u8]) -> ErrorBody {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) => of_value(status, content_type, &value, body),
+        Err(_) => from_text(status, content_type, body),
+    }
+}
+
+/// The error that a reply is, whatever its status says; `None` for one that has no sign of it.
+pub fn find_error(status: u16, body: &[u8]) -> Option<ErrorBody> {
+    ErrorBody::read(status, &serde_json::from_slice(body).ok()?)
+}
+
+fn of_value(status: u16, content_type: Option<&str>, value: &Value, body: &[u8]) -> ErrorBody {
+    ErrorBody::read(status, value).unwrap_or_else(|| match value {
+        Value::Object(outer) if !outer.is_empty() => ErrorBody::from_object(status, outer),
+        _ => from_text(status, content_type, body),
+    })
 }
 
 /// The status a client gets for a provider's: 529 (Anthropic's "overloaded") is in no client's table and becomes 503.

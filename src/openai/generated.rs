@@ -10,10 +10,10 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// All generated text of a whole JSON reply of chat completions, legacy completions or the Responses API: content,
-/// reasoning, refusals, names and arguments of calls, one behind the other.
+/// All generated text of a whole JSON reply of chat completions, legacy completions, the Responses API or Anthropic's
+/// Messages: content, reasoning, refusals, names and arguments of calls, one behind the other.
 ///
-/// `None` for a body that is no such reply: it is not JSON, has neither a `choices` nor an `output` array, or is a
+/// `None` for a body that is no such reply: it is not JSON, has no `choices`, `output` or `content` array, or is a
 /// Responses reply that is only `queued` or `in_progress`, whose text is still to come.
 pub fn generated_text(body: &[u8]) -> Option<String> {
     let mut text = String::new();
@@ -29,7 +29,7 @@ pub(crate) fn append_chunk(payload: &[u8], text: &mut String) {
     append(Place::Reply, payload, text);
 }
 
-/// Appends the `delta` text of one event of a Responses stream.
+/// Appends the `delta` text of one event of a Responses stream or of one of Anthropic's.
 pub(crate) fn append_delta(payload: &[u8], text: &mut String) {
     append(Place::Event, payload, text);
 }
@@ -45,7 +45,7 @@ fn append(place: Place, payload: &[u8], text: &mut String) {
 enum Place {
     /// A reply, or a chunk of one.
     Reply,
-    /// An event of a Responses stream.
+    /// An event of a Responses stream, or of Anthropic's.
     Event,
     /// `status` of a reply.
     Status,
@@ -66,6 +66,10 @@ enum Place {
     Parts,
     /// The text of a part.
     Plain,
+    /// The `content` of Anthropic's message, or a `content_block` of its stream.
+    Blocks,
+    /// The input of a call, as the JSON it is.
+    Input,
 }
 
 impl Place {
@@ -75,6 +79,9 @@ impl Place {
             (Self::Reply, "choices") => Self::Choices,
             (Self::Reply, "output") => Self::Output,
             (Self::Reply, "status") => Self::Status,
+            (Self::Reply, "content") | (Self::Event, "content_block") => Self::Blocks,
+            (Self::Blocks, "text" | "name" | "thinking") => Self::Plain,
+            (Self::Blocks, "input") => Self::Input,
             (Self::Event, "delta") => Self::Text,
             (Self::Choices, "message" | "delta") => Self::Message,
             (Self::Choices, "text") => Self::Text,
@@ -85,7 +92,7 @@ impl Place {
             (Self::Function, "name" | "arguments" | "input") => Self::Text,
             (Self::Output, "name" | "arguments" | "input" | "code") => Self::Text,
             (Self::Output, "content" | "summary") => Self::Parts,
-            (Self::Parts, "text" | "refusal") => Self::Plain,
+            (Self::Parts, "text" | "refusal" | "partial_json") => Self::Plain,
             (Self::Parts, "thinking") => Self::Parts,
             _ => return None,
         })
@@ -95,7 +102,7 @@ impl Place {
 /// Where the text goes, and what was seen on the way.
 struct Sink<'t> {
     text: &'t mut String,
-    /// There was a `choices` or an `output` array.
+    /// There was a `choices`, an `output` or a `content` array.
     found: bool,
     /// The reply says that it is not finished.
     pending: bool,
@@ -164,6 +171,12 @@ impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
                 self.sink.plain(<&RawValue>::deserialize(deserializer)?.get());
                 Ok(())
             }
+            Place::Input => {
+                let raw = <&RawValue>::deserialize(deserializer)?.get();
+                // The block that begins a call in a stream has an empty one; what it gets comes in deltas.
+                self.sink.text.push_str(if raw == "{}" { "" } else { raw });
+                Ok(())
+            }
             Place::Status => {
                 let raw = <&RawValue>::deserialize(deserializer)?.get();
                 self.sink.pending = matches!(raw, "\"queued\"" | "\"in_progress\"");
@@ -205,7 +218,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         if matches!(self.place, Place::Reply | Place::Event) {
             return Err(A::Error::custom("an array instead of a reply"));
         }
-        self.sink.found |= matches!(self.place, Place::Choices | Place::Output);
+        self.sink.found |= matches!(self.place, Place::Choices | Place::Output | Place::Blocks);
         while seq.next_element_seed(Walk { place: self.place, sink: self.sink })?.is_some() {}
         Ok(())
     }
@@ -311,6 +324,26 @@ mod tests {
             let inside = format!(r#"{{"output":[{{"status":"{status}","content":[{{"text":"Hi"}}]}}]}}"#);
             assert_eq!(text(&inside).as_deref(), Some("Hi"));
         }
+    }
+
+    #[test]
+    fn anthropics_messages() {
+        let body = r#"{"id":"msg_1","type":"message","content":[{"type":"thinking","thinking":"why","signature":"no"},
+            {"type":"text","text":"Hi","citations":[{"text":"no"}]},{"type":"tool_use","id":"no","name":"f","input":{"x":[1]}}],"stop_reason":"no"}"#;
+        assert_eq!(text(body).as_deref(), Some(r#"whyHif{"x":[1]}"#));
+        let mut text = String::new();
+        for event in [
+            r#"{"type":"message_start","message":{"content":[]}}"#,
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"no","name":"f","input":{}}}"#,
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{\"x\""}}"#,
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}"#,
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"b"}}"#,
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"no"}}"#,
+            r#"{"type":"message_delta","delta":{"stop_reason":"no"},"usage":{}}"#,
+        ] {
+            append_delta(event.as_bytes(), &mut text);
+        }
+        assert_eq!(text, "f{\"x\"ab");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! OpenAI's wire format, as far as a gateway must understand it: which endpoint a request is for, the few fields it
-//! acts on, editing those in the raw bytes, what a reply counted, the shape of errors, and the relay of a stream.
+//! acts on, editing those in the raw bytes, what a reply counted, the shape of errors, and the relay of a stream. The same
+//! few things of Anthropic's Messages, which come in at the same door.
 //!
 //! Everything here is plain Rust over bytes; no socket and no Pingora type appears.
 
+mod anthropic;
 mod bound;
 mod canonical;
 mod convert;
@@ -17,11 +19,12 @@ mod splice;
 mod stream;
 mod usage;
 
+pub use anthropic::{error_body, error_event, is_anthropic_error};
 pub use bound::{Bound, IMAGE_ESTIMATE, IMAGE_TOKENS, TEMPLATE_TOKENS};
 pub use canonical::canonical;
 pub use convert::{to_events, to_json};
 pub use endpoint::{DEFAULT_MODERATION_MODEL, Endpoint};
-pub use error::{ErrorBody, map_status, normalise};
+pub use error::{ErrorBody, find_error, map_status, normalise, read_error};
 pub use generated::generated_text;
 pub use good::is_good;
 pub use peek::{Field, Peek, PeekError};

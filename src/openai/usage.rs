@@ -41,7 +41,8 @@ pub fn find_usage(json: &[u8]) -> Option<Usage> {
     envelope.usage.0.usage().or_else(|| under(envelope.x_groq)).or_else(|| under(envelope.response))
 }
 
-/// The tier in which the provider says it served the request: top-level `service_tier`, or `response.service_tier`.
+/// The tier in which the provider says it served the request: top-level `service_tier`, `response.service_tier`, or
+/// Anthropic's `usage.service_tier`.
 pub fn find_service_tier(json: &[u8]) -> Option<ServiceTier> {
     let (mut nested, mut depths) = (false, Depths::of(json));
     for hit in hits(json, &SERVICE_TIER).filter(|hit| json[hit.value_at] == b'"') {
@@ -55,7 +56,8 @@ pub fn find_service_tier(json: &[u8]) -> Option<ServiceTier> {
         return None;
     }
     let envelope: TierEnvelope = serde_json::from_slice(json).ok()?;
-    envelope.service_tier.or(envelope.response.0.service_tier).as_deref().map(ServiceTier::from_word)
+    let inner = envelope.response.0.service_tier.or(envelope.usage.0.service_tier);
+    envelope.service_tier.or(inner).as_deref().map(ServiceTier::from_word)
 }
 
 fn tier(quoted: &[u8]) -> Option<ServiceTier> {
@@ -82,6 +84,7 @@ struct Inner {
 struct TierEnvelope {
     service_tier: Option<String>,
     response: Lenient<TierInner>,
+    usage: Lenient<TierInner>,
 }
 
 #[derive(Default, Deserialize)]
@@ -90,11 +93,16 @@ struct TierInner {
     service_tier: Option<String>,
 }
 
+/// A usage object, or a portion of what one will come to.
+pub(crate) type Portion = Wire;
+
 /// Every known way to write a usage object. Names beside OpenAI's: `input_*` and `output_*` are the Responses API's,
-/// `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` is Moonshot's.
-#[derive(Default, Deserialize)]
+/// `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` is Moonshot's. `cache_read_input_tokens`,
+/// `cache_creation_input_tokens` and `cache_creation` are Anthropic's, whose `input_tokens` do not contain them;
+/// `cache_write_1h_tokens` is what our own translation of those says.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Wire {
+pub(crate) struct Wire {
     prompt_tokens: Count,
     input_tokens: Count,
     completion_tokens: Count,
@@ -102,20 +110,35 @@ struct Wire {
     total_tokens: Count,
     prompt_cache_hit_tokens: Count,
     cached_tokens: Count,
+    cache_read_input_tokens: Count,
+    cache_creation_input_tokens: Count,
+    cache_creation: Lenient<Creation>,
+    /// Anthropic says it here.
+    service_tier: Tier,
     prompt_tokens_details: Lenient<Details>,
     input_tokens_details: Lenient<Details>,
     completion_tokens_details: Lenient<Details>,
     output_tokens_details: Lenient<Details>,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Details {
     cached_tokens: Count,
     cache_write_tokens: Count,
+    cache_write_1h_tokens: Count,
     audio_tokens: Count,
     image_tokens: Count,
     reasoning_tokens: Count,
+    /// Anthropic's word for the same.
+    thinking_tokens: Count,
+}
+
+/// Cache writes by how long they live.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Creation {
+    ephemeral_1h_input_tokens: Count,
 }
 
 impl Details {
@@ -123,40 +146,75 @@ impl Details {
         Details {
             cached_tokens: self.cached_tokens.or(other.cached_tokens),
             cache_write_tokens: self.cache_write_tokens.or(other.cache_write_tokens),
+            cache_write_1h_tokens: self.cache_write_1h_tokens.or(other.cache_write_1h_tokens),
             audio_tokens: self.audio_tokens.or(other.audio_tokens),
             image_tokens: self.image_tokens.or(other.image_tokens),
             reasoning_tokens: self.reasoning_tokens.or(other.reasoning_tokens),
+            thinking_tokens: self.thinking_tokens.or(other.thinking_tokens),
         }
     }
 }
 
 impl Wire {
-    fn usage(self) -> Option<Usage> {
+    /// What Anthropic's names count here, and in `before` where they are not here. Its counts are cumulative.
+    pub(crate) fn or(self, before: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.or(before.input_tokens),
+            output_tokens: self.output_tokens.or(before.output_tokens),
+            cache_read_input_tokens: self.cache_read_input_tokens.or(before.cache_read_input_tokens),
+            cache_creation_input_tokens: self.cache_creation_input_tokens.or(before.cache_creation_input_tokens),
+            cache_creation: Lenient(Creation {
+                ephemeral_1h_input_tokens: self
+                    .cache_creation
+                    .0
+                    .ephemeral_1h_input_tokens
+                    .or(before.cache_creation.0.ephemeral_1h_input_tokens),
+            }),
+            service_tier: Tier(self.service_tier.0.or(before.service_tier.0)),
+            output_tokens_details: Lenient(self.output_tokens_details.0.or(before.output_tokens_details.0)),
+            ..Self::default()
+        }
+    }
+
+    /// The tier that stands among the counts.
+    pub(crate) fn service_tier(self) -> Option<ServiceTier> {
+        self.service_tier.0
+    }
+
+    pub(crate) fn usage(self) -> Option<Usage> {
         let prompt = self.prompt_tokens.or(self.input_tokens).0;
         let completion = self.completion_tokens.or(self.output_tokens).0;
         let total = self.total_tokens.0;
+        let (read, written) = (self.cache_read_input_tokens, self.cache_creation_input_tokens);
+        // Zero at everyone else's, who count cached tokens as part of the prompt.
+        let outside = read.get().saturating_add(written.get());
         let (prompt_tokens, mut completion_tokens) = match (prompt, completion) {
             (None, None) => (total?, 0),
-            (prompt, completion) => (prompt.unwrap_or(0), completion.unwrap_or(0)),
+            (prompt, completion) => (prompt.unwrap_or(0).saturating_add(outside), completion.unwrap_or(0)),
         };
         let input = self.prompt_tokens_details.0.or(self.input_tokens_details.0);
         let output = self.completion_tokens_details.0.or(self.output_tokens_details.0);
-        let mut reasoning_tokens = output.reasoning_tokens.get();
+        let mut reasoning_tokens = output.reasoning_tokens.or(output.thinking_tokens).get();
         // xAI and Gemini leave thinking out of the completion but count it in the total. It is billed as output.
         if let (Some(completion), Some(total)) = (completion, total) {
             let rest = total.saturating_sub(prompt_tokens).saturating_sub(completion);
             completion_tokens = completion.saturating_add(rest);
             reasoning_tokens = reasoning_tokens.max(rest);
         }
-        let cached = input.cached_tokens.or(self.prompt_cache_hit_tokens).or(self.cached_tokens).get();
+        let cached = input.cached_tokens.or(self.prompt_cache_hit_tokens).or(self.cached_tokens).or(read).get();
         // The detail counts are parts of their totals; a provider that says more must not make a price negative.
         let cached_tokens = cached.min(prompt_tokens);
+        let for_an_hour = self.cache_creation.0.ephemeral_1h_input_tokens;
+        let cache_write_1h_tokens =
+            input.cache_write_1h_tokens.or(for_an_hour).get().min(prompt_tokens - cached_tokens);
+        let written = written.0.map(|all| all.saturating_sub(for_an_hour.get()));
+        let cache_write_tokens = input.cache_write_tokens.or(Count(written)).get();
         Some(Usage {
             prompt_tokens,
             completion_tokens,
             cached_tokens,
-            cache_write_tokens: input.cache_write_tokens.get().min(prompt_tokens - cached_tokens),
-            cache_write_1h_tokens: 0,
+            cache_write_tokens: cache_write_tokens.min(prompt_tokens - cached_tokens - cache_write_1h_tokens),
+            cache_write_1h_tokens,
             reasoning_tokens: reasoning_tokens.min(completion_tokens),
             audio_prompt_tokens: input.audio_tokens.get().min(prompt_tokens),
             audio_completion_tokens: output.audio_tokens.get().min(completion_tokens),
@@ -166,8 +224,29 @@ impl Wire {
 }
 
 /// A token count: an integer, or a float that means one. Anything else, null included, is no count.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Count(Option<u64>);
+
+/// The word for a tier; anything else is none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tier(Option<ServiceTier>);
+
+impl<'de> Deserialize<'de> for Tier {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyOf(PhantomData))
+    }
+}
+
+impl<'de> FromAny<'de> for Tier {
+    fn from_text(text: &str) -> Self {
+        Self(Some(ServiceTier::from_word(text)))
+    }
+
+    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Self(None))
+    }
+}
 
 impl Count {
     fn or(self, other: Count) -> Count {
@@ -186,7 +265,7 @@ impl<'de> Deserialize<'de> for Count {
 }
 
 /// `T` from an object; its default from anything else, so that one odd member does not lose the rest.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Lenient<T>(T);
 
 impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Lenient<T> {
@@ -198,6 +277,10 @@ impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Lenient<T> {
 /// What becomes of a value of any type.
 trait FromAny<'de>: Default {
     fn from_number(_number: f64, _exact: Option<u64>) -> Self {
+        Self::default()
+    }
+
+    fn from_text(_text: &str) -> Self {
         Self::default()
     }
 
@@ -247,8 +330,8 @@ impl<'de, T: FromAny<'de>> Visitor<'de> for AnyOf<T> {
         Ok(T::default())
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<T, E> {
-        Ok(T::default())
+    fn visit_str<E>(self, text: &str) -> Result<T, E> {
+        Ok(T::from_text(text))
     }
 
     fn visit_unit<E>(self) -> Result<T, E> {
@@ -336,6 +419,29 @@ mod tests {
             ),
             two(8, 0)
         );
+    }
+
+    #[test]
+    fn anthropic_counts_its_cache_outside_the_prompt() {
+        let whole = r#"{"type":"message","usage":{"input_tokens":10,"cache_creation_input_tokens":300,"cache_read_input_tokens":2000,
+            "cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200},"output_tokens":50,
+            "output_tokens_details":{"thinking_tokens":30},"service_tier":"standard"}}"#;
+        let expected = Usage {
+            prompt_tokens: 2310,
+            completion_tokens: 50,
+            cached_tokens: 2000,
+            cache_write_tokens: 100,
+            cache_write_1h_tokens: 200,
+            reasoning_tokens: 30,
+            ..Usage::default()
+        };
+        assert_eq!(usage(whole), expected);
+        // The same after its translation into Chat.
+        let chat = r#"{"usage":{"prompt_tokens":2310,"completion_tokens":50,"total_tokens":2360,"prompt_tokens_details":
+            {"cached_tokens":2000,"cache_write_tokens":100,"cache_write_1h_tokens":200},"completion_tokens_details":{"reasoning_tokens":30}}}"#;
+        assert_eq!(usage(chat), expected);
+        let plain = r#"{"usage":{"input_tokens":7,"cache_read_input_tokens":0,"cache_creation_input_tokens":null,"output_tokens":1}}"#;
+        assert_eq!((usage(plain).prompt_tokens, usage(plain).cached_tokens), (7, 0));
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! What differs between vendors of OpenAI-compatible endpoints, Ollama's context lengths, and the simulated provider.
+//! What differs between providers: dialects and the translation between them, quirks of vendors of OpenAI-compatible endpoints,
+//! Ollama's context lengths; and the simulated provider.
 
+pub mod exchange;
 pub mod ollama;
 pub mod quirks;
 pub mod simulated;

@@ -11,11 +11,12 @@ use http::HeaderValue;
 use crate::{
     cache::{Entry, Key, Lead},
     config::CacheRules,
-    error::Fault,
+    error::{Fault, GatewayError},
     ledger::Reservation,
     limits::Permit,
     openai::{Bound, Endpoint, Peek, StreamRelay},
     pricing::Price,
+    providers::exchange::{Exchange, StreamTranslator},
     proxy::{
         downstream::Decorator,
         gateway::Engines,
@@ -37,6 +38,8 @@ pub struct Context {
     pub started: Instant,
     /// What is asked for; `Other` until identified.
     pub endpoint: Endpoint,
+    /// The client is one of Anthropic's: it reads errors in that shape.
+    pub anthropic: bool,
     /// What lives longer than a configuration: tokens, meters, budgets.
     pub governance: Arc<Governance>,
     /// The client's own credential for a provider.
@@ -65,6 +68,12 @@ pub struct Context {
     pub cached: Option<Box<Cached>>,
     /// Where the request may go.
     pub plan: Option<Plan>,
+    /// What the attempt that comes next will send.
+    pub prepared: Option<Prepared>,
+    /// Why the last target passed over cannot be asked this.
+    pub refusal: Option<GatewayError>,
+    /// The context that Ollama is asked to run the model with.
+    pub context_wish: Option<u64>,
     /// The attempt under way or the last one.
     pub attempt: Option<Attempt>,
     /// Attempts so far.
@@ -75,6 +84,8 @@ pub struct Context {
     pub framed: bool,
     /// True after a stale pooled connection made the gateway repeat an attempt.
     pub repeated: bool,
+    /// Puts the provider's stream into the client's dialect, where that is another one.
+    pub translator: Option<Box<StreamTranslator>>,
     /// How the provider's reply reaches the client.
     pub delivery: Delivery,
     /// Stands between Pingora and the client where the body is large or the reply is held.
@@ -122,6 +133,16 @@ pub struct Body {
     pub bound: Bound,
 }
 
+/// What the next attempt sends.
+pub struct Prepared {
+    /// Where to.
+    pub target: Target,
+    /// The body as its provider gets it.
+    pub body: Option<Bytes>,
+    /// The way back from its dialect, where that is another one than the client's.
+    pub exchange: Option<Arc<Exchange>>,
+}
+
 /// One try at one target.
 pub struct Attempt {
     /// Where to.
@@ -130,6 +151,8 @@ pub struct Attempt {
     pub started: Instant,
     /// The body as this provider gets it.
     pub body: Option<Bytes>,
+    /// The way back from its dialect, where that is another one than the client's.
+    pub exchange: Option<Arc<Exchange>>,
     /// True when the client's own credential goes upstream.
     pub own_credential: bool,
     /// The status it got.
@@ -230,6 +253,11 @@ impl Context {
             id: RequestId::now(),
             started: Instant::now(),
             endpoint: Endpoint::Other,
+            anthropic: false,
+            prepared: None,
+            refusal: None,
+            context_wish: None,
+            translator: None,
             credential: None,
             body: None,
             course: Course::Bypass,
@@ -274,6 +302,11 @@ impl Context {
     /// The flight that this request leads.
     pub fn fill(&self) -> Option<&Arc<Lead>> {
         self.cached.as_ref()?.fill.as_ref()
+    }
+
+    /// The way back from the dialect of the current target.
+    pub fn exchange(&self) -> Option<&Arc<Exchange>> {
+        self.attempt.as_ref()?.exchange.as_ref()
     }
 
     /// The price of the current target.

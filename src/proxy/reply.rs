@@ -12,8 +12,9 @@ use crate::{
     cache::{Failure, Form, Server},
     error::GatewayError,
     limits::{Quota, go_duration},
-    openai::ErrorBody,
+    openai::{self, ErrorBody},
     proxy::context::Context,
+    types::RequestId,
 };
 
 /// Header with the decimal cost in US dollars.
@@ -24,11 +25,15 @@ pub const MODEL: HeaderName = HeaderName::from_static("x-chittycan-model");
 pub const PROVIDER: HeaderName = HeaderName::from_static("x-chittycan-provider");
 /// Header with the cache's part in it: `HIT`, `STALE`, `MISS` or `BYPASS`.
 pub const CACHE: HeaderName = HeaderName::from_static("x-chittycan-cache");
+/// Header with what a translation into the provider's dialect left out.
+pub const DROPPED: HeaderName = HeaderName::from_static("x-chittycan-dropped");
 /// Header with the number of attempts.
 pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-chittycan-attempts");
 /// Header with the request's id, the provider's own where the provider made the reply.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Anthropic's name for a request's id.
+pub const PROVIDER_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 /// Header with the key of what the cache may keep, for a purge of it alone.
 pub const CACHE_KEY: HeaderName = HeaderName::from_static("x-chittycan-cache-key");
 /// Tells nginx and its like in front of us not to collect events.
@@ -40,7 +45,8 @@ pub const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 /// In the place of a value that no header can hold.
 pub const UNPRINTABLE: HeaderValue = HeaderValue::from_static("-");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+/// The type of an event stream.
+pub const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const NOTHING: HeaderValue = HeaderValue::from_static("0");
 
@@ -74,7 +80,7 @@ pub async fn error(session: &mut Session, ctx: &mut Context, error: &GatewayErro
     let fault = error.fault;
     ctx.fault = Some(fault);
     ctx.metrics.error(fault.code(), fault.blame().label());
-    let body = body(error);
+    let body = body(error, &Reader::of(ctx));
     let mut header = header(ctx, error.status(), body.len())?;
     for (name, value) in hints(error) {
         header.insert_header(name, value)?;
@@ -98,11 +104,11 @@ fn hints(error: &GatewayError) -> Vec<(&'static str, String)> {
 }
 
 /// An error as those get it who wait for the same reply.
-pub fn failure(error: &GatewayError) -> Failure {
+pub fn failure(ctx: &Context, error: &GatewayError) -> Failure {
     let headers = hints(error)
         .into_iter()
         .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::try_from(value).ok()?)));
-    Failure { status: error.status(), headers: headers.collect(), body: body(error) }
+    Failure { status: error.status(), headers: headers.collect(), body: body(error, &Reader::of(ctx)) }
 }
 
 /// Answers with the error that another request got for the same question.
@@ -149,7 +155,11 @@ pub async fn stored(
         // Such a client knows no chunks: the end of the connection is the end of the body.
         None => session.set_keepalive(None),
     }
-    headers.insert(REQUEST_ID, text(&ctx.id.to_string()));
+    let id = text(&ctx.id.to_string());
+    if ctx.anthropic {
+        headers.insert(PROVIDER_REQUEST_ID, id.clone());
+    }
+    headers.insert(REQUEST_ID, id);
     headers.insert(header::AGE, age.as_secs().into());
     headers.insert(CACHE, ctx.course.header());
     put_cache_key(headers, ctx);
@@ -199,11 +209,44 @@ pub fn quota_headers(kind: &str, quota: &Quota) -> [(&'static str, String); 3] {
     [(limit, quota.limit.to_string()), (remaining, quota.remaining.to_string()), (reset, go_duration(quota.reset))]
 }
 
-/// The body of an error in OpenAI's shape.
-pub fn body(error: &GatewayError) -> Bytes {
+/// Who reads an error.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    /// A client of Anthropic's.
+    anthropic: bool,
+    id: RequestId,
+}
+
+impl Reader {
+    /// The client of a request.
+    pub fn of(ctx: &Context) -> Self {
+        Self { anthropic: ctx.anthropic, id: ctx.id }
+    }
+
+    /// It is a client of Anthropic's.
+    pub fn is_anthropic(&self) -> bool {
+        self.anthropic
+    }
+
+    /// A provider's error in the shape of the client's API.
+    pub fn render(&self, status: u16, error: &ErrorBody) -> Bytes {
+        match self.anthropic {
+            true => openai::error_body(status, error, Some(&self.id.to_string()), None),
+            false => error.to_bytes(),
+        }
+    }
+}
+
+/// The body of an error in the shape of the client's API.
+pub fn body(error: &GatewayError, reader: &Reader) -> Bytes {
     let mut body = ErrorBody::new(&*error.message, error.fault.kind(), Some(error.fault.code()));
-    body.param = error.param.map(str::to_owned);
-    match error.extra.as_ref().and_then(|extra| extra.member.as_ref()) {
+    body.param = error.param.as_deref().map(str::to_owned);
+    let more = error.extra.as_ref().and_then(|extra| extra.member.as_ref());
+    match more {
+        _ if reader.anthropic => {
+            let more = more.map(|(name, value)| (*name, value));
+            openai::error_body(error.status(), &body, Some(&reader.id.to_string()), more)
+        }
         None => body.to_bytes(),
         Some((name, value)) => body.to_bytes_with(name, value),
     }
@@ -214,6 +257,10 @@ fn header(ctx: &Context, status: u16, length: usize) -> Result<ResponseHeader> {
     reply.insert_header(header::CONTENT_TYPE, "application/json")?;
     reply.insert_header(header::CONTENT_LENGTH, length)?;
     reply.insert_header(REQUEST_ID, ctx.id.to_string())?;
+    if ctx.anthropic {
+        // Where Anthropic's SDKs look for it.
+        reply.insert_header(PROVIDER_REQUEST_ID, ctx.id.to_string())?;
+    }
     if ctx.attempts > 0 {
         reply.insert_header(ATTEMPTS, ctx.attempts)?;
     }

@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, header};
 
-use crate::config::{AuthStyle, CacheRules, Config, Provider, Route};
+use crate::config::{AuthStyle, CacheRules, Config, Dialect, Provider, Route};
 
 /// One place a request can be sent to.
 #[derive(Clone, Debug)]
@@ -46,11 +46,16 @@ impl Wire {
     }
 }
 
+/// How a token begins that Anthropic's login gives (Claude Code with a subscription).
+const LOGIN_TOKEN: &str = "sk-ant-oat";
+
 /// The header that presents a key; `None` for a key that no header can hold.
 pub fn credential(auth: AuthStyle, key: &str) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = match auth {
         AuthStyle::Bearer => (header::AUTHORIZATION, HeaderValue::try_from(format!("Bearer {key}"))),
         AuthStyle::ApiKeyHeader => (HeaderName::from_static("api-key"), HeaderValue::try_from(key)),
+        AuthStyle::XApiKey if key.starts_with(LOGIN_TOKEN) => return credential(AuthStyle::Bearer, key),
+        AuthStyle::XApiKey => (HeaderName::from_static("x-api-key"), HeaderValue::try_from(key)),
     };
     let mut value = value.ok()?;
     value.set_sensitive(true);
@@ -66,6 +71,8 @@ pub struct Plan {
     pub label: Arc<str>,
     /// What holds for its answers.
     pub cache: Arc<CacheRules>,
+    /// A translation may leave nothing out.
+    pub strict: bool,
 }
 
 /// A model the gateway offers by name.
@@ -93,6 +100,7 @@ pub struct RouteTable {
 struct Wildcard {
     label: Arc<str>,
     cache: Arc<CacheRules>,
+    strict: bool,
     deployments: Vec<(Account, Option<Arc<str>>)>,
 }
 
@@ -136,13 +144,15 @@ impl RouteTable {
         let owned_by = first.provider.name.to_string();
         for name in std::iter::once(&route.model).chain(&route.aliases) {
             let (label, cache): (Arc<str>, _) = (route.model.as_str().into(), route.cache.clone());
+            let strict = route.strict;
             if let Some(prefix) = name.strip_suffix('*') {
-                self.wildcards.push((prefix.to_owned(), Wildcard { label, cache, deployments: deployments.clone() }));
+                let deployments = deployments.clone();
+                self.wildcards.push((prefix.to_owned(), Wildcard { label, cache, strict, deployments }));
                 continue;
             }
             let targets = targets(&deployments, &route.model);
             self.listed.push(ListedModel { id: name.clone(), owned_by: owned_by.clone(), route: label.clone() });
-            self.exact.insert(name.clone(), Plan { targets, label, cache });
+            self.exact.insert(name.clone(), Plan { targets, label, cache, strict });
         }
     }
 
@@ -162,23 +172,34 @@ impl RouteTable {
             && let Some(account) = self.accounts.get(provider)
         {
             let label = format!("{}/*", account.provider.name).into();
-            return Some(Plan { targets: targets(&[(account.clone(), None)], name), label, cache: self.cache.clone() });
+            let targets = targets(&[(account.clone(), None)], name);
+            return Some(Plan { targets, label, cache: self.cache.clone(), strict: false });
         }
         let (_, wildcard) = self.wildcards.iter().find(|(prefix, _)| model.starts_with(prefix.as_str()))?;
         Some(Plan {
             targets: targets(&wildcard.deployments, model),
             label: wildcard.label.clone(),
             cache: wildcard.cache.clone(),
+            strict: wildcard.strict,
         })
     }
 
     /// The default provider with the client's own model name (empty for paths that have none).
     pub fn default_plan(&self, model: &str) -> Plan {
-        Plan {
-            targets: targets(&[(self.default.clone(), None)], model),
-            label: "default".into(),
-            cache: self.cache.clone(),
-        }
+        self.account_plan(&self.default, model)
+    }
+
+    /// For the paths that only Anthropic has: the provider of that name, else the first that is asked in its dialect.
+    pub fn anthropic_plan(&self) -> Option<Plan> {
+        let speaks = |account: &&Account| account.provider.dialect == Dialect::Anthropic;
+        let named = self.accounts.get("anthropic").filter(speaks);
+        let account = named.or_else(|| self.accounts.values().find(speaks))?;
+        Some(self.account_plan(account, ""))
+    }
+
+    fn account_plan(&self, account: &Account, model: &str) -> Plan {
+        let targets = targets(&[(account.clone(), None)], model);
+        Plan { targets, label: "default".into(), cache: self.cache.clone(), strict: false }
     }
 
     /// Models offered by name, in alphabetical order. Patterns cannot be listed.

@@ -6,6 +6,13 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, Fake, Gateway, Step, chat, fake::Seen};
 
+/// What Ollama's own API answers.
+const REPLY: &str = r#"{"model":"llama3.2","created_at":"2026-11-24T00:00:00Z","message":{"role":"assistant","content":"Hello","thinking":"Hm."},
+    "done":true,"done_reason":"stop","prompt_eval_count":7,"eval_count":2}"#;
+
+/// Asks Ollama through its OpenAI-compatible endpoint, which takes no context length.
+const THROUGH_V1: &str = "providers: {ollama: {dialect: openai}}\n";
+
 /// An Ollama whose models run with `context` tokens by default, 131072 at most; `parameters` are those of the Modelfile.
 async fn ollama(context: u64, parameters: &'static str) -> Fake {
     Fake::start(move |seen, _| match seen.path.as_str() {
@@ -19,6 +26,7 @@ async fn ollama(context: u64, parameters: &'static str) -> Fake {
             Answer::json(200, &json!({ "models": loaded }).to_string())
         }
         "/api/generate" | "/api/embed" => Answer::json(200, r#"{"done":true,"done_reason":"load"}"#),
+        "/api/chat" => Answer::json(200, REPLY),
         _ => Answer::completion(),
     })
     .await
@@ -46,11 +54,15 @@ async fn ask(gateway: &Gateway, body: String) -> (u16, Value) {
 
 /// The paths that were asked for, without the models' own work.
 fn questions(ollama: &Fake) -> Vec<String> {
-    ollama.seen().into_iter().map(|seen| seen.path).filter(|path| path.starts_with("/api/")).collect()
+    ollama.seen().into_iter().map(|seen| seen.path).filter(|path| !is_work(path)).collect()
 }
 
 fn work(ollama: &Fake) -> Vec<Seen> {
-    ollama.seen().into_iter().filter(|seen| seen.path.starts_with("/v1/")).collect()
+    ollama.seen().into_iter().filter(|seen| is_work(&seen.path)).collect()
+}
+
+fn is_work(path: &str) -> bool {
+    path.starts_with("/v1/") || path == "/api/chat"
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +96,7 @@ async fn every_model_is_ollamas_and_short_prompts_ask_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_that_does_not_fit_is_refused_with_the_numbers() {
     let ollama = ollama(4096, "").await;
-    let gateway = dev(&ollama, "");
+    let gateway = dev(&ollama, THROUGH_V1);
     let (status, body) = ask(&gateway, long_chat(5000, "")).await;
     let error = &body["error"];
     assert_eq!((status, &error["code"], &error["param"]), (400, &json!("context_length_exceeded"), &json!("messages")));
@@ -116,16 +128,41 @@ async fn a_prompt_that_does_not_fit_is_refused_with_the_numbers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_longer_context_lets_it_pass() {
     let by_server = ollama(32_768, "").await;
-    let gateway = dev(&by_server, "");
+    let gateway = dev(&by_server, THROUGH_V1);
     assert_eq!(ask(&gateway, long_chat(20_000, "")).await.0, 200);
     assert_eq!(work(&by_server).len(), 1);
 
     // A num_ctx in the Modelfile decides, whatever the model runs with now, and nothing has to be loaded to know.
     let by_modelfile = ollama(4096, "temperature                    0.5\nnum_ctx                        16384").await;
-    let gateway = dev(&by_modelfile, "");
+    let gateway = dev(&by_modelfile, THROUGH_V1);
     assert_eq!(ask(&gateway, long_chat(10_000, "")).await.0, 200);
     assert_eq!(ask(&gateway, long_chat(20_000, "")).await.0, 400);
     assert_eq!(questions(&by_modelfile), ["/api/show"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ollamas_own_dialect_asks_for_the_context_that_a_prompt_needs() {
+    let ollama = ollama(4096, "").await;
+    let gateway = dev(&ollama, "");
+    let context = || ollama.last().json()["options"]["num_ctx"].as_u64();
+    let (status, body) = ask(&gateway, chat("gpt-4o", "")).await;
+    assert_eq!((status, context()), (200, None), "a short prompt runs with what the server has");
+    assert_eq!(body["choices"][0]["message"]["content"], "Hello");
+    assert_eq!(body["choices"][0]["message"]["reasoning_content"], "Hm.", "which the OpenAI endpoint loses");
+    assert_eq!(body["usage"]["prompt_tokens"], 7);
+    assert_eq!(ollama.last().json()["truncate"], false, "a prompt that is too long all the same is an error");
+
+    assert_eq!((ask(&gateway, long_chat(2500, "")).await.0, context()), (200, None), "it fits");
+    assert_eq!((ask(&gateway, long_chat(5000, "")).await.0, context()), (200, Some(8192)));
+    assert_eq!((ask(&gateway, long_chat(5000, r#","max_tokens":9000"#)).await.0, context()), (200, Some(16_384)));
+    // Another context means another load of the model: what is asked for only grows.
+    assert_eq!((ask(&gateway, chat("gpt-4o", "")).await.0, context()), (200, Some(16_384)));
+    assert_eq!((ask(&gateway, long_chat(120_000, "")).await.0, context()), (200, Some(131_072)));
+
+    let (status, body) = ask(&gateway, long_chat(140_000, "")).await;
+    assert_eq!((status, &body["error"]["code"]), (400, &json!("context_length_exceeded")));
+    assert!(body["error"]["message"].as_str().unwrap().contains("maximum"), "{body}");
+    assert_eq!(questions(&ollama), ["/api/show", "/api/generate", "/api/ps"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +213,7 @@ async fn an_ollama_that_does_not_tell_gets_the_prompt_as_it_is() {
             _ => Answer::completion(),
         })
         .await;
-        let gateway = dev(&silent, "providers: {ollama: {timeouts: {read: 300ms}}}\n");
+        let gateway = dev(&silent, "providers: {ollama: {dialect: openai, timeouts: {read: 300ms}}}\n");
         let begun = Instant::now();
         let body = long_chat(5000, "");
         let sent: Value = serde_json::from_str(&body).unwrap();
@@ -193,7 +230,7 @@ async fn an_ollama_that_does_not_tell_gets_the_prompt_as_it_is() {
 async fn outside_dev_mode_the_next_deployment_takes_what_ollama_cannot() {
     let (local, cloud) = (ollama(4096, "").await, Fake::always(Answer::completion()).await);
     let yaml = format!(
-        "providers:\n  ollama: {{base_url: \"http://{}/v1\"}}\n  \
+        "providers:\n  ollama: {{dialect: openai, base_url: \"http://{}/v1\"}}\n  \
          openai: {{base_url: \"http://{}/v1\", api_key: sk-gateway, credentials: mapped}}\n\
          routes:\n  - {{model: gpt-4o, to: [ollama/llama3.2, openai]}}\n",
         local.address, cloud.address

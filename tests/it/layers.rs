@@ -25,6 +25,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("sse", 1),
     ("tokenizer", 1),
     ("config", 2),
+    ("dialect", 2),
     ("store", 2),
     ("cache", 3),
     ("identity", 3),

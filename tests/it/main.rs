@@ -11,6 +11,7 @@ mod cache_admin;
 mod cli;
 mod credentials;
 mod dev_mode;
+mod dialects;
 mod errors;
 mod failover;
 mod hardening;

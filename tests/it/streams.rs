@@ -97,7 +97,7 @@ async fn geminis_tool_calls_arrive_as_openais() {
         let yaml = providers(&[("openai", fake.address)]).replace("preset: openai", &format!("preset: {preset}"));
         Gateway::start(&yaml)
     };
-    for (preset, repaired) in [("gemini", true), ("ollama", true), ("custom", false)] {
+    for (preset, repaired) in [("gemini", true), ("ollama, dialect: openai", true), ("custom", false)] {
         let (_, text) = stream_text(&from(preset), "").await;
         assert!(!text.contains("usage") && text.ends_with(DONE), "{preset}: {text}");
         let (mut calls, mut reasons) = (Vec::new(), Vec::new());

@@ -1,13 +1,13 @@
 //! Vendor accounts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::{
-    resolved::{Credentials, Vendor},
+    resolved::{Credentials, Dialect, Vendor},
     values::{HumanDuration, SecretText},
 };
 
@@ -20,6 +20,24 @@ pub struct Provider {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = Vendor::OpenAi)]
     pub preset: Option<Vendor>,
+    /// In which dialect it is asked; what a client asks in another one is translated (`can config dialects` shows what becomes
+    /// of each parameter). `openai`: Chat Completions. `anthropic`: its Messages API. `ollama`: Ollama's own `/api/chat`, which
+    /// takes a context length and tells what a model thinks. Without it: that of the preset, which is `openai` for all but
+    /// `anthropic` and `ollama`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = Dialect::OpenAi)]
+    pub dialect: Option<Dialect>,
+    /// It serves OpenAI's Responses API. Where it does not, a request for that is translated to Chat Completions, without what
+    /// a provider would have to remember (`previous_response_id`, `conversation`, `background`). Without it: `true` for
+    /// `openai`, `azure` and `xai`, else `false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &true)]
+    pub responses_api: Option<bool>,
+    /// The most output tokens to ask for when the client states no limit and the dialect requires one (`anthropic`). Without
+    /// it: the model's longest answer by the price list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &8192)]
+    pub default_max_tokens: Option<NonZeroU32>,
     /// What stands before `/chat/completions`. Without it: the preset's. `azure` and `custom` have none.
     /// `OLLAMA_BASE_URL` replaces that of the entry `ollama`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,9 +49,9 @@ pub struct Provider {
     #[schemars(example = SecretText::env("OPENAI_API_KEY"))]
     pub api_key: Option<SecretText>,
     /// Which key goes upstream. `mapped`: the gateway's, always. `passthrough`: the client's own, always.
-    /// `auto`: the client's own where it looks like the vendor's (`sk-…`, but not `sk-ant-…` or `sk-or-…`), else the
+    /// `auto`: the client's own where it looks like the vendor's (OpenAI's `sk-…`, Anthropic's `sk-ant-…`), else the
     /// gateway's. The latter two for the
-    /// preset `openai` only, whose default is `auto`; elsewhere it is `mapped`.
+    /// presets `openai` and `anthropic` only, whose default is `auto`; elsewhere it is `mapped`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = Credentials::Auto)]
     pub credentials: Option<Credentials>,

@@ -22,6 +22,10 @@ pub struct Route {
     /// The next is tried when one fails, see `retry`.
     #[schemars(length(min = 1))]
     pub to: Vec<Target>,
+    /// Refuse a request of which a translation would leave anything out, in place of naming it in `X-ChittyCan-Dropped`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(example = &true)]
+    pub strict: bool,
     /// What it has otherwise than `cache` says: `enabled`, `ttl`, `stale_if_error`, `namespace`, `max_entry`.
     #[serde(default, skip_serializing_if = "RouteCache::is_empty")]
     pub cache: RouteCache,
@@ -85,6 +89,7 @@ pub(super) fn defaults() -> Vec<Route> {
         model: model.into(),
         aliases: Vec::new(),
         to: vec![Target::Name(to.into())],
+        strict: false,
         cache: RouteCache::default(),
     })
     .collect()

@@ -182,17 +182,19 @@ impl Resolver<'_> {
         }
     }
 
-    /// Clients' own keys that go to a host which is not OpenAI's, because of a default nobody wrote.
+    /// Clients' own keys that go to a host which is not their vendor's, because of a default nobody wrote.
     fn warn_of_keys_sent_elsewhere(&mut self, config: &Config) {
         for (name, provider) in &config.providers {
             let path = Path::of(&["providers", name]);
             let entry = self.context.tree.get("providers").and_then(|providers| providers.get(name));
             let chosen = entry.is_some_and(|entry| entry.get("credentials").is_some());
             let host = provider.base.host.as_str();
-            let is_openai = host == "openai.com" || host.ends_with(".openai.com");
-            if provider.credentials != Credentials::Mapped && !chosen && !is_openai && !self.context.simulate {
+            let home = if provider.vendor == Vendor::Anthropic { "anthropic.com" } else { "openai.com" };
+            let is_home = host.strip_suffix(home).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            if provider.credentials != Credentials::Mapped && !chosen && !is_home && !self.context.simulate {
+                let prefix = if provider.vendor == Vendor::Anthropic { "sk-ant-" } else { "sk-" };
                 let message = format!(
-                    "clients' own keys (`sk-…`) are passed on to `{host}`; write `credentials: mapped` to keep them from \
+                    "clients' own keys (`{prefix}…`) are passed on to `{host}`; write `credentials: mapped` to keep them from \
                      it, or `auto` if they are meant for it"
                 );
                 let warning = self.located(&path, message);
@@ -279,7 +281,7 @@ fn in_dev_mode(config: Config, ollama: Provider) -> Config {
         let known = routes.iter().any(|route| route.model == model || route.aliases.contains(&model));
         if !known {
             let deployments = vec![Deployment { provider: name.clone(), model: None }];
-            routes.push(Route { model, aliases, deployments, cache: config.cache.rules.clone() });
+            routes.push(Route { model, aliases, deployments, cache: config.cache.rules.clone(), strict: false });
         }
     }
     let providers = [(name.clone(), Arc::new(ollama))].into();

@@ -10,7 +10,7 @@ use crate::{
         base_url::BaseUrl,
         presets::Preset,
         raw,
-        resolved::{Config, Credentials, Provider, Vendor},
+        resolved::{AuthStyle, Config, Credentials, Dialect, Provider, Vendor},
         values::{REDACTED, SecretSource, SecretText, is_variable_name},
     },
     types::Secret,
@@ -47,9 +47,9 @@ impl Resolver<'_> {
             self.fault(&path.key("api_key"), "the key holds characters that cannot stand in a header");
         }
         let credentials = entry.credentials.unwrap_or(Credentials::Mapped);
-        if credentials != Credentials::Mapped && vendor != Vendor::OpenAi {
+        if credentials != Credentials::Mapped && !matches!(vendor, Vendor::OpenAi | Vendor::Anthropic) {
             let message = format!(
-                "only `mapped` is allowed for the preset `{}`: a client's own key goes to OpenAI and to nobody else",
+                "only `mapped` is allowed for the preset `{}`: a client's own key goes to OpenAI or Anthropic and to nobody else",
                 preset.name
             );
             self.fault(&path.key("credentials"), message);
@@ -69,12 +69,21 @@ impl Resolver<'_> {
         }
         let ca_file = entry.ca_file.as_ref();
         let ca_file = ca_file.and_then(|file| self.pem(file, "CERTIFICATE-----", "certificate", &path.key("ca_file")));
+        let dialect = entry.dialect.unwrap_or(preset.dialect);
         Some(Provider {
             name: name.into(),
             vendor,
             base: base?,
+            dialect,
+            responses_api: dialect == Dialect::OpenAi && entry.responses_api.unwrap_or(preset.responses_api),
+            default_max_tokens: entry.default_max_tokens.map(|tokens| tokens.get().into()),
             credentials,
-            auth: preset.auth,
+            auth: match (dialect, preset.auth) {
+                (Dialect::Anthropic, _) => AuthStyle::XApiKey,
+                // Anthropic's OpenAI-compatible endpoint.
+                (_, AuthStyle::XApiKey) => AuthStyle::Bearer,
+                (_, auth) => auth,
+            },
             key,
             headers,
             query: query.filter(|query| !query.is_empty()),

@@ -40,7 +40,13 @@ impl Resolver<'_> {
                 }
             }
             let cache = self.route_cache(&entry.cache, &file.cache, &path);
-            routes.push(Route { model: entry.model.clone(), aliases: entry.aliases.clone(), deployments, cache });
+            routes.push(Route {
+                model: entry.model.clone(),
+                aliases: entry.aliases.clone(),
+                deployments,
+                cache,
+                strict: entry.strict,
+            });
         }
         routes
     }

@@ -2,7 +2,7 @@
 //! and the gateway reads usage, tier and the stream's fate on the way.
 //!
 //! ```text
-//! Open ── [DONE] | response.completed … ──▶ Complete
+//! Open ── [DONE] | response.completed | message_stop … ──▶ Complete
 //!   │                                          ▲
 //!   ├── clean end after a finish_reason ───────┘  (+ data: [DONE])
 //!   └── error event | cut | end too early | stop ──▶ Failed (+ one error event, never [DONE])
@@ -11,6 +11,7 @@
 //! On request it also keeps the generated text that it relayed, for streams whose provider never says what it counted.
 
 mod chat;
+mod messages;
 mod responses;
 #[cfg(test)]
 mod tests;
@@ -20,9 +21,12 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use super::anthropic::error_event;
+use super::endpoint::Endpoint;
 use super::error::ErrorBody;
 use super::generated::append_chunk;
 use super::locate::{is_json, is_space};
+use super::usage::Portion;
 use crate::sse::{DONE, RawEvent, Scanner};
 use crate::types::{ServiceTier, Usage};
 use tools::ToolCalls;
@@ -34,6 +38,19 @@ pub enum StreamKind {
     Chat,
     /// The Responses API: named events, the last of them terminal.
     Responses,
+    /// Anthropic's Messages: named events, `message_stop` the last.
+    Messages,
+}
+
+impl StreamKind {
+    /// What an endpoint streams.
+    pub fn of(endpoint: &Endpoint) -> Self {
+        match endpoint {
+            Endpoint::Responses => Self::Responses,
+            Endpoint::Messages => Self::Messages,
+            _ => Self::Chat,
+        }
+    }
 }
 
 /// What the relay changes.
@@ -88,6 +105,8 @@ pub struct StreamRelay {
 struct Seen {
     events: u64,
     usage: Option<Usage>,
+    /// Anthropic's counts, which come in portions.
+    counts: Portion,
     service_tier: Option<ServiceTier>,
     model: Option<String>,
     first_token: bool,
@@ -276,6 +295,7 @@ impl StreamRelay {
                 verdict
             }
             StreamKind::Responses => self.responses(fields.event, data),
+            StreamKind::Messages => self.messages(data),
         }
     }
 
@@ -304,6 +324,7 @@ impl StreamRelay {
                 out.write(b"\n\n");
             }
             StreamKind::Responses => out.write(&responses::error_event(&error, self.seen.last_sequence)),
+            StreamKind::Messages => out.write(&error_event(&error)),
         }
         self.seen.error = Some(error);
         self.state = StreamState::Failed;

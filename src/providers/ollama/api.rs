@@ -161,16 +161,16 @@ async fn call(
 /// The native API stands beside `/v1`, under the same prefix if there is one, and behind the same credential.
 fn request(provider: &Provider, method: Method, path: &str, body: String) -> Result<Request<Full<Bytes>>, Unknown> {
     let base = &provider.base;
-    let prefix = base.prefix.strip_suffix("/v1").unwrap_or(&base.prefix);
     let mut request = Request::builder()
         .method(method)
-        .uri(format!("{prefix}{path}"))
+        .uri(format!("{}{path}", base.root()))
         .header(header::HOST, base.authority())
         .header(header::CONTENT_TYPE, "application/json");
     if let Some(key) = &provider.key {
         request = match provider.auth {
             AuthStyle::Bearer => request.header(header::AUTHORIZATION, format!("Bearer {}", key.expose())),
             AuthStyle::ApiKeyHeader => request.header("api-key", key.expose()),
+            AuthStyle::XApiKey => request.header("x-api-key", key.expose()),
         };
     }
     for (name, value) in &provider.headers {

@@ -1,6 +1,6 @@
 //! How many tokens a prompt has, roughly and cheaply.
 //!
-//! The rule: the bytes of text in the members that make up the prompt (`messages`, `prompt`, `suffix`, `input`,
+//! The rule: the bytes of text in the members that make up the prompt (`system`, `messages`, `prompt`, `suffix`, `input`,
 //! `instructions`, `tools`, `functions`), names and quotes included, divided by four, rounded up. Escapes count as the
 //! characters they stand for, a number as two bytes, an image in base64 as nothing. English has 4 to 4.5 bytes per token
 //! with the usual models, code about 3, Chinese and Japanese 2 to 3: only a count by the model's own tokenizer would be
@@ -34,7 +34,7 @@ pub fn prompt_tokens(body: &[u8], longest: bool) -> u64 {
             while let Some(key) = map.next_key::<String>()? {
                 bytes += match key.as_str() {
                     "input" if self.longest => map.next_value_seed(Text { longest: true })?,
-                    "messages" | "prompt" | "suffix" | "input" | "instructions" | "tools" | "functions" => {
+                    "system" | "messages" | "prompt" | "suffix" | "input" | "instructions" | "tools" | "functions" => {
                         map.next_value_seed(Text { longest: false })?
                     }
                     _ => map.next_value::<IgnoredAny>().map(|_| 0)?,

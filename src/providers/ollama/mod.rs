@@ -1,5 +1,6 @@
-//! Ollama cuts a prompt that is longer than the context its model runs with, and says nothing. Its `/v1` endpoint has no
-//! way to ask for a longer context. So a prompt that cannot fit is refused here, in words that tell how to make it fit.
+//! Ollama cuts a prompt that is longer than the context its model runs with, and says nothing. Its own API can ask for a
+//! longer context, its `/v1` endpoint cannot. So where the first is used, as much context is asked for as the prompt needs;
+//! and a prompt that cannot fit is refused here, in words that tell how to make it fit.
 //!
 //! How the context in effect is found out, for a prompt that is long enough to matter:
 //! 1. `POST /api/show`: `num_ctx` of the Modelfile decides where there is one, and the model's own maximum bounds it.
@@ -16,7 +17,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,7 +28,7 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 pub use estimate::prompt_tokens;
 
 use crate::{
-    config::Provider,
+    config::{Dialect, Provider},
     error::{Fault, GatewayError},
     openai::{Endpoint, Peek},
 };
@@ -41,6 +42,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 const SHORT_PROMPT: u64 = 2048;
 /// The same for embeddings, whose models may take as little as 256 tokens (`all-minilm`).
 const SHORT_INPUT: u64 = 256;
+/// Tokens that are kept free for a reply that the client does not limit.
+const USUAL_REPLY: u64 = 1024;
 /// Models remembered at once. Clients may choose names, so there is a limit.
 const REMEMBERED: usize = 1024;
 /// Bodies above this are read on the blocking pool: a long read must not delay other requests' events.
@@ -58,6 +61,9 @@ pub struct ContextLengths {
 struct Slot {
     answer: AsyncMutex<Option<Answer>>,
     warned: AtomicBool,
+    /// The longest context that was asked for; 0 before. Ollama loads a model anew when the context changes, so all requests
+    /// after a long one ask for the same.
+    raised: AtomicU64,
 }
 
 struct Answer {
@@ -85,7 +91,8 @@ enum Effort {
 }
 
 impl ContextLengths {
-    /// Refuses a request that does not fit the context that `model` runs with.
+    /// The context to ask for, where the provider is asked in Ollama's own dialect and `model` has to run with a longer one than
+    /// it does. Refuses a request that does not fit.
     ///
     /// What must fit is the prompt by [`prompt_tokens`] together with the reply's `max_tokens`, as at OpenAI. Short prompts
     /// pass unasked, whatever reply they want: a reply that runs into the limit ends with `finish_reason: length`, so
@@ -102,32 +109,47 @@ impl ContextLengths {
         endpoint: &Endpoint,
         body: &Bytes,
         peek: &Peek,
-    ) -> Result<(), GatewayError> {
+    ) -> Result<Option<u64>, GatewayError> {
         let (short, param) = match endpoint {
-            Endpoint::ChatCompletions => (SHORT_PROMPT, "messages"),
+            Endpoint::ChatCompletions | Endpoint::Messages => (SHORT_PROMPT, "messages"),
             Endpoint::Completions => (SHORT_PROMPT, "prompt"),
             Endpoint::Responses => (SHORT_PROMPT, "input"),
             Endpoint::Embeddings => (SHORT_INPUT, "input"),
-            _ => return Ok(()),
+            _ => return Ok(None),
         };
+        let asks = provider.dialect == Dialect::Ollama
+            && matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::Responses);
+        let slot = self.slot(provider, model);
+        let raised = Some(slot.raised.load(Ordering::Relaxed)).filter(|length| asks && *length > 0);
         // The whole body counts at least what its prompt does.
         if estimate::tokens(body.len()) <= short {
-            return Ok(());
+            return Ok(raised);
         }
         let embeds = *endpoint == Endpoint::Embeddings;
         let prompt = count(body, embeds).await;
         if prompt <= short {
-            return Ok(());
+            return Ok(raised);
         }
         let effort = if prompt > SHORT_PROMPT { Effort::Load { for_embeddings: embeds } } else { Effort::Ask };
-        let Some(lengths) = self.lengths(provider, model, effort).await else { return Ok(()) };
+        let Some(lengths) = self.lengths(provider, model, effort).await else { return Ok(raised) };
         let reply = peek.max_completion_tokens.or(peek.max_tokens).or(peek.max_output_tokens).filter(|_| !embeds);
+        let needed = prompt.saturating_add(reply.unwrap_or(0));
         match lengths.limit() {
-            Some(limit) if prompt.saturating_add(reply.unwrap_or(0)) > limit => {
+            Some(limit) if asks && needed.saturating_add(usual(reply)) > limit.max(raised.unwrap_or(0)) => {
+                let most = lengths.maximum.unwrap_or(u64::MAX);
+                if needed > most {
+                    let message = refusal(model, prompt, reply, most, lengths.maximum);
+                    return Err(GatewayError::new(Fault::ContextLengthExceeded, message).with_param(Some(param)));
+                }
+                // Few different lengths: each new one costs a load of the model.
+                let context = needed.saturating_add(usual(reply)).checked_next_power_of_two().unwrap_or(most).min(most);
+                Ok(Some(slot.raised.fetch_max(context, Ordering::Relaxed).max(context)))
+            }
+            Some(limit) if !asks && needed > limit => {
                 let message = refusal(model, prompt, reply, limit, lengths.maximum);
                 Err(GatewayError::new(Fault::ContextLengthExceeded, message).with_param(Some(param)))
             }
-            _ => Ok(()),
+            _ => Ok(raised),
         }
     }
 
@@ -188,6 +210,11 @@ impl Lengths {
     fn limit(self) -> Option<u64> {
         self.running.into_iter().chain(self.maximum).min()
     }
+}
+
+/// What a reply may take that has no limit.
+fn usual(reply: Option<u64>) -> u64 {
+    if reply.is_some() { 0 } else { USUAL_REPLY }
 }
 
 async fn count(body: &Bytes, embeds: bool) -> u64 {

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 /// Longest piece of an ordinary answer, in bytes.
 pub(super) const PIECE: usize = 24;
 
-const IMAGE_TOKENS: u64 = 85;
+/// Prompt tokens of an image.
+pub(super) const IMAGE_TOKENS: u64 = 85;
 const REASONING_TOKENS: u64 = 16;
 
 /// What a conversation says to the mind.
@@ -211,7 +212,12 @@ pub(super) fn reasons(model: &str) -> bool {
 
 /// FNV-1a, 64 bits: enough to make ids and vectors from bodies, stable across platforms and releases.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    hash_on(0xcbf2_9ce4_8422_2325, bytes)
+}
+
+/// The hash of what `hash` stands for, followed by `bytes`.
+pub(super) fn hash_on(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// The next value of a SplitMix64 sequence.
@@ -233,7 +239,7 @@ pub(super) fn id(prefix: &str, seed: u64) -> String {
 }
 
 /// The first `max` characters on one line; reads no more of a long text than it shows.
-fn excerpt(text: &str, max: usize) -> String {
+pub(super) fn excerpt(text: &str, max: usize) -> String {
     let mut line = String::new();
     for word in text.split_whitespace() {
         line.push_str(if line.is_empty() { "" } else { " " });

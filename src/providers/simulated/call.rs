@@ -1,6 +1,6 @@
 //! A JSON call on its way through the provider: read, understood, struck by its faults, answered, rendered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,13 +19,15 @@ use tokio::sync::watch;
 use super::SimulatedConfig;
 use super::answer;
 use super::connection::Connection;
+use super::dialect::Dialect;
 use super::errors::ApiError;
 use super::fault::{Event, Faults, Step};
+use super::messages;
 
 /// Largest JSON body that is read.
 const BODY_LIMIT: usize = 256 << 20;
 
-/// Most keys of `fail-first` that are remembered; beyond that all are forgotten.
+/// Most keys of `fail-first`, cached prompts and loaded models that are remembered; beyond that all are forgotten.
 const KEYS: usize = 10_000;
 
 /// What all requests of one server share.
@@ -34,12 +36,23 @@ pub(super) struct World {
     pub(super) config: SimulatedConfig,
     pub(super) requests: AtomicU64,
     failures: Mutex<HashMap<String, u32>>,
+    /// Hashes of the beginnings of prompts that Messages has put into its cache.
+    cached: Mutex<HashSet<u64>>,
+    /// The models that Ollama has loaded, with the context length that each runs with.
+    loaded: Mutex<BTreeMap<String, u64>>,
     closed: watch::Sender<bool>,
 }
 
 impl World {
     pub(super) fn new(config: SimulatedConfig) -> Self {
-        Self { config, requests: AtomicU64::new(0), failures: Mutex::default(), closed: watch::Sender::new(false) }
+        Self {
+            config,
+            requests: AtomicU64::new(0),
+            failures: Mutex::default(),
+            cached: Mutex::default(),
+            loaded: Mutex::default(),
+            closed: watch::Sender::new(false),
+        }
     }
 
     /// Tells what outlives its connection, an upgraded socket, that the server is gone.
@@ -59,6 +72,38 @@ impl World {
             Some(prefix) => model.starts_with(prefix),
             None => known == model,
         })
+    }
+
+    /// How many of `prefixes`, shortest first, are no news: all up to the longest that was here before. From now on all
+    /// of them are known.
+    pub(super) fn cache(&self, prefixes: impl DoubleEndedIterator<Item = u64> + ExactSizeIterator) -> usize {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.len() >= KEYS {
+            cached.clear();
+        }
+        let mut known = 0;
+        for (i, prefix) in prefixes.enumerate().rev() {
+            if !cached.insert(prefix) && known == 0 {
+                known = i + 1;
+            }
+        }
+        known
+    }
+
+    /// Loads `model` into Ollama with `context` tokens, or tells with how many it runs already if none are asked for.
+    pub(super) fn load(&self, model: &str, context: Option<u64>, default: u64) -> u64 {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if loaded.len() >= KEYS {
+            loaded.clear();
+        }
+        let running = context.or_else(|| loaded.get(model).copied()).unwrap_or(default);
+        loaded.insert(model.to_owned(), running);
+        running
+    }
+
+    /// The models that Ollama has loaded, and the context length of each.
+    pub(super) fn loaded(&self) -> BTreeMap<String, u64> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Arms or disarms `faults` by the count of its `fail-first` key.
@@ -82,6 +127,7 @@ impl World {
         &self,
         faults: &mut Faults,
         connection: Option<&Connection>,
+        dialect: Dialect,
         model: &str,
     ) -> Result<(), Response> {
         self.count_failures(faults);
@@ -93,7 +139,7 @@ impl World {
             return Err(vanish(connection).await);
         }
         match faults.status {
-            Some(status) => Err(refusal(faults, status, model)),
+            Some(status) => Err(refusal(faults, status, dialect, model)),
             None => Ok(()),
         }
     }
@@ -193,15 +239,33 @@ impl From<Value> for Reply {
     }
 }
 
-/// An endpoint: a pure function from a call to its answer.
-pub(super) type Endpoint = fn(&Call) -> Result<Reply, ApiError>;
+/// An endpoint: a function from a call to its answer. OpenAI's are pure; the others' remember what is cached or loaded.
+#[derive(Clone, Copy)]
+pub(super) enum Endpoint {
+    OpenAi(fn(&Call) -> Result<Reply, ApiError>),
+    Anthropic(fn(&World, &Parts, &Call) -> Result<Reply, ApiError>),
+    Ollama(fn(&World, &Call) -> Result<Reply, ApiError>),
+}
+
+impl Endpoint {
+    fn dialect(self) -> Dialect {
+        match self {
+            Endpoint::OpenAi(_) => Dialect::OpenAi,
+            Endpoint::Anthropic(_) => Dialect::Anthropic,
+            Endpoint::Ollama(_) => Dialect::Ollama,
+        }
+    }
+}
 
 /// Serves one JSON call from reading to rendering.
 pub(super) async fn serve(world: Arc<World>, request: Request, endpoint: Endpoint) -> Response {
     let (parts, body) = request.into_parts();
     let connection = parts.extensions.get::<Connection>().cloned();
     match answer(&world, &parts, body, endpoint, connection.as_ref()).await {
-        Ok((reply, faults)) => render(reply, &faults, world.config.token_interval, connection),
+        Ok((reply, faults)) => {
+            let (interval, dialect) = (world.config.token_interval, endpoint.dialect());
+            render(reply, &faults, interval, dialect, connection)
+        }
         Err(Stop::Refused(error)) => error.into_response(),
         Err(Stop::Struck(response)) => *response,
     }
@@ -267,15 +331,19 @@ async fn answer(
     endpoint: Endpoint,
     connection: Option<&Connection>,
 ) -> Result<(Reply, Faults), Stop> {
+    let dialect = endpoint.dialect();
     let mut faults = header_faults(parts)?;
     let struck = |response| Stop::Struck(Box::new(response));
     if faults.early {
-        world.strike(&mut faults, connection, "the model").await.map_err(struck)?;
+        world.strike(&mut faults, connection, dialect, "the model").await.map_err(struck)?;
         // What happened before the body was read must not happen again after it.
         (faults.fail_first, faults.latency) = (None, Some(Duration::ZERO));
     }
     let bytes = read(body).await?;
-    let mut body = parse(&bytes)?;
+    if dialect == Dialect::Anthropic {
+        messages::admit(&parts.headers)?;
+    }
+    let mut body = parse(&bytes, dialect)?;
     let model = match body.get("model") {
         Some(Value::String(model)) => match model.split_once('@').filter(|(name, _)| !name.is_empty()) {
             Some((name, directives)) => {
@@ -286,25 +354,29 @@ async fn answer(
         },
         // Moderations have a default; what else needs a model says so in its endpoint's check below.
         None | Some(Value::Null) => String::new(),
-        Some(other) => return Err(ApiError::wrong_type("model", "a string", other).into()),
+        Some(other) => return Err(dialect.wrong_type("model", "a string", other).into()),
     };
-    world.strike(&mut faults, connection, &model).await.map_err(struck)?;
+    world.strike(&mut faults, connection, dialect, &model).await.map_err(struck)?;
     let stream = match body.remove("stream") {
         Some(Value::Bool(stream)) => stream,
-        None | Some(Value::Null) => false,
-        Some(other) => return Err(ApiError::wrong_type("stream", "a boolean", &other).into()),
+        None | Some(Value::Null) => dialect.streams_by_default(),
+        Some(other) => return Err(dialect.wrong_type("stream", "a boolean", &other).into()),
     };
     let named = if model.is_empty() && parts.uri.path().ends_with("/moderations") {
         "omni-moderation-latest".to_owned()
     } else if model.is_empty() {
-        return Err(ApiError::missing("model").into());
-    } else if !world.knows(&model) {
-        return Err(ApiError::unknown_model(&model).into());
+        return Err(dialect.missing("model").into());
+    } else if !world.knows(&model) || (dialect == Dialect::Anthropic && !model.starts_with("claude")) {
+        return Err(dialect.unknown_model(&model).into());
     } else {
         model
     };
     let call = Call { body, model: named, faults, digest: answer::hash(&bytes), stream };
-    let reply = endpoint(&call)?;
+    let reply = match endpoint {
+        Endpoint::OpenAi(endpoint) => endpoint(&call)?,
+        Endpoint::Anthropic(endpoint) => endpoint(world, parts, &call)?,
+        Endpoint::Ollama(endpoint) => endpoint(world, &call)?,
+    };
     Ok((reply, call.faults))
 }
 
@@ -316,21 +388,21 @@ async fn read(body: Body) -> Result<Bytes, ApiError> {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
+fn parse(bytes: &[u8], dialect: Dialect) -> Result<Map<String, Value>, ApiError> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(body)) => Ok(body),
-        _ => Err(ApiError::not_json()),
+        _ => Err(dialect.not_json()),
     }
 }
 
-fn refusal(faults: &Faults, status: u16, model: &str) -> Response {
+fn refusal(faults: &Faults, status: u16, dialect: Dialect, model: &str) -> Response {
     let mut response = if faults.html {
         let page = format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>");
         ([(header::CONTENT_TYPE, "text/html")], page).into_response()
     } else if faults.empty || matches!(status, 204 | 304) {
         StatusCode::OK.into_response()
     } else {
-        ApiError::of_status(status, faults.quota, model).into_response()
+        dialect.of_status(status, faults.quota, model).into_response()
     };
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in [("retry-after", &faults.retry_after), ("retry-after-ms", &faults.retry_after_ms)] {
@@ -352,13 +424,19 @@ async fn vanish(connection: Option<&Connection>) -> Response {
     }
 }
 
-fn render(reply: Reply, faults: &Faults, interval: Duration, connection: Option<Connection>) -> Response {
+fn render(
+    reply: Reply,
+    faults: &Faults,
+    interval: Duration,
+    dialect: Dialect,
+    connection: Option<Connection>,
+) -> Response {
     match reply {
         Reply::Json(json) => render_body(Bytes::from(json), "application/json", faults, connection),
         Reply::Events(events) => {
             let mut response = Response::new(play(faults.script_events(&events, interval), connection));
             let headers = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+            headers.insert(header::CONTENT_TYPE, dialect.stream_type());
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             response
         }

@@ -100,7 +100,7 @@ fn full_dimensions(model: &str) -> i64 {
 }
 
 /// A vector of unit length. A shorter one is the start of the longer, stretched to unit length, as at OpenAI.
-fn vector(model: &str, input: &[u8], dimensions: usize) -> Vec<f32> {
+pub(super) fn vector(model: &str, input: &[u8], dimensions: usize) -> Vec<f32> {
     let mut state = answer::hash(input) ^ answer::hash(model.as_bytes()).rotate_left(32);
     // 53 random bits to a number in [-1, 1).
     let raw: Vec<f64> =

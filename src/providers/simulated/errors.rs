@@ -110,6 +110,11 @@ impl ApiError {
         json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
     }
 
+    /// A refusal of another dialect, which knows no more than a status and a sentence.
+    pub(super) fn worded(status: u16, message: &str) -> Self {
+        Self::plain(status, message, None)
+    }
+
     fn plain(status: u16, message: &str, code: Option<&'static str>) -> Self {
         Self { status, message: message.to_owned(), kind: "invalid_request_error", param: None, code }
     }
@@ -122,6 +127,8 @@ impl IntoResponse for ApiError {
         let mut response = Response::new(Body::from(self.body().to_string()));
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        // The outermost layer writes it anew where the path speaks another dialect.
+        response.extensions_mut().insert(self);
         response
     }
 }

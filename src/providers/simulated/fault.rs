@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::dialect::Dialect;
 use super::errors::ApiError;
 
 /// Longest pause that a directive may ask for.
@@ -116,11 +117,11 @@ impl Faults {
                 steps.push(self.abort());
                 return steps;
             }
-            if error == Some(i) || (error.is_some() && event.is_done()) {
-                self.push(&mut steps, self.encode(&Event::error(event.name.is_some(), i)));
+            if error == Some(i) || (error.is_some() && event.ends) {
+                self.push(&mut steps, self.encode(&Event::error(event.dialect, event.name.is_some(), i)));
                 return steps;
             }
-            if event.is_done() && self.no_done {
+            if event.ends && self.no_done {
                 continue;
             }
             if i > 0 && !interval.is_zero() {
@@ -133,7 +134,7 @@ impl Faults {
         } else if cut.is_some() {
             steps.push(self.abort());
         } else if error.is_some() {
-            self.push(&mut steps, self.encode(&Event::error(true, events.len())));
+            self.push(&mut steps, self.encode(&Event::error(Dialect::OpenAi, true, events.len())));
         }
         steps
     }
@@ -157,6 +158,9 @@ impl Faults {
 
     fn encode(&self, event: &Event) -> Bytes {
         let end = if self.crlf { "\r\n" } else { "\n" };
+        if event.dialect == Dialect::Ollama {
+            return Bytes::from([event.data.as_str(), end].concat());
+        }
         let space = if self.no_space { "" } else { " " };
         let mut text = String::with_capacity(event.data.len() + 64);
         if self.comments {
@@ -206,38 +210,55 @@ impl Faults {
     }
 }
 
-/// One server-sent event before it is encoded.
+/// One event of a stream before it is encoded: a server-sent event, or a line of Ollama's.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Event {
     pub(super) name: Option<&'static str>,
     pub(super) data: String,
+    /// Whose stream it is part of: an error that breaks it has that shape.
+    pub(super) dialect: Dialect,
+    /// Without this one the stream is incomplete: `no-done` leaves it out.
+    pub(super) ends: bool,
 }
 
 impl Event {
     /// An event without a name, as chat and legacy completions send them.
     pub(super) fn data(data: &Value) -> Self {
-        Self { name: None, data: data.to_string() }
+        Self { name: None, data: data.to_string(), dialect: Dialect::OpenAi, ends: false }
     }
 
     /// The event that ends a chat stream.
     pub(super) fn done() -> Self {
-        Self { name: None, data: "[DONE]".to_owned() }
+        Self { name: None, data: "[DONE]".to_owned(), dialect: Dialect::OpenAi, ends: true }
     }
 
-    fn is_done(&self) -> bool {
-        self.data == "[DONE]"
+    /// An event with a name, as the Responses API and Messages send them.
+    pub(super) fn named(dialect: Dialect, name: &'static str, data: &Value) -> Self {
+        let ends = dialect == Dialect::Anthropic && name == "message_stop";
+        Self { name: Some(name), data: data.to_string(), dialect, ends }
     }
 
-    /// The event that breaks a stream; a `named` one has the flat shape of the Responses API.
-    fn error(named: bool, sequence: usize) -> Self {
+    /// A line of Ollama's; the one that says so `ends` the stream.
+    pub(super) fn line(data: &Value, ends: bool) -> Self {
+        Self { name: None, data: data.to_string(), dialect: Dialect::Ollama, ends }
+    }
+
+    /// The event that breaks a stream; OpenAI's `named` one has the flat shape of the Responses API.
+    fn error(dialect: Dialect, named: bool, sequence: usize) -> Self {
         let error = ApiError::mid_stream();
-        if !named {
-            return Self::data(&error.body());
+        match dialect {
+            Dialect::Anthropic => {
+                let data = json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+                return Self::named(dialect, "error", &data);
+            }
+            Dialect::Ollama => return Self::line(&json!({"error": error.message}), false),
+            Dialect::OpenAi if !named => return Self::data(&error.body()),
+            Dialect::OpenAi => {}
         }
         let data = json!({
             "type": "error", "code": "server_error", "message": error.message, "param": null, "sequence_number": sequence
         });
-        Self { name: Some("error"), data: data.to_string() }
+        Self::named(dialect, "error", &data)
     }
 }
 

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use super::answer;
 use super::call::{World, header_faults, now, render_body};
 use super::connection::Connection;
+use super::dialect::Dialect;
 use super::errors::ApiError;
 use super::fault::Faults;
 
@@ -127,7 +128,7 @@ async fn exchange(world: &World, request: Request, answer: impl FnOnce(&Parts, &
 /// Lets the faults of the headers happen; `Err` is the reply that they cause.
 async fn strike(world: &World, parts: &Parts) -> Result<Faults, Response> {
     let mut faults = header_faults(parts).map_err(IntoResponse::into_response)?;
-    world.strike(&mut faults, parts.extensions.get::<Connection>(), "the model").await?;
+    world.strike(&mut faults, parts.extensions.get::<Connection>(), Dialect::OpenAi, "the model").await?;
     Ok(faults)
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::answer::{self, Count, Heard};
 use super::call::{Call, Reply, now};
 use super::chat::{Format, service_tier};
+use super::dialect::Dialect;
 use super::errors::ApiError;
 use super::fault::Event;
 use super::tools::{self, Tool};
@@ -212,7 +213,7 @@ impl Script {
         if let (Value::Object(data), Value::Object(fields)) = (&mut data, fields) {
             data.extend(fields);
         }
-        self.0.push(Event { name: Some(kind), data: data.to_string() });
+        self.0.push(Event::named(Dialect::OpenAi, kind, &data));
     }
 }
 

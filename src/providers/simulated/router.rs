@@ -1,4 +1,4 @@
-//! The paths of the provider and the headers that every reply of OpenAI carries.
+//! The paths of the provider, and the headers that every reply of OpenAI or Anthropic carries.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,17 +6,18 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::call::{Endpoint, World, drain, header_faults, render_body, serve};
+use super::call::{Endpoint, World, drain, header_faults, nanos, render_body, serve};
 use super::connection::Connection;
+use super::dialect::Dialect;
 use super::errors::ApiError;
-use super::{answer, chat, completions, embeddings, moderations, opaque, realtime, responses};
+use super::{answer, chat, completions, embeddings, messages, moderations, ollama, opaque, realtime, responses};
 
 /// Dates of creation of listed models: an arbitrary constant, 2024-01-01.
 const CREATED: u64 = 1_704_067_200;
@@ -29,11 +30,20 @@ pub(super) fn build(world: Arc<World>) -> Router {
     Router::new()
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
-        .route("/v1/chat/completions", json(chat::complete))
-        .route("/v1/completions", json(completions::complete))
-        .route("/v1/embeddings", json(embeddings::embed))
-        .route("/v1/moderations", json(moderations::moderate))
-        .route("/v1/responses", json(responses::respond))
+        .route("/v1/chat/completions", json(Endpoint::OpenAi(chat::complete)))
+        .route("/v1/completions", json(Endpoint::OpenAi(completions::complete)))
+        .route("/v1/embeddings", json(Endpoint::OpenAi(embeddings::embed)))
+        .route("/v1/moderations", json(Endpoint::OpenAi(moderations::moderate)))
+        .route("/v1/responses", json(Endpoint::OpenAi(responses::respond)))
+        .route("/v1/messages", json(Endpoint::Anthropic(messages::create)))
+        .route("/v1/messages/count_tokens", json(Endpoint::Anthropic(messages::count_tokens)))
+        .route("/api/chat", json(Endpoint::Ollama(ollama::chat)))
+        .route("/api/generate", json(Endpoint::Ollama(ollama::generate)))
+        .route("/api/embed", json(Endpoint::Ollama(ollama::embed)))
+        .route("/api/show", json(Endpoint::Ollama(ollama::show)))
+        .route("/api/ps", get(ps))
+        .route("/api/tags", get(tags))
+        .route("/api/version", get(version))
         .route("/v1/files", get(opaque::files).post(opaque::upload))
         .route("/v1/files/{id}", get(opaque::file_by_id).delete(opaque::file_by_id))
         .route("/v1/files/{id}/content", get(opaque::content))
@@ -61,6 +71,18 @@ async fn model(State(world): State<Arc<World>>, Path(id): Path<String>, request:
     answered(&world, request, described(&id)).await
 }
 
+async fn ps(State(world): State<Arc<World>>, request: Request) -> Response {
+    answered(&world, request, ollama::ps(&world)).await
+}
+
+async fn tags(State(world): State<Arc<World>>, request: Request) -> Response {
+    answered(&world, request, ollama::tags(&world)).await
+}
+
+async fn version(State(world): State<Arc<World>>, request: Request) -> Response {
+    answered(&world, request, ollama::version()).await
+}
+
 /// A reply to a request without a body, after the faults that its headers ask for.
 async fn answered(world: &World, request: Request, body: Value) -> Response {
     let (parts, _) = request.into_parts();
@@ -69,7 +91,8 @@ async fn answered(world: &World, request: Request, body: Value) -> Response {
         Ok(faults) => faults,
         Err(error) => return error.into_response(),
     };
-    match world.strike(&mut faults, connection.as_ref(), "the model").await {
+    let dialect = Dialect::of_path(parts.uri.path());
+    match world.strike(&mut faults, connection.as_ref(), dialect, "the model").await {
         Ok(()) => render_body(Bytes::from(body.to_string()), "application/json", &faults, connection),
         Err(response) => response,
     }
@@ -96,32 +119,31 @@ async fn wrong_method(request: Request) -> Response {
     ApiError::wrong_method(parts.method.as_str(), parts.uri.path()).into_response()
 }
 
-/// Counts the request, refuses the one bad key, stamps OpenAI's headers.
+/// Counts the request, refuses the one bad key, shapes refusals, stamps the headers of OpenAI or Anthropic.
 async fn around(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let number = world.requests.fetch_add(1, Ordering::Relaxed);
-    let key = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("Bearer "));
-    let mut response = match key {
-        Some("sk-invalid") => {
-            let refusal = ApiError::invalid_key("sk-invalid").into_response();
-            drain(request.into_body()).await;
-            refusal
-        }
-        _ => next.run(request).await,
+    let dialect = Dialect::of_path(request.uri().path());
+    let mut response = if dialect.has_bad_key(request.headers()) {
+        drain(request.into_body()).await;
+        dialect.invalid_key().into_response()
+    } else {
+        next.run(request).await
     };
+    // Unique within and, thanks to the clock, across runs.
+    let mut state = number ^ answer::hash(&nanos().to_le_bytes());
+    let id = format!("req_{:016x}{:016x}", answer::next(&mut state), answer::next(&mut state));
+    dialect.reshape(&mut response, &id);
     let limited = response.status() == StatusCode::TOO_MANY_REQUESTS;
-    stamp(response.headers_mut(), number, started, limited);
+    match dialect {
+        Dialect::OpenAi => stamp(response.headers_mut(), &id, started, limited),
+        Dialect::Anthropic => messages::stamp(response.headers_mut(), &id, limited),
+        Dialect::Ollama => {}
+    }
     response
 }
 
-fn stamp(headers: &mut HeaderMap, number: u64, started: Instant, limited: bool) {
-    // Unique within and, thanks to the clock, across runs.
-    let mut state = number ^ answer::hash(&super::call::nanos().to_le_bytes());
-    let id = format!("req_{:016x}{:016x}", answer::next(&mut state), answer::next(&mut state));
+fn stamp(headers: &mut HeaderMap, id: &str, started: Instant, limited: bool) {
     let remaining = if limited { "0" } else { "9999" };
     let reset = if limited { "1s" } else { "6ms" };
     let millis = started.elapsed().as_millis().max(1).to_string();
@@ -135,7 +157,7 @@ fn stamp(headers: &mut HeaderMap, number: u64, started: Instant, limited: bool) 
         ("x-ratelimit-reset-requests", reset),
         ("x-ratelimit-reset-tokens", "6m0s"),
     ];
-    let made = [("x-request-id", id.as_str()), ("openai-processing-ms", millis.as_str())];
+    let made = [("x-request-id", id), ("openai-processing-ms", millis.as_str())];
     for (name, value) in fixed.into_iter().chain(made) {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(HeaderName::from_static(name), value);

@@ -1,4 +1,4 @@
-//! Which tools the mind calls, and with what arguments. Shared by chat completions and the Responses API.
+//! Which tools the mind calls, and with what arguments. Shared by all dialects.
 //!
 //! A tool is called when `tool_choice` forces one, when the last user message names it, or when that message says
 //! "use the tool" (then the first). After a tool result the mind speaks instead, unless the choice is forced, so that an
@@ -19,6 +19,11 @@ pub(super) struct Tool {
 }
 
 impl Tool {
+    /// A function whose arguments satisfy `parameters`.
+    pub(super) fn function(name: &str, parameters: Value) -> Self {
+        Self { name: name.to_owned(), custom: false, parameters }
+    }
+
     /// Reads a tool of chat (`{"type","function":{"name","parameters"}}`), of the Responses API
     /// (`{"type","name","parameters"}`) or a legacy function (`{"name","parameters"}`). Built-in tools have no name.
     fn read(tool: &Value) -> Option<Self> {

@@ -1,7 +1,10 @@
 //! Attempt: one try at one target, with the body, the headers and the credential that it wants.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,19 +14,25 @@ use pingora_core::{protocols::ALPN, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
+use tokio::task::spawn_blocking;
 
-use super::{cache, identify, plan};
+use super::{cache, identify, plan, respond::ALL_DOWN};
 use crate::{
-    config::Provider,
+    config::{Dialect, Provider},
+    dialect::{Model, Refusal},
+    error::{Fault, GatewayError},
     openai::{Endpoint, splice},
-    providers::quirks,
+    providers::{
+        exchange::{self, Exchange},
+        quirks,
+    },
     proxy::{
-        context::{Attempt, Context},
+        context::{Attempt, Context, Prepared},
         downstream::NATIVE_REPLAY,
         headers,
         resolve::Resolver,
     },
-    routing,
+    routing::{self, Target},
 };
 
 /// Idle upstream connections are dropped before the usual server closes them (OpenAI and most others: 60 s or more).
@@ -31,6 +40,9 @@ const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
 
 /// Names connections that must not come from the pool.
 static FRESH: AtomicU64 = AtomicU64::new(1);
+
+/// The version of Anthropic's API, for clients that do not name one.
+const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
@@ -51,6 +63,11 @@ fn stays_here(name: &str) -> bool {
         || name.starts_with("x-chittycan-")
 }
 
+/// Headers that mean something in a dialect which is not the provider's.
+fn speaks_another_dialect(name: &str, dialect: Dialect) -> bool {
+    name.starts_with("openai-") || name.starts_with("anthropic-") && dialect != Dialect::Anthropic
+}
+
 /// Headers that name the client's own account with OpenAI.
 fn names_an_account(name: &str) -> bool {
     matches!(name, "openai-organization" | "openai-project")
@@ -63,26 +80,119 @@ pub fn arm(session: &mut Session, ctx: &mut Context) {
     }
 }
 
+/// Makes what the next attempt will send. Targets that cannot be asked this are passed over.
+///
+/// # Errors
+/// No target is left, and why the last one cannot be asked.
+pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
+    while let Some(target) = ctx.next_target().cloned() {
+        if !exchange::is_translated(&ctx.endpoint, &target.provider) {
+            let body = ctx.body.as_ref().map(|body| {
+                let edits = quirks::edits(&ctx.endpoint, &target.provider, &target.model, &body.bytes, &body.peek);
+                splice(&body.bytes, &body.peek, &edits)
+            });
+            ctx.prepared = Some(Prepared { target, body, exchange: None });
+            return Ok(());
+        }
+        match translate(ctx, &target).await {
+            Ok((body, exchange)) => {
+                ctx.prepared = Some(Prepared { target, body: Some(body), exchange: Some(Arc::new(exchange)) });
+                return Ok(());
+            }
+            Err(refusal) => {
+                ctx.cursor += 1;
+                ctx.refusal = Some(refusal);
+            }
+        }
+    }
+    // Without a refusal there was no target, which a plan rules out.
+    let unknown = || GatewayError::new(Fault::Internal, "There is nowhere left to send the request.");
+    Err(Box::new(ctx.refusal.take().unwrap_or_else(unknown)))
+}
+
+async fn translate(ctx: &Context, target: &Target) -> Result<(Bytes, Exchange), GatewayError> {
+    let Some(body) = &ctx.body else {
+        return Err(GatewayError::new(Fault::Internal, "There is no body to translate."));
+    };
+    let max_output_tokens = ctx.engines.price(target).and_then(|price| price.max_output_tokens());
+    let work = Translation {
+        endpoint: ctx.endpoint.clone(),
+        target: target.clone(),
+        max_output_tokens,
+        context: ctx.context_wish.filter(|_| target.provider.dialect == Dialect::Ollama),
+        body: body.bytes.clone(),
+    };
+    let translated = if body.bytes.len() <= plan::PARSE_INLINE {
+        work.run()
+    } else {
+        let failed = |_| GatewayError::new(Fault::Internal, "The request body could not be translated.");
+        spawn_blocking(move || work.run()).await.map_err(failed)?
+    };
+    let refused = |Refusal { param, message }| {
+        let param = Some(param).filter(|param| !param.is_empty());
+        GatewayError::new(Fault::UnsupportedParameter, message).with_param(param)
+    };
+    let (body, exchange) = translated.map_err(refused)?;
+    let strict = ctx.plan.as_ref().is_some_and(|plan| plan.strict);
+    if let Some(lost) = exchange.lost.first().filter(|_| strict) {
+        let message = format!(
+            "Provider '{}' has nothing for '{lost}', and this route is strict: it would be left out elsewhere (routes[].strict).",
+            target.provider.name
+        );
+        return Err(GatewayError::new(Fault::UnsupportedParameter, message).with_param(Some(lost.clone())));
+    }
+    if !exchange.lost.is_empty() {
+        tracing::debug!(id = %ctx.id, provider = &*target.provider.name, dropped = exchange.lost.join(", "), "translated with losses");
+    }
+    Ok((body, exchange))
+}
+
+/// A translation to be made, here or on the pool for blocking work.
+struct Translation {
+    endpoint: Endpoint,
+    target: Target,
+    max_output_tokens: Option<u64>,
+    context: Option<u64>,
+    body: Bytes,
+}
+
+impl Translation {
+    fn run(&self) -> Result<(Bytes, Exchange), Refusal> {
+        let Target { provider, model, .. } = &self.target;
+        let model = Model {
+            name: model,
+            max_output_tokens: self.max_output_tokens,
+            default_max_tokens: provider.default_max_tokens,
+            context: self.context,
+        };
+        exchange::translate(&self.endpoint, provider, &model, &self.body)
+    }
+}
+
 /// Starts the next attempt: its body, its address, its timeouts.
 ///
 /// # Errors
 /// A host name that does not resolve, marked for the next target where there is one.
 pub async fn begin(session: &mut Session, ctx: &mut Context, resolver: &Resolver) -> Result<Box<HttpPeer>> {
-    let Some(target) = ctx.next_target().cloned() else {
+    if ctx.prepared.is_none()
+        && let Err(refusal) = prepare(ctx).await
+    {
+        // The first attempt was prepared before, so a provider has failed by now.
+        tracing::debug!(id = %ctx.id, refusal = &*refusal.message, "no other deployment can be asked this");
+        return Err(Error::explain(ALL_DOWN, "no other deployment can be asked this").into_up());
+    }
+    let Some(Prepared { target, body, exchange }) = ctx.prepared.take() else {
         return Error::e_explain(ErrorType::InternalError, "no target left");
     };
     ctx.attempts += 1;
     ctx.cursor += 1;
+    ctx.translator = None;
     let own_credential = plan::credential(ctx, &target).is_some_and(|(_, own)| own);
-    let body = ctx.body.as_ref().map(|body| {
-        let edits = quirks::edits(&ctx.endpoint, &target.provider, &target.model, &body.bytes, &body.peek);
-        splice(&body.bytes, &body.peek, &edits)
-    });
     if let Some(body) = body.as_ref().filter(|_| ctx.decorator.is_installed()) {
         ctx.decorator.set_body(body.clone());
     }
     let provider = target.provider.clone();
-    ctx.attempt = Some(Attempt { target, started: Instant::now(), body, own_credential, status: None });
+    ctx.attempt = Some(Attempt { target, started: Instant::now(), body, exchange, own_credential, status: None });
 
     let address = match resolver.resolve(&provider.base.host, provider.base.port).await {
         Ok(address) => address,
@@ -149,7 +259,15 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
     headers::change_request(request, |parts| {
         parts.uri = uri;
         let headers = &mut parts.headers;
-        headers::remove(headers, |name| stays_here(name) || !attempt.own_credential && names_an_account(name));
+        let translated = attempt.exchange.is_some();
+        headers::remove(headers, |name| {
+            stays_here(name)
+                || !attempt.own_credential && names_an_account(name)
+                || translated && speaks_another_dialect(name, provider.dialect)
+        });
+        if provider.dialect == Dialect::Anthropic {
+            headers.entry(identify::ANTHROPIC_VERSION).or_insert(VERSION);
+        }
         identify::remove_subprotocol_keys(headers);
         if !websocket {
             // Pingora would tunnel whatever a provider agrees to.
@@ -175,14 +293,17 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
     Ok(())
 }
 
-/// The provider's prefix, the path behind `/v1`, and both queries.
+/// The provider's prefix, the path behind `/v1`, and both queries. A translated request has a path of its own, and the
+/// client's query means nothing there.
 fn upstream_uri(session: &Session, ctx: &Context, provider: &Provider) -> Result<http::Uri> {
     let uri = &session.req_header().uri;
     let path = uri.path().strip_prefix("/v1").unwrap_or(uri.path());
     let path = if ctx.endpoint == Endpoint::Other { path } else { path.trim_end_matches('/') };
-    let mut target = format!("{}{path}", provider.base.prefix);
-    for (separator, query) in ['?', '&'].into_iter().zip([uri.query(), provider.query.as_deref()].into_iter().flatten())
-    {
+    let (mut target, own) = match ctx.exchange() {
+        Some(exchange) => (exchange.path(provider), None),
+        None => (format!("{}{path}", provider.base.prefix), uri.query()),
+    };
+    for (separator, query) in ['?', '&'].into_iter().zip([own, provider.query.as_deref()].into_iter().flatten()) {
         target.push(separator);
         target.push_str(query);
     }

@@ -13,8 +13,9 @@ use crate::{
         Server, Step, decide,
     },
     config::{Abandoned, CacheRules, Config, Namespace},
+    dialect,
     error::{Fault, GatewayError},
-    openai::{self, Endpoint, RelayOptions, StreamEnd, StreamKind, StreamRelay},
+    openai::{Endpoint, RelayOptions, StreamEnd, StreamKind, StreamRelay},
     proxy::{
         context::{Body, Cached, Context, Course},
         reply,
@@ -279,10 +280,10 @@ fn render(ctx: &Context, entry: &Entry) -> Option<(Form, Bytes)> {
     let wants_events = peek.is_some_and(|peek| peek.stream);
     match (entry.form, wants_events) {
         (Form::Json, false) => Some((Form::Json, entry.body.clone())),
-        (Form::Events, false) => Some((Form::Json, openai::to_json(&ctx.endpoint, &entry.body)?)),
+        (Form::Events, false) => Some((Form::Json, dialect::to_json(&ctx.endpoint, &entry.body)?)),
         (form, true) => {
             let events = match form {
-                Form::Json => openai::to_events(&ctx.endpoint, &entry.body)?,
+                Form::Json => dialect::to_events(&ctx.endpoint, &entry.body)?,
                 Form::Events => entry.body.clone(),
             };
             Some((
@@ -302,13 +303,12 @@ fn render(ctx: &Context, entry: &Entry) -> Option<(Form, Bytes)> {
 
 fn hides_usage(ctx: &Context) -> bool {
     let peek = ctx.body.as_ref().map(|body| &body.peek);
-    ctx.endpoint != Endpoint::Responses && peek.is_none_or(|peek| !peek.include_usage)
+    StreamKind::of(&ctx.endpoint) == StreamKind::Chat && peek.is_none_or(|peek| !peek.include_usage)
 }
 
 /// Reads events as the cache keeps them, and leaves what this client asked for.
 fn reader(ctx: &Context) -> StreamRelay {
-    let kind = if ctx.endpoint == Endpoint::Responses { StreamKind::Responses } else { StreamKind::Chat };
-    StreamRelay::new(kind, RelayOptions { hide_usage: hides_usage(ctx), repair_tools: false })
+    StreamRelay::new(StreamKind::of(&ctx.endpoint), RelayOptions { hide_usage: hides_usage(ctx), repair_tools: false })
 }
 
 /// Reads along with another request.
@@ -385,7 +385,7 @@ async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower
             Outcome::Failed(failure) => share(session, ctx, &failure).await,
             Outcome::Cut => {
                 let message = "The provider closed the connection before its reply was complete.";
-                let failure = reply::failure(&GatewayError::new(Fault::UpstreamInterrupted, message));
+                let failure = reply::failure(ctx, &GatewayError::new(Fault::UpstreamInterrupted, message));
                 share(session, ctx, &failure).await
             }
             Outcome::Solo => Ok(After::Ask),
@@ -458,8 +458,8 @@ pub fn end_stream(ctx: &mut Context, whole: Option<(Option<Usage>, Option<NanoUs
     let Some(fill) = ctx.fill().filter(|fill| !fill.is_over()).cloned() else { return };
     let outcome = match (whole, fill.events()) {
         (Some((usage, cost)), Some(events)) => {
-            let answer = openai::to_json(&ctx.endpoint, &events);
-            let good = answer.as_ref().is_some_and(|json| openai::is_good(&ctx.endpoint, json));
+            let answer = dialect::to_json(&ctx.endpoint, &events);
+            let good = answer.as_ref().is_some_and(|json| dialect::is_good(&ctx.endpoint, json));
             match Maker::of(ctx) {
                 Some(maker) => maker.make(Form::Events, events, answer, usage, cost, good),
                 None => Outcome::Solo,
@@ -519,7 +519,7 @@ impl Maker {
         cost: Option<NanoUsd>,
     ) {
         if status == 200 {
-            let good = openai::is_good(&self.endpoint, body);
+            let good = dialect::is_good(&self.endpoint, body);
             let lead = self.lead.clone();
             lead.end(self.make(Form::Json, body.clone(), None, usage, cost, good));
             return;

@@ -1,6 +1,6 @@
 //! Identify: what is asked for, and with whose credential.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_proxy::Session;
 
 use crate::{
@@ -10,6 +10,9 @@ use crate::{
     proxy::context::Context,
     types::Secret,
 };
+
+/// The header with which Anthropic's clients name the version of the API.
+pub const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
 /// Sets what must stand before the first body byte is read.
 pub fn prepare_connection(session: &mut Session, ctx: &Context) {
@@ -41,6 +44,8 @@ pub fn identify(session: &Session, ctx: &mut Context) -> Result<Endpoint, Gatewa
     let request = session.req_header();
     (ctx.token, ctx.credential) = credentials(&request.headers);
     let path = request.uri.path();
+    // Every client of Anthropic's says which version of the API it wants.
+    ctx.anthropic = request.headers.contains_key(ANTHROPIC_VERSION) || path.starts_with("/v1/messages");
     if request.method == http::Method::TRACE {
         // It would send the credentials back.
         return Err(GatewayError::new(Fault::MethodNotAllowed, "TRACE is not served."));

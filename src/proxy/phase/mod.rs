@@ -3,6 +3,7 @@
 mod admit;
 pub mod attempt;
 mod cache;
+mod count;
 pub mod finish;
 pub mod identify;
 mod invalidate;
@@ -91,7 +92,7 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
             reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
             return Ok(true);
         }
-        Endpoint::Other => ctx.plan = Some(ctx.engines.routes.default_plan("")),
+        Endpoint::Other => ctx.plan = Some(plan::unread(ctx)?),
         _ => {
             let bytes = read::body(session, &ctx.engines.config.http).await?;
             let body = plan::peek(&ctx.endpoint, bytes).await?;
@@ -99,10 +100,16 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
             if let Some(principal) = &ctx.principal {
                 admit::require_model(principal, body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL), &plan)?;
             }
-            plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;
+            ctx.context_wish = plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;
             ctx.plan = Some(plan);
             ctx.body = Some(body);
         }
+    }
+    if ctx.endpoint == Endpoint::CountTokens
+        && let Some(body) = count::answer(ctx).await?
+    {
+        reply::json(session, ctx, 200, body).await.map_err(|_| Stop::Gone)?;
+        return Ok(true);
     }
     if !preflight {
         plan::require_credential(ctx)?;
@@ -111,8 +118,11 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
         if cache::look(session, ctx).await? {
             return Ok(true);
         }
-        // What the cache answers costs nothing, so nobody has to know its price.
-        admit::estimate(ctx)?;
+        // What the cache answers costs nothing, so nobody has to know its price. To count is free.
+        if ctx.endpoint != Endpoint::CountTokens {
+            admit::estimate(ctx)?;
+        }
+        attempt::prepare(ctx).await.map_err(|refusal| *refusal)?;
     }
     if ctx.endpoint == Endpoint::Other {
         read::invite_body(session).await?;

@@ -27,17 +27,28 @@ pub fn answer(ctx: &Context) -> Result<(u16, Bytes), GatewayError> {
                 GatewayError::new(Fault::ModelNotFound, message).with_param(Some("model"))
             })?;
             let owned_by = plan.targets.first().map_or("gateway", |t| &t.provider.name).to_owned();
-            object(&ListedModel { id: id.clone(), owned_by, route: plan.label })
+            object(ctx, &ListedModel { id: id.clone(), owned_by, route: plan.label })
         }
         _ => {
             let listed: Vec<_> =
-                routes.models().iter().filter(|model| allowed(&model.id, Some(&model.route))).map(object).collect();
-            json!({ "object": "list", "data": listed })
+                routes.models().iter().filter(|model| allowed(&model.id, Some(&model.route))).collect();
+            let data: Vec<_> = listed.iter().map(|model| object(ctx, model)).collect();
+            let id = |model: Option<&&ListedModel>| model.map(|model| model.id.clone());
+            match ctx.anthropic {
+                true => json!({
+                    "data": data, "has_more": false, "first_id": id(listed.first()), "last_id": id(listed.last()),
+                }),
+                false => json!({ "object": "list", "data": data }),
+            }
         }
     };
     Ok((200, Bytes::from(body.to_string())))
 }
 
-fn object(model: &ListedModel) -> serde_json::Value {
+/// A model in the shape that the client reads.
+fn object(ctx: &Context, model: &ListedModel) -> serde_json::Value {
+    if ctx.anthropic {
+        return json!({ "type": "model", "id": model.id, "display_name": model.id, "created_at": "1970-01-01T00:00:00Z" });
+    }
     json!({ "id": model.id, "object": "model", "created": CREATED, "owned_by": model.owned_by })
 }

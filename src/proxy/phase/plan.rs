@@ -56,7 +56,7 @@ pub fn route(ctx: &Context, body: &Body) -> Result<Plan, GatewayError> {
     }
 }
 
-/// Passes over an Ollama that would cut the prompt silently.
+/// Passes over an Ollama that would cut the prompt silently. The context that the first target has to be asked for.
 ///
 /// # Errors
 /// The prompt does not fit, and the plan has no other deployment.
@@ -65,15 +65,29 @@ pub async fn require_room(
     body: &Body,
     endpoint: &Endpoint,
     contexts: &ContextLengths,
-) -> Result<(), GatewayError> {
+) -> Result<Option<u64>, GatewayError> {
     while let Some(first) = plan.targets.first().filter(|target| target.provider.vendor == Vendor::Ollama) {
         match contexts.check(&first.provider, &first.model, endpoint, &body.bytes, &body.peek).await {
             Err(error) if plan.targets.len() == 1 => return Err(error),
             Err(_) => plan.targets = plan.targets[1..].into(),
-            Ok(()) => break,
+            Ok(wish) => return Ok(wish),
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+/// Where a request goes that is only forwarded.
+///
+/// # Errors
+/// A path that only Anthropic has, and no provider that is asked in its dialect.
+pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
+    if !ctx.anthropic {
+        return Ok(ctx.engines.routes.default_plan(""));
+    }
+    ctx.engines.routes.anthropic_plan().ok_or_else(|| {
+        let message = "The path is Anthropic's, and the gateway has no provider that speaks its dialect.";
+        GatewayError::new(Fault::UnknownPath, message)
+    })
 }
 
 /// Passes over deployments that nobody has a key for: their refusal would hide the answer of one that can serve.
@@ -89,37 +103,41 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
     }
     if count > 0 {
         let targets = plan.targets.iter().filter(usable).cloned().collect();
-        ctx.plan = Some(Plan { targets, label: plan.label.clone(), cache: plan.cache.clone() });
+        ctx.plan = Some(Plan { targets, ..plan.clone() });
         return Ok(());
     }
     let Some(provider) = plan.targets.first().map(|target| &target.provider) else { return Ok(()) };
     let message = format!(
         "No API key for provider '{}'. Send your own in an Authorization header (Authorization: Bearer sk-...) where the \
-         provider is OpenAI, or give the gateway one (providers.{}.api_key).",
+         provider is OpenAI or Anthropic, or give the gateway one (providers.{}.api_key).",
         provider.name, provider.name
     );
     Err(GatewayError::new(Fault::MissingCredential, message))
 }
 
-/// True for a key that looks like OpenAI's. Anthropic's and OpenRouter's begin alike and are none of OpenAI's business.
-fn is_openais(key: &str) -> bool {
-    key.starts_with("sk-") && !key.starts_with("sk-ant-") && !key.starts_with("sk-or-")
+/// True for a key that looks like the vendor's. Anthropic's and OpenRouter's begin like OpenAI's and are none of its
+/// business.
+fn is_of(vendor: Vendor, key: &str) -> bool {
+    match vendor {
+        Vendor::Anthropic => key.starts_with("sk-ant-"),
+        _ => key.starts_with("sk-") && !key.starts_with("sk-ant-") && !key.starts_with("sk-or-"),
+    }
 }
 
 /// The key that goes to a target, and whether it is the client's own.
 ///
-/// A client's key goes to OpenAI and to nobody else: the configuration refuses pass-through for any other vendor, and
-/// so does this function.
+/// A client's key goes to OpenAI or Anthropic and to nobody else: the configuration refuses pass-through for any other
+/// vendor, and so does this function.
 pub fn credential<'a>(ctx: &'a Context, target: &'a Target) -> Option<(&'a str, bool)> {
     let provider = &target.provider;
     let own = ctx.credential.as_ref().map(|secret| (secret.expose(), true));
     let mapped = provider.key.as_ref().map(|secret| (secret.expose(), false));
-    if provider.vendor != Vendor::OpenAi {
+    if !matches!(provider.vendor, Vendor::OpenAi | Vendor::Anthropic) {
         return mapped;
     }
     match provider.credentials {
         Credentials::Mapped => mapped,
         Credentials::PassThrough => own,
-        Credentials::Auto => own.filter(|(key, _)| is_openais(key)).or(mapped),
+        Credentials::Auto => own.filter(|(key, _)| is_of(provider.vendor, key)).or(mapped),
     }
 }

@@ -162,7 +162,7 @@ pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) ->
     let answer = explain(error, ctx);
     session.set_keepalive(None);
     if let Some(fill) = ctx.fill() {
-        fill.end(Outcome::Failed(Arc::new(reply::failure(&answer))));
+        fill.end(Outcome::Failed(Arc::new(reply::failure(ctx, &answer))));
     }
     match cache::serve_stale(session, ctx).await {
         Ok(true) => return FailToProxy { error_code: 200, can_reuse_downstream: false },

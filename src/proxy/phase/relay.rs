@@ -32,7 +32,15 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
     if excess && ctx.stream_over.is_some_and(|at| at.elapsed() > patience) {
         return Err(Error::explain(ErrorType::ReadError, "bytes long after the end of the stream").into_up());
     }
-    let mut out = body.take().map(|chunk| relay.feed(chunk)).unwrap_or_default();
+    let mut arrived = body.take().unwrap_or_default();
+    if let Some(translator) = &mut ctx.translator {
+        let too_large = |error| Error::because(ErrorType::ReadError, "an event without end", error).into_up();
+        arrived = translator.feed(arrived).map_err(too_large)?;
+        if end {
+            arrived = join(arrived, translator.finish().map_err(too_large)?);
+        }
+    }
+    let mut out = if arrived.is_empty() { arrived } else { relay.feed(arrived) };
     if let Some(mut tally) = ctx.tally.take() {
         let within = tally.follow(relay, ctx.reservation.as_mut());
         ctx.tally = Some(tally);

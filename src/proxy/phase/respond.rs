@@ -17,13 +17,16 @@ use super::{
 };
 use crate::{
     cache::Outcome,
+    config::Dialect,
     error::{Fault, GatewayError},
     openai::{self, Endpoint, RelayOptions, StreamKind, StreamRelay},
-    providers::quirks,
+    providers::{exchange, quirks},
     proxy::{
         context::{Bill, Context, Delivery},
-        headers, reply,
+        headers, rates,
+        reply::{self, Reader},
     },
+    telemetry::Metrics,
     types::ServiceTier,
 };
 
@@ -32,9 +35,6 @@ pub const NEXT_TARGET: ErrorType = ErrorType::Custom("NextTarget");
 
 /// The last deployment has failed, and the cache has something better than its error; never seen by a client.
 pub const ALL_DOWN: ErrorType = ErrorType::Custom("AllDown");
-
-/// Anthropic's name for a request's id.
-const PROVIDER_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// Headers that speak of the provider's own host or connection, not of the reply.
 fn is_the_providers(name: &str) -> bool {
@@ -92,10 +92,15 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
         fill.end(Outcome::Solo);
     }
     let relayed = matches!(ctx.delivery, Delivery::Relay(_));
+    let translated = ctx.exchange().is_some();
+    ctx.translator = ctx.exchange().filter(|_| relayed).map(|exchange| Box::new(exchange.stream()));
     headers::change_response(response, |parts| {
         if relayed {
             // Events are rewritten and must leave at once: no length, no buffering in proxies behind us.
             parts.headers.remove(header::CONTENT_LENGTH);
+            if translated {
+                parts.headers.insert(header::CONTENT_TYPE, reply::EVENTS);
+            }
             parts.headers.insert(header::CACHE_CONTROL, reply::NO_CACHE);
             parts.headers.insert(reply::ACCEL_BUFFERING, reply::NO);
         }
@@ -119,35 +124,52 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     if refuses_our_key {
         return Delivery::Hold;
     }
-    if encoded || ctx.endpoint == Endpoint::Other || !response.status.is_success() && !failed {
+    // What is in another dialect never passes as it is: at the worst it becomes an error.
+    let exchange = ctx.exchange();
+    if exchange.is_none() && encoded || ctx.endpoint == Endpoint::Other || !response.status.is_success() && !failed {
         return Delivery::Pass;
     }
-    if failed {
+    if failed || encoded {
         return Delivery::Hold;
     }
-    if content_type.starts_with("text/event-stream") {
+    let is_stream = match exchange {
+        Some(exchange) => exchange.is_stream(content_type),
+        None => content_type.starts_with("text/event-stream"),
+    };
+    if is_stream {
         let peek = ctx.body.as_ref().map(|body| &body.peek);
-        let kind = if ctx.endpoint == Endpoint::Responses { StreamKind::Responses } else { StreamKind::Chat };
+        let kind = StreamKind::of(&ctx.endpoint);
         // What the cache keeps has its usage; `veil` hides it from this client.
         let hide_usage = ctx.fill().is_none() && peek.is_none_or(|peek| !peek.include_usage);
         let vendor = ctx.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
-        let repair_tools = vendor.is_some_and(quirks::repairs_tools);
+        let repair_tools = exchange.is_none() && vendor.is_some_and(quirks::repairs_tools);
         return Delivery::Relay(Box::new(
             StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true),
         ));
     }
-    if content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
+    if exchange.is_some() || content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
 }
 
 /// Takes off what is not the client's business and puts on who served it.
 fn dress(headers: &mut HeaderMap, ctx: &Context) {
     headers::remove(headers, is_the_providers);
+    if let Some(exchange) = ctx.exchange() {
+        rates::to_openai(headers);
+        let lost = HeaderValue::from_bytes(exchange.lost.join(", ").as_bytes()).unwrap_or(reply::UNPRINTABLE);
+        headers.extend(Some((reply::DROPPED, lost)).filter(|_| !exchange.lost.is_empty()));
+    }
     if !headers.contains_key(&reply::REQUEST_ID) {
         let id = headers
-            .get(&PROVIDER_REQUEST_ID)
+            .get(&reply::PROVIDER_REQUEST_ID)
             .cloned()
             .or_else(|| HeaderValue::from_bytes(ctx.id.to_string().as_bytes()).ok());
         headers.extend(id.map(|id| (reply::REQUEST_ID, id)));
+    }
+    if ctx.anthropic
+        && let Some(id) = headers.get(&reply::REQUEST_ID).cloned()
+    {
+        // Where Anthropic's SDKs look for it.
+        headers.entry(reply::PROVIDER_REQUEST_ID).or_insert(id);
     }
     reply::put_quotas(headers, ctx);
     if let Some(attempt) = &ctx.attempt {
@@ -192,16 +214,29 @@ fn hold(session: &mut Session, ctx: &mut Context) {
     let provider: Arc<str> = ctx.provider().into();
     let framed = ctx.framed;
     let maker = Maker::of(ctx);
-    let complete = move |header: &mut ResponseHeader, body: Bytes| -> Bytes {
+    let exchange = ctx.exchange().cloned();
+    let dialect = ctx.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
+    let reader = Reader::of(ctx);
+    // A translated reply never passes as it came, however large.
+    let limit = if exchange.is_some() { usize::MAX } else { ctx.engines.config.http.max_held_reply_bytes };
+    let complete = move |header: &mut ResponseHeader, mut body: Bytes| -> Bytes {
         let status = header.status.as_u16();
         if status == 401 && !own_credential {
-            return refuse_key(header, &provider, &metrics);
+            return refuse_key(header, &provider, &reader, &metrics);
         }
         if status >= 400 {
-            return normalise_error(header, body);
+            return normalise_error(header, body, dialect, exchange.is_some(), &reader);
         }
         if !framed && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_err() {
-            return interrupted(header, &provider, &metrics);
+            return interrupted(header, &provider, &reader, &metrics);
+        }
+        if let Some(exchange) = &exchange {
+            match exchange.json(&body) {
+                Some(translated) => body = translated,
+                None => return misunderstood(header, &body, &provider, &reader, &metrics),
+            }
+            // Also where the provider named another type: JSON is what it is now. A constant cannot fail.
+            let _ = header.insert_header(header::CONTENT_TYPE, "application/json");
         }
         let usage = openai::find_usage(&body);
         let tier = openai::find_service_tier(&body).unwrap_or(requested_tier);
@@ -223,18 +258,39 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         }
         body
     };
-    ctx.decorator.hold(ctx.engines.config.http.max_held_reply_bytes, Box::new(finish));
+    ctx.decorator.hold(limit, Box::new(finish));
     ctx.decorator.install(session);
 }
 
 /// A reply that only the end of the connection delimits, and that is not whole: passed on, it would look complete.
-fn interrupted(header: &mut ResponseHeader, provider: &str, metrics: &crate::telemetry::Metrics) -> Bytes {
+fn interrupted(header: &mut ResponseHeader, provider: &str, reader: &Reader, metrics: &Metrics) -> Bytes {
     let message = format!("Provider '{provider}' closed the connection before its reply was complete.");
-    instead(header, &GatewayError::new(Fault::UpstreamInterrupted, message), metrics)
+    instead(header, &GatewayError::new(Fault::UpstreamInterrupted, message), reader, metrics)
+}
+
+/// A reply that cannot be put into the client's dialect: an error under a good status, or nothing of the kind.
+fn misunderstood(
+    header: &mut ResponseHeader,
+    body: &[u8],
+    provider: &str,
+    reader: &Reader,
+    metrics: &Metrics,
+) -> Bytes {
+    let fault = Fault::UpstreamInterrupted;
+    if let Some(error) = openai::find_error(fault.status(), body) {
+        metrics.error(fault.code(), fault.blame().label());
+        // Constants: neither can fail.
+        let _ = header.set_status(fault.status());
+        let _ = header.insert_header(header::CONTENT_TYPE, "application/json");
+        return reader.render(fault.status(), &error);
+    }
+    tracing::error!(provider, "the provider sent a reply that is not of its dialect");
+    let message = format!("Provider '{provider}' sent a reply that the gateway does not understand.");
+    instead(header, &GatewayError::new(Fault::UpstreamInterrupted, message), reader, metrics)
 }
 
 /// Puts an error of ours in the place of a held reply.
-fn instead(reply: &mut ResponseHeader, error: &GatewayError, metrics: &crate::telemetry::Metrics) -> Bytes {
+fn instead(reply: &mut ResponseHeader, error: &GatewayError, reader: &Reader, metrics: &Metrics) -> Bytes {
     let fault = error.fault;
     metrics.error(fault.code(), fault.blame().label());
     for name in ["www-authenticate", "content-encoding"] {
@@ -246,25 +302,42 @@ fn instead(reply: &mut ResponseHeader, error: &GatewayError, metrics: &crate::te
     if !error.retry_may_help() {
         let _ = reply.insert_header("x-should-retry", "false");
     }
-    crate::proxy::reply::body(error)
+    crate::proxy::reply::body(error, reader)
 }
 
 /// A provider that refuses the gateway's key is the gateway's fault: with a 401 users would change the wrong key.
-fn refuse_key(header: &mut ResponseHeader, provider: &str, metrics: &crate::telemetry::Metrics) -> Bytes {
+fn refuse_key(header: &mut ResponseHeader, provider: &str, reader: &Reader, metrics: &Metrics) -> Bytes {
     tracing::error!(provider, "the provider refused the gateway's API key");
     let message =
         format!("Provider '{provider}' refused the gateway's API key. The gateway's operator has to renew it.");
-    instead(header, &GatewayError::new(Fault::UpstreamAuthentication, message), metrics)
+    instead(header, &GatewayError::new(Fault::UpstreamAuthentication, message), reader, metrics)
 }
 
-/// Gives a provider's error the shape that OpenAI's clients read; one that has it already passes byte for byte.
-fn normalise_error(header: &mut ResponseHeader, body: Bytes) -> Bytes {
+/// Gives a provider's error the shape that the client reads; one that has it already passes byte for byte.
+fn normalise_error(
+    header: &mut ResponseHeader,
+    body: Bytes,
+    dialect: Dialect,
+    translated: bool,
+    reader: &Reader,
+) -> Bytes {
     let status = header.status.as_u16();
+    let content_type = text(header, &header::CONTENT_TYPE).to_owned();
+    let native = !translated && dialect == Dialect::Anthropic;
+    if native && reader.is_anthropic() && openai::is_anthropic_error(&body) {
+        return body;
+    }
+    if dialect != Dialect::OpenAi || reader.is_anthropic() {
+        let (mapped, error) = exchange::error_of(dialect, status, Some(&content_type), &body);
+        // Statuses between 400 and 599, and a constant: neither can fail.
+        let _ = header.set_status(mapped);
+        let _ = header.insert_header(header::CONTENT_TYPE, "application/json");
+        return reader.render(mapped, &error);
+    }
     let mapped = openai::map_status(status);
     if mapped != status {
         let _ = header.set_status(mapped);
     }
-    let content_type = text(header, &header::CONTENT_TYPE).to_owned();
     match openai::normalise(mapped, Some(&content_type), &body) {
         Some(normal) => {
             let _ = header.insert_header("content-type", "application/json");

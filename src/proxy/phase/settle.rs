@@ -96,14 +96,19 @@ impl Prompt {
     fn count_text(&self, model: &str) -> u64 {
         let counted = |text: &[u8]| tokenizer::count(model, &String::from_utf8_lossy(text));
         if self.whole {
-            return serde_json::from_slice(&self.text)
-                .map_or_else(|_| counted(&self.text), |body| prompt_tokens(model, &body));
+            return count_prompt(model, &self.text);
         }
         // The estimate is a quarter of the bytes; the pieces tell how many tokens four bytes really are.
         let per_four_bytes = u128::from(counted(&self.text)) * 4;
         let tokens = u128::from(self.estimate) * per_four_bytes / self.text.len().max(1) as u128;
         u64::try_from(tokens).unwrap_or(u64::MAX)
     }
+}
+
+/// Tokens of the prompt in a request body, by the model's tokenizer. Blocks.
+pub fn count_prompt(model: &str, body: &[u8]) -> u64 {
+    serde_json::from_slice(body)
+        .map_or_else(|_| tokenizer::count(model, &String::from_utf8_lossy(body)), |body| prompt_tokens(model, &body))
 }
 
 /// Tokens of the texts that make up a prompt.
@@ -119,7 +124,7 @@ fn prompt_tokens(model: &str, body: &Value) -> u64 {
             Value::Null | Value::Bool(_) => 0,
         }
     }
-    let members = ["messages", "prompt", "suffix", "input", "instructions", "tools", "functions"];
+    let members = ["system", "messages", "prompt", "suffix", "input", "instructions", "tools", "functions"];
     let messages = body.get("messages").and_then(Value::as_array).map_or(0, Vec::len) as u64;
     let all = members.iter().filter_map(|member| body.get(member)).map(|value| texts(model, value));
     all.sum::<u64>() + messages * PER_MESSAGE
@@ -313,7 +318,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     // A provider that was at work when the client left, or when our patience ended, or that broke off: it may charge for it.
     let unheard =
         answered.is_none() && (status == super::finish::CLIENT_CLOSED && ctx.attempts > 0 || ctx.broke_at_work);
-    if !served && !unheard || ctx.endpoint == Endpoint::Moderations {
+    if !served && !unheard || matches!(ctx.endpoint, Endpoint::Moderations | Endpoint::CountTokens) {
         return Verdict::Known(nothing);
     }
     // A whole reply reached the client, and nobody knows how much it was.

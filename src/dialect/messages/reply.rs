@@ -1,0 +1,177 @@
+//! Whole chat replies as Messages, and what streams have in common with them.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::held::{no_input, tool_id};
+use super::stream::Stream;
+use super::wire::{Chunk, Content, Function, Message as Chat, Thought};
+use super::write::{Block, Counts, Message};
+use crate::dialect::{Events, Replies};
+use crate::openai::find_usage;
+
+/// Puts chat replies into Messages.
+pub(super) struct ChatReplies {
+    /// The model's name, for a provider that does not say it.
+    pub model: String,
+    /// The client does not want to read thinking: what no signature makes worth keeping is left out.
+    pub omit_thinking: bool,
+}
+
+impl Replies for ChatReplies {
+    fn json(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let chunk: Chunk<'_> = serde_json::from_slice(body).ok()?;
+        if chunk.is_error() {
+            return None;
+        }
+        let choice = chunk.choices.0.first()?;
+        let chat = choice.message.0.as_ref()?;
+        let stem = stem(&chunk.id.0);
+        let mut parts = Parts::default();
+        parts.thinking(chat, self.omit_thinking);
+        parts.content(chat, self.omit_thinking);
+        for call in &chat.tool_calls.0 {
+            parts.call(&call.id.0, call.function.0.as_ref(), &stem);
+        }
+        if chat.tool_calls.0.is_empty() {
+            parts.call("", chat.function_call.0.as_ref(), &stem);
+        }
+        let content: Vec<Block<'_>> = parts.0.iter().map(Part::block).collect();
+        let any_call = parts.0.iter().any(|part| matches!(part, Part::Call { .. }));
+        let id = format!("msg_{stem}");
+        let message = Message {
+            content: &content,
+            stop_reason: Some(stop_reason(&choice.finish_reason.0, any_call, !chat.refusal.0.is_empty())),
+            usage: Counts::from(find_usage(body).unwrap_or_default()),
+            ..Message::new(&id, model(&chunk.model.0, &self.model))
+        };
+        serde_json::to_vec(&message).ok()
+    }
+
+    fn events(&self) -> Box<dyn Events> {
+        Box::new(Stream::new(self.model.clone(), self.omit_thinking))
+    }
+}
+
+/// A content block that is being put together.
+enum Part<'a> {
+    Text(Cow<'a, str>),
+    Thinking { thinking: Cow<'a, str>, signature: Cow<'a, str> },
+    Redacted(Cow<'a, str>),
+    Call { id: Cow<'a, str>, name: &'a str, input: Box<RawValue> },
+}
+
+impl Part<'_> {
+    fn block(&self) -> Block<'_> {
+        match self {
+            Part::Text(text) => Block::Text { text },
+            Part::Thinking { thinking, signature } => Block::Thinking { thinking, signature },
+            Part::Redacted(data) => Block::RedactedThinking { data },
+            Part::Call { id, name, input } => Block::ToolUse { id, name, input },
+        }
+    }
+}
+
+#[derive(Default)]
+struct Parts<'a>(Vec<Part<'a>>);
+
+impl<'a> Parts<'a> {
+    /// Signed blocks as they are; what is not signed once.
+    fn thinking(&mut self, chat: &'a Chat<'_>, omit: bool) {
+        let text = chat.reasoning();
+        for thought in chat.thinking_blocks() {
+            match thought {
+                Thought::Signed { thinking, signature } => self.0.push(Part::Thinking { thinking, signature }),
+                Thought::Redacted(data) => self.0.push(Part::Redacted(data)),
+                Thought::Unsigned(thinking) if text.is_empty() && !omit => self.unsigned(thinking),
+                Thought::Unsigned(_) => {}
+            }
+        }
+        if self.0.is_empty() && !omit {
+            self.unsigned(Cow::Borrowed(text));
+        }
+    }
+
+    fn unsigned(&mut self, thinking: Cow<'a, str>) {
+        if !thinking.is_empty() {
+            self.0.push(Part::Thinking { thinking, signature: Cow::Borrowed("") });
+        }
+    }
+
+    fn content(&mut self, chat: &'a Chat<'_>, omit: bool) {
+        match &chat.content {
+            Content::Nothing => {}
+            Content::Text(text) => self.text(text),
+            Content::Parts(parts) => {
+                for part in parts {
+                    if !omit {
+                        self.unsigned(Cow::Owned(part.thinking.text()));
+                    }
+                    self.text(&part.text.0);
+                }
+            }
+        }
+        self.text(&chat.refusal.0);
+    }
+
+    /// Joins text to text.
+    fn text(&mut self, more: &'a str) {
+        match self.0.last_mut() {
+            _ if more.is_empty() => {}
+            Some(Part::Text(text)) => text.to_mut().push_str(more),
+            _ => self.0.push(Part::Text(Cow::Borrowed(more))),
+        }
+    }
+
+    fn call(&mut self, id: &'a str, function: Option<&'a Function<'_>>, stem: &str) {
+        let Some(function) = function else { return };
+        let arguments = function.arguments();
+        let id = match id {
+            "" if function.name.0.is_empty() && arguments.is_empty() => return,
+            "" => Cow::Owned(tool_id(stem, self.0.len())),
+            id => Cow::Borrowed(id),
+        };
+        self.0.push(Part::Call { id, name: &function.name.0, input: input(&arguments) });
+    }
+}
+
+/// The arguments as an object. What is none is kept as the text it is: `{"_raw":"…"}`.
+fn input(arguments: &str) -> Box<RawValue> {
+    let text = arguments.trim();
+    if text.is_empty() {
+        return no_input().to_owned();
+    }
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(object) if text.starts_with('{') => object.to_owned(),
+        _ => {
+            let raw = serde_json::value::to_raw_value(&serde_json::json!({"_raw": arguments}));
+            raw.unwrap_or_else(|_| no_input().to_owned())
+        }
+    }
+}
+
+/// The message's id without the mark of its dialect; a new one where the provider gives none.
+pub(super) fn stem(id: &str) -> Cow<'_, str> {
+    let id = id.strip_prefix("chatcmpl-").unwrap_or(id);
+    match id.strip_prefix("msg_").unwrap_or(id) {
+        "" => Cow::Owned(uuid::Uuid::now_v7().simple().to_string()),
+        stem => Cow::Borrowed(stem),
+    }
+}
+
+/// The name that the provider gives the model, if it gives one.
+pub(super) fn model<'a>(said: &'a str, asked: &'a str) -> &'a str {
+    if said.is_empty() { asked } else { said }
+}
+
+/// Anthropic's word for a `finish_reason`. Some providers say `stop` where they call tools.
+pub(super) fn stop_reason(finish_reason: &str, any_call: bool, refused: bool) -> &'static str {
+    match finish_reason {
+        "content_filter" => "refusal",
+        _ if refused => "refusal",
+        "length" => "max_tokens",
+        _ if any_call => "tool_use",
+        _ => "end_turn",
+    }
+}

@@ -1,0 +1,139 @@
+//! Golden cases in `golden/`, and what holds for any input.
+
+mod golden;
+mod properties;
+
+use bytes::{Bytes, BytesMut};
+use serde_json::{Value, json};
+
+use super::reply::ChatReplies;
+use super::*;
+use crate::dialect::{Fate, Model, Replies};
+use crate::openai::ErrorBody;
+use crate::sse::{RawEvent, Scanner};
+
+/// The model that replies are of where they do not say it.
+const ASKED: &str = "asked";
+
+fn replies(case: &Value) -> ChatReplies {
+    ChatReplies { model: ASKED.into(), omit_thinking: case["omit_thinking"] == true }
+}
+
+/// The name and payload of each event of a stream that arrives in these chunks.
+fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Option<Vec<u8>>, Vec<u8>)> {
+    let (mut scanner, mut all) = (Scanner::new(), Vec::new());
+    for chunk in chunks {
+        scanner.push(Bytes::copy_from_slice(chunk));
+        while let Some(event) = scanner.next_event().unwrap() {
+            all.push(event);
+        }
+    }
+    all.extend(scanner.finish());
+    let fields = all.iter().map(RawEvent::fields);
+    fields.filter_map(|fields| Some((fields.event.map(<[u8]>::to_vec), fields.data?.into_owned()))).collect()
+}
+
+/// The translation of a chat stream.
+fn translate(replies: &ChatReplies, stream: &[u8]) -> Bytes {
+    let (mut events, mut out) = (replies.events(), BytesMut::new());
+    for (name, data) in scan([stream]) {
+        events.event(name.as_deref(), &data, &mut out);
+    }
+    events.finish(&mut out);
+    out.freeze()
+}
+
+/// The payloads of a Messages stream, each under the name that it says itself.
+fn payloads(stream: &[u8]) -> Vec<Value> {
+    assert!(stream.is_empty() || stream.ends_with(b"\n\n"), "the last event lacks its end");
+    let events = scan([stream]).into_iter().map(|(name, data)| {
+        let payload: Value = serde_json::from_slice(&data).unwrap();
+        assert_eq!(payload["type"].as_str().map(str::as_bytes), name.as_deref());
+        payload
+    });
+    events.collect()
+}
+
+/// Checks `message_start (content_block_start content_block_delta* content_block_stop)* message_delta message_stop`,
+/// or a beginning of it, maybe with an error behind. True for the whole.
+fn check_grammar(events: &[Value]) -> bool {
+    let (mut next, mut open, mut phase) = (0, false, "before");
+    for event in events {
+        let index = event["index"].as_u64();
+        phase = match (phase, event["type"].as_str().unwrap()) {
+            ("before", "message_start") => "message",
+            ("message", "content_block_start") if !open && index == Some(next) => {
+                open = true;
+                phase
+            }
+            ("message", "content_block_delta") if open && index == Some(next) => phase,
+            ("message", "content_block_stop") if open && index == Some(next) => {
+                open = false;
+                next += 1;
+                phase
+            }
+            ("message", "message_delta") if !open => "ending",
+            ("ending", "message_stop") => "whole",
+            ("before" | "message", "error") => "failed",
+            (phase, kind) => panic!("{kind} while {phase}: {events:?}"),
+        };
+    }
+    phase == "whole"
+}
+
+#[test]
+fn the_table_names_each_parameter_once() {
+    for (n, rule) in TABLE.iter().enumerate() {
+        assert!(TABLE[..n].iter().all(|other| other.param != rule.param), "{}", rule.param);
+        assert!(rule.note.ends_with('.') && !rule.note.contains('\n'), "{}", rule.param);
+        assert!(rule.fate != Fate::Translated || rule.neutral.is_empty(), "{}", rule.param);
+    }
+}
+
+#[test]
+fn replies_of_the_gateway_itself() {
+    for (status, kind) in [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (402, "billing_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (413, "request_too_large"),
+        (422, "invalid_request_error"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (502, "api_error"),
+        (503, "overloaded_error"),
+        (504, "timeout_error"),
+        (529, "overloaded_error"),
+    ] {
+        let json: Value = serde_json::from_slice(&error(status, &ErrorBody::new("m", "t", None), "req_1")).unwrap();
+        let expected = json!({"type": "error", "error": {"type": kind, "message": "m"}, "request_id": "req_1"});
+        assert_eq!(json, expected, "{status}");
+    }
+    let event = error_event(&ErrorBody::new("a\nb", "rate_limit_error", None));
+    assert_eq!(payloads(&event), [json!({"type": "error", "error": {"type": "rate_limit_error", "message": "a\nb"}})]);
+    assert_eq!(&count_reply(17)[..], br#"{"input_tokens":17}"#);
+}
+
+#[test]
+fn only_what_came_to_its_own_end_is_good() {
+    let good = |json: &str| is_good(json.as_bytes());
+    for reason in ["end_turn", "max_tokens", "stop_sequence", "tool_use"] {
+        assert!(good(&format!(r#"{{"type":"message","content":[],"stop_reason":"{reason}"}}"#)), "{reason}");
+    }
+    for bad in [
+        r#"{"type":"message","content":[],"stop_reason":"refusal"}"#,
+        r#"{"type":"message","content":[],"stop_reason":"pause_turn"}"#,
+        r#"{"type":"message","content":[],"stop_reason":null}"#,
+        r#"{"type":"message","content":[]}"#,
+        r#"{"type":"message","content":"x","stop_reason":"end_turn"}"#,
+        r#"{"type":"message","content":[],"stop_reason":"end_turn","error":{}}"#,
+        r#"{"type":"error","error":{"type":"api_error","message":"m"}}"#,
+        r#"{"type":"message","content":[],"stop_reason":"end_turn""#,
+        "[]",
+    ] {
+        assert!(!good(bad), "{bad}");
+        assert_eq!(to_events(bad.as_bytes()).is_some(), bad.contains("refusal") || bad.contains("pause"), "{bad}");
+    }
+}

@@ -1,0 +1,56 @@
+//! Translation between the dialects in which models are asked, with OpenAI's Chat Completions in the middle.
+//!
+//! ```text
+//! client's dialect ──door step──▶ Chat ──provider step──▶ provider's dialect
+//!        ◀── Replies (JSON, events) ──       ◀── Replies ──
+//!
+//! door steps:      messages   Anthropic Messages    → Chat
+//!                  responses  OpenAI Responses      → Chat
+//! provider steps:  anthropic  Chat → Anthropic Messages
+//!                  ollama     Chat → Ollama's own /api/chat
+//! ```
+//!
+//! A [`Step`] is one request put into the other dialect, with the [`Replies`] that put what comes back into the first one.
+//! What a step does with each parameter stands in its table of [`Rule`]s, which drives the code and the documentation:
+//! nothing is lost without being named.
+//!
+//! Everything here is plain Rust over JSON; no socket and no Pingora type appears.
+
+use bytes::Bytes;
+
+use crate::openai::{self, Endpoint};
+
+pub mod anthropic;
+pub mod messages;
+pub mod ollama;
+pub mod responses;
+mod step;
+
+mod document;
+
+pub use document::document;
+pub use step::{Events, Fate, Lost, Model, Refusal, Replies, Rule, Step, lose, sift};
+
+/// A whole event stream that says what this JSON reply of an endpoint says; `None` for one that is not understood.
+pub fn to_events(endpoint: &Endpoint, json: &[u8]) -> Option<Bytes> {
+    match endpoint {
+        Endpoint::Messages => messages::to_events(json),
+        _ => openai::to_events(endpoint, json),
+    }
+}
+
+/// The JSON reply that this whole event stream of an endpoint amounts to; `None` for one that is broken or not understood.
+pub fn to_json(endpoint: &Endpoint, events: &[u8]) -> Option<Bytes> {
+    match endpoint {
+        Endpoint::Messages => messages::to_json(events),
+        _ => openai::to_json(endpoint, events),
+    }
+}
+
+/// Whether a whole JSON reply of an endpoint may be given again to whoever asks the same.
+pub fn is_good(endpoint: &Endpoint, json: &[u8]) -> bool {
+    match endpoint {
+        Endpoint::Messages => messages::is_good(json),
+        _ => openai::is_good(endpoint, json),
+    }
+}

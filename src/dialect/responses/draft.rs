@@ -1,0 +1,412 @@
+//! The output so far: items that open, grow and close, each step with its event.
+//!
+//! Reasoning and messages come one after another. Calls stay open beside each other until the answer ends, because some
+//! providers mix the pieces of parallel calls.
+
+use std::mem;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::chunk::Piece;
+use super::item::{Body, Item, Part, Status, raw};
+use super::reply::Door;
+use super::thinking;
+use super::write::Numbered;
+
+pub(super) struct Draft {
+    door: Arc<Door>,
+    /// What the ids of all items have in common.
+    suffix: String,
+    /// The writer of all events of this answer.
+    pub events: Numbered,
+    /// The items in their order; `None` for one that is open.
+    output: Vec<Option<Box<RawValue>>>,
+    open: Open,
+    calls: Vec<Call>,
+    /// There was reasoning in plain text.
+    thought: bool,
+}
+
+/// The item that grows, apart from calls.
+enum Open {
+    Nothing,
+    Reasoning(Reasoning),
+    Message(Message),
+}
+
+struct Reasoning {
+    index: usize,
+    id: String,
+    text: String,
+    blocks: Vec<Value>,
+}
+
+struct Message {
+    index: usize,
+    id: String,
+    parts: Vec<Box<RawValue>>,
+    kind: Kind,
+    text: String,
+    annotations: Vec<Value>,
+    logprobs: Vec<Value>,
+}
+
+/// The kind of a message's last part, the one that grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Refusal,
+}
+
+#[derive(Default)]
+struct Call {
+    number: Option<u64>,
+    provider_id: String,
+    name: String,
+    arguments: String,
+    /// Its place in the output and its id there, once its name is known.
+    shown: Option<(usize, String)>,
+}
+
+impl Draft {
+    /// An empty output.
+    pub(super) fn new(door: Arc<Door>, suffix: String) -> Self {
+        let (events, output, calls) = (Numbered::default(), Vec::new(), Vec::new());
+        Self { door, suffix, events, output, open: Open::Nothing, calls, thought: false }
+    }
+
+    /// The items, when all are closed.
+    pub(super) fn output(&self) -> Vec<&RawValue> {
+        self.output.iter().flatten().map(|item| &**item).collect()
+    }
+
+    /// Reasoning in plain text.
+    pub(super) fn think(&mut self, text: &str, out: &mut BytesMut) {
+        self.thought = true;
+        self.open_reasoning(out);
+        let Open::Reasoning(reasoning) = &mut self.open else { return };
+        if reasoning.text.is_empty() {
+            let part = raw(&Part::SummaryText { text: "" });
+            let body = Body { part: Some(&part), ..reasoning.body() };
+            self.events.event("response.reasoning_summary_part.added", &body, out);
+        }
+        reasoning.text.push_str(text);
+        let body = Body { delta: Some(text), ..reasoning.body() };
+        self.events.event("response.reasoning_summary_text.delta", &body, out);
+    }
+
+    /// Signed thinking. Its text came before, from those who keep to the convention.
+    pub(super) fn sign(&mut self, mut blocks: Vec<Value>, out: &mut BytesMut) {
+        blocks.retain(thinking::is_whole);
+        let unseen: String = match self.thought {
+            true => String::new(),
+            false => blocks.iter().filter_map(|block| block.get("thinking")?.as_str()).collect(),
+        };
+        if !unseen.is_empty() {
+            self.think(&unseen, out);
+        }
+        if self.door.include.encrypted_content && !blocks.is_empty() {
+            self.open_reasoning(out);
+            if let Open::Reasoning(reasoning) = &mut self.open {
+                reasoning.blocks.append(&mut blocks);
+            }
+        }
+    }
+
+    /// Text of the answer.
+    pub(super) fn say(&mut self, text: &str, mut logprobs: Vec<Value>, out: &mut BytesMut) {
+        self.open_part(Kind::Text, out);
+        let Open::Message(message) = &mut self.open else { return };
+        message.text.push_str(text);
+        let body = Body { delta: Some(text), logprobs: Some(&logprobs), ..message.body() };
+        self.events.event("response.output_text.delta", &body, out);
+        message.logprobs.append(&mut logprobs);
+    }
+
+    /// Text of a refusal.
+    pub(super) fn refuse(&mut self, text: &str, out: &mut BytesMut) {
+        self.open_part(Kind::Refusal, out);
+        let Open::Message(message) = &mut self.open else { return };
+        message.text.push_str(text);
+        let body = Body { delta: Some(text), ..message.body() };
+        self.events.event("response.refusal.delta", &body, out);
+    }
+
+    /// Something that the text refers to, in Chat's form or already flat.
+    pub(super) fn annotate(&mut self, annotation: Value, out: &mut BytesMut) {
+        let Some(annotation) = flat(annotation) else { return };
+        self.open_part(Kind::Text, out);
+        let Open::Message(message) = &mut self.open else { return };
+        let index = message.annotations.len();
+        let body = Body { annotation_index: Some(index), annotation: Some(&annotation), ..message.body() };
+        self.events.event("response.output_text.annotation.added", &body, out);
+        message.annotations.push(annotation);
+    }
+
+    /// A piece of a call.
+    pub(super) fn call(&mut self, piece: &Piece<'_>, out: &mut BytesMut) {
+        let at = match self.find(piece) {
+            Some(at) => at,
+            // A piece of a call that nobody began.
+            None if piece.id.is_none() && piece.name.is_none() => return,
+            None => {
+                self.calls.push(Call { number: piece.index, ..Call::default() });
+                self.calls.len() - 1
+            }
+        };
+        let call = &mut self.calls[at];
+        if let (true, Some(id)) = (call.provider_id.is_empty(), &piece.id) {
+            call.provider_id = id.clone().into_owned();
+        }
+        let arguments = piece.arguments.as_deref().unwrap_or_default();
+        call.arguments.push_str(arguments);
+        match (&call.shown, &piece.name) {
+            (Some((index, id)), _) if !arguments.is_empty() && !self.door.customs.contains(&call.name) => {
+                let body = Body { item_id: Some(id), output_index: *index, delta: Some(arguments), ..Body::default() };
+                self.events.event("response.function_call_arguments.delta", &body, out);
+            }
+            (None, Some(name)) => {
+                call.name = name.clone().into_owned();
+                self.show(at, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// Closes all that is open. With `incomplete` the last item lacks its end.
+    pub(super) fn close(&mut self, incomplete: bool, out: &mut BytesMut) {
+        let last = self.output.len().saturating_sub(1);
+        let status = |index: usize| if incomplete && index == last { Status::Incomplete } else { Status::Completed };
+        // The others are open, so calls that were shown before the last message or reasoning end before it.
+        let open_at = match &self.open {
+            Open::Nothing => usize::MAX,
+            Open::Reasoning(reasoning) => reasoning.index,
+            Open::Message(message) => message.index,
+        };
+        let calls = mem::take(&mut self.calls);
+        let (before, behind): (Vec<_>, Vec<_>) =
+            calls.into_iter().partition(|call| call.shown.as_ref().is_none_or(|(index, _)| *index < open_at));
+        before.into_iter().for_each(|call| self.close_call(call, status, out));
+        self.close_open(status(open_at), out);
+        behind.into_iter().for_each(|call| self.close_call(call, status, out));
+    }
+
+    /// A new item's place in the output.
+    fn reserve(&mut self) -> usize {
+        self.output.push(None);
+        self.output.len() - 1
+    }
+
+    fn open_reasoning(&mut self, out: &mut BytesMut) {
+        if matches!(self.open, Open::Reasoning(_)) {
+            return;
+        }
+        self.close_open(Status::Completed, out);
+        let index = self.reserve();
+        let id = format!("rs_{}_{index}", self.suffix);
+        added(&Item::Reasoning { id: &id, summary: &[], encrypted_content: None }, index, &mut self.events, out);
+        self.open = Open::Reasoning(Reasoning { index, id, text: String::new(), blocks: Vec::new() });
+    }
+
+    fn open_part(&mut self, kind: Kind, out: &mut BytesMut) {
+        match &mut self.open {
+            Open::Message(message) if message.kind == kind => return,
+            Open::Message(message) => {
+                message.close_part(&mut self.events, out);
+                message.kind = kind;
+            }
+            _ => {
+                self.close_open(Status::Completed, out);
+                let index = self.reserve();
+                let id = format!("msg_{}_{index}", self.suffix);
+                let item = Item::Message { id: &id, status: Status::InProgress, role: "assistant", content: &[] };
+                added(&item, index, &mut self.events, out);
+                self.open = Open::Message(Message::new(index, id, kind));
+            }
+        }
+        if let Open::Message(message) = &self.open {
+            let part = message.part();
+            self.events.event("response.content_part.added", &Body { part: Some(&part), ..message.body() }, out);
+        }
+    }
+
+    /// Closes the reasoning or the message.
+    fn close_open(&mut self, status: Status, out: &mut BytesMut) {
+        match mem::replace(&mut self.open, Open::Nothing) {
+            Open::Nothing => {}
+            Open::Reasoning(reasoning) => {
+                let summary = [Part::SummaryText { text: &reasoning.text }];
+                let summary = if reasoning.text.is_empty() { &[][..] } else { &summary[..] };
+                if let [text] = summary {
+                    let (part, body) = (raw(text), reasoning.body());
+                    let done = Body { text: Some(&reasoning.text), ..reasoning.body() };
+                    self.events.event("response.reasoning_summary_text.done", &done, out);
+                    let done = Body { part: Some(&part), ..body };
+                    self.events.event("response.reasoning_summary_part.done", &done, out);
+                }
+                let encrypted_content = thinking::seal(&reasoning.blocks);
+                self.done(reasoning.index, &Item::Reasoning { id: &reasoning.id, summary, encrypted_content }, out);
+            }
+            Open::Message(mut message) => {
+                message.close_part(&mut self.events, out);
+                let (id, content) = (&*message.id, &message.parts);
+                self.done(message.index, &Item::Message { id, status, role: "assistant", content }, out);
+            }
+        }
+    }
+
+    fn done(&mut self, index: usize, item: &Item<'_>, out: &mut BytesMut) {
+        let item = raw(item);
+        let body = Body { output_index: index, item: Some(&item), ..Body::default() };
+        self.events.event("response.output_item.done", &body, out);
+        self.output[index] = Some(item);
+    }
+
+    /// The call that a piece belongs to. Numbers and ids may each be missing, and old servers give all calls one number.
+    fn find(&self, piece: &Piece<'_>) -> Option<usize> {
+        let has_id = |call: &Call, id: &str| call.provider_id == id;
+        match (piece.index, piece.id.as_deref()) {
+            (Some(number), Some(id)) => self
+                .calls
+                .iter()
+                .rposition(|call| call.number == Some(number) && (call.provider_id.is_empty() || has_id(call, id))),
+            (Some(number), None) => self.calls.iter().rposition(|call| call.number == Some(number)),
+            (None, Some(id)) => self.calls.iter().rposition(|call| has_id(call, id)),
+            (None, None) if piece.name.is_some() => None,
+            (None, None) => self.calls.len().checked_sub(1),
+        }
+    }
+
+    /// Shows a call whose name is known now.
+    fn show(&mut self, at: usize, out: &mut BytesMut) {
+        self.close_open(Status::Completed, out);
+        let index = self.reserve();
+        let call = &mut self.calls[at];
+        let custom = self.door.customs.contains(&call.name);
+        let id = format!("{}_{}_{index}", if custom { "ctc" } else { "fc" }, self.suffix);
+        if call.provider_id.is_empty() {
+            call.provider_id = format!("call_{}_{index}", self.suffix);
+        }
+        added(&call.item(&id, Status::InProgress, "", custom), index, &mut self.events, out);
+        if !custom && !call.arguments.is_empty() {
+            let delta = Some(&*call.arguments);
+            let body = Body { item_id: Some(&id), output_index: index, delta, ..Body::default() };
+            self.events.event("response.function_call_arguments.delta", &body, out);
+        }
+        call.shown = Some((index, id));
+    }
+
+    fn close_call(&mut self, mut call: Call, status: impl Fn(usize) -> Status, out: &mut BytesMut) {
+        // One that never got a name cannot be run by anyone.
+        let Some((index, id)) = call.shown.take() else { return };
+        let status = status(index);
+        let body = || Body { item_id: Some(&id), output_index: index, ..Body::default() };
+        if self.door.customs.contains(&call.name) {
+            let input = input(mem::take(&mut call.arguments));
+            if !input.is_empty() {
+                let delta = Body { delta: Some(&input), ..body() };
+                self.events.event("response.custom_tool_call_input.delta", &delta, out);
+            }
+            let done = Body { input: Some(&input), ..body() };
+            self.events.event("response.custom_tool_call_input.done", &done, out);
+            self.done(index, &call.item(&id, status, &input, true), out);
+        } else {
+            if call.arguments.is_empty() && status == Status::Completed {
+                // Clients parse it.
+                call.arguments.push_str("{}");
+                let delta = Body { delta: Some("{}"), ..body() };
+                self.events.event("response.function_call_arguments.delta", &delta, out);
+            }
+            let done = Body { name: Some(&call.name), arguments: Some(&call.arguments), ..body() };
+            self.events.event("response.function_call_arguments.done", &done, out);
+            self.done(index, &call.item(&id, status, &call.arguments, false), out);
+        }
+    }
+}
+
+impl Reasoning {
+    fn body(&self) -> Body<'_> {
+        let (output_index, summary_index) = (self.index, Some(0));
+        Body { item_id: Some(&self.id), output_index, summary_index, ..Body::default() }
+    }
+}
+
+impl Message {
+    fn new(index: usize, id: String, kind: Kind) -> Self {
+        let (parts, annotations, logprobs) = (Vec::new(), Vec::new(), Vec::new());
+        Self { index, id, parts, kind, text: String::new(), annotations, logprobs }
+    }
+
+    fn body(&self) -> Body<'_> {
+        let (output_index, content_index) = (self.index, Some(self.parts.len()));
+        Body { item_id: Some(&self.id), output_index, content_index, ..Body::default() }
+    }
+
+    fn part(&self) -> Box<RawValue> {
+        let text = &*self.text;
+        raw(&match self.kind {
+            Kind::Text => Part::OutputText { text, annotations: &self.annotations, logprobs: &self.logprobs },
+            Kind::Refusal => Part::Refusal { refusal: text },
+        })
+    }
+
+    fn close_part(&mut self, events: &mut Numbered, out: &mut BytesMut) {
+        match self.kind {
+            Kind::Text => {
+                let body = Body { text: Some(&self.text), logprobs: Some(&self.logprobs), ..self.body() };
+                events.event("response.output_text.done", &body, out);
+            }
+            Kind::Refusal => {
+                events.event("response.refusal.done", &Body { refusal: Some(&self.text), ..self.body() }, out);
+            }
+        }
+        let part = self.part();
+        events.event("response.content_part.done", &Body { part: Some(&part), ..self.body() }, out);
+        self.parts.push(part);
+        self.text.clear();
+        self.annotations.clear();
+        self.logprobs.clear();
+    }
+}
+
+impl Call {
+    fn item<'a>(&'a self, id: &'a str, status: Status, text: &'a str, custom: bool) -> Item<'a> {
+        let (call_id, name) = (&*self.provider_id, &*self.name);
+        match custom {
+            true => Item::CustomToolCall { id, status, call_id, name, input: text },
+            false => Item::FunctionCall { id, status, call_id, name, arguments: text },
+        }
+    }
+}
+
+fn added(item: &Item<'_>, index: usize, events: &mut Numbered, out: &mut BytesMut) {
+    let item = raw(item);
+    let body = Body { output_index: index, item: Some(&item), ..Body::default() };
+    events.event("response.output_item.added", &body, out);
+}
+
+/// The free text in the arguments of a function that stands for a custom tool. A model that did not keep to the
+/// function's schema is taken at its word.
+fn input(arguments: String) -> String {
+    match serde_json::from_str::<Value>(&arguments) {
+        Ok(Value::Object(mut object)) => match object.remove("input") {
+            Some(Value::String(input)) => input,
+            _ => arguments,
+        },
+        Ok(Value::String(input)) => input,
+        _ => arguments,
+    }
+}
+
+/// An annotation in the form of the Responses API: `{"type","url_citation":{…}}` becomes `{"type",…}`.
+fn flat(annotation: Value) -> Option<Value> {
+    let Value::Object(mut annotation) = annotation else { return None };
+    let kind = annotation.get("type")?.as_str()?.to_owned();
+    if let Some(Value::Object(mut inner)) = annotation.remove(&kind) {
+        annotation.append(&mut inner);
+    }
+    Some(annotation.into())
+}

@@ -1,0 +1,48 @@
+//! Replies to one request.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::answer::Answer;
+use super::options::Include;
+use crate::dialect::{Events, Replies};
+use crate::types::unix_now;
+
+/// What a response needs to know about its request.
+pub(super) struct Door {
+    /// What it repeats, see [`super::echo::echo`].
+    pub echo: Box<[u8]>,
+    /// The model that was asked, for providers that do not say which one answered.
+    pub model: Box<str>,
+    /// Functions that stand for tools with a free text.
+    pub customs: HashSet<String>,
+    pub include: Include,
+    pub source: Source,
+}
+
+/// Where comes from what a chat reply does not say.
+#[derive(Clone, Copy)]
+pub(super) struct Source {
+    /// Seconds since 1970.
+    pub now: fn() -> u64,
+    /// An id without prefix that nothing else has.
+    pub id: fn() -> String,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self { now: || unix_now() / 1000, id: || Uuid::now_v7().simple().to_string() }
+    }
+}
+
+impl Replies for Arc<Door> {
+    fn json(&self, body: &[u8]) -> Option<Vec<u8>> {
+        Answer::new(Arc::clone(self)).whole(body)
+    }
+
+    fn events(&self) -> Box<dyn Events> {
+        Box::new(Answer::new(Arc::clone(self)))
+    }
+}

@@ -1,0 +1,179 @@
+//! What every translator is made of.
+
+use std::borrow::Cow;
+
+use bytes::BytesMut;
+use serde_json::{Map, Value};
+
+/// The model that a request is translated for.
+#[derive(Clone, Copy, Debug)]
+pub struct Model<'a> {
+    /// The provider's name for it; it goes into the body.
+    pub name: &'a str,
+    /// The longest answer it gives, in tokens, by the price list; `None` where that does not know it.
+    pub max_output_tokens: Option<u64>,
+    /// The most output tokens to ask for on behalf of a client that states no limit, where the dialect requires one.
+    pub default_max_tokens: Option<u64>,
+    /// Tokens of the context to run with, where the dialect takes a wish (Ollama's `num_ctx`).
+    pub context: Option<u64>,
+}
+
+/// A request in the other dialect.
+pub struct Step {
+    /// Its body, `model` and `stream` included. In Chat a streamed one asks for `stream_options.include_usage`.
+    pub body: Value,
+    /// What was left out or changed in meaning, in the order of the body: paths such as `logit_bias` or `messages[].name`,
+    /// each once.
+    pub lost: Vec<Lost>,
+    /// Puts what comes back into the first dialect.
+    pub replies: Box<dyn Replies>,
+}
+
+/// The path of something that a translation left out.
+pub type Lost = Cow<'static, str>;
+
+/// Puts replies to one request into the dialect in which it was asked.
+pub trait Replies: Send + Sync {
+    /// A whole successful reply; `None` for a document that is not understood.
+    fn json(&self, body: &[u8]) -> Option<Vec<u8>>;
+
+    /// A stream that begins.
+    fn events(&self) -> Box<dyn Events>;
+}
+
+/// A stream's translation as a state machine. Each event of the one dialect makes any number of the other's at once.
+///
+/// It never panics, whatever comes; what is not understood makes nothing. Errors that a provider reports within the stream
+/// are passed on in the other dialect and end it. A stream that is cut off gets no end: who relays it sees that
+/// it lacks one.
+pub trait Events: Send + Sync {
+    /// One event: its payload, and its name where it has one. Writes whole server-sent events to `out`.
+    fn event(&mut self, name: Option<&[u8]>, data: &[u8], out: &mut BytesMut);
+
+    /// The body ended as its framing said: writes the end if only its mark is missing.
+    fn finish(&mut self, out: &mut BytesMut);
+}
+
+/// Why a request cannot be put into the other dialect: the client's fault, a 400.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The parameter at fault, as a path in the client's body such as `n` or `messages[3].content[1]`.
+    pub param: String,
+    /// One sentence for the client that says what cannot be had, where, and what would work.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal of one parameter.
+    pub fn new(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: param.into(), message: message.into() }
+    }
+}
+
+/// What a step does with a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is put into the other dialect.
+    Translated,
+    /// It is a hint that the other dialect does not have: it is left out and named.
+    Dropped,
+    /// The client relies on it and cannot have it: a 400.
+    Refused,
+}
+
+/// What a step does with one top-level parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// Its name.
+    pub param: &'static str,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Values, as JSON, that ask for nothing and so are never named nor refused. `null` is always one.
+    pub neutral: &'static [&'static str],
+    /// What it becomes, or why it cannot be had; one line for the documentation and for a refusal.
+    pub note: &'static str,
+}
+
+impl Rule {
+    /// A parameter that is translated.
+    pub const fn translated(param: &'static str, note: &'static str) -> Self {
+        Self { param, fate: Fate::Translated, neutral: &[], note }
+    }
+
+    /// A parameter that is left out.
+    pub const fn dropped(param: &'static str, neutral: &'static [&'static str], note: &'static str) -> Self {
+        Self { param, fate: Fate::Dropped, neutral, note }
+    }
+
+    /// A parameter that is refused.
+    pub const fn refused(param: &'static str, neutral: &'static [&'static str], note: &'static str) -> Self {
+        Self { param, fate: Fate::Refused, neutral, note }
+    }
+}
+
+/// Goes through the top-level parameters of a body by the table: names what is dropped, refuses what must be. A parameter
+/// that the table does not know is dropped and named.
+///
+/// # Errors
+/// The first parameter that cannot be had.
+pub fn sift(table: &[Rule], body: &Map<String, Value>, lost: &mut Vec<Lost>) -> Result<(), Refusal> {
+    for (param, value) in body.iter().filter(|(_, value)| !value.is_null()) {
+        let Some(rule) = table.iter().find(|rule| rule.param == param) else {
+            lose(lost, param.clone());
+            continue;
+        };
+        let neutral = || !rule.neutral.is_empty() && rule.neutral.contains(&value.to_string().as_str());
+        match rule.fate {
+            Fate::Translated => {}
+            _ if neutral() => {}
+            Fate::Dropped => lose(lost, rule.param),
+            Fate::Refused => return Err(Refusal::new(rule.param, rule.note)),
+        }
+    }
+    Ok(())
+}
+
+/// The most that is named one by one: names come from the client, and there may be any number of them.
+const MOST_NAMED: usize = 64;
+/// What stands for the rest.
+const AND_MORE: Lost = Cow::Borrowed("and more");
+
+/// Names something that was lost, once.
+pub fn lose(lost: &mut Vec<Lost>, path: impl Into<Lost>) {
+    let path = path.into();
+    match lost.len() {
+        // The last place says that there is more.
+        MOST_NAMED.. => {}
+        _ if lost.contains(&path) => {}
+        count => lost.push(if count + 1 == MOST_NAMED { AND_MORE } else { path }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[Rule] =
+        &[Rule::translated("a", "x"), Rule::dropped("b", &["0"], "x"), Rule::refused("c", &["1", "\"no\""], "x")];
+
+    fn sifted(body: &str) -> Result<Vec<Lost>, Refusal> {
+        let Ok(Value::Object(body)) = serde_json::from_str(body) else { panic!("{body}") };
+        let mut lost = Vec::new();
+        sift(TABLE, &body, &mut lost).map(|()| lost)
+    }
+
+    #[test]
+    fn the_table_decides() {
+        assert_eq!(sifted(r#"{"a":1,"b":0,"c":"no"}"#).unwrap(), [""; 0]);
+        assert_eq!(sifted(r#"{"b":1,"x":{},"y":null,"c":null}"#).unwrap(), ["b", "x"]);
+        assert_eq!(sifted(r#"{"b":1,"c":2}"#).unwrap_err(), Refusal::new("c", "x"));
+    }
+
+    #[test]
+    fn what_clients_name_is_bounded() {
+        let body: Map<_, _> = (0..100_000).map(|n| (format!("k{n}"), Value::Bool(true))).collect();
+        let mut lost = Vec::new();
+        sift(TABLE, &body, &mut lost).unwrap();
+        assert_eq!((lost.len(), &*lost[63]), (MOST_NAMED, "and more"));
+    }
+}

@@ -1,0 +1,167 @@
+//! A place in a request: a JSON value and the path to it, and the questions that every check asks of a value.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::super::errors::ApiError;
+
+/// The outcome of a check.
+pub(super) type Checked<T = ()> = Result<T, ApiError>;
+
+/// A value with its path. The path is only written out when something is wrong.
+#[derive(Clone, Copy)]
+pub(super) struct Node<'a> {
+    up: Option<&'a Node<'a>>,
+    step: Step<'a>,
+    pub(super) value: &'a Value,
+}
+
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> Node<'a> {
+    /// A field of the request itself.
+    pub(super) fn top(name: &'a str, value: &'a Value) -> Self {
+        Self { up: None, step: Step::Key(name), value }
+    }
+
+    /// A field that is there; `null` is.
+    pub(super) fn key(&'a self, name: &'a str) -> Option<Self> {
+        self.value.get(name).map(|value| Self { up: Some(self), step: Step::Key(name), value })
+    }
+
+    /// A field that is there and not `null`.
+    pub(super) fn given(&'a self, name: &'a str) -> Option<Self> {
+        self.key(name).filter(|node| !node.value.is_null())
+    }
+
+    /// A field that must be there.
+    pub(super) fn need(&'a self, name: &'a str) -> Checked<Self> {
+        self.key(name).ok_or_else(|| ApiError::worded(400, &format!("{self}.{name}: Field required")))
+    }
+
+    /// The same value, with the name of its kind as one more step: the real API names the variant of a union.
+    pub(super) fn tagged(&'a self, tag: &'a str) -> Self {
+        Self { up: Some(self), step: Step::Key(tag), value: self.value }
+    }
+
+    /// The items of a list.
+    pub(super) fn items(&'a self) -> Checked<impl Iterator<Item = Self>> {
+        let list = self.value.as_array().ok_or_else(|| self.wrong("Input should be a valid list"))?;
+        let item = move |(i, value)| Self { up: Some(self), step: Step::Index(i), value };
+        Ok(list.iter().enumerate().map(item))
+    }
+
+    /// 400 with the path and this sentence.
+    pub(super) fn wrong(&self, message: &str) -> ApiError {
+        ApiError::worded(400, &format!("{self}: {message}"))
+    }
+
+    /// An object with none but these fields.
+    pub(super) fn closed(&self, fields: &[&str]) -> Checked {
+        let object = self.value.as_object().ok_or_else(|| self.wrong("Input should be a valid dictionary"))?;
+        match object.keys().find(|key| !fields.contains(&key.as_str())) {
+            Some(extra) => Err(ApiError::worded(400, &format!("{self}.{extra}: Extra inputs are not permitted"))),
+            None => Ok(()),
+        }
+    }
+
+    /// An object.
+    pub(super) fn object(&self) -> Checked {
+        if self.value.is_object() { Ok(()) } else { Err(self.wrong("Input should be a valid dictionary")) }
+    }
+
+    /// A string.
+    pub(super) fn text(&self) -> Checked<&'a str> {
+        self.value.as_str().ok_or_else(|| self.wrong("Input should be a valid string"))
+    }
+
+    /// A string that is not empty.
+    pub(super) fn filled(&self) -> Checked<&'a str> {
+        match self.text()? {
+            "" => Err(self.wrong("String should have at least 1 character")),
+            text => Ok(text),
+        }
+    }
+
+    /// A boolean.
+    pub(super) fn boolean(&self) -> Checked<bool> {
+        self.value.as_bool().ok_or_else(|| self.wrong("Input should be a valid boolean"))
+    }
+
+    /// An integer of at least `least`.
+    pub(super) fn integer(&self, least: i64) -> Checked<u64> {
+        let n = self.value.as_i64().ok_or_else(|| self.wrong("Input should be a valid integer"))?;
+        match u64::try_from(n).ok().filter(|_| n >= least) {
+            Some(n) => Ok(n),
+            None => Err(self.wrong(&format!("Input should be greater than or equal to {least}"))),
+        }
+    }
+
+    /// A number from 0 to 1.
+    pub(super) fn share(&self) -> Checked<f64> {
+        match self.value.as_f64() {
+            None => Err(self.wrong("Input should be a valid number")),
+            Some(n) if n < 0.0 => Err(self.wrong("Input should be greater than or equal to 0")),
+            Some(n) if n > 1.0 => Err(self.wrong("Input should be less than or equal to 1")),
+            Some(n) => Ok(n),
+        }
+    }
+
+    /// One of these strings.
+    pub(super) fn one_of(&self, words: &[&str]) -> Checked<&'a str> {
+        let found = self.value.as_str().filter(|word| words.contains(word));
+        found.ok_or_else(|| {
+            let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+            let listed = match quoted.split_last() {
+                Some((last, [])) => last.clone(),
+                Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+                None => String::new(),
+            };
+            self.wrong(&format!("Input should be {listed}"))
+        })
+    }
+
+    /// The `type` of a variant, one of `tags`.
+    pub(super) fn variant(&self, tags: &[&'static str]) -> Checked<&'static str> {
+        self.object()?;
+        let Some(tag) = self.value.get("type") else {
+            return Err(self.wrong("Unable to extract tag using discriminator 'type'"));
+        };
+        let tag = tag.as_str().map_or_else(|| tag.to_string(), str::to_owned);
+        tags.iter().find(|known| **known == tag).copied().ok_or_else(|| {
+            let known: Vec<String> = tags.iter().map(|known| format!("'{known}'")).collect();
+            let known = known.join(", ");
+            self.wrong(&format!(
+                "Input tag '{tag}' found using 'type' does not match any of the expected tags: {known}"
+            ))
+        })
+    }
+
+    /// A string of 1 to `longest` letters, digits, `_` and `-`.
+    pub(super) fn name(&self, longest: usize) -> Checked<&'a str> {
+        let text = self.text()?;
+        let good = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
+        if !text.is_empty() && text.len() <= longest && text.bytes().all(good) {
+            return Ok(text);
+        }
+        let count = if longest == usize::MAX { "+".to_owned() } else { format!("{{1,{longest}}}") };
+        Err(self.wrong(&format!("String should match pattern '^[a-zA-Z0-9_-]{count}$'")))
+    }
+}
+
+impl fmt::Display for Node<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(up) = self.up {
+            write!(f, "{up}.")?;
+        }
+        match self.step {
+            Step::Key(key) => f.write_str(key),
+            Step::Index(index) => write!(f, "{index}"),
+        }
+    }
+}
