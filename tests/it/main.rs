@@ -19,6 +19,7 @@ mod layers;
 mod lifecycle;
 mod money;
 mod streams;
+mod strict;
 mod support;
 mod surface;
 mod tenants;

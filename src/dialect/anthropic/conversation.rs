@@ -257,9 +257,11 @@ fn is_thinking(block: &Value) -> bool {
 
 /// Whether the model is in the midst of calling tools, in a turn that does not begin with its thinking.
 fn is_open_without_thinking(turns: &[Turn]) -> bool {
-    let open = turns.last().is_some_and(|last| !last.assistant && last.blocks.is_empty());
-    // The model's turn goes back to what the user last said.
-    let begin = turns.iter().rposition(|turn| !turn.assistant && !turn.blocks.is_empty()).map_or(0, |said| said + 1);
+    let Some((last, before)) = turns.split_last() else { return false };
+    // Also where the user says something besides: Anthropic looks at the blocks.
+    let open = !last.assistant && !last.results.is_empty();
+    // The model's turn goes back to what the user last said before.
+    let begin = before.iter().rposition(|turn| !turn.assistant && !turn.blocks.is_empty()).map_or(0, |said| said + 1);
     open && turns.get(begin).and_then(|turn| turn.blocks.first()).is_some_and(|first| !is_thinking(first))
 }
 

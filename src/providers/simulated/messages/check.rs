@@ -244,10 +244,14 @@ fn tool_choice(call: &Call, names: &[&str]) -> Checked<bool> {
 
 fn thinking(call: &Call, headers: &HeaderMap, asked: &mut Asked) -> Checked {
     let Some(thinking) = top(call, "thinking") else { return Ok(()) };
-    let kind = thinking.variant(&["enabled", "disabled", "adaptive"])?;
+    let mut kinds = vec!["enabled", "disabled", "adaptive"];
+    if limits::pauses(&call.model) {
+        kinds.push("between_tools");
+    }
+    let kind = thinking.variant(&kinds)?;
     let inner = thinking.tagged(kind);
     match kind {
-        "disabled" => return inner.closed(&["type"]),
+        "disabled" | "between_tools" => return inner.closed(&["type"]),
         "adaptive" => inner.closed(&["type", "display"])?,
         _ => inner.closed(&["type", "budget_tokens", "display"])?,
     }

@@ -93,9 +93,6 @@ pub(super) fn conversation(messages: &Node, tally: &mut Tally, files: bool) -> C
     for (i, message) in messages.items()?.enumerate() {
         message.closed(&["role", "content"])?;
         let role = message.need("role")?.one_of(&["user", "assistant"])?;
-        if i == 0 && role != "user" {
-            return Err(messages.wrong("first message must use the \"user\" role"));
-        }
         let last_words = role == "assistant" && i + 1 == list.len();
         let content = message.need("content")?;
         match content.value {

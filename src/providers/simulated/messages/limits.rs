@@ -25,6 +25,11 @@ pub(super) fn adapts(model: &str) -> bool {
     version(model) >= (4, 6)
 }
 
+/// Whether the model can be told to think between calls of tools only.
+pub(super) fn pauses(model: &str) -> bool {
+    version(model) >= (5, 5)
+}
+
 /// Whether the model thinks at all: all but the first families of 3.x.
 pub(super) fn thinks(model: &str) -> bool {
     !(3..4).contains(&version(model).0) || version(model) >= (3, 7)
