@@ -107,9 +107,12 @@ fn turn() -> impl Strategy<Value = Vec<Value>> {
         let content = if seed % 2 == 0 { Value::Null } else { said.into() };
         let mut messages =
             vec![json!({"role": "assistant", "content": content, "tool_calls": called.collect::<Vec<_>>()})];
-        messages.extend(calls.iter().enumerate().map(
-            |(index, (_, _, result))| json!({"role": "tool", "tool_call_id": id(index), "content": result}),
-        ));
+        messages.extend(
+            calls
+                .iter()
+                .enumerate()
+                .map(|(index, (_, _, result))| json!({"role": "tool", "tool_call_id": id(index), "content": result})),
+        );
         messages
     })
 }
@@ -161,12 +164,12 @@ fn runner(cases: u32) -> TestRunner {
 fn whatever_a_client_of_openais_asks_passes() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let strict = runtime.block_on(Strict::start());
-    let names = select(vec![MODEL, "claude-opus-4-8", "claude-3-5-haiku-latest", "claude-sonnet-4-0", "claude-opus-4-6"]);
+    let names =
+        select(vec![MODEL, "claude-opus-4-8", "claude-3-5-haiku-latest", "claude-sonnet-4-0", "claude-opus-4-6"]);
     runner(400)
         .run(&(chat(), names), |(chat, name)| {
-            let step = anthropic::request(&chat, &model(name)).map_err(|refusal| {
-                TestCaseError::fail(format!("{}: {}", refusal.param, refusal.message))
-            })?;
+            let step = anthropic::request(&chat, &model(name))
+                .map_err(|refusal| TestCaseError::fail(format!("{}: {}", refusal.param, refusal.message)))?;
             let complaint = runtime.block_on(strict.complaint(&step.body));
             prop_assert_eq!(complaint, None, "{}", step.body);
             Ok(())

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::chunk::Piece;
 use super::item::{Body, Item, Part, Status, raw};
+use super::names::Names;
 use super::reply::Door;
 use super::thinking;
 use super::write::Numbered;
@@ -164,7 +165,7 @@ impl Draft {
         let arguments = piece.arguments.as_deref().unwrap_or_default();
         call.arguments.push_str(arguments);
         match (&call.shown, &piece.name) {
-            (Some((index, id)), _) if !arguments.is_empty() && !self.door.customs.contains(&call.name) => {
+            (Some((index, id)), _) if !arguments.is_empty() && !self.door.names.is_custom(&call.name) => {
                 let body = Body { item_id: Some(id), output_index: *index, delta: Some(arguments), ..Body::default() };
                 self.events.event("response.function_call_arguments.delta", &body, out);
             }
@@ -285,12 +286,12 @@ impl Draft {
         self.close_open(Status::Completed, out);
         let index = self.reserve();
         let call = &mut self.calls[at];
-        let custom = self.door.customs.contains(&call.name);
+        let custom = self.door.names.is_custom(&call.name);
         let id = format!("{}_{}_{index}", if custom { "ctc" } else { "fc" }, self.suffix);
         if call.provider_id.is_empty() {
             call.provider_id = format!("call_{}_{index}", self.suffix);
         }
-        added(&call.item(&id, Status::InProgress, "", custom), index, &mut self.events, out);
+        added(&call.item(&id, Status::InProgress, "", &self.door.names), index, &mut self.events, out);
         if !custom && !call.arguments.is_empty() {
             let delta = Some(&*call.arguments);
             let body = Body { item_id: Some(&id), output_index: index, delta, ..Body::default() };
@@ -304,7 +305,8 @@ impl Draft {
         let Some((index, id)) = call.shown.take() else { return };
         let status = status(index);
         let body = || Body { item_id: Some(&id), output_index: index, ..Body::default() };
-        if self.door.customs.contains(&call.name) {
+        let door = self.door.clone();
+        if door.names.is_custom(&call.name) {
             let input = input(mem::take(&mut call.arguments));
             if !input.is_empty() {
                 let delta = Body { delta: Some(&input), ..body() };
@@ -312,7 +314,7 @@ impl Draft {
             }
             let done = Body { input: Some(&input), ..body() };
             self.events.event("response.custom_tool_call_input.done", &done, out);
-            self.done(index, &call.item(&id, status, &input, true), out);
+            self.done(index, &call.item(&id, status, &input, &door.names), out);
         } else {
             if call.arguments.is_empty() && status == Status::Completed {
                 // Clients parse it.
@@ -320,9 +322,9 @@ impl Draft {
                 let delta = Body { delta: Some("{}"), ..body() };
                 self.events.event("response.function_call_arguments.delta", &delta, out);
             }
-            let done = Body { name: Some(&call.name), arguments: Some(&call.arguments), ..body() };
+            let done = Body { name: Some(door.names.tool(&call.name).0), arguments: Some(&call.arguments), ..body() };
             self.events.event("response.function_call_arguments.done", &done, out);
-            self.done(index, &call.item(&id, status, &call.arguments, false), out);
+            self.done(index, &call.item(&id, status, &call.arguments, &door.names), out);
         }
     }
 }
@@ -373,11 +375,11 @@ impl Message {
 }
 
 impl Call {
-    fn item<'a>(&'a self, id: &'a str, status: Status, text: &'a str, custom: bool) -> Item<'a> {
-        let (call_id, name) = (&*self.provider_id, &*self.name);
-        match custom {
-            true => Item::CustomToolCall { id, status, call_id, name, input: text },
-            false => Item::FunctionCall { id, status, call_id, name, arguments: text },
+    fn item<'a>(&'a self, id: &'a str, status: Status, text: &'a str, names: &'a Names) -> Item<'a> {
+        let (call_id, (name, namespace)) = (&*self.provider_id, names.tool(&self.name));
+        match names.is_custom(&self.name) {
+            true => Item::CustomToolCall { id, status, call_id, name, namespace, input: text },
+            false => Item::FunctionCall { id, status, call_id, name, namespace, arguments: text },
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::content::{self, Speaker, collapse, is_plain, text_part};
+use super::names;
 use super::read::{self, At, CACHE_MARKS, Object, cache_marks, given, others};
 use super::thinking;
 use super::turns::Turns;
@@ -109,10 +110,11 @@ fn message(item: &Object, at: At<'_>, turns: &mut Turns, lost: &mut Vec<Lost>) -
 }
 
 fn call(item: &Object, arguments: &str, at: At<'_>, turns: &mut Turns, lost: &mut Vec<Lost>) -> Result<(), Refusal> {
-    let known = ["type", "id", "status", "call_id", "name", "arguments", "input", "caller"];
+    let known = ["type", "id", "status", "call_id", "name", "namespace", "arguments", "input", "caller"];
     others(item, &known, PLACE, lost);
     called_by_model(item, lost);
-    let function = json!({"name": read::text(item, "name", at)?, "arguments": arguments});
+    let name = names::function(read::text(item, "name", at)?, read::optional(item, "namespace", at)?);
+    let function = json!({"name": name, "arguments": arguments});
     let call = json!({"id": read::text(item, "call_id", at)?, "type": "function", "function": function});
     turns.call(call, lost);
     Ok(())
@@ -120,7 +122,7 @@ fn call(item: &Object, arguments: &str, at: At<'_>, turns: &mut Turns, lost: &mu
 
 /// A tool message holds text only: what else the tool gave goes to a user's message behind it.
 fn output(item: &Object, at: At<'_>, turns: &mut Turns, lost: &mut Vec<Lost>) -> Result<(), Refusal> {
-    let known = [&["type", "id", "status", "call_id", "name", "output", "caller"], CACHE_MARKS].concat();
+    let known = [&["type", "id", "status", "call_id", "name", "namespace", "output", "caller"], CACHE_MARKS].concat();
     others(item, &known, PLACE, lost);
     called_by_model(item, lost);
     let output = item.get("output").unwrap_or(&Value::Null);

@@ -35,6 +35,8 @@ pub(super) enum Item<'a> {
         status: Status,
         call_id: &'a str,
         name: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<&'a str>,
         arguments: &'a str,
     },
     CustomToolCall {
@@ -42,6 +44,8 @@ pub(super) enum Item<'a> {
         status: Status,
         call_id: &'a str,
         name: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<&'a str>,
         input: &'a str,
     },
 }

@@ -20,6 +20,7 @@ mod draft;
 mod echo;
 mod input;
 mod item;
+mod names;
 mod options;
 mod read;
 mod reply;

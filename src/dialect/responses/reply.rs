@@ -1,11 +1,11 @@
 //! Replies to one request.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::answer::Answer;
+use super::names::Names;
 use super::options::Include;
 use crate::dialect::{Events, Replies};
 use crate::types::unix_now;
@@ -16,8 +16,8 @@ pub(super) struct Door {
     pub echo: Box<[u8]>,
     /// The model that was asked, for providers that do not say which one answered.
     pub model: Box<str>,
-    /// Functions that stand for tools with a free text.
-    pub customs: HashSet<String>,
+    /// Functions that stand for tools of another name or kind.
+    pub names: Names,
     pub include: Include,
     pub source: Source,
 }

@@ -28,10 +28,10 @@ pub(super) fn translate(body: &Value, model: &Model<'_>, source: Source) -> Resu
     let mut chat = Object::new();
     chat.insert("model".into(), model.name.into());
     chat.insert("messages".into(), input::messages(body, &mut lost)?.into());
-    let customs = tools::put(body, &mut chat, &mut lost)?;
+    let names = tools::put(body, &mut chat, &mut lost)?;
     let include = options::put(body, &mut chat, &mut lost)?;
     sort(&mut lost, body);
-    let door = Door { echo: echo(body), model: model.name.into(), customs, include, source };
+    let door = Door { echo: echo(body), model: model.name.into(), names, include, source };
     Ok(Step { body: chat.into(), lost, replies: Box::new(Arc::new(door)) })
 }
 

@@ -19,7 +19,7 @@ pub const TABLE: &[Rule] = &[
     Rule::translated("top_logprobs", "`logprobs` and `top_logprobs` where it is more than 0."),
     Rule::translated(
         "tools",
-        "`tools`; a `custom` tool becomes a function with one text, tools that OpenAI runs or defines are refused.",
+        "`tools`; a `custom` tool becomes a function with one text, those of a namespace get its name in front of theirs, a web search is dropped, other tools that OpenAI runs or defines are refused.",
     ),
     Rule::translated("tool_choice", "`tool_choice`; left out where there are no tools."),
     Rule::translated("parallel_tool_calls", "`parallel_tool_calls`; left out where there are no tools."),

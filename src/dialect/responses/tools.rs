@@ -1,33 +1,31 @@
 //! Tools, and which of them to call.
 
-use std::collections::HashSet;
-
 use serde_json::{Value, json};
 
+use super::names::{self, Names};
 use super::read::{self, At, Object, cache_marks, given, others};
 use crate::dialect::{Lost, Refusal, lose};
 
 const PLACE: &str = "tools[]";
 
-/// Puts `tools`, `tool_choice` and `parallel_tool_calls` into the chat request. Gives the names of the tools that take
-/// a free text instead of JSON: Chat has no such tool that other providers know, so they become functions of one text,
-/// and their calls are turned back.
-pub(super) fn put(body: &Object, chat: &mut Object, lost: &mut Vec<Lost>) -> Result<HashSet<String>, Refusal> {
+/// Puts `tools`, `tool_choice` and `parallel_tool_calls` into the chat request. Gives the names of the tools that are
+/// another thing there: Chat has no tool with a free text that other providers know, so such become functions of one text,
+/// and no namespaces, so their names are joined. Calls are turned back.
+///
+/// Web search is an offer to the model, which can answer without it; Codex CLI always makes it. It is named and left out.
+pub(super) fn put(body: &Object, chat: &mut Object, lost: &mut Vec<Lost>) -> Result<Names, Refusal> {
     let at = At::Param("tools");
     let tools = given(body, "tools").map(|value| read::list(value, at)).transpose()?.unwrap_or_default();
-    let mut customs = HashSet::new();
+    let mut names = Names::default();
     let mut functions = Vec::with_capacity(tools.len());
     for (index, value) in tools.iter().enumerate() {
         let at = at.element(index);
         let tool = read::object(value, at)?;
-        functions.push(match read::text(tool, "type", at)? {
-            "function" => function(tool, at, lost)?,
-            "custom" => {
-                customs.insert(read::text(tool, "name", at)?.to_owned());
-                custom(tool, at, lost)?
-            }
-            kind => return Err(hosted(kind, at)),
-        });
+        match read::text(tool, "type", at)? {
+            "namespace" => namespace(tool, at, &mut names, &mut functions, lost)?,
+            kind if kind.starts_with("web_search") => lose(lost, "tools[].web_search"),
+            _ => functions.push(one(tool, None, at, &mut names, lost)?),
+        }
     }
     let parallel = given(body, "parallel_tool_calls");
     let parallel = parallel.map(|value| read::flag(value, At::Param("parallel_tool_calls"))).transpose()?;
@@ -35,20 +33,62 @@ pub(super) fn put(body: &Object, chat: &mut Object, lost: &mut Vec<Lost>) -> Res
     if functions.is_empty() {
         // Chat providers refuse an empty list, and a choice without tools. Who must call one cannot.
         return match choice.as_ref().and_then(Value::as_str) {
-            Some("auto" | "none") => Ok(customs),
-            None if choice.is_none() => Ok(customs),
+            Some("auto" | "none") => Ok(names),
+            None if choice.is_none() => Ok(names),
             _ => Err(At::Param("tool_choice").refuse("a call is required, but `tools` has none to call.")),
         };
     }
     chat.insert("tools".into(), functions.into());
     chat.extend(choice.map(|choice| ("tool_choice".to_owned(), choice)));
     chat.extend(parallel.map(|parallel| ("parallel_tool_calls".to_owned(), parallel.into())));
-    Ok(customs)
+    Ok(names)
 }
 
-fn function(tool: &Object, at: At<'_>, lost: &mut Vec<Lost>) -> Result<Value, Refusal> {
+/// A tool that the client runs.
+fn one(
+    tool: &Object,
+    space: Option<&str>,
+    at: At<'_>,
+    names: &mut Names,
+    lost: &mut Vec<Lost>,
+) -> Result<Value, Refusal> {
+    let custom = match read::text(tool, "type", at)? {
+        "function" => false,
+        "custom" => true,
+        kind => return Err(hosted(kind, at)),
+    };
+    let own = read::text(tool, "name", at)?;
+    let name = if custom || space.is_some() { names.note(own, space, custom) } else { own.to_owned() };
+    if custom { self::custom(tool, name, at, lost) } else { function(tool, name, at, lost) }
+}
+
+/// The tools of a namespace, each of which says what they are for in all.
+fn namespace(
+    space: &Object,
+    at: At<'_>,
+    names: &mut Names,
+    functions: &mut Vec<Value>,
+    lost: &mut Vec<Lost>,
+) -> Result<(), Refusal> {
+    let name = read::text(space, "name", at)?;
+    let about = read::optional(space, "description", at)?.filter(|about| !about.is_empty());
+    others(space, &["type", "name", "description", "tools"], PLACE, lost);
+    let place = at.member("tools");
+    for (index, value) in read::list(space.get("tools").unwrap_or(&Value::Null), place)?.iter().enumerate() {
+        let at = place.element(index);
+        let mut tool = one(read::object(value, at)?, Some(name), at, names, lost)?;
+        if let Some(about) = about {
+            let own = tool["function"]["description"].as_str().map_or_else(String::new, |own| format!("\n\n{own}"));
+            tool["function"]["description"] = format!("{name}: {about}{own}").into();
+        }
+        functions.push(tool);
+    }
+    Ok(())
+}
+
+fn function(tool: &Object, name: String, at: At<'_>, lost: &mut Vec<Lost>) -> Result<Value, Refusal> {
     let mut function = Object::new();
-    function.insert("name".into(), read::text(tool, "name", at)?.into());
+    function.insert("name".into(), name.into());
     if let Some(description) = read::optional(tool, "description", at)? {
         function.insert("description".into(), description.into());
     }
@@ -62,7 +102,7 @@ fn function(tool: &Object, at: At<'_>, lost: &mut Vec<Lost>) -> Result<Value, Re
     Ok(nested(tool, function, &["parameters", "strict"], lost))
 }
 
-fn custom(tool: &Object, at: At<'_>, lost: &mut Vec<Lost>) -> Result<Value, Refusal> {
+fn custom(tool: &Object, name: String, at: At<'_>, lost: &mut Vec<Lost>) -> Result<Value, Refusal> {
     let mut about: Vec<String> = read::optional(tool, "description", at)?.map(str::to_owned).into_iter().collect();
     if let Some(format) = given(tool, "format") {
         let at = at.member("format");
@@ -77,7 +117,7 @@ fn custom(tool: &Object, at: At<'_>, lost: &mut Vec<Lost>) -> Result<Value, Refu
         }
     }
     let mut function = Object::new();
-    function.insert("name".into(), read::text(tool, "name", at)?.into());
+    function.insert("name".into(), name.into());
     if !about.is_empty() {
         function.insert("description".into(), about.join("\n\n").into());
     }
@@ -135,15 +175,17 @@ fn choice(value: &Value) -> Result<Value, Refusal> {
 /// One tool that is meant.
 fn named(tool: &Object, at: At<'_>) -> Result<Value, Refusal> {
     match read::text(tool, "type", at)? {
-        "function" | "custom" => Ok(json!({"type": "function", "function": {"name": read::text(tool, "name", at)?}})),
+        "function" | "custom" => {
+            let name = names::function(read::text(tool, "name", at)?, read::optional(tool, "namespace", at)?);
+            Ok(json!({"type": "function", "function": {"name": name}}))
+        }
         kind => Err(hosted(kind, at)),
     }
 }
 
 fn hosted(kind: &str, at: At<'_>) -> Refusal {
     let instead = match kind {
-        "web_search" | "web_search_preview" => "switch web search off, or offer a search of your own as a `function`",
-        "namespace" | "tool_search" => "offer its tools one by one, as `function`",
+        "tool_search" => "offer its tools one by one, as `function`",
         "mcp" => "call the server yourself and offer its tools as `function`",
         _ => "leave it out, or offer a tool of your own as a `function`",
     };
