@@ -22,6 +22,7 @@ main() {
         node_packages tests/sdk/node
         python_packages python
         python_packages python-legacy
+        python_packages dialects-python
     fi
 }
 

@@ -5,7 +5,7 @@
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use chittycan::config::{Config, Dialect, Provider, Source};
+use chittycan::config::{Config, Provider, Source};
 use chittycan::dialect::{self, Model};
 use chittycan::openai::{Endpoint, Peek};
 use chittycan::providers::exchange::{Exchange, is_translated, translate};
@@ -22,13 +22,17 @@ static PROVIDERS: LazyLock<[Arc<Provider>; 3]> = LazyLock::new(|| {
 
 const MODELS: [&str; 4] = ["claude-sonnet-4-5", "claude-3-5-sonnet", "claude-opus-4-8", "gpt-oss:20b"];
 
-fuzz_target!(|input: (u8, u8, &[u8], &[u8])| {
-    let (choice, size, request, reply) = (input.0, usize::from(input.1) + 1, input.2, input.3);
+// The input: a byte that chooses endpoint, provider and model, one for the size of the pieces, the request, a NUL (no JSON has one),
+// and the provider's reply. The golden files in `src/dialect/*/golden` make seeds.
+fuzz_target!(|input: &[u8]| {
+    let [choice, size, rest @ ..] = input else { return };
+    let mut parts = rest.splitn(2, |byte| *byte == 0);
+    let (request, reply) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let endpoints = [Endpoint::ChatCompletions, Endpoint::Messages, Endpoint::Responses];
-    let endpoint = &endpoints[usize::from(choice) % 3];
-    let provider = &PROVIDERS[usize::from(choice / 3) % 3];
+    let endpoint = &endpoints[usize::from(choice % 3)];
+    let provider = &PROVIDERS[usize::from(choice / 3 % 3)];
     let model = Model {
-        name: MODELS[usize::from(choice / 9) % 4],
+        name: MODELS[usize::from(choice / 9 % 4)],
         max_output_tokens: (choice & 64 != 0).then_some(64_000),
         default_max_tokens: None,
         context: None,
@@ -40,13 +44,17 @@ fuzz_target!(|input: (u8, u8, &[u8], &[u8])| {
     serde_json::from_slice::<Value>(&body).expect("a request is JSON");
     if let Some(json) = exchange.json(reply) {
         serde_json::from_slice::<Value>(&json).expect("a reply is JSON");
+        if let Some(events) = dialect::to_events(endpoint, &json) {
+            check(endpoint, std::str::from_utf8(&events).expect("a stream is text"));
+        }
     }
     let whole = stream(&exchange, reply, reply.len().max(1));
-    if provider.dialect != Dialect::Ollama {
-        // Ollama names no reply, so each gets an id of its own.
-        assert_eq!(undated(&stream(&exchange, reply, size)), undated(&whole), "the cut shows");
+    assert_eq!(settled(&stream(&exchange, reply, usize::from(*size) + 1)), settled(&whole), "the cut shows");
+    if check(endpoint, &whole)
+        && let Some(json) = dialect::to_json(endpoint, whole.as_bytes())
+    {
+        serde_json::from_slice::<Value>(&json).expect("a stored reply is JSON");
     }
-    check(endpoint, &whole);
 });
 
 fn stream(exchange: &Exchange, reply: &[u8], size: usize) -> String {
@@ -59,46 +67,69 @@ fn stream(exchange: &Exchange, reply: &[u8], size: usize) -> String {
     String::from_utf8(out).expect("a stream is text")
 }
 
-/// The stream without the second in which it began.
-fn undated(stream: &str) -> String {
-    let undated = |piece: &str| match piece.split_once(':') {
-        Some((key, rest)) => format!("{key}{}", rest.trim_start_matches(|digit: char| digit.is_ascii_digit())),
-        None => piece.to_owned(),
-    };
-    stream.split("\"created").map(undated).collect()
+/// The stream without what each translation makes anew: times, and ids of 32 hexadecimal digits.
+fn settled(stream: &str) -> String {
+    let mut out = String::with_capacity(stream.len());
+    let mut rest = stream;
+    while let Some(first) = rest.chars().next() {
+        let run = rest.len() - rest.trim_start_matches(|digit: char| digit.is_ascii_hexdigit()).len();
+        let is_time = ["created\":", "created_at\":", "completed_at\":"].iter().any(|key| out.ends_with(key));
+        match run {
+            0 => out.push(first),
+            32.. => out.push_str("ID"),
+            _ if is_time => out.push_str("TIME"),
+            _ => out.push_str(&rest[..run]),
+        }
+        rest = &rest[run.max(first.len_utf8())..];
+    }
+    out
 }
 
-/// Every event is JSON or `[DONE]`, nothing follows the end, and Anthropic's events come in their order.
-fn check(endpoint: &Endpoint, stream: &str) {
+/// Every event is JSON or `[DONE]`, nothing follows the end, Anthropic's events come in their order and those of Responses are
+/// numbered. True for a stream that has its end.
+fn check(endpoint: &Endpoint, stream: &str) -> bool {
     let mut scanner = Scanner::new();
     scanner.push(Bytes::copy_from_slice(stream.as_bytes()));
-    let (mut ended, mut started, mut open) = (false, false, None);
+    let (mut ended, mut started, mut open, mut count) = (false, false, None, 0);
     while let Some(event) = scanner.next_event().expect("small events") {
         let fields = event.fields();
         let Some(data) = fields.data.as_deref() else { continue };
         assert!(!ended, "something follows the end: {stream}");
         if data == b"[DONE]" {
+            assert_eq!(*endpoint, Endpoint::ChatCompletions, "a mark of Chat: {stream}");
             ended = true;
             continue;
         }
         let value: Value = serde_json::from_slice(data).expect("an event is JSON");
-        ended |= value.get("error").is_some_and(|error| error.is_object()) && *endpoint != Endpoint::Responses;
-        if *endpoint != Endpoint::Messages {
+        if *endpoint == Endpoint::ChatCompletions {
+            ended = value.get("error").is_some();
+            continue;
+        }
+        let kind = value["type"].as_str().expect("a type");
+        assert_eq!(fields.event, Some(kind.as_bytes()), "the name is not the type: {stream}");
+        if *endpoint == Endpoint::Responses {
+            assert_eq!(value["sequence_number"], count, "wrong number: {stream}");
+            count += 1;
+            ended = matches!(kind, "response.completed" | "response.incomplete" | "response.failed" | "error");
             continue;
         }
         let index = value["index"].as_u64();
-        match value["type"].as_str().expect("a type") {
+        match kind {
             "message_start" => assert!(!std::mem::replace(&mut started, true), "two starts: {stream}"),
-            "content_block_start" => assert!(started && open.replace(index).is_none(), "blocks overlap: {stream}"),
-            "content_block_delta" => assert_eq!(open, Some(index), "a delta outside its block: {stream}"),
-            "content_block_stop" => assert_eq!(open.take(), Some(index), "a stop outside its block: {stream}"),
+            "content_block_start" => {
+                assert!(started && open.is_none() && index == Some(count), "blocks overlap: {stream}");
+                (open, count) = (index, count + 1);
+            }
+            "content_block_delta" => assert!(open.is_some() && open == index, "a delta outside its block: {stream}"),
+            "content_block_stop" => {
+                assert!(open.is_some() && open.take() == index, "a stop outside its block: {stream}")
+            }
             "message_delta" => assert!(started && open.is_none(), "a block is open at the end: {stream}"),
-            "message_stop" => ended = true,
-            "ping" | "error" => {}
+            "message_stop" | "error" => ended = true,
+            "ping" => {}
             other => panic!("{other} is none of the grammar's: {stream}"),
         }
     }
-    if *endpoint == Endpoint::Messages && ended {
-        let _ = dialect::to_json(endpoint, stream.as_bytes());
-    }
+    assert!(scanner.finish().is_none(), "the last event lacks its end: {stream}");
+    ended
 }

@@ -135,12 +135,18 @@ pub fn sift(table: &[Rule], body: &Map<String, Value>, lost: &mut Vec<Lost>) -> 
 
 /// The most that is named one by one: names come from the client, and there may be any number of them.
 const MOST_NAMED: usize = 64;
+/// The longest name, in bytes.
+const LONGEST: usize = 96;
 /// What stands for the rest.
 const AND_MORE: Lost = Cow::Borrowed("and more");
 
 /// Names something that was lost, once.
 pub fn lose(lost: &mut Vec<Lost>, path: impl Into<Lost>) {
-    let path = path.into();
+    let mut path = path.into();
+    if path.len() > LONGEST {
+        let end = path.floor_char_boundary(LONGEST);
+        path.to_mut().truncate(end);
+    }
     match lost.len() {
         // The last place says that there is more.
         MOST_NAMED.. => {}

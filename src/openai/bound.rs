@@ -53,8 +53,10 @@ pub struct Bound {
     pub assumed_output: bool,
     /// The answer is made later and fetched with another request (Responses, `background`).
     pub background: bool,
-    /// Other models may answer than the one that is asked for (OpenRouter's `models`).
+    /// Other models may answer than the one that is asked for (OpenRouter's `models`, Anthropic's `fallbacks`).
     pub fallbacks: bool,
+    /// The answer costs more than the model's price says (Anthropic's `speed`, `inference_geo`).
+    pub surcharge: bool,
     /// Likely prompt tokens, for rate limits: a quarter of the body's bytes without images, and 765 for each of these.
     pub estimate_tokens: u64,
 }
@@ -88,6 +90,7 @@ impl Bound {
             assumed_output: *endpoint == Endpoint::Completions && peek.max_tokens.is_none(),
             background: scan.background,
             fallbacks: scan.fallbacks,
+            surcharge: scan.surcharge,
             max_output_tokens: max_output_tokens.map(|tokens| tokens.saturating_add(prediction)),
             estimate_tokens: (bytes.saturating_sub(scan.encoded) / 4)
                 .saturating_add(images.saturating_mul(IMAGE_ESTIMATE)),
@@ -112,6 +115,7 @@ struct Scan {
     bare_id: bool,
     background: bool,
     fallbacks: bool,
+    surcharge: bool,
 }
 
 /// The keys we know.
@@ -136,6 +140,8 @@ enum Key {
     /// Counts at the top only, like the next.
     Background,
     Models,
+    /// Makes the answer dearer than its model's price, in the top-level object.
+    Surcharge,
 }
 
 impl Key {
@@ -159,7 +165,8 @@ impl Key {
             // Anthropic: tools of a server that the provider talks to, files of an earlier request.
             b"mcp_servers" | b"container" => Self::Search,
             b"background" => Self::Background,
-            b"models" => Self::Models,
+            b"models" | b"fallbacks" => Self::Models,
+            b"speed" | b"inference_geo" => Self::Surcharge,
             // Azure's own documents.
             b"data_sources" => Self::Search,
             _ => Self::Other,
@@ -172,6 +179,7 @@ impl Scan {
         let mut scan = Self { unbounded: peek.has_previous_response_id, ..Self::default() };
         let tools = peek.place(Field::Tools).map_or(0..0, |at| at.value_at as usize..at.value_end as usize);
         let responses = *endpoint == Endpoint::Responses;
+        let messages = *endpoint == Endpoint::Messages;
         let mut depths = Depths::of(body);
         let mut top_level = |at| depths.at(at) == Some(1);
         let mut key = Key::Other;
@@ -193,6 +201,13 @@ impl Scan {
                         scan.encoded += inside.len() as u64;
                     }
                     _ => (),
+                }
+                // A translation makes a document of it, which has as many tokens as it has pages.
+                let names_pdf = |text: &[u8]| text.windows(4).any(|end| end.eq_ignore_ascii_case(b".pdf"));
+                if matches!(key, Key::Url | Key::ImageUrl)
+                    && (inside.starts_with(b"data:application/") || !inside.starts_with(b"data:") && names_pdf(inside))
+                {
+                    scan.unbounded = true;
                 }
                 continue;
             }
@@ -217,6 +232,11 @@ impl Scan {
                     scan.background |= on && responses && top_level(string.at);
                 }
                 Key::Models => scan.fallbacks |= top_level(string.at),
+                Key::Surcharge => {
+                    let value = &body[skip_space(body, next + 1)..];
+                    let usual = value.starts_with(b"\"standard\"") || value.starts_with(b"\"global\"");
+                    scan.surcharge |= !usual && messages && top_level(string.at);
+                }
                 Key::Other | Key::Type | Key::Id | Key::Url | Key::Data => (),
             }
         }

@@ -176,6 +176,11 @@ impl Wire {
         }
     }
 
+    /// Whether it counts what was generated.
+    pub(crate) fn counts_output(&self) -> bool {
+        self.output_tokens.0.is_some()
+    }
+
     /// The tier that stands among the counts.
     pub(crate) fn service_tier(self) -> Option<ServiceTier> {
         self.service_tier.0
@@ -186,8 +191,11 @@ impl Wire {
         let completion = self.completion_tokens.or(self.output_tokens).0;
         let total = self.total_tokens.0;
         let (read, written) = (self.cache_read_input_tokens, self.cache_creation_input_tokens);
-        // Zero at everyone else's, who count cached tokens as part of the prompt.
-        let outside = read.get().saturating_add(written.get());
+        let outside = match self.prompt_tokens.0 {
+            // Who says it OpenAI's way has counted them, also where it repeats them under Anthropic's names.
+            Some(_) => 0,
+            None => read.get().saturating_add(written.get()),
+        };
         let (prompt_tokens, mut completion_tokens) = match (prompt, completion) {
             (None, None) => (total?, 0),
             (prompt, completion) => (prompt.unwrap_or(0).saturating_add(outside), completion.unwrap_or(0)),
@@ -440,6 +448,9 @@ mod tests {
         let chat = r#"{"usage":{"prompt_tokens":2310,"completion_tokens":50,"total_tokens":2360,"prompt_tokens_details":
             {"cached_tokens":2000,"cache_write_tokens":100,"cache_write_1h_tokens":200},"completion_tokens_details":{"reasoning_tokens":30}}}"#;
         assert_eq!(usage(chat), expected);
+        // A proxy that says it both ways.
+        let both = r#"{"usage":{"prompt_tokens":100,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":90},"cache_read_input_tokens":90}}"#;
+        assert_eq!((usage(both).prompt_tokens, usage(both).cached_tokens), (100, 90));
         let plain = r#"{"usage":{"input_tokens":7,"cache_read_input_tokens":0,"cache_creation_input_tokens":null,"output_tokens":1}}"#;
         assert_eq!((usage(plain).prompt_tokens, usage(plain).cached_tokens), (7, 0));
     }

@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use super::quirks;
 use crate::{
-    config::{Dialect, Provider},
+    config::{Dialect, Provider, Vendor},
     dialect::{Events, Lost, Model, Refusal, Replies, Step, anthropic, messages, ollama, responses},
-    openai::{Endpoint, ErrorBody, Peek, map_status, read_error, splice},
+    openai::{Endpoint, ErrorBody, MessageUsage, Peek, find_usage, map_status, read_error, splice},
     sse::{DEFAULT_MAX_EVENT, EventTooLarge, RawEvent, Scanner},
+    types::Usage,
 };
 
 /// What a translated request needs for its way there and back.
@@ -78,10 +79,24 @@ fn plain(provider: &Provider, model: &str, chat: &mut Value) -> Result<Bytes, Re
         // Only Anthropic's dialect has a place for them.
         message.shift_remove("thinking_blocks");
     }
+    if let Some(object) = chat.as_object_mut()
+        && !takes_max_completion_tokens(provider.vendor, model)
+        && let Some(limit) = object.remove("max_completion_tokens")
+    {
+        object.entry("max_tokens").or_insert(limit);
+    }
     let body = Bytes::from(chat.to_string());
     let peek = Peek::parse(&body).map_err(|error| Refusal::new(error.param.unwrap_or_default(), error.message))?;
     let edits = quirks::edits(&Endpoint::ChatCompletions, provider, model, &body, &peek);
     Ok(splice(&body, &peek, &edits))
+}
+
+/// Whether the limit goes under OpenAI's newer name. Many servers do not know it and would answer without any limit; OpenAI's
+/// reasoning models know no other.
+fn takes_max_completion_tokens(vendor: Vendor, model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    matches!(vendor, Vendor::OpenAi | Vendor::Azure)
+        || ["o1", "o3", "o4", "gpt-5"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 impl Exchange {
@@ -101,6 +116,11 @@ impl Exchange {
             Dialect::Anthropic => format!("{}/messages", provider.base.prefix),
             Dialect::Ollama => format!("{}/api/chat", provider.base.root()),
         }
+    }
+
+    /// Whether a provider's own reply says what it counted in a way that is read before its translation.
+    pub fn counts_itself(&self) -> bool {
+        self.dialect != Dialect::Ollama
     }
 
     /// Whether a reply of this type is a stream.
@@ -123,6 +143,11 @@ impl Exchange {
         };
         let stages = self.steps.iter().enumerate();
         StreamTranslator {
+            counted: match self.dialect {
+                Dialect::OpenAi => Counted::Chat(None),
+                Dialect::Anthropic => Counted::Messages(MessageUsage::default()),
+                Dialect::Ollama => Counted::Translated,
+            },
             stages: stages.map(|(index, step)| Stage { framing: framing(index), events: step.events() }).collect(),
         }
     }
@@ -140,6 +165,25 @@ pub fn error_of(dialect: Dialect, status: u16, content_type: Option<&str>, body:
 /// Puts a stream into the client's dialect as it arrives.
 pub struct StreamTranslator {
     stages: Vec<Stage>,
+    counted: Counted,
+}
+
+/// What a provider's own events count: the client's dialect may have no way to say that nothing was counted.
+enum Counted {
+    Chat(Option<Usage>),
+    Messages(MessageUsage),
+    /// Only the translation can tell.
+    Translated,
+}
+
+impl Counted {
+    fn read(&mut self, data: &[u8]) {
+        match self {
+            Self::Chat(usage) => *usage = find_usage(data).or(*usage),
+            Self::Messages(usage) => usage.read(data),
+            Self::Translated => {}
+        }
+    }
 }
 
 /// One step of the way back.
@@ -161,13 +205,31 @@ impl StreamTranslator {
     /// # Errors
     /// An event without end.
     pub fn feed(&mut self, chunk: Bytes) -> Result<Bytes, EventTooLarge> {
-        self.stages.iter_mut().try_fold(chunk, |chunk, stage| {
+        let Self { stages, counted } = self;
+        stages.iter_mut().enumerate().try_fold(chunk, |chunk, (index, stage)| {
             let mut out = BytesMut::new();
             if !chunk.is_empty() {
-                stage.feed(chunk, &mut out)?;
+                stage.feed(chunk, Some(&mut *counted).filter(|_| index == 0), &mut out)?;
             }
             Ok(out.freeze())
         })
+    }
+
+    /// The provider's own count, where it differs from what the translated stream says: `Some(None)` while there is none.
+    pub fn usage(&self) -> Option<Option<Usage>> {
+        match &self.counted {
+            Counted::Chat(usage) => Some(*usage),
+            Counted::Messages(usage) => Some(usage.whole()),
+            Counted::Translated => None,
+        }
+    }
+
+    /// What the provider has counted of the prompt, where it tells that before the end (Anthropic).
+    pub fn usage_so_far(&self) -> Option<Usage> {
+        match &self.counted {
+            Counted::Messages(usage) => usage.so_far(),
+            Counted::Chat(_) | Counted::Translated => None,
+        }
     }
 
     /// The provider's body ended as its framing said.
@@ -175,24 +237,31 @@ impl StreamTranslator {
     /// # Errors
     /// As for [`Self::feed`].
     pub fn finish(&mut self) -> Result<Bytes, EventTooLarge> {
-        self.stages.iter_mut().try_fold(Bytes::new(), |chunk, stage| {
+        let Self { stages, counted } = self;
+        stages.iter_mut().enumerate().try_fold(Bytes::new(), |chunk, (index, stage)| {
             let mut out = BytesMut::new();
+            let mut counted = Some(&mut *counted).filter(|_| index == 0);
             if !chunk.is_empty() {
-                stage.feed(chunk, &mut out)?;
+                stage.feed(chunk, counted.as_deref_mut(), &mut out)?;
             }
-            stage.finish(&mut out);
+            stage.finish(counted, &mut out);
             Ok(out.freeze())
         })
     }
 }
 
 impl Stage {
-    fn feed(&mut self, chunk: Bytes, out: &mut BytesMut) -> Result<(), EventTooLarge> {
+    fn feed(
+        &mut self,
+        chunk: Bytes,
+        mut counted: Option<&mut Counted>,
+        out: &mut BytesMut,
+    ) -> Result<(), EventTooLarge> {
         match &mut self.framing {
             Framing::Events(scanner) => {
                 scanner.push(chunk);
                 while let Some(event) = scanner.next_event()? {
-                    tell(&mut *self.events, &event, out);
+                    tell(&mut *self.events, &event, counted.as_deref_mut(), out);
                 }
             }
             Framing::Lines(carry) => {
@@ -209,11 +278,11 @@ impl Stage {
         Ok(())
     }
 
-    fn finish(&mut self, out: &mut BytesMut) {
+    fn finish(&mut self, counted: Option<&mut Counted>, out: &mut BytesMut) {
         match &mut self.framing {
             Framing::Events(scanner) => {
                 if let Some(event) = scanner.finish() {
-                    tell(&mut *self.events, &event, out);
+                    tell(&mut *self.events, &event, counted, out);
                 }
             }
             Framing::Lines(carry) if !carry.is_empty() => {
@@ -226,9 +295,12 @@ impl Stage {
     }
 }
 
-fn tell(events: &mut dyn Events, event: &RawEvent, out: &mut BytesMut) {
+fn tell(events: &mut dyn Events, event: &RawEvent, counted: Option<&mut Counted>, out: &mut BytesMut) {
     let fields = event.fields();
     if let Some(data) = fields.data.as_deref() {
+        if let Some(counted) = counted {
+            counted.read(data);
+        }
         events.event(fields.event, data, out);
     }
 }

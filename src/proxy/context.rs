@@ -232,6 +232,8 @@ pub struct Bill {
     pub usage: Option<Usage>,
     /// By the catalogue; absent for a model without a price.
     pub cost: Option<NanoUsd>,
+    /// What the provider had counted of the prompt when a stream broke off.
+    pub so_far: Option<Usage>,
     /// A whole reply came without a count: what it generated, where that can be told.
     pub uncounted: Option<Option<String>>,
 }

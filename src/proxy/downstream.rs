@@ -74,15 +74,23 @@ struct Replay {
     sent: usize,
 }
 
+/// How much is held.
+#[derive(Clone, Copy)]
+struct Limit {
+    bytes: usize,
+    /// What is larger is an error.
+    must: bool,
+}
+
 #[derive(Default)]
 enum Hold {
     /// Everything passes.
     #[default]
     Off,
     /// The next final response header is kept back.
-    Armed { limit: usize, finish: Finish },
+    Armed { limit: Limit, finish: Finish },
     /// Header and body so far.
-    Holding { limit: usize, finish: Finish, header: Box<ResponseHeader>, chunks: Vec<Bytes>, length: usize },
+    Holding { limit: Limit, finish: Finish, header: Box<ResponseHeader>, chunks: Vec<Bytes>, length: usize },
 }
 
 impl Decorator {
@@ -110,9 +118,9 @@ impl Decorator {
     }
 
     /// Keeps the next response header back until the body is complete, then calls `finish` with both. A body over
-    /// `limit` bytes is let through unfinished.
-    pub fn hold(&self, limit: usize, finish: Finish) {
-        *lock(&self.shared().hold) = Hold::Armed { limit, finish };
+    /// `limit` bytes is let through unfinished, or breaks the exchange where it `must` be finished.
+    pub fn hold(&self, limit: usize, must: bool, finish: Finish) {
+        *lock(&self.shared().hold) = Hold::Armed { limit: Limit { bytes: limit, must }, finish };
     }
 
     /// From now on a client that leaves, or does not read, does not end the exchange while others follow `lead`; with
@@ -325,7 +333,9 @@ impl Layer {
                 chunks.extend(data.filter(|d| !d.is_empty()));
                 if end {
                     complete(finish, header, chunks, None)
-                } else if length > limit {
+                } else if length > limit.bytes && limit.must {
+                    Verdict::Fail(Error::explain(ErrorType::ReadError, "the reply is too large to be held").into_up())
+                } else if length > limit.bytes {
                     let mut tasks = vec![HttpTask::Header(header, false)];
                     tasks.extend(chunks.into_iter().map(|c| HttpTask::Body(Some(c), false)));
                     Verdict::LetThrough(tasks)

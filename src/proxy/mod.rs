@@ -1,6 +1,6 @@
 //! The Pingora proxy. The listing of `phase/` is a request's path:
 //!
-//! identify → admit → read → plan → cache → attempt → respond → relay → recover → finish → settle
+//! identify → admit → read → plan → count → cache → translate → attempt → respond → relay → recover → finish → settle
 //!
 //! [`Gateway`] is the switchboard that Pingora calls; [`downstream`] is the one place that touches Pingora's session
 //! internals; `party` joins a tenant's rules with its meters and budgets; [`reply`] is the only door for replies the gateway makes itself;

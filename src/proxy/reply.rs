@@ -189,6 +189,9 @@ pub fn put_cache_key(headers: &mut HeaderMap, ctx: &Context) {
 pub fn put_quotas(headers: &mut HeaderMap, ctx: &Context) {
     let Some(permit) = &ctx.permit else { return };
     let (requests, tokens) = (permit.requests_quota(), permit.tokens_quota());
+    if requests.is_some() || tokens.is_some() {
+        super::headers::remove(headers, |name| name.starts_with("anthropic-ratelimit-"));
+    }
     for (kind, quota) in [("requests", requests), ("tokens", tokens)] {
         for (name, value) in quota.iter().flat_map(|quota| quota_headers(kind, quota)) {
             // Digits and letters: always a header's value. From bytes, which takes no more room than they need.

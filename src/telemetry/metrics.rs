@@ -53,6 +53,7 @@ pub struct Metrics {
     alerts: IntCounter,
     cache_requests: IntCounterVec,
     cache_bypassed: IntCounterVec,
+    translations: IntCounterVec,
     cache_saved: Counter,
     cache_bytes: IntGaugeVec,
     cache_entries: IntGauge,
@@ -154,6 +155,11 @@ impl Metrics {
                 "can_cache_bypassed_total",
                 "Requests that may not be cached, by reason.",
                 &["reason"],
+            )?,
+            translations: counter(
+                "can_translations_total",
+                "Requests put into a provider's dialect: whole, lossy (something was dropped) or refused.",
+                &["endpoint", "provider", "outcome"],
             )?,
             cache_saved,
             cache_bytes,
@@ -361,6 +367,11 @@ impl Metrics {
         if !reason.is_empty() {
             self.cache_bypassed.with_label_values(&[reason]).inc();
         }
+    }
+
+    /// A request was put into a provider's dialect, `whole` or `lossy`, or was `refused`.
+    pub fn translated(&self, endpoint: &'static str, provider: &str, outcome: &'static str) {
+        self.translations.with_label_values(&[endpoint, provider, outcome]).inc();
     }
 
     /// What a reply from the cache would have cost.

@@ -155,6 +155,8 @@ async fn what_cannot_be_had_is_a_400_that_names_it_or_goes_to_who_has_it() {
     assert_eq!(header(&headers, "x-should-retry"), Some("false"));
     assert_eq!(claude.count(), 0);
     assert_eq!(gateway.query("SELECT count(*) FROM entries WHERE cost > 0").await, 0);
+    let line = r#"can_translations_total{endpoint="chat_completions",outcome="refused",provider="anthropic"} 1"#;
+    gateway.metrics_with(line).await;
 
     let yaml = format!(
         "providers:\n  anthropic: {{base_url: \"http://{}/v1\", api_key: sk-ant-gateway}}\n  \
@@ -485,4 +487,142 @@ async fn anthropics_limits_are_told_under_openais_names() {
     assert!(headers.keys().all(|name| !name.as_str().starts_with("anthropic-")), "{headers:?}");
     let (headers, ..) = send_to(&gateway, "/v1/messages", message("claude", "")).await;
     assert_eq!(header(&headers, "anthropic-ratelimit-requests-limit"), Some("50"), "its own client keeps them");
+}
+
+/// Reads a stream's first bytes and leaves.
+async fn leave_early(gateway: &Gateway, path: &str, body: String) {
+    let mut reply = post(gateway, path, body).send().await.unwrap();
+    assert_eq!(reply.status(), 200);
+    reply.chunk().await.unwrap().expect("a first event");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ends_early_is_paid_for_by_what_was_generated() {
+    // 200 words, then silence.
+    let words = "lorem ipsum ".repeat(100);
+    let mut native =
+        event(START) + &event(r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#);
+    let delta = json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": words}});
+    native += &event(&delta.to_string());
+    let chunk = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o",
+        "choices": [{"index": 0, "delta": {"role": "assistant", "content": words}, "finish_reason": null}]});
+    let fake = Fake::start(move |seen, _| {
+        let text = if seen.path.starts_with("/v1/messages") { native.clone() } else { format!("data: {chunk}\n\n") };
+        Answer::stream(vec![send(&text), Step::Stall])
+    })
+    .await;
+    let gateway = Gateway::start(&format!(
+        "providers:\n  anthropic: {{base_url: \"http://{0}/v1\", api_key: sk-ant-gateway}}\n  \
+         openai: {{base_url: \"http://{0}/v1\", api_key: sk-gateway, credentials: mapped}}\n",
+        fake.address
+    ));
+    // Native; translated from Anthropic; translated to Anthropic's API, which has to begin with a count of zero.
+    leave_early(&gateway, "/v1/messages", message("claude-sonnet-4-5", r#","stream":true"#)).await;
+    leave_early(&gateway, "/v1/chat/completions", chat("claude-sonnet-4-5", r#","stream":true"#)).await;
+    leave_early(&gateway, "/v1/messages", message("gpt-4o", r#","stream":true"#)).await;
+    let paid = "SELECT count(*) FROM entries WHERE basis = 'counted' AND completion_tokens >= 200 AND cost > 0";
+    assert_eq!(gateway.query(paid).await, 3);
+    // What Anthropic has counted of the prompt is not estimated.
+    assert_eq!(
+        gateway.query("SELECT count(*) FROM entries WHERE prompt_tokens = 2310 AND cached_tokens = 2000").await,
+        2
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_without_a_count_is_counted_and_one_that_is_no_reply_is_paid_for() {
+    let uncounted = COMPLETION.replace("\"usage\"", "\"unused\"");
+    let gateway = Gateway::over(Fake::always(Answer::json(200, &uncounted)).await.address);
+    let (headers, status, body) = send_to(&gateway, "/v1/messages", message("gpt-4o", "")).await;
+    assert_eq!((status, &body["usage"]["output_tokens"]), (200, &json!(0)), "{body}");
+    assert_eq!(header(&headers, "x-chittycan-cost"), None, "nobody knows it yet");
+    assert_eq!(gateway.query("SELECT count(*) FROM entries WHERE basis = 'counted' AND cost > 0").await, 1);
+
+    let odd = r#"{"id":"c","choices":[{"index":0,"message":{"role":"assistant"},"finish_reason":"error"}],"usage":{"prompt_tokens":1000,"completion_tokens":1000}}"#;
+    let gateway = Gateway::start(&providers(&[("lab", Fake::always(Answer::json(200, odd)).await.address)]));
+    let asked = r#"{"model":"gpt-4o","input":"hi"}"#;
+    assert_eq!(send_to(&gateway, "/v1/responses", asked).await.1, 502);
+    assert_eq!(gateway.query("SELECT sum(prompt_tokens + completion_tokens) FROM entries").await, 2000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_price_does_not_cover_is_refused_under_a_budget() {
+    let fake = anthropic().await;
+    let budget = "tenants: {default: {budgets: [{usd: 100}]}}\n";
+    let yaml = |more: &str| {
+        format!(
+            "providers: {{anthropic: {{base_url: \"http://{}/v1\", api_key: sk-ant-gateway}}}}\n{more}",
+            fake.address
+        )
+    };
+    let gateway = Gateway::start(&yaml(budget));
+    for extra in [r#","fallbacks":[{"model":"claude-opus-4-8"}]"#, r#","speed":"fast""#, r#","inference_geo":"us""#] {
+        let (_, status, body) = send_to(&gateway, "/v1/messages", message("claude-sonnet-4-5", extra)).await;
+        assert_eq!((status, &body["error"]["type"]), (403, &json!("permission_error")), "{extra}: {body}");
+    }
+    assert_eq!(send_to(&gateway, "/v1/messages", message("claude-sonnet-4-5", r#","speed":"standard""#)).await.1, 200);
+    // An image is one, in either API; a PDF under an image's name is as long as the model takes.
+    let image = |source: &str| {
+        format!(
+            r#"{{"model":"claude-sonnet-4-5","max_tokens":10,"messages":[{{"role":"user","content":[{source}]}}]}}"#
+        )
+    };
+    let large = "iVBORw0KGgo".repeat(60_000);
+    let native =
+        format!(r#"{{"type":"image","source":{{"type":"base64","media_type":"image/png","data":"{large}"}}}}"#);
+    let tight = Gateway::start(&yaml("tenants: {default: {budgets: [{usd: 2}]}}\n"));
+    assert_eq!(send_to(&tight, "/v1/messages", image(&native)).await.1, 200);
+    let pdf = r#"{"type":"image_url","image_url":{"url":"https://example.com/a.PDF"}}"#;
+    let tighter = Gateway::start(&yaml("tenants: {default: {budgets: [{usd: 0.30}]}}\n"));
+    assert_eq!(send_to(&tighter, "/v1/chat/completions", image(pdf)).await.1, 402);
+    let open = Gateway::start(&yaml(""));
+    assert_eq!(send_to(&open, "/v1/messages", message("claude-sonnet-4-5", r#","speed":"fast""#)).await.1, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_told_as_it_is_where_nobody_else_can_be_asked() {
+    let claude = anthropic().await;
+    let limited = r#"{"error":{"message":"Slow down","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#;
+    let busy = Fake::always(Answer::json(429, limited).header("retry-after", "7")).await;
+    let gateway = Gateway::start(&format!(
+        "providers:\n  anthropic: {{base_url: \"http://{}/v1\", api_key: sk-ant-gateway}}\n  \
+         openai: {{base_url: \"http://{}/v1\", api_key: sk-gateway, credentials: mapped}}\n\
+         routes: [{{model: best, to: [openai/gpt-4o, anthropic/claude-sonnet-4-5]}}]\n",
+        claude.address, busy.address
+    ));
+    let (headers, status, body) = send_to(&gateway, "/v1/chat/completions", chat("best", r#","n":2"#)).await;
+    assert_eq!((status, &body["error"]["message"]), (429, &json!("Slow down")), "{body}");
+    assert_eq!(header(&headers, "retry-after"), Some("7"));
+    assert_eq!(send_to(&gateway, "/v1/chat/completions", chat("best", "")).await.1, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_replies_of_a_translated_provider_are_clear_errors() {
+    let empty = r#"{"type":"error","error":{"type":"billing_error","message":"Pay."}}"#;
+    let gateway = over(&Fake::always(Answer::json(402, empty)).await, "");
+    let (headers, status, _) = send_to(&gateway, "/v1/chat/completions", chat("claude", "")).await;
+    assert_eq!((status, header(&headers, "x-should-retry")), (429, Some("false")), "no retry cures it");
+
+    let zipped = Fake::always(Answer::json(429, "\u{1f}\u{8b}...").header("content-encoding", "gzip")).await;
+    let (headers, status, body) = send_to(&over(&zipped, ""), "/v1/chat/completions", chat("claude", "")).await;
+    assert_eq!((status, header(&headers, "content-encoding")), (429, None));
+    assert!(body["error"]["message"].is_string(), "{body}");
+
+    let huge = format!(r#"{{"type":"message","content":[{{"type":"text","text":"{}"}}]}}"#, "x".repeat(33 << 20));
+    let fake = Fake::always(Answer::json(200, &huge)).await;
+    let (_, status, body) = send_to(&over(&fake, ""), "/v1/chat/completions", chat("claude", "")).await;
+    assert_eq!((status, &body["error"]["code"]), (502, &json!("upstream_interrupted")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strict_route_does_not_share_answers_with_a_lax_one() {
+    let fake = anthropic().await;
+    let gateway = Gateway::start(&format!(
+        "providers: {{anthropic: {{base_url: \"http://{}/v1\", api_key: sk-ant-gateway}}}}\n\
+         routes:\n  - {{model: lax, to: [anthropic/claude-sonnet-4-5]}}\n  \
+         - {{model: tight, to: [anthropic/claude-sonnet-4-5], strict: true}}\n",
+        fake.address
+    ));
+    assert_eq!(send_to(&gateway, "/v1/chat/completions", chat("lax", r#","seed":1"#)).await.1, 200);
+    assert_eq!(send_to(&gateway, "/v1/chat/completions", chat("tight", r#","seed":1"#)).await.1, 400);
 }

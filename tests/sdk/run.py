@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Runs the official OpenAI SDKs against the gateway and straight at the provider behind it, and compares.
+"""Runs the official SDKs of OpenAI and Anthropic against the gateway and straight at the provider behind it, and compares.
 
     python3 tests/sdk/run.py                     all suites, over target/debug/can (CAN_BIN names another binary)
-    python3 tests/sdk/run.py python legacy       some of: node, python, legacy, cost
+    python3 tests/sdk/run.py python legacy       some of: node, python, legacy, cost, dialects-python, dialects-node
     python3 tests/sdk/run.py --gateway URL --provider URL
                                                  against servers that run already (URLs end in /v1)
 
 It starts `can simulate` (the provider) and `can serve --simulate` (the gateway over such a provider) on free ports, runs
-each suite through both with a bound on its time, compares the transcripts and ends its servers, also on a failure.
+each suite through both with a bound on its time, compares the transcripts and ends its servers, also on a failure. The
+suites of dialects run once: they ask the gateway in one dialect, the provider in another, and compare by themselves.
 Exit code 0: every test passed, the transcripts are equal, no secret is in the gateway's log and it stopped cleanly.
 scripts/setup.sh test installs what the suites need.
 """
@@ -38,7 +39,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 WORK = ROOT / ".cache" / "sdk"
 
-SUITES = ("node", "python", "legacy", "cost")
+SUITES = ("node", "python", "legacy", "cost", "dialects-python", "dialects-node")
+# Those whose two transcripts are compared.
+COMPARED = ("node", "python", "legacy")
 SUITE_SECONDS = 300
 READY_SECONDS = 20
 STOP_SECONDS = 20
@@ -74,15 +77,15 @@ def main():
             # The cost smoke test asserts nothing by itself and reads what only a gateway has.
             smoke = suite == "cost" and not args.gateway
             through_gateway = with_defaults.base + "/v1" if smoke else gateway
-            for through, base in [("gateway", through_gateway)] + [("provider", provider)] * (suite != "cost"):
-                rows.append(run(suite, through, base, key))
+            for through, base in [("gateway", through_gateway)] + [("provider", provider)] * (suite in COMPARED):
+                rows.append(run(suite, through, base, provider, key))
                 print(rows[-1].line(), flush=True)
         if not args.gateway:
             faults += gateway_server.stop() + with_defaults.stop() + provider_server.stop()
-            for secret in (key, os.environ["SDK_TEAM_TOKEN"], os.environ["SDK_BROKE_TOKEN"]):
+            for secret in (key, anthropic_key(key), os.environ["SDK_TEAM_TOKEN"], os.environ["SDK_BROKE_TOKEN"]):
                 faults += gateway_server.leaks(secret)
     for suite in suites:
-        if suite != "cost":
+        if suite in COMPARED:
             faults += compare(suite)
     faults += [f"{row.suite} through the {row.through}: {row.fault}" for row in rows if row.fault]
     for fault in faults:
@@ -132,14 +135,18 @@ def venv_python(name):
 
 def command(suite):
     """The program of a suite and the folder it runs in."""
-    if suite in ("node", "cost"):
+    if suite in ("node", "cost", "dialects-node"):
         if not shutil.which("node"):
             raise Failure("node is missing; install it: scripts/setup.sh test (Debian, Ubuntu) or https://nodejs.org")
-        if not (HERE / "node" / "node_modules" / "jest").is_dir():
-            raise Failure("the packages of tests/sdk/node are missing; install them: (cd tests/sdk/node && npm ci)")
-        tool = ["ts-node", "tests/cost-metering.test.ts"] if suite == "cost" else ["jest", "--runInBand"]
+        if not all((HERE / "node" / "node_modules" / package).is_dir() for package in ("jest", "@anthropic-ai/sdk")):
+            raise Failure("packages of tests/sdk/node are missing; install them: (cd tests/sdk/node && npm ci)")
+        tool = {
+            "node": ["jest", "--runInBand"],
+            "cost": ["ts-node", "tests/cost-metering.test.ts"],
+            "dialects-node": ["jest", "--silent", "--runInBand", "--testMatch", "<rootDir>/dialects/**/*.test.ts"],
+        }[suite]
         return ["node", "support/node22.mjs", *tool], HERE / "node"
-    folder = {"python": "python", "legacy": "python-legacy"}[suite]
+    folder = {"legacy": "python-legacy"}.get(suite, suite)
     return [venv_python(folder), "-m", "pytest"], HERE / folder
 
 
@@ -155,16 +162,16 @@ class Row:
     def line(self):
         state = "ok    " if not self.fault else "FAILED"
         counts = f"{self.passed:3} passed {self.failed:3} failed {self.skipped:3} skipped"
-        return f"{state}  {self.suite:7} {self.through:9} {counts}  {self.seconds:6.1f} s"
+        return f"{state}  {self.suite:15} {self.through:9} {counts}  {self.seconds:6.1f} s"
 
 
-def run(suite, through, base, key):
-    """Runs one suite through one base URL."""
+def run(suite, through, base, provider, key):
+    """Runs one suite through one base URL; `provider` is for what it asks beside that."""
     row = Row(suite, through)
     stem = WORK / "run" / f"{suite}-{through}"
     argv, folder = command(suite)
     report = stem.with_suffix(".report")
-    if suite == "node":
+    if suite in ("node", "dialects-node"):
         argv += ["--json", f"--outputFile={report}"]
         if through == "provider":
             argv += ["--testPathIgnorePatterns", "/node_modules/", "cost-metering", r"gateway\.only"]
@@ -173,13 +180,16 @@ def run(suite, through, base, key):
         if through == "provider":
             argv += ["--ignore-glob=*gateway_only*"]
     environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "CHITTY"))},
+        **{k: v for k, v in os.environ.items() if not k.startswith(("OPENAI_", "ANTHROPIC_", "CHITTY", "TRANSCRIPT"))},
         "OPENAI_API_KEY": key,
+        "ANTHROPIC_API_KEY": anthropic_key(key),
         "OPENAI_BASE": base,
-        "TRANSCRIPT": str(stem.with_suffix(".jsonl")),
+        "PROVIDER_BASE": provider,
         "PYTHONDONTWRITEBYTECODE": "1",
         "NO_PROXY": "127.0.0.1,localhost",
     }
+    if suite in COMPARED:
+        environment["TRANSCRIPT"] = str(stem.with_suffix(".jsonl"))
     log = stem.with_suffix(".log")
     began = time.monotonic()
     with open(log, "wb") as output:
@@ -205,6 +215,11 @@ def run(suite, through, base, key):
     return row
 
 
+def anthropic_key(key):
+    """The same secret as a key that looks like Anthropic's."""
+    return key.replace("sk-", "sk-ant-", 1)
+
+
 def count(row, suite, report, log):
     """Reads how many tests ran from the suite's own report."""
     if suite == "cost":
@@ -213,7 +228,7 @@ def count(row, suite, report, log):
         row.failed = 1 - row.passed
     elif not report.is_file():
         return
-    elif suite == "node":
+    elif suite in ("node", "dialects-node"):
         told = json.loads(report.read_text())
         row.passed, row.failed = told["numPassedTests"], told["numFailedTests"] + told["numRuntimeErrorTestSuites"]
         row.skipped = told["numPendingTests"] + told["numTodoTests"]
@@ -230,7 +245,7 @@ def compare(suite):
     if not all(file.is_file() for file in files):
         return [f"{suite}: a transcript is missing"]
     cases, found = transcript.compare(*files)
-    print(f"{'equal ' if not found else 'FAILED'}  {suite:7} transcripts: {cases} cases, {len(found)} differences")
+    print(f"{'equal ' if not found else 'FAILED'}  {suite:15} transcripts: {cases} cases, {len(found)} differences")
     hidden = len(found) - transcript.SHOWN
     more = [f"{suite}: and {hidden} more differences"] if hidden > 0 else []
     return [f"{suite}: {line}" for line in found[: transcript.SHOWN]] + more

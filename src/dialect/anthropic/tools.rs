@@ -268,11 +268,15 @@ pub(super) fn object_schema(schema: &Map<String, Value>) -> Option<Value> {
     is_object.then_some(Value::Object(whole))
 }
 
+/// Searches in one answer; OpenAI's search models make one.
+const MAX_SEARCHES: u64 = 5;
+
 fn web_search(options: &Value, lost: &mut Vec<Lost>) -> Result<Value, Refusal> {
     let Some(options) = options.as_object() else {
         return Err(must_be("web_search_options", "an object"));
     };
-    let mut tool = json!({"type": "web_search_20250305", "name": "web_search"});
+    // Each search costs money, and each result tokens.
+    let mut tool = json!({"type": "web_search_20250305", "name": "web_search", "max_uses": MAX_SEARCHES});
     if !matches!(options.get("search_context_size").and_then(Value::as_str), None | Some("medium")) {
         lose(lost, "web_search_options.search_context_size");
     }

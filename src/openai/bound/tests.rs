@@ -30,6 +30,7 @@ fn a_plain_chat() {
         assumed_output: false,
         background: false,
         fallbacks: false,
+        surcharge: false,
         prompt_tokens: bytes + TEMPLATE_TOKENS,
         unbounded_prompt: false,
         images: 0,

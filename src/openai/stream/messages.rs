@@ -1,4 +1,7 @@
 //! Anthropic's Messages stream: every event passes, usage is read in its portions.
+//!
+//! What was generated is known only when a `message_delta` says so: the count in `message_start` is a first token, or a zero
+//! that a translation had to put there. A stream that ends before has the counts of its prompt and no more.
 
 use std::borrow::Cow;
 
@@ -8,6 +11,7 @@ use super::{StreamRelay, StreamState, Verdict};
 use crate::openai::error::ErrorBody;
 use crate::openai::generated::append_delta;
 use crate::openai::usage::Portion;
+use crate::types::{ServiceTier, Usage};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -27,19 +31,75 @@ struct Message<'a> {
     usage: Option<Portion>,
 }
 
+/// What a stream of Anthropic's counts.
+#[derive(Clone, Debug, Default)]
+pub struct MessageUsage {
+    /// Boxed: every stream has room for it, and only Anthropic's use it.
+    counts: Option<Box<Portion>>,
+    whole: bool,
+}
+
+impl MessageUsage {
+    /// Reads the payload of one event.
+    pub fn read(&mut self, data: &[u8]) {
+        if !is_delta(data)
+            && let Ok(head) = serde_json::from_slice::<Head<'_>>(data)
+        {
+            self.note(&head);
+        }
+    }
+
+    fn note(&mut self, head: &Head<'_>) {
+        let (portion, last) = match head.r#type.as_deref() {
+            Some("message_start") => (head.message.as_ref().and_then(|message| message.usage), false),
+            Some("message_delta") => (head.usage, true),
+            _ => return,
+        };
+        // Counts are cumulative, and what a portion does not name stays as it was.
+        if let Some(portion) = portion {
+            self.whole |= last && portion.counts_output();
+            let before = self.counts.as_deref().copied().unwrap_or_default();
+            self.counts = Some(Box::new(portion.or(before)));
+        }
+    }
+
+    /// The whole count; `None` before it came.
+    pub fn whole(&self) -> Option<Usage> {
+        self.counts.as_ref()?.usage().filter(|_| self.whole)
+    }
+
+    /// What is counted so far. What is generated is still to be added.
+    pub fn so_far(&self) -> Option<Usage> {
+        self.counts.as_ref()?.usage().filter(|usage| usage.prompt_tokens > 0)
+    }
+
+    /// The tier that stands among the counts.
+    fn service_tier(&self) -> Option<ServiceTier> {
+        self.counts.as_ref()?.service_tier()
+    }
+}
+
+/// The usual event is told by its beginning, without a parse.
+fn is_delta(data: &[u8]) -> bool {
+    data.starts_with(br#"{"type":"content_block_delta""#)
+}
+
 impl StreamRelay {
     /// Every event's payload says what it is; its name only repeats that.
     pub(super) fn messages(&mut self, data: &[u8]) -> Verdict {
-        // The usual event is told by its beginning, without a parse.
-        if data.starts_with(br#"{"type":"content_block_delta""#) {
+        if is_delta(data) {
             return self.delta(data);
         }
         let Ok(head) = serde_json::from_slice::<Head<'_>>(data) else { return Verdict::Pass };
         match head.r#type.as_deref() {
-            Some("message_start") => {
-                let Some(message) = head.message else { return Verdict::Pass };
-                self.seen.model = message.model.filter(|model| !model.is_empty()).map(Cow::into_owned);
-                self.count(message.usage);
+            Some("message_start" | "message_delta") => {
+                let counts = &mut self.seen.counts;
+                counts.note(&head);
+                self.seen.usage = counts.whole();
+                self.seen.service_tier = counts.service_tier();
+                if let Some(model) = head.message.and_then(|message| message.model).filter(|model| !model.is_empty()) {
+                    self.seen.model = Some(model.into_owned());
+                }
             }
             Some("content_block_start") => {
                 self.seen.first_token = true;
@@ -48,7 +108,6 @@ impl StreamRelay {
                 }
             }
             Some("content_block_delta") => return self.delta(data),
-            Some("message_delta") => self.count(head.usage),
             Some("message_stop") => self.state = StreamState::Complete,
             Some("error") => {
                 self.state = StreamState::Failed;
@@ -67,14 +126,5 @@ impl StreamRelay {
             append_delta(data, &mut self.generated);
         }
         Verdict::Pass
-    }
-
-    /// Counts are cumulative, and what a portion does not name stays as it was.
-    fn count(&mut self, portion: Option<Portion>) {
-        let Some(portion) = portion else { return };
-        let counts = portion.or(self.seen.counts);
-        self.seen.counts = counts;
-        self.seen.usage = counts.usage();
-        self.seen.service_tier = counts.service_tier();
     }
 }

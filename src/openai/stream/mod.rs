@@ -26,10 +26,11 @@ use super::endpoint::Endpoint;
 use super::error::ErrorBody;
 use super::generated::append_chunk;
 use super::locate::{is_json, is_space};
-use super::usage::Portion;
 use crate::sse::{DONE, RawEvent, Scanner};
 use crate::types::{ServiceTier, Usage};
 use tools::ToolCalls;
+
+pub use messages::MessageUsage;
 
 /// Which dialect the stream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +107,7 @@ struct Seen {
     events: u64,
     usage: Option<Usage>,
     /// Anthropic's counts, which come in portions.
-    counts: Portion,
+    counts: MessageUsage,
     service_tier: Option<ServiceTier>,
     model: Option<String>,
     first_token: bool,
@@ -227,6 +228,11 @@ impl StreamRelay {
     /// The provider's count. When several events have one, the last.
     pub fn usage(&self) -> Option<Usage> {
         self.seen.usage
+    }
+
+    /// What the provider has counted of the prompt, where it tells that before the end (Anthropic).
+    pub fn usage_so_far(&self) -> Option<Usage> {
+        self.seen.counts.so_far()
     }
 
     /// The tier the provider says it served the request in.

@@ -17,7 +17,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -42,8 +42,11 @@ const SILENCE: Duration = Duration::from_secs(10);
 const SHORT_PROMPT: u64 = 2048;
 /// The same for embeddings, whose models may take as little as 256 tokens (`all-minilm`).
 const SHORT_INPUT: u64 = 256;
-/// Tokens that are kept free for a reply that the client does not limit.
-const USUAL_REPLY: u64 = 1024;
+/// Tokens that are kept free for a reply: what the client allows, within these bounds. A limit is a bound and no wish, and a
+/// reply that runs out of context ends with `finish_reason: length`.
+const REPLY: std::ops::RangeInclusive<u64> = 1024..=8192;
+/// How long a longer context is kept for shorter requests too.
+const RAISED: Duration = Duration::from_secs(300);
 /// Models remembered at once. Clients may choose names, so there is a limit.
 const REMEMBERED: usize = 1024;
 /// Bodies above this are read on the blocking pool: a long read must not delay other requests' events.
@@ -61,9 +64,9 @@ pub struct ContextLengths {
 struct Slot {
     answer: AsyncMutex<Option<Answer>>,
     warned: AtomicBool,
-    /// The longest context that was asked for; 0 before. Ollama loads a model anew when the context changes, so all requests
-    /// after a long one ask for the same.
-    raised: AtomicU64,
+    /// The longest context that was needed lately, and when. Ollama loads a model anew when the context changes, so
+    /// requests that follow a long one ask for the same for a while.
+    raised: Mutex<Option<(u64, Instant)>>,
 }
 
 struct Answer {
@@ -120,7 +123,7 @@ impl ContextLengths {
         let asks = provider.dialect == Dialect::Ollama
             && matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::Responses);
         let slot = self.slot(provider, model);
-        let raised = Some(slot.raised.load(Ordering::Relaxed)).filter(|length| asks && *length > 0);
+        let raised = slot.raised().filter(|_| asks);
         // The whole body counts at least what its prompt does.
         if estimate::tokens(body.len()) <= short {
             return Ok(raised);
@@ -133,19 +136,23 @@ impl ContextLengths {
         let effort = if prompt > SHORT_PROMPT { Effort::Load { for_embeddings: embeds } } else { Effort::Ask };
         let Some(lengths) = self.lengths(provider, model, effort).await else { return Ok(raised) };
         let reply = peek.max_completion_tokens.or(peek.max_tokens).or(peek.max_output_tokens).filter(|_| !embeds);
+        if let (true, Some(running), Some(most)) = (asks, lengths.limit(), lengths.maximum) {
+            let room = reply.unwrap_or(0).clamp(*REPLY.start(), *REPLY.end());
+            if prompt > most {
+                let message = refusal(model, prompt, None, most, lengths.maximum);
+                return Err(GatewayError::new(Fault::ContextLengthExceeded, message).with_param(Some(param)));
+            }
+            let needed = prompt.saturating_add(room).min(most);
+            if needed <= running && raised.is_none() {
+                return Ok(None);
+            }
+            // Few different lengths: each new one costs a load of the model.
+            let context = needed.checked_next_power_of_two().unwrap_or(most).min(most);
+            return Ok(Some(slot.raise(context.max(running))));
+        }
         let needed = prompt.saturating_add(reply.unwrap_or(0));
         match lengths.limit() {
-            Some(limit) if asks && needed.saturating_add(usual(reply)) > limit.max(raised.unwrap_or(0)) => {
-                let most = lengths.maximum.unwrap_or(u64::MAX);
-                if needed > most {
-                    let message = refusal(model, prompt, reply, most, lengths.maximum);
-                    return Err(GatewayError::new(Fault::ContextLengthExceeded, message).with_param(Some(param)));
-                }
-                // Few different lengths: each new one costs a load of the model.
-                let context = needed.saturating_add(usual(reply)).checked_next_power_of_two().unwrap_or(most).min(most);
-                Ok(Some(slot.raised.fetch_max(context, Ordering::Relaxed).max(context)))
-            }
-            Some(limit) if !asks && needed > limit => {
+            Some(limit) if needed > limit => {
                 let message = refusal(model, prompt, reply, limit, lengths.maximum);
                 Err(GatewayError::new(Fault::ContextLengthExceeded, message).with_param(Some(param)))
             }
@@ -184,6 +191,22 @@ impl ContextLengths {
 }
 
 impl Slot {
+    /// The longer context that is in use.
+    fn raised(&self) -> Option<u64> {
+        let raised = *self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        raised.filter(|(_, at)| at.elapsed() < RAISED).map(|(length, _)| length)
+    }
+
+    /// Notes that a context is needed, and gives the one to ask for.
+    fn raise(&self, length: u64) -> u64 {
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*raised {
+            // Longer than needed: kept as long as that was needed lately.
+            Some((longer, at)) if *longer > length && at.elapsed() < RAISED => *longer,
+            _ => raised.insert((length, Instant::now())).0,
+        }
+    }
+
     fn warn_once(&self, provider: &Provider, model: &str, cause: &str) {
         if !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -210,11 +233,6 @@ impl Lengths {
     fn limit(self) -> Option<u64> {
         self.running.into_iter().chain(self.maximum).min()
     }
-}
-
-/// What a reply may take that has no limit.
-fn usual(reply: Option<u64>) -> u64 {
-    if reply.is_some() { 0 } else { USUAL_REPLY }
 }
 
 async fn count(body: &Bytes, embeds: bool) -> u64 {

@@ -152,7 +152,7 @@ fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayEr
     let bound = &body.bound;
     let prices: Vec<Option<Arc<Price>>> = plan.targets.iter().map(|target| ctx.engines.price(target)).collect();
     let budgeted = ctx.principal.as_ref().is_some_and(Principal::counts_money);
-    for (there, field) in [(bound.background, "background"), (bound.fallbacks, "models")] {
+    for (there, field) in [(bound.background, "background"), (bound.fallbacks, "models"), (bound.surcharge, "speed")] {
         if there {
             require_plain(ctx, field, budgeted)?;
         }
@@ -195,7 +195,7 @@ fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayEr
 /// the one that is asked for.
 fn require_plain(ctx: &Context, field: &'static str, budgeted: bool) -> Result<(), GatewayError> {
     let all = ctx.principal.as_ref().is_none_or(Principal::may_ask_all);
-    if !budgeted && (all || field == "background") {
+    if !budgeted && (all || field != "models") {
         return Ok(());
     }
     let message = format!(
@@ -207,7 +207,7 @@ fn require_plain(ctx: &Context, field: &'static str, budgeted: bool) -> Result<(
 /// The most prompt tokens that a model can count.
 fn prompt_bound(endpoint: &Endpoint, bound: &Bound, price: &Price) -> u64 {
     // One request may hold many texts to embed or complete, each as long as the model takes.
-    let one_prompt = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses);
+    let one_prompt = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages);
     let longest = price.max_input_tokens();
     match bound.unbounded_prompt {
         true => longest.unwrap_or(UNKNOWN_PROMPT).max(if one_prompt { 0 } else { bound.prompt_tokens }),

@@ -1,10 +1,7 @@
 //! Attempt: one try at one target, with the body, the headers and the credential that it wants.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -14,25 +11,18 @@ use pingora_core::{protocols::ALPN, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
-use tokio::task::spawn_blocking;
 
-use super::{cache, identify, plan, respond::ALL_DOWN};
+use super::{cache, identify, plan, respond::ALL_DOWN, translate};
 use crate::{
     config::{Dialect, Provider},
-    dialect::{Model, Refusal},
-    error::{Fault, GatewayError},
-    openai::{Endpoint, splice},
-    providers::{
-        exchange::{self, Exchange},
-        quirks,
-    },
+    openai::Endpoint,
     proxy::{
         context::{Attempt, Context, Prepared},
         downstream::NATIVE_REPLAY,
         headers,
         resolve::Resolver,
     },
-    routing::{self, Target},
+    routing,
 };
 
 /// Idle upstream connections are dropped before the usual server closes them (OpenAI and most others: 60 s or more).
@@ -65,7 +55,8 @@ fn stays_here(name: &str) -> bool {
 
 /// Headers that mean something in a dialect which is not the provider's.
 fn speaks_another_dialect(name: &str, dialect: Dialect) -> bool {
-    name.starts_with("openai-") || name.starts_with("anthropic-") && dialect != Dialect::Anthropic
+    let foreign = if dialect == Dialect::Anthropic { "openai-" } else { "anthropic-" };
+    name.starts_with(foreign)
 }
 
 /// Headers that name the client's own account with OpenAI.
@@ -80,102 +71,13 @@ pub fn arm(session: &mut Session, ctx: &mut Context) {
     }
 }
 
-/// Makes what the next attempt will send. Targets that cannot be asked this are passed over.
-///
-/// # Errors
-/// No target is left, and why the last one cannot be asked.
-pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
-    while let Some(target) = ctx.next_target().cloned() {
-        if !exchange::is_translated(&ctx.endpoint, &target.provider) {
-            let body = ctx.body.as_ref().map(|body| {
-                let edits = quirks::edits(&ctx.endpoint, &target.provider, &target.model, &body.bytes, &body.peek);
-                splice(&body.bytes, &body.peek, &edits)
-            });
-            ctx.prepared = Some(Prepared { target, body, exchange: None });
-            return Ok(());
-        }
-        match translate(ctx, &target).await {
-            Ok((body, exchange)) => {
-                ctx.prepared = Some(Prepared { target, body: Some(body), exchange: Some(Arc::new(exchange)) });
-                return Ok(());
-            }
-            Err(refusal) => {
-                ctx.cursor += 1;
-                ctx.refusal = Some(refusal);
-            }
-        }
-    }
-    // Without a refusal there was no target, which a plan rules out.
-    let unknown = || GatewayError::new(Fault::Internal, "There is nowhere left to send the request.");
-    Err(Box::new(ctx.refusal.take().unwrap_or_else(unknown)))
-}
-
-async fn translate(ctx: &Context, target: &Target) -> Result<(Bytes, Exchange), GatewayError> {
-    let Some(body) = &ctx.body else {
-        return Err(GatewayError::new(Fault::Internal, "There is no body to translate."));
-    };
-    let max_output_tokens = ctx.engines.price(target).and_then(|price| price.max_output_tokens());
-    let work = Translation {
-        endpoint: ctx.endpoint.clone(),
-        target: target.clone(),
-        max_output_tokens,
-        context: ctx.context_wish.filter(|_| target.provider.dialect == Dialect::Ollama),
-        body: body.bytes.clone(),
-    };
-    let translated = if body.bytes.len() <= plan::PARSE_INLINE {
-        work.run()
-    } else {
-        let failed = |_| GatewayError::new(Fault::Internal, "The request body could not be translated.");
-        spawn_blocking(move || work.run()).await.map_err(failed)?
-    };
-    let refused = |Refusal { param, message }| {
-        let param = Some(param).filter(|param| !param.is_empty());
-        GatewayError::new(Fault::UnsupportedParameter, message).with_param(param)
-    };
-    let (body, exchange) = translated.map_err(refused)?;
-    let strict = ctx.plan.as_ref().is_some_and(|plan| plan.strict);
-    if let Some(lost) = exchange.lost.first().filter(|_| strict) {
-        let message = format!(
-            "Provider '{}' has nothing for '{lost}', and this route is strict: it would be left out elsewhere (routes[].strict).",
-            target.provider.name
-        );
-        return Err(GatewayError::new(Fault::UnsupportedParameter, message).with_param(Some(lost.clone())));
-    }
-    if !exchange.lost.is_empty() {
-        tracing::debug!(id = %ctx.id, provider = &*target.provider.name, dropped = exchange.lost.join(", "), "translated with losses");
-    }
-    Ok((body, exchange))
-}
-
-/// A translation to be made, here or on the pool for blocking work.
-struct Translation {
-    endpoint: Endpoint,
-    target: Target,
-    max_output_tokens: Option<u64>,
-    context: Option<u64>,
-    body: Bytes,
-}
-
-impl Translation {
-    fn run(&self) -> Result<(Bytes, Exchange), Refusal> {
-        let Target { provider, model, .. } = &self.target;
-        let model = Model {
-            name: model,
-            max_output_tokens: self.max_output_tokens,
-            default_max_tokens: provider.default_max_tokens,
-            context: self.context,
-        };
-        exchange::translate(&self.endpoint, provider, &model, &self.body)
-    }
-}
-
 /// Starts the next attempt: its body, its address, its timeouts.
 ///
 /// # Errors
 /// A host name that does not resolve, marked for the next target where there is one.
 pub async fn begin(session: &mut Session, ctx: &mut Context, resolver: &Resolver) -> Result<Box<HttpPeer>> {
     if ctx.prepared.is_none()
-        && let Err(refusal) = prepare(ctx).await
+        && let Err(refusal) = translate::prepare(ctx).await
     {
         // The first attempt was prepared before, so a provider has failed by now.
         tracing::debug!(id = %ctx.id, refusal = &*refusal.message, "no other deployment can be asked this");
@@ -199,7 +101,7 @@ pub async fn begin(session: &mut Session, ctx: &mut Context, resolver: &Resolver
         Err(cause) => {
             ctx.metrics.attempt_failed(&provider.name, "connect_error");
             let mut error = Error::because(ErrorType::ConnectError, "host name does not resolve", cause).into_up();
-            error.set_retry(ctx.next_target().is_some());
+            error.set_retry(translate::ready(ctx));
             return Err(error);
         }
     };
@@ -259,12 +161,15 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
     headers::change_request(request, |parts| {
         parts.uri = uri;
         let headers = &mut parts.headers;
-        let translated = attempt.exchange.is_some();
         headers::remove(headers, |name| {
             stays_here(name)
                 || !attempt.own_credential && names_an_account(name)
-                || translated && speaks_another_dialect(name, provider.dialect)
+                || speaks_another_dialect(name, provider.dialect)
         });
+        if attempt.exchange.is_some() {
+            // The translation knows one version.
+            headers.remove(identify::ANTHROPIC_VERSION);
+        }
         if provider.dialect == Dialect::Anthropic {
             headers.entry(identify::ANTHROPIC_VERSION).or_insert(VERSION);
         }

@@ -239,7 +239,8 @@ fn family(plan: &Plan, model: &str) -> String {
         plan.targets.iter().filter(|target| &*target.model == model).map(|target| &*target.provider.name).collect();
     providers.sort_unstable();
     // No provider's name has a comma or a line break, no model's a line break.
-    format!("{model}\n{}", providers.join(","))
+    // A strict route refuses what another one would answer with losses.
+    format!("{model}\n{}{}", providers.join(","), if plan.strict { "\nstrict" } else { "" })
 }
 
 /// Serves a whole answer in the form that the client wants. `false` where it cannot be put into that form.

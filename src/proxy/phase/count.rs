@@ -8,6 +8,7 @@ use super::settle;
 use crate::{
     config::Dialect,
     error::{Fault, GatewayError},
+    openai::IMAGE_ESTIMATE,
     proxy::context::Context,
     routing::Plan,
 };
@@ -21,9 +22,11 @@ pub async fn answer(ctx: &mut Context) -> Result<Option<Bytes>, GatewayError> {
         ctx.plan = Some(Plan { targets: counts.cloned().collect(), ..plan.clone() });
         return Ok(None);
     }
+    let images = body.bound.images.saturating_mul(IMAGE_ESTIMATE);
     let (model, bytes) = (first.model.clone(), body.bytes.clone());
     let tokens = spawn_blocking(move || settle::count_prompt(&model, &bytes))
         .await
-        .map_err(|_| GatewayError::new(Fault::Internal, "The prompt could not be counted."))?;
+        .map_err(|_| GatewayError::new(Fault::Internal, "The prompt could not be counted."))?
+        .saturating_add(images);
     Ok(Some(json!({ "input_tokens": tokens }).to_string().into()))
 }

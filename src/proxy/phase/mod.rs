@@ -14,6 +14,7 @@ pub mod recover;
 pub mod relay;
 pub mod respond;
 pub mod settle;
+mod translate;
 
 use pingora_error::Result;
 use pingora_proxy::Session;
@@ -92,7 +93,7 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
             reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
             return Ok(true);
         }
-        Endpoint::Other => ctx.plan = Some(plan::unread(ctx)?),
+        Endpoint::Other => ctx.plan = Some(plan::unread(ctx, preflight)?),
         _ => {
             let bytes = read::body(session, &ctx.engines.config.http).await?;
             let body = plan::peek(&ctx.endpoint, bytes).await?;
@@ -122,7 +123,7 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
         if ctx.endpoint != Endpoint::CountTokens {
             admit::estimate(ctx)?;
         }
-        attempt::prepare(ctx).await.map_err(|refusal| *refusal)?;
+        translate::prepare(ctx).await.map_err(|refusal| *refusal)?;
     }
     if ctx.endpoint == Endpoint::Other {
         read::invite_body(session).await?;

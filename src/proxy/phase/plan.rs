@@ -80,8 +80,8 @@ pub async fn require_room(
 ///
 /// # Errors
 /// A path that only Anthropic has, and no provider that is asked in its dialect.
-pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
-    if !ctx.anthropic {
+pub fn unread(ctx: &Context, preflight: bool) -> Result<Plan, GatewayError> {
+    if !ctx.anthropic || preflight {
         return Ok(ctx.engines.routes.default_plan(""));
     }
     ctx.engines.routes.anthropic_plan().ok_or_else(|| {

@@ -9,6 +9,7 @@ use pingora_proxy::{FailToProxy, Session};
 use super::{
     attempt, cache, relay,
     respond::{ALL_DOWN, NEXT_TARGET},
+    translate,
 };
 use crate::{
     cache::Outcome,
@@ -28,7 +29,7 @@ pub fn from_connect(_peer: &HttpPeer, ctx: &mut Context, mut error: Box<Error>, 
         ctx.metrics.attempt_failed(&provider.name, "connect_error");
         tracing::warn!(id = %ctx.id, provider = &*provider.name, error = error.etype().as_str(), "cannot connect");
     }
-    error.set_retry(ctx.next_target().is_some());
+    error.set_retry(translate::ready(ctx));
     error
 }
 
@@ -67,7 +68,7 @@ pub fn from_exchange(
     // Pingora marks HTTP/2 requests that the provider says it did not process.
     let unprocessed = error.etype() == &ErrorType::H2Error && error.retry();
     let stale = !got_header && (unprocessed || client_reused && soon && is_closed(&error));
-    let mut again = stale && stay(ctx) || ctx.next_target().is_some();
+    let mut again = stale && stay(ctx) || translate::ready(ctx);
     if !stale && was_at_work(ctx, &error, soon) {
         again = again && pay_for(ctx);
         ctx.broke_at_work = !again;

@@ -112,10 +112,12 @@ pub fn read_bill(ctx: &mut Context) {
 
 fn bill_of(ctx: &Context) -> Bill {
     let Delivery::Relay(relay) = &ctx.delivery else { return Bill::default() };
-    let usage = relay.usage();
+    let translator = ctx.translator.as_ref();
+    let usage = translator.and_then(|translator| translator.usage()).unwrap_or_else(|| relay.usage());
+    let so_far = translator.map_or_else(|| relay.usage_so_far(), |translator| translator.usage_so_far());
     let tier = respond::stream_tier(relay, ctx);
     let cost = usage.zip(ctx.price()).map(|(usage, price)| price.cost(&usage, tier));
-    Bill { usage, cost, uncounted: None }
+    Bill { usage, cost, uncounted: None, so_far }
 }
 
 /// Two pieces as one.

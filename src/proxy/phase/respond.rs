@@ -14,6 +14,7 @@ use pingora_proxy::Session;
 use super::{
     cache::{self, Maker},
     settle::Tally,
+    translate,
 };
 use crate::{
     cache::Outcome,
@@ -71,7 +72,7 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
     let refuses_our_key = status == 401 && !own_credential;
     let worth_another = refuses_our_key || ctx.engines.config.retry.statuses.contains(&status);
     let down = worth_another && (status >= 500 || status == 429);
-    if worth_another && ctx.next_target().is_some() {
+    if worth_another && translate::ready(ctx) {
         let mut error = Error::explain(NEXT_TARGET, "the provider's status asks for another target").into_up();
         error.set_retry(true);
         return Err(error);
@@ -205,6 +206,9 @@ pub fn send(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Cont
     }
 }
 
+/// The largest reply that is translated, in bytes.
+const MAX_TRANSLATED: usize = 32 << 20;
+
 fn hold(session: &mut Session, ctx: &mut Context) {
     let requested_tier = ctx.tier();
     let price = ctx.price();
@@ -217,8 +221,6 @@ fn hold(session: &mut Session, ctx: &mut Context) {
     let exchange = ctx.exchange().cloned();
     let dialect = ctx.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
     let reader = Reader::of(ctx);
-    // A translated reply never passes as it came, however large.
-    let limit = if exchange.is_some() { usize::MAX } else { ctx.engines.config.http.max_held_reply_bytes };
     let complete = move |header: &mut ResponseHeader, mut body: Bytes| -> Bytes {
         let status = header.status.as_u16();
         if status == 401 && !own_credential {
@@ -230,19 +232,31 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         if !framed && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_err() {
             return interrupted(header, &provider, &reader, &metrics);
         }
+        let read = |body: &Bytes| {
+            let usage = openai::find_usage(body);
+            let tier = openai::find_service_tier(body).unwrap_or(requested_tier);
+            let cost = usage.zip(price.as_ref()).map(|(usage, price)| price.cost(&usage, tier));
+            let uncounted = usage.is_none().then(|| openai::generated_text(body));
+            Bill { usage, cost, uncounted, so_far: None }
+        };
+        let mut told = None;
         if let Some(exchange) = &exchange {
+            // Before the translation, which may have no way to say that nothing was counted.
+            told = Some(&body).filter(|_| exchange.counts_itself()).map(&read);
             match exchange.json(&body) {
                 Some(translated) => body = translated,
-                None => return misunderstood(header, &body, &provider, &reader, &metrics),
+                None => {
+                    // It has been made, and is paid for.
+                    *bill.lock().unwrap_or_else(PoisonError::into_inner) = told.unwrap_or_else(|| read(&body));
+                    return misunderstood(header, &body, &provider, &reader, &metrics);
+                }
             }
             // Also where the provider named another type: JSON is what it is now. A constant cannot fail.
             let _ = header.insert_header(header::CONTENT_TYPE, "application/json");
         }
-        let usage = openai::find_usage(&body);
-        let tier = openai::find_service_tier(&body).unwrap_or(requested_tier);
-        let cost = usage.zip(price).map(|(usage, price)| price.cost(&usage, tier));
-        let uncounted = usage.is_none().then(|| openai::generated_text(&body));
-        *bill.lock().unwrap_or_else(PoisonError::into_inner) = Bill { usage, cost, uncounted };
+        let told = told.unwrap_or_else(|| read(&body));
+        let cost = told.cost;
+        *bill.lock().unwrap_or_else(PoisonError::into_inner) = told;
         if let Some(cost) = cost {
             // Digits and a dot: inserting them cannot fail.
             let _ = header.insert_header(reply::COST, cost.to_string());
@@ -258,7 +272,13 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         }
         body
     };
-    ctx.decorator.hold(limit, Box::new(finish));
+    let limits = &ctx.engines.config.http;
+    // A translated reply never passes as it came: one that is too large to be held is an error.
+    let (limit, must) = match ctx.exchange() {
+        Some(_) => (limits.max_held_reply_bytes.max(MAX_TRANSLATED), true),
+        None => (limits.max_held_reply_bytes, false),
+    };
+    ctx.decorator.hold(limit, must, Box::new(finish));
     ctx.decorator.install(session);
 }
 
@@ -328,7 +348,17 @@ fn normalise_error(
         return body;
     }
     if dialect != Dialect::OpenAi || reader.is_anthropic() {
+        // What is compressed cannot be read here; the client is told the status.
+        let body = if header.remove_header(&header::CONTENT_ENCODING).is_some_and(|v| v != "identity") {
+            Bytes::new()
+        } else {
+            body
+        };
         let (mapped, error) = exchange::error_of(dialect, status, Some(&content_type), &body);
+        if error.code.as_deref() == Some("insufficient_quota") {
+            // A 429 that no retry cures.
+            let _ = header.insert_header("x-should-retry", "false");
+        }
         // Statuses between 400 and 599, and a constant: neither can fail.
         let _ = header.set_status(mapped);
         let _ = header.insert_header(header::CONTENT_TYPE, "application/json");

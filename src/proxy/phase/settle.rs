@@ -120,7 +120,12 @@ fn prompt_tokens(model: &str, body: &Value) -> u64 {
             // Texts to embed may come as tokens.
             Value::Number(_) => 1,
             Value::Array(all) => all.iter().map(|value| texts(model, value)).sum(),
-            Value::Object(all) => all.values().map(|value| texts(model, value)).sum(),
+            Value::Object(all) => {
+                let encoded = all.get("type").is_some_and(|kind| kind == "base64");
+                let is_text =
+                    |key: &str| !(matches!(key, "signature" | "encrypted_content") || encoded && key == "data");
+                all.iter().filter(|(key, _)| is_text(key)).map(|(_, value)| texts(model, value)).sum()
+            }
             Value::Null | Value::Bool(_) => 0,
         }
     }
@@ -241,6 +246,8 @@ pub struct Count {
     counting: Vec<JoinHandle<u64>>,
     price: Option<Arc<Price>>,
     tier: ServiceTier,
+    /// What the provider had counted of the prompt.
+    so_far: Option<Usage>,
     /// What the last attempt cost, where that is known already.
     known: Option<Settled>,
     /// Prices of attempts that broke: each may have been charged for its prompt.
@@ -341,7 +348,9 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
             _ => Settled { usage: None, cost: None, basis: Basis::Unpriced },
         });
     };
-    Verdict::Count(Box::new(Count::of(ctx, text)))
+    let mut count = Count::of(ctx, text);
+    count.so_far = bill.so_far;
+    Verdict::Count(Box::new(count))
 }
 
 impl Count {
@@ -353,12 +362,13 @@ impl Count {
             None => (Prompt::of(ctx, WHOLE), 0, Vec::new()),
         };
         let spoiled = std::mem::take(&mut ctx.spoiled);
-        Self { prompt, model, text, counted, counting, price: ctx.price(), tier: ctx.tier(), known: None, spoiled }
+        let (price, tier) = (ctx.price(), ctx.tier());
+        Self { prompt, model, text, counted, counting, price, tier, so_far: None, known: None, spoiled }
     }
 
     /// Counts, on the pool for blocking work.
     pub async fn count(self) -> Settled {
-        let Self { prompt, model, text, counted, counting, price, tier, known, spoiled } = self;
+        let Self { prompt, model, text, counted, counting, price, tier, so_far, known, spoiled } = self;
         let mut completion_tokens = counted;
         for portion in counting {
             completion_tokens = completion_tokens.saturating_add(portion.await.unwrap_or(0));
@@ -366,7 +376,10 @@ impl Count {
         let counted = spawn_blocking(move || (prompt.count(&model), tokenizer::count(&model, &text))).await;
         let (prompt_tokens, rest) = counted.unwrap_or_default();
         completion_tokens = completion_tokens.saturating_add(rest);
-        let usage = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
+        let usage = match so_far {
+            Some(usage) => Usage { completion_tokens: usage.completion_tokens.max(completion_tokens), ..usage },
+            None => Usage { prompt_tokens, completion_tokens, ..Usage::default() },
+        };
         let mut settled = match (known, price) {
             (Some(known), _) => known,
             (None, Some(price)) => {

@@ -21,6 +21,8 @@ CLAUDE = "claude-sonnet-4-5"
 GPT = "gpt-4.1"
 CHAT_ONLY, CHAT_ONLY_DIRECT = "llama-3-70b", "llama-3.3-70b-versatile"
 
+PROMPTS = ["Count to 12.", "What is the capital of Norway?", 'Return the string Grüße 世界 🌍 "q" \\ x']
+
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
@@ -134,3 +136,27 @@ def claude_says(direct_anthropic):
 def team_token():
     """A token that the gateway made."""
     return os.environ["SDK_TEAM_TOKEN"]
+
+
+def run_tools(client, model, **more):
+    """The loop of Anthropic's SDK: it calls the function and goes on until there is no call."""
+    asked = []
+
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """Tells the weather.
+
+        Args:
+            city: Where.
+        """
+        asked.append(city)
+        return f"21 degrees in {city}"
+
+    question = [user("Call get_weather for Oslo")]
+    runner = client.beta.messages.tool_runner(model=model, max_tokens=2048, messages=question, tools=[get_weather], **more)
+    turns = [turn.get_final_message() if more.get("stream") else turn for turn in runner]
+    assert asked == ["example city"]
+    assert [turn.stop_reason for turn in turns] == ["tool_use", "end_turn"]
+    assert turns[-1].content[0].text == "The tool answered: 21 degrees in example city"
+    # The second turn was answered with the first in sight.
+    assert turns[1].usage.input_tokens > turns[0].usage.input_tokens

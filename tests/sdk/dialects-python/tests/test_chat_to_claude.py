@@ -5,7 +5,7 @@ from typing import Literal
 import openai
 import pydantic
 import pytest
-from conftest import CLAUDE, PIXEL, Answer, arguments_of, chat_tools, messages_tools, user
+from conftest import CLAUDE, PIXEL, PROMPTS, Answer, arguments_of, chat_tools, messages_tools, user
 
 
 def whole(client, body):
@@ -79,7 +79,7 @@ def ask(request, gateway_openai):
         return Answer(
             text=message.content or "",
             finish=choice.finish_reason,
-            calls=[(call.id, call.function.name, arguments_of(call.function.arguments)) for call in message.tool_calls or []],
+            calls=[(c.id, c.function.name, arguments_of(c.function.arguments)) for c in message.tool_calls or []],
             usage=reply.usage,
             reasoning=(message.model_extra or {}).get("reasoning_content") or "",
             reply=message.to_dict(),
@@ -95,7 +95,7 @@ def same_usage(answer, own):
     assert answer.usage.total_tokens == own.usage.input_tokens + own.usage.output_tokens
 
 
-@pytest.mark.parametrize("prompt", ["Count to 12.", "What is the capital of Norway?", 'Return the string Grüße 世界 🌍 "q" \\ x'])
+@pytest.mark.parametrize("prompt", PROMPTS)
 def test_text(ask, claude_says, prompt):
     answer, own = ask(messages=[user(prompt)]), claude_says(messages=[user(prompt)])
     assert answer.text == own.text != ""
@@ -239,7 +239,8 @@ def test_reasoning_in_a_tool_loop(ask, claude_says, echo):
     same_usage(first, own)
     assert first.usage.completion_tokens_details.reasoning_tokens == own.usage.output_tokens_details.thinking_tokens > 0
 
-    said = first.reply if echo == "all" else {key: first.reply[key] for key in ("role", "content", "tool_calls") if key in first.reply}
+    own_fields = ("role", "content", "tool_calls")
+    said = {key: value for key, value in first.reply.items() if echo == "all" or key in own_fields}
     messages += [said, {"role": "tool", "tool_call_id": first.calls[0][0], "content": "21 degrees"}]
     second = ask(messages=messages, tools=tools, reasoning_effort="medium", max_completion_tokens=8192)
     assert (second.text, second.finish) == ("The tool answered: 21 degrees", "stop")

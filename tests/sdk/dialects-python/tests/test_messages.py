@@ -1,18 +1,21 @@
 """The Messages API of the `anthropic` package over a Claude model: nothing is translated, nothing may differ."""
 
+import time
+
 import anthropic
-import httpx2
 import pydantic
 import pytest
-from anthropic import beta_tool
-from conftest import CLAUDE, GATEWAY, PIXEL, messages_tools, user
+from conftest import CLAUDE, GATEWAY, PIXEL, messages_tools, run_tools, user
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
 
 REQUESTS = {
     "text": {"messages": [user("Count to 12.")]},
     "characters": {"messages": [user('Return the string Grüße 世界 🌍 "q" \\ x')]},
-    "system and blocks": {"system": [{"type": "text", "text": "Be brief."}], "messages": [user([{"type": "text", "text": "Hm?"}])]},
+    "system and blocks": {
+        "system": [{"type": "text", "text": "Be brief."}],
+        "messages": [user([{"type": "text", "text": "Hm?"}])],
+    },
     "stop sequence": {"messages": [user("Count to 9.")], "stop_sequences": ["4"]},
     "limit": {"messages": [user("Count to 9.")], "max_tokens": 2},
     "tool": {"messages": [user("Call get_weather for Oslo")], "tools": messages_tools("get_weather")},
@@ -67,7 +70,12 @@ def test_stream_helper(gateway_anthropic, direct_anthropic, request_body):
         final = stream.get_final_message()
     direct = direct_anthropic.messages.create(**full(request_body))
     assert final.stop_reason == direct.stop_reason
-    assert [block.to_dict() for block in final.content] == [block.to_dict() for block in direct.content]
+
+    def content(message):
+        # The ids of calls follow from the request, which says `stream` here.
+        return [{**block.to_dict(), "id": None} for block in message.content]
+
+    assert content(final) == content(direct)
     assert text == "".join(block.text for block in direct.content if block.type == "text")
     assert final.usage.output_tokens == direct.usage.output_tokens
 
@@ -81,28 +89,10 @@ def test_count_tokens(gateway_anthropic, direct_anthropic, request_body):
     assert through._request_id
 
 
+@pytest.mark.parametrize("more", [{}, {"thread": False}], ids=["threads", "no threads"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_tool_runner(gateway_anthropic, stream):
-    """The SDK's own loop: it calls the function and goes on until there is no call."""
-    asked = []
-
-    @beta_tool
-    def get_weather(city: str) -> str:
-        """Tells the weather.
-
-        Args:
-            city: Where.
-        """
-        asked.append(city)
-        return f"21 degrees in {city}"
-
-    runner = gateway_anthropic.beta.messages.tool_runner(
-        **full({"messages": [user("Call get_weather for Oslo")], "tools": [get_weather], "stream": stream})
-    )
-    turns = [turn.get_final_message() if stream else turn for turn in runner]
-    assert asked == ["example city"]
-    assert [turn.stop_reason for turn in turns] == ["tool_use", "end_turn"]
-    assert turns[-1].content[0].text == "The tool answered: 21 degrees in example city"
+def test_tool_runner(gateway_anthropic, stream, more):
+    run_tools(gateway_anthropic, CLAUDE, stream=stream, **more)
 
 
 def test_thinking_in_a_tool_loop(gateway_anthropic):
@@ -118,7 +108,8 @@ def test_thinking_in_a_tool_loop(gateway_anthropic):
     assert [block.type for block in second.content] == ["thinking", "text"]
     assert second.content[1].text == "The tool answered: 21 degrees"
     # The provider does check: a signature that was tampered with is refused.
-    bad = [*turns, {"role": "assistant", "content": [{**thought.to_dict(), "signature": "x"}, call.to_dict()]}, user([result])]
+    forged = [{**thought.to_dict(), "signature": "x"}, call.to_dict()]
+    bad = [*turns, {"role": "assistant", "content": forged}, user([result])]
     with pytest.raises(anthropic.BadRequestError):
         gateway_anthropic.messages.create(**request, messages=bad)
 
@@ -137,7 +128,7 @@ def test_structured_output(gateway_anthropic):
 
 
 def test_prompt_cache(gateway_anthropic):
-    marked = {"type": "text", "text": f"{GATEWAY} " + "A long prompt. " * 50, "cache_control": {"type": "ephemeral"}}
+    marked = {"type": "text", "text": f"{time.time_ns()} " + "A long prompt. " * 50, "cache_control": {"type": "ephemeral"}}
     request = full({"system": [marked], "messages": [user("Say hello")]})
     written, read = (gateway_anthropic.messages.create(**request).usage for _ in range(2))
     assert written.cache_creation_input_tokens == read.cache_read_input_tokens > 100
@@ -150,7 +141,8 @@ def test_betas_reach_the_provider(gateway_anthropic):
     assert create(**request, betas=["made-up-2099-01-01"]).content[0].text == "1, 2, 3"
     # A field that the provider takes with its beta only.
     edits = {"context_management": {"edits": []}}
-    assert create(**request, **edits, betas=["made-up-2099-01-01", "context-management-2025-06-27"]).content[0].text == "1, 2, 3"
+    known = create(**request, **edits, betas=["made-up-2099-01-01", "context-management-2025-06-27"])
+    assert known.content[0].text == "1, 2, 3"
     with pytest.raises(anthropic.BadRequestError) as caught:
         gateway_anthropic.messages.create(**request, extra_body=edits)
     assert "context_management" in caught.value.api_message
@@ -216,15 +208,22 @@ def test_error_inside_a_stream(gateway_anthropic):
     assert caught.value.type == "overloaded_error"
 
 
+@pytest.mark.parametrize("version", ["2023-06-01", None], ids=["first version", "SDK's own"])
+def test_version_of_the_api(gateway_anthropic, version):
+    headers = {"anthropic-version": version} if version else None
+    reply = gateway_anthropic.messages.create(**full({"messages": [user("Count to 3.")]}), extra_headers=headers)
+    assert reply.content[0].text == "1, 2, 3"
+
+
 @pytest.mark.parametrize("credential", ["api_key", "auth_token", "x-api-key"])
 def test_token_of_the_gateway(credential, team_token):
-    """However the SDK's version sends it. A stranger is refused in Anthropic's words."""
+    """However the SDK's version sends it: as a bearer today, in `x-api-key` before 2.0. A stranger is refused."""
 
     def client(token):
+        options = {credential: token}
         if credential == "x-api-key":
-            http = httpx2.Client(headers={"x-api-key": token})
-            return anthropic.Anthropic(base_url=GATEWAY, auth_token=token, max_retries=0, http_client=http)
-        return anthropic.Anthropic(base_url=GATEWAY, **{credential: token}, max_retries=0)
+            options = {"default_headers": {"x-api-key": token, "authorization": anthropic.omit}}
+        return anthropic.Anthropic(base_url=GATEWAY, max_retries=0, **options)
 
     with client(team_token) as known:
         assert known.messages.create(**full({"messages": [user("Count to 3.")]})).content[0].text == "1, 2, 3"

@@ -5,7 +5,7 @@ from typing import Literal
 import openai
 import pydantic
 import pytest
-from conftest import CHAT_ONLY, CHAT_ONLY_DIRECT, CLAUDE, PIXEL, Answer, arguments_of, messages_tools, responses_tools, user
+from conftest import CHAT_ONLY, CHAT_ONLY_DIRECT, CLAUDE, PIXEL, PROMPTS, Answer, arguments_of, messages_tools, responses_tools, user
 
 
 @pytest.fixture(params=[CLAUDE, CHAT_ONLY])
@@ -95,7 +95,7 @@ def ask(request, gateway_openai, model):
     return run
 
 
-@pytest.mark.parametrize("prompt", ["Count to 12.", "What is the capital of Norway?", 'Return the string Grüße 世界 🌍 "q" \\ x'])
+@pytest.mark.parametrize("prompt", PROMPTS)
 def test_text(ask, own_text, prompt):
     answer = ask(input=prompt)
     text, read, written = own_text(messages=[user(prompt)])
@@ -227,7 +227,8 @@ STREAM = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streame
 
 def refusal(client, model, stream, kind, headers=None, **body):
     with pytest.raises(kind) as caught:
-        list(client.responses.create(**{"model": model, "input": "Say hello", "stream": stream, **body}, extra_headers=headers))
+        request = {"model": model, "input": "Say hello", "stream": stream, **body}
+        list(client.responses.create(**request, extra_headers=headers))
     assert type(caught.value) is kind
     assert caught.value.request_id and caught.value.message
     return caught.value
