@@ -231,10 +231,11 @@ impl Reader {
         self.anthropic
     }
 
-    /// A provider's error in the shape of the client's API.
-    pub fn render(&self, status: u16, error: &ErrorBody) -> Bytes {
+    /// A provider's error in the shape of the client's API, with the id that the reply's header has.
+    pub fn render(&self, status: u16, error: &ErrorBody, headers: &HeaderMap) -> Bytes {
+        let told = headers.get(PROVIDER_REQUEST_ID).and_then(|id| id.to_str().ok());
         match self.anthropic {
-            true => openai::error_body(status, error, Some(&self.id.to_string()), None),
+            true => openai::error_body(status, error, Some(told.unwrap_or(&self.id.to_string())), None),
             false => error.to_bytes(),
         }
     }

@@ -626,3 +626,21 @@ async fn a_strict_route_does_not_share_answers_with_a_lax_one() {
     assert_eq!(send_to(&gateway, "/v1/chat/completions", chat("lax", r#","seed":1"#)).await.1, 200);
     assert_eq!(send_to(&gateway, "/v1/chat/completions", chat("tight", r#","seed":1"#)).await.1, 400);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anthropics_sdks_learn_that_a_thread_cannot_be_had_and_the_translation_speaks_its_own_version() {
+    let gateway = Gateway::over(Fake::always(Answer::completion()).await.address);
+    let (_, status, body) =
+        send_to(&gateway, "/v1/messages", message("gpt-4o", r#","thread":{"type":"create"}"#)).await;
+    assert_eq!(
+        (status, &body["error"]["details"]["error_code"]),
+        (400, &json!("thread_unsupported_request")),
+        "{body}"
+    );
+
+    let fake = anthropic().await;
+    let gateway = over(&fake, "");
+    let request = post(&gateway, "/v1/chat/completions", chat("claude", "")).header("anthropic-version", "2026-10-21");
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    assert_eq!(fake.last().header("anthropic-version"), Some("2023-06-01"));
+}

@@ -86,21 +86,26 @@ pub(super) struct Reasoning<'a> {
 }
 
 #[derive(Serialize)]
-pub(super) struct ThinkingBlocks<T: Serialize> {
-    pub(super) thinking_blocks: [T; 1],
+pub(super) struct ThinkingBlocks {
+    pub(super) thinking_blocks: Vec<Thought>,
+}
+
+/// A whole block of thinking.
+#[derive(Serialize)]
+pub(super) struct Thought {
+    /// Its place among all of the answer, where others came before: by it the official SDKs put lists together that come in
+    /// several chunks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) index: Option<usize>,
+    #[serde(flatten)]
+    pub(super) block: ThoughtBlock,
 }
 
 #[derive(Serialize)]
-pub(super) struct Thinking<'a> {
-    pub(super) r#type: &'static str,
-    pub(super) thinking: &'a str,
-    pub(super) signature: &'a str,
-}
-
-#[derive(Serialize)]
-pub(super) struct Redacted<'a> {
-    pub(super) r#type: &'static str,
-    pub(super) data: &'a str,
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum ThoughtBlock {
+    Thinking { thinking: String, signature: String },
+    RedactedThinking { data: String },
 }
 
 #[derive(Serialize)]

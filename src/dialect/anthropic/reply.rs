@@ -197,7 +197,6 @@ struct Said<'a> {
     tool_calls: Vec<ToolCall>,
     #[serde(skip_serializing_if = "Option::is_none")]
     function_call: Option<Function>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     annotations: Vec<Annotation>,
 }
 

@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 
 use super::super::Events;
 use super::chunk::{
-    Annotations, Content, Delta, Event, Function, FunctionCall, Head, Reasoning, Redacted, Said, Start, Thinking,
-    ThinkingBlocks, ToolCall, ToolCalls, write,
+    Annotations, Content, Delta, Event, Function, FunctionCall, Head, Reasoning, Said, Start, ThinkingBlocks, Thought,
+    ThoughtBlock, ToolCall, ToolCalls, write,
 };
 use super::error;
 use super::finish::{Called, finish_reason};
@@ -31,6 +31,12 @@ pub(super) struct Stream {
     head: Vec<u8>,
     /// Blocks that have begun and not ended, by Anthropic's index.
     open: Vec<(u64, Open)>,
+    /// Whole thinking blocks that are not sent yet: what comes at once goes out at once, before anything else begins.
+    thoughts: Vec<ThoughtBlock>,
+    /// Thinking blocks that are sent.
+    thought: usize,
+    /// What the text cites; goes out in one list at the end.
+    annotations: Vec<Annotation>,
     /// Calls so far.
     calls: usize,
     /// Characters of text so far.
@@ -81,6 +87,9 @@ impl Stream {
             state: State::Waiting,
             head: Vec::new(),
             open: Vec::new(),
+            thoughts: Vec::new(),
+            thought: 0,
+            annotations: Vec::new(),
             calls: 0,
             chars: 0,
             held: String::new(),
@@ -117,6 +126,9 @@ impl Stream {
         let Some(raw) = raw else { return };
         let Some(block) = read::<Block<'_>>(raw) else { return };
         self.block_stop(index, out);
+        if !matches!(block.r#type.get(), "thinking" | "redacted_thinking") {
+            self.send_thoughts(out);
+        }
         let open = match block.r#type.get() {
             "text" => {
                 let open = Open::Text(self.chars, Vec::new());
@@ -207,22 +219,30 @@ impl Stream {
             // Beside the answer in its form no other text counts, nor what it cites.
             Open::Text(_, pages) if pages.is_empty() || self.facts.json_tool.is_some() => {}
             Open::Text(_, pages) => {
-                let annotations = pages.into_iter().map(|page| page.until(self.chars)).collect();
-                self.delta(&Annotations { annotations }, out);
+                let chars = self.chars;
+                self.annotations.extend(pages.into_iter().map(|page| page.until(chars)));
             }
             // A call without any arguments would be no JSON.
             Open::Tool(input, call) if !input.came => self.arguments(call, &input.initial, out),
             Open::Json(input) if !input.came => self.delta(&Content { content: &input.initial }, out),
             Open::Thinking { text, signature } if !signature.is_empty() => {
-                let block = Thinking { r#type: "thinking", thinking: &text, signature: &signature };
-                self.delta(&ThinkingBlocks { thinking_blocks: [block] }, out);
+                self.thoughts.push(ThoughtBlock::Thinking { thinking: text, signature });
             }
-            Open::Redacted(data) => {
-                let block = Redacted { r#type: "redacted_thinking", data: &data };
-                self.delta(&ThinkingBlocks { thinking_blocks: [block] }, out);
-            }
+            Open::Redacted(data) => self.thoughts.push(ThoughtBlock::RedactedThinking { data }),
             Open::Tool(..) | Open::Json(_) | Open::Thinking { .. } => {}
         }
+    }
+
+    fn send_thoughts(&mut self, out: &mut BytesMut) {
+        if self.thoughts.is_empty() {
+            return;
+        }
+        let before = self.thought;
+        let blocks = std::mem::take(&mut self.thoughts).into_iter().enumerate();
+        let place = |at| (before > 0).then_some(before + at);
+        let thinking_blocks: Vec<_> = blocks.map(|(at, block)| Thought { index: place(at), block }).collect();
+        self.thought += thinking_blocks.len();
+        self.delta(&ThinkingBlocks { thinking_blocks }, out);
     }
 
     fn text(&mut self, text: &str, out: &mut BytesMut) {
@@ -277,6 +297,11 @@ impl Stream {
     fn stop(&mut self, out: &mut BytesMut) {
         for (_, block) in std::mem::take(&mut self.open) {
             self.close(block, out);
+        }
+        self.send_thoughts(out);
+        let annotations = std::mem::take(&mut self.annotations);
+        if !annotations.is_empty() {
+            self.delta(&Annotations { annotations }, out);
         }
         let held = std::mem::take(&mut self.held);
         if !held.is_empty() && !self.has_json {

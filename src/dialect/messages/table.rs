@@ -20,6 +20,7 @@ pub const TABLE: &[Rule] = &[
     Rule::translated("output_format", "`response_format`; the older place of `output_config.format`."),
     Rule::translated("metadata", "`user_id` is `user`; one of more than 64 characters is hashed."),
     Rule::translated("service_tier", "`service_tier`: `standard_only` is `default`."),
+    Rule::refused("thread", &[], "Only Anthropic keeps conversations; send all messages, without `thread`."),
     Rule::refused(
         "container",
         &[],

@@ -126,8 +126,7 @@ impl Dialect {
         match self {
             Self::OpenAi => error.body(),
             Self::Anthropic => {
-                let kind = messages::error_type(error.status);
-                json!({"type": "error", "error": {"type": kind, "message": error.message}, "request_id": request_id})
+                json!({"type": "error", "error": messages::error(error), "request_id": request_id})
             }
             Self::Ollama => json!({"error": error.message}),
         }

@@ -302,7 +302,7 @@ fn misunderstood(
         // Constants: neither can fail.
         let _ = header.set_status(fault.status());
         let _ = header.insert_header(header::CONTENT_TYPE, "application/json");
-        return reader.render(fault.status(), &error);
+        return reader.render(fault.status(), &error, &header.headers);
     }
     tracing::error!(provider, "the provider sent a reply that is not of its dialect");
     let message = format!("Provider '{provider}' sent a reply that the gateway does not understand.");
@@ -362,7 +362,7 @@ fn normalise_error(
         // Statuses between 400 and 599, and a constant: neither can fail.
         let _ = header.set_status(mapped);
         let _ = header.insert_header(header::CONTENT_TYPE, "application/json");
-        return reader.render(mapped, &error);
+        return reader.render(mapped, &error, &header.headers);
     }
     let mapped = openai::map_status(status);
     if mapped != status {

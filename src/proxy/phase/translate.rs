@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::json;
 use tokio::task::spawn_blocking;
 
 use super::plan;
 use crate::{
     config::Dialect,
     dialect::{Model, Refusal},
-    error::{Fault, GatewayError},
+    error::{Extra, Fault, GatewayError},
     openai::{Endpoint, splice},
     providers::{
         exchange::{self, Exchange},
@@ -40,6 +41,9 @@ pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
     }
     Ok(())
 }
+
+/// Anthropic's parameter for a conversation that its servers keep.
+const THREAD: &str = "thread";
 
 const FAILED: &str = "The request body could not be translated.";
 
@@ -89,8 +93,15 @@ fn adopt(ctx: &mut Context, target: Target, made: Option<Result<(Bytes, Exchange
             ctx.prepared = Some(Prepared { target, body: Some(body), exchange: Some(Arc::new(exchange)) });
         }
         Err(Refusal { param, message }) => {
+            let threads = param == THREAD && ctx.endpoint == Endpoint::Messages;
             let param = Some(param).filter(|param| !param.is_empty());
-            ctx.refusal = Some(GatewayError::new(Fault::UnsupportedParameter, message).with_param(param));
+            let mut error = GatewayError::new(Fault::UnsupportedParameter, message).with_param(param);
+            if threads {
+                // On these words Anthropic's SDKs send the whole conversation without it.
+                let member = Some(("details", json!({ "error_code": "thread_unsupported_request" })));
+                error.extra = Some(Box::new(Extra { member, ..Extra::default() }));
+            }
+            ctx.refusal = Some(error);
             ctx.cursor += 1;
         }
     }

@@ -26,7 +26,7 @@ const SHARED: [&str; 8] =
     ["model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "cache_control"];
 
 /// The fields of `/v1/messages` alone. `stream` has been taken out before.
-const CREATE: [&str; 9] = [
+const CREATE: [&str; 11] = [
     "max_tokens",
     "metadata",
     "service_tier",
@@ -36,14 +36,24 @@ const CREATE: [&str; 9] = [
     "top_p",
     "container",
     "inference_geo",
+    "speed",
+    "diagnostics",
 ];
 
+/// Fields that the versions of the API since 2026 do not have.
+const SAMPLING: [&str; 3] = ["temperature", "top_k", "top_p"];
+
+/// The first of those versions.
+const WITHOUT_SAMPLING: &str = "2026-10-21";
+
+/// What the SDKs look for before they send a conversation without `thread`.
+pub(super) const NO_THREADS: &str = "thread_unsupported_request";
+
 /// Fields that exist for those who ask for the beta: the field, and the beginning of the beta's name.
-const BETA: [(&str, &str); 4] = [
+const BETA: [(&str, &str); 3] = [
     ("context_management", "context-management-"),
     ("mcp_servers", "mcp-client-"),
     ("output_format", "structured-outputs-"),
-    ("speed", "fast-mode-"),
 ];
 
 /// Tools that Anthropic defines: the type, the one name it may have, and its own fields.
@@ -140,7 +150,13 @@ fn fields(call: &Call, headers: &HeaderMap, own: &[&str]) -> Checked {
             || own.contains(&field)
             || BETA.iter().any(|(name, beta)| *name == field && has_beta(headers, beta))
     };
-    match call.body.keys().find(|field| !known(field)) {
+    let version = headers.get("anthropic-version").and_then(|version| version.to_str().ok());
+    let gone = |field: &str| SAMPLING.contains(&field) && version.is_some_and(|version| version >= WITHOUT_SAMPLING);
+    if top(call, "thread").is_some() && has_beta(headers, "message-threads-") {
+        let error = ApiError::worded(400, "thread: Threads are not available for this request.");
+        return Err(ApiError { code: Some(NO_THREADS), ..error });
+    }
+    match call.body.keys().find(|field| !known(field) || gone(field)) {
         Some(unknown) => Err(extra(unknown)),
         None => Ok(()),
     }

@@ -74,9 +74,18 @@ pub(super) fn admit(headers: &HeaderMap) -> Result<(), ApiError> {
     }
     match text("anthropic-version") {
         None => Err(ApiError::worded(400, "anthropic-version: header is required")),
-        Some("2023-06-01" | "2023-01-01") => Ok(()),
+        Some("2026-10-21" | "2023-06-01" | "2023-01-01") => Ok(()),
         Some(other) => Err(ApiError::worded(400, &format!("anthropic-version: \"{other}\" is not a valid version"))),
     }
+}
+
+/// The `error` object of a refusal.
+pub(super) fn error(error: &ApiError) -> Value {
+    let mut object = json!({"type": error_type(error.status), "message": error.message});
+    if error.code == Some(check::NO_THREADS) {
+        object["details"] = json!({"error_code": check::NO_THREADS});
+    }
+    object
 }
 
 /// The `type` of a refusal with this status.
