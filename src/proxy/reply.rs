@@ -226,6 +226,11 @@ impl Reader {
         Self { anthropic: ctx.anthropic, id: ctx.id }
     }
 
+    /// Of the request.
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
     /// It is a client of Anthropic's.
     pub fn is_anthropic(&self) -> bool {
         self.anthropic

@@ -322,6 +322,10 @@ fn instead(reply: &mut ResponseHeader, error: &GatewayError, reader: &Reader, me
     if !error.retry_may_help() {
         let _ = reply.insert_header("x-should-retry", "false");
     }
+    if reader.is_anthropic() {
+        // The error is the gateway's, and so is its id, in the body as in the header.
+        let _ = reply.insert_header(crate::proxy::reply::PROVIDER_REQUEST_ID, reader.id().to_string());
+    }
     crate::proxy::reply::body(error, reader)
 }
 
