@@ -13,6 +13,7 @@ use bytes::Bytes;
 use chittycan::{
     cache::{self, KeyParts},
     config::{self, Period},
+    dialect::Model,
     identity::{Directory, NewToken, Scopes, Tokens},
     ledger::{Basis, Entry, Ledger, Subject},
     limits::{Meter, Permit, Rules},
@@ -20,6 +21,7 @@ use chittycan::{
         Bound, Edit, Endpoint, Field, Peek, RelayOptions, StreamKind, StreamRelay, canonical, escape_json_string,
         find_service_tier, find_usage, generated_text, include_usage_edit, splice, to_events, to_json,
     },
+    providers::exchange,
     tokenizer,
     types::{NanoUsd, RequestId, Usage, unix_now},
 };
@@ -262,6 +264,7 @@ fn completion_cache(c: &mut Criterion) {
         route: "gpt-4o".into(),
         provider: "openai".into(),
         model: "gpt-4o-2024-08-06".into(),
+        dropped: "".into(),
         usage: Usage::default(),
         cost: NanoUsd(5_000),
     });
@@ -277,5 +280,41 @@ fn completion_cache(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bodies, convert, relay, tokens, limits, completion_cache, money);
+/// One request and one text delta through each translator, and a delta through two.
+fn dialects(c: &mut Criterion) {
+    let source = config::Source { file: None, env: Arc::new(|_| None), simulate: false };
+    let providers = config::Config::load_text("", &source).unwrap().config.providers;
+    let chat = request(1 << 10);
+    let text = std::str::from_utf8(&chat).unwrap();
+    let responses = text.replace("\"messages\"", "\"input\"").replace("max_tokens", "max_output_tokens");
+    let chunk = r#"data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":" dog"},"finish_reason":null}]}"#;
+    let delta = r#"event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" dog"}}"#;
+    let line = r#"{"model":"m","created_at":"2026-11-24T00:00:00Z","message":{"role":"assistant","content":" dog"},"done":false}"#;
+    let mut group = c.benchmark_group("dialects");
+    for (name, endpoint, provider, body, event) in [
+        ("chat_to_anthropic", Endpoint::ChatCompletions, "anthropic", text, delta),
+        ("chat_to_ollama", Endpoint::ChatCompletions, "ollama", text, line),
+        ("messages_to_chat", Endpoint::Messages, "groq", text, chunk),
+        ("responses_to_chat", Endpoint::Responses, "groq", &responses, chunk),
+        ("responses_to_anthropic", Endpoint::Responses, "anthropic", &responses, delta),
+    ] {
+        let provider = &providers[provider];
+        let model = Model {
+            name: "claude-sonnet-4-5",
+            max_output_tokens: Some(64_000),
+            default_max_tokens: None,
+            context: None,
+        };
+        let once = || exchange::translate(&endpoint, provider, &model, black_box(body.as_bytes())).unwrap();
+        group.bench_function(format!("{name}/request_1KiB"), |b| b.iter(once));
+        let (_, exchange) = once();
+        let mut stream = exchange.stream();
+        let event = Bytes::from(format!("{event}\n\n"));
+        group.bench_function(format!("{name}/text_delta"), |b| b.iter(|| stream.feed(black_box(&event).clone())));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, bodies, convert, dialects, relay, tokens, limits, completion_cache, money);
 criterion_main!(benches);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! magic 4 | version 1 | key 32 | form 1 | born, stored, cost 3×8 | usage 9×8
-//! | tenant, route, provider, model: length 2, text | length 4, body | BLAKE3 of all before 32
+//! | tenant, route, provider, model, dropped: length 2, text | length 4, body | BLAKE3 of all before 32
 //! ```
 //!
 //! Numbers are little endian. A record that was cut, damaged, written by another version or belongs to another key
@@ -23,9 +23,9 @@ use super::{Entry, Form, Key};
 use crate::types::{NanoUsd, TenantId, Usage};
 
 const MAGIC: [u8; 4] = *b"canE";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Everything of fixed size: what a record takes beside its texts and its body.
-const FIXED: usize = 4 + 1 + 32 + 1 + 3 * 8 + 9 * 8 + 4 * 2 + 4 + 32;
+const FIXED: usize = 4 + 1 + 32 + 1 + 3 * 8 + 9 * 8 + 5 * 2 + 4 + 32;
 
 /// What the store keeps under a key: the key once more, so that a record on disk vouches for it.
 #[derive(Debug)]
@@ -91,8 +91,8 @@ impl Code for Key {
     }
 }
 
-fn texts(entry: &Entry) -> [&str; 4] {
-    [entry.tenant.as_str(), &entry.route, &entry.provider, &entry.model]
+fn texts(entry: &Entry) -> [&str; 5] {
+    [entry.tenant.as_str(), &entry.route, &entry.provider, &entry.model, &entry.dropped]
 }
 
 fn encode(key: &Key, entry: &Entry, writer: &mut impl Write) -> foyer::Result<()> {
@@ -179,13 +179,14 @@ fn decode(record: &[u8]) -> Option<(Key, Entry)> {
         image_prompt_tokens: number(&mut rest)?,
     };
     let tenant = TenantId::from(text(&mut rest)?);
-    let [route, provider, model] = [text(&mut rest)?.into(), text(&mut rest)?.into(), text(&mut rest)?.into()];
+    let mut name = || text(&mut rest).map(Arc::<str>::from);
+    let (route, provider, model, dropped) = (name()?, name()?, name()?, name()?);
     let length = u32::from_le_bytes(take(&mut rest)?);
     if usize::try_from(length).ok()? != rest.len() {
         return None;
     }
     let body = Bytes::copy_from_slice(rest);
-    Some((key, Entry { form, body, born, stored, tenant, route, provider, model, usage, cost: NanoUsd(cost) }))
+    Some((key, Entry { form, body, born, stored, tenant, route, provider, model, dropped, usage, cost: NanoUsd(cost) }))
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -216,10 +217,10 @@ mod tests {
             events in any::<bool>(),
             body in prop::collection::vec(any::<u8>(), 0..2_000),
             numbers in any::<[u64; 12]>(),
-            names in any::<[String; 4]>(),
+            names in any::<[String; 5]>(),
         ) -> Entry {
             let [born, stored, cost, n3, n4, n5, n6, n7, n8, n9, n10, n11] = numbers;
-            let [tenant, route, provider, model] = names;
+            let [tenant, route, provider, model, dropped] = names;
             Entry {
                 form: if events { Form::Events } else { Form::Json },
                 body: body.into(),
@@ -229,6 +230,7 @@ mod tests {
                 route: route.into(),
                 provider: provider.into(),
                 model: model.into(),
+                dropped: dropped.into(),
                 usage: Usage {
                     prompt_tokens: n3,
                     completion_tokens: n4,
@@ -306,6 +308,7 @@ mod tests {
             route: "gpt".into(),
             provider: "openai".into(),
             model: "gpt-1".into(),
+            dropped: "seed".into(),
             usage: Usage::default(),
             cost: NanoUsd(0),
         };
@@ -328,6 +331,7 @@ mod tests {
             route: "x".repeat(1 << 16).into(),
             provider: "openai".into(),
             model: "gpt-1".into(),
+            dropped: "seed".into(),
             usage: Usage::default(),
             cost: NanoUsd(0),
         };

@@ -15,7 +15,7 @@ pub enum Form {
     Events,
 }
 
-/// A complete reply of status 200, in OpenAI's shape, in the form in which it came.
+/// A complete reply of status 200, in the shape of the endpoint it was asked at, in the form in which it came.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// How it is written.
@@ -34,6 +34,8 @@ pub struct Entry {
     pub provider: Arc<str>,
     /// The provider's name for the model.
     pub model: Arc<str>,
+    /// What a translation of the request left out, as the header tells it; mostly empty.
+    pub dropped: Arc<str>,
     /// LLM tokens that it used.
     pub usage: Usage,
     /// What it cost, and so what a hit saves; zero where nobody knows a price.

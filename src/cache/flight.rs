@@ -53,6 +53,8 @@ pub struct Server {
     pub provider: Arc<str>,
     /// The provider's name for the model.
     pub model: Arc<str>,
+    /// What a translation of the request left out.
+    pub dropped: Arc<str>,
 }
 
 /// What a follower sees next.
@@ -336,6 +338,7 @@ mod tests {
             route: "r".into(),
             provider: "p".into(),
             model: "m".into(),
+            dropped: "".into(),
             usage: Usage::default(),
             cost: NanoUsd::ZERO,
         })

@@ -159,6 +159,13 @@ pub struct Attempt {
     pub status: Option<u16>,
 }
 
+impl Attempt {
+    /// What its translation left out, as the header tells it.
+    pub fn dropped(&self) -> Arc<str> {
+        self.exchange.as_ref().map_or_else(|| "".into(), |exchange| exchange.lost.join(", ").into())
+    }
+}
+
 /// How the provider's reply reaches the client.
 #[derive(Default)]
 pub enum Delivery {

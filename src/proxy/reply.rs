@@ -166,6 +166,9 @@ pub async fn stored(
     headers.insert(COST, NOTHING);
     headers.insert(MODEL, text(&served.model));
     headers.insert(PROVIDER, text(&served.provider));
+    if !served.dropped.is_empty() {
+        headers.insert(DROPPED, text(&served.dropped));
+    }
     if ctx.attempts > 0 {
         headers.insert(ATTEMPTS, ctx.attempts.into());
     }

@@ -623,7 +623,11 @@ async fn a_strict_route_does_not_share_answers_with_a_lax_one() {
          - {{model: tight, to: [anthropic/claude-sonnet-4-5], strict: true}}\n",
         fake.address
     ));
-    assert_eq!(send_to(&gateway, "/v1/chat/completions", chat("lax", r#","seed":1"#)).await.1, 200);
+    for course in ["MISS", "HIT"] {
+        let (headers, status, _) = send_to(&gateway, "/v1/chat/completions", chat("lax", r#","seed":1"#)).await;
+        assert_eq!((status, header(&headers, "x-chittycan-cache")), (200, Some(course)));
+        assert_eq!(header(&headers, "x-chittycan-dropped"), Some("seed"), "{course}");
+    }
     assert_eq!(send_to(&gateway, "/v1/chat/completions", chat("tight", r#","seed":1"#)).await.1, 400);
 }
 

@@ -23,6 +23,7 @@ fn entry(tenant: &str, born: u64) -> Entry {
         route: "fast".into(),
         provider: "groq".into(),
         model: "llama-3-70b".into(),
+        dropped: "".into(),
         usage: Usage::default(),
         cost: NanoUsd::ZERO,
     }

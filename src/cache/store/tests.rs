@@ -41,6 +41,7 @@ fn entry(number: u64, size: usize) -> Arc<Entry> {
         route: "gpt-4o-mini".into(),
         provider: "openai".into(),
         model: "gpt-4o-mini-2024-07-18".into(),
+        dropped: "".into(),
         usage: Usage { prompt_tokens: number, ..Usage::default() },
         cost: NanoUsd(number),
     })

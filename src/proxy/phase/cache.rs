@@ -265,7 +265,8 @@ async fn send(
     age: Duration,
 ) -> Result<(), Stop> {
     served(ctx, entry, course);
-    let server = Server { provider: entry.provider.clone(), model: entry.model.clone() };
+    let (provider, model) = (entry.provider.clone(), entry.model.clone());
+    let server = Server { provider, model, dropped: entry.dropped.clone() };
     reply::stored(session, ctx, &server, form, age, Some(body)).await.map_err(|_| Stop::Gone)
 }
 
@@ -339,7 +340,7 @@ async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower
             Step::Events(events) => {
                 if ctx.first_byte.is_none() {
                     ctx.course = Course::Hit;
-                    let unknown = || Server { provider: "-".into(), model: "-".into() };
+                    let unknown = || Server { provider: "-".into(), model: "-".into(), dropped: "".into() };
                     let server = follower.server().unwrap_or_else(unknown);
                     reply::stored(session, ctx, &server, Form::Events, Duration::ZERO, None)
                         .await
@@ -430,10 +431,11 @@ pub fn arm_shield(ctx: &Context) -> bool {
 /// A stream begins that others may read along with.
 pub fn begin_stream(ctx: &mut Context) {
     let veil = hides_usage(ctx).then(|| Box::new(reader(ctx)));
-    let server = ctx
-        .attempt
-        .as_ref()
-        .map(|attempt| Server { provider: attempt.target.provider.name.clone(), model: attempt.target.model.clone() });
+    let server = ctx.attempt.as_ref().map(|attempt| Server {
+        provider: attempt.target.provider.name.clone(),
+        model: attempt.target.model.clone(),
+        dropped: attempt.dropped(),
+    });
     if let Some(cached) = &mut ctx.cached
         && let Some(fill) = &cached.fill
     {
@@ -488,7 +490,8 @@ impl Maker {
     pub fn of(ctx: &Context) -> Option<Self> {
         let cached = ctx.cached.as_ref()?;
         let lead = cached.fill.clone()?;
-        let target = &ctx.attempt.as_ref()?.target;
+        let attempt = ctx.attempt.as_ref()?;
+        let target = &attempt.target;
         Some(Self {
             cache: ctx.governance.cache.clone(),
             rules: cached.rules.clone(),
@@ -503,6 +506,7 @@ impl Maker {
                 route: ctx.model_label().into(),
                 provider: target.provider.name.clone(),
                 model: target.model.clone(),
+                dropped: attempt.dropped(),
                 usage: Usage::default(),
                 cost: NanoUsd::ZERO,
             },

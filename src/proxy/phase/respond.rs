@@ -154,10 +154,13 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
 /// Takes off what is not the client's business and puts on who served it.
 fn dress(headers: &mut HeaderMap, ctx: &Context) {
     headers::remove(headers, is_the_providers);
-    if let Some(exchange) = ctx.exchange() {
+    if let Some(attempt) = ctx.attempt.as_ref().filter(|attempt| attempt.exchange.is_some()) {
         rates::to_openai(headers);
-        let lost = HeaderValue::from_bytes(exchange.lost.join(", ").as_bytes()).unwrap_or(reply::UNPRINTABLE);
-        headers.extend(Some((reply::DROPPED, lost)).filter(|_| !exchange.lost.is_empty()));
+        let dropped = attempt.dropped();
+        if !dropped.is_empty() {
+            let dropped = HeaderValue::from_bytes(dropped.as_bytes()).unwrap_or(reply::UNPRINTABLE);
+            headers.insert(reply::DROPPED, dropped);
+        }
     }
     if !headers.contains_key(&reply::REQUEST_ID) {
         let id = headers

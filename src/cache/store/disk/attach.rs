@@ -125,6 +125,7 @@ impl Attached {
             route: "".into(),
             provider: "".into(),
             model: "".into(),
+            dropped: "".into(),
             usage: Usage::default(),
             cost: NanoUsd(0),
         };
