@@ -69,9 +69,9 @@ pub struct Context {
     /// Where the request may go.
     pub plan: Option<Plan>,
     /// What the attempt that comes next will send.
-    pub prepared: Option<Prepared>,
+    pub prepared: Option<Box<Prepared>>,
     /// Why the last target passed over cannot be asked this.
-    pub refusal: Option<GatewayError>,
+    pub refusal: Option<Box<GatewayError>>,
     /// The context that Ollama is asked to run the model with.
     pub context_wish: Option<u64>,
     /// The attempt under way or the last one.

@@ -83,9 +83,10 @@ pub async fn begin(session: &mut Session, ctx: &mut Context, resolver: &Resolver
         tracing::debug!(id = %ctx.id, refusal = &*refusal.message, "no other deployment can be asked this");
         return Err(Error::explain(ALL_DOWN, "no other deployment can be asked this").into_up());
     }
-    let Some(Prepared { target, body, exchange }) = ctx.prepared.take() else {
+    let Some(prepared) = ctx.prepared.take() else {
         return Error::e_explain(ErrorType::InternalError, "no target left");
     };
+    let Prepared { target, body, exchange } = *prepared;
     ctx.attempts += 1;
     ctx.cursor += 1;
     ctx.translator = None;

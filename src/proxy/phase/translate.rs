@@ -29,7 +29,7 @@ pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
         let Some(target) = ctx.next_target().cloned() else {
             // Without a refusal there was no target, which a plan rules out.
             let unknown = || GatewayError::new(Fault::Internal, "There is nowhere left to send the request.");
-            return Err(Box::new(ctx.refusal.take().unwrap_or_else(unknown)));
+            return Err(ctx.refusal.take().unwrap_or_else(|| Box::new(unknown())));
         };
         let made = match Translation::of(ctx, &target) {
             Some(work) if work.body.len() > plan::PARSE_INLINE => {
@@ -66,7 +66,7 @@ fn adopt(ctx: &mut Context, target: Target, made: Option<Result<(Bytes, Exchange
             let edits = quirks::edits(&ctx.endpoint, &target.provider, &target.model, &body.bytes, &body.peek);
             splice(&body.bytes, &body.peek, &edits)
         });
-        ctx.prepared = Some(Prepared { target, body, exchange: None });
+        ctx.prepared = Some(Box::new(Prepared { target, body, exchange: None }));
         return;
     };
     let provider = &target.provider.name;
@@ -90,7 +90,8 @@ fn adopt(ctx: &mut Context, target: Target, made: Option<Result<(Bytes, Exchange
                 let dropped = exchange.lost.join(", ");
                 tracing::debug!(id = %ctx.id, provider = &**provider, dropped, "translated with losses");
             }
-            ctx.prepared = Some(Prepared { target, body: Some(body), exchange: Some(Arc::new(exchange)) });
+            let exchange = Some(Arc::new(exchange));
+            ctx.prepared = Some(Box::new(Prepared { target, body: Some(body), exchange }));
         }
         Err(Refusal { param, message }) => {
             let threads = param == THREAD && ctx.endpoint == Endpoint::Messages;
@@ -101,7 +102,7 @@ fn adopt(ctx: &mut Context, target: Target, made: Option<Result<(Bytes, Exchange
                 let member = Some(("details", json!({ "error_code": "thread_unsupported_request" })));
                 error.extra = Some(Box::new(Extra { member, ..Extra::default() }));
             }
-            ctx.refusal = Some(error);
+            ctx.refusal = Some(Box::new(error));
             ctx.cursor += 1;
         }
     }
