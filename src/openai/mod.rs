@@ -29,5 +29,5 @@ pub use generated::generated_text;
 pub use good::is_good;
 pub use peek::{Field, Peek, PeekError};
 pub use splice::{Edit, escape_json_string, include_usage_edit, splice};
-pub use stream::{MessageUsage, RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState};
+pub use stream::{MessageUsage, RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState, responses_error_event};
 pub use usage::{find_service_tier, find_usage};

@@ -6,14 +6,12 @@
 //! Replies     message, SSE of blocks     ◀──  chat.completion, chunks
 //!
 //! to_events, to_json, is_good   a stored Messages reply in its other form
-//! error, count_reply            replies that the gateway makes itself
 //! ```
 //!
 //! Rules and field names are those of Anthropic's API reference for `POST /v1/messages`, betas included.
 
 mod content;
 mod effort;
-mod error;
 mod held;
 mod read;
 mod reply;
@@ -29,8 +27,6 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use crate::openai::error_event;
-pub use error::{count_reply, error};
 pub use request::request;
 pub use stored::{is_good, to_events, to_json};
 pub use table::TABLE;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use bytes::{BufMut, BytesMut};
 use serde::Serialize;
 
-use crate::openai::ErrorBody;
+use crate::openai::{ErrorBody, responses_error_event};
 
 /// Writes events and numbers them.
 #[derive(Debug, Default)]
@@ -35,26 +35,7 @@ impl Numbered {
 
     /// The event that ends a broken stream: the API's own, with the `error` object that SDKs look for in any stream.
     pub(super) fn error(&mut self, error: &ErrorBody, out: &mut BytesMut) {
-        #[derive(Serialize)]
-        struct Event<'a> {
-            r#type: &'static str,
-            code: Option<&'a str>,
-            message: &'a str,
-            param: Option<&'a str>,
-            sequence_number: u64,
-            error: &'a ErrorBody,
-        }
-        let event = Event {
-            r#type: "error",
-            code: error.code.as_deref(),
-            message: &error.message,
-            param: error.param.as_deref(),
-            sequence_number: self.next,
-            error,
-        };
-        out.extend_from_slice(b"event: error\ndata: ");
-        let _ = serde_json::to_writer((&mut *out).writer(), &event);
-        out.extend_from_slice(b"\n\n");
+        out.extend_from_slice(&responses_error_event(error, self.next.checked_sub(1)));
     }
 
     fn start(&mut self, kind: &str, out: &mut BytesMut) {

@@ -31,6 +31,7 @@ use crate::types::{ServiceTier, Usage};
 use tools::ToolCalls;
 
 pub use messages::MessageUsage;
+pub use responses::responses_error_event;
 
 /// Which dialect the stream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,7 +330,7 @@ impl StreamRelay {
                 out.write(&error.to_bytes());
                 out.write(b"\n\n");
             }
-            StreamKind::Responses => out.write(&responses::error_event(&error, self.seen.last_sequence)),
+            StreamKind::Responses => out.write(&responses_error_event(&error, self.seen.last_sequence)),
             StreamKind::Messages => out.write(&error_event(&error)),
         }
         self.seen.error = Some(error);

@@ -58,7 +58,7 @@ impl StreamRelay {
 
 /// The event that ends a broken stream: the Responses API's own `error` event, with the `error` object that SDKs look
 /// for in any stream.
-pub(super) fn error_event(error: &ErrorBody, last_sequence: Option<u64>) -> Bytes {
+pub fn responses_error_event(error: &ErrorBody, last_sequence: Option<u64>) -> Bytes {
     #[derive(Serialize)]
     struct Event<'a> {
         r#type: &'static str,

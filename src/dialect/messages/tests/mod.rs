@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::reply::ChatReplies;
 use super::*;
 use crate::dialect::{Fate, Model, Replies};
-use crate::openai::ErrorBody;
 use crate::sse::{RawEvent, Scanner};
 
 /// The model that replies are of where they do not say it.
@@ -88,32 +87,6 @@ fn the_table_names_each_parameter_once() {
         assert!(rule.note.ends_with('.') && !rule.note.contains('\n'), "{}", rule.param);
         assert!(rule.fate != Fate::Translated || rule.neutral.is_empty(), "{}", rule.param);
     }
-}
-
-#[test]
-fn replies_of_the_gateway_itself() {
-    for (status, kind) in [
-        (400, "invalid_request_error"),
-        (401, "authentication_error"),
-        (402, "billing_error"),
-        (403, "permission_error"),
-        (404, "not_found_error"),
-        (413, "request_too_large"),
-        (422, "invalid_request_error"),
-        (429, "rate_limit_error"),
-        (500, "api_error"),
-        (502, "api_error"),
-        (503, "overloaded_error"),
-        (504, "timeout_error"),
-        (529, "overloaded_error"),
-    ] {
-        let json: Value = serde_json::from_slice(&error(status, &ErrorBody::new("m", "t", None), "req_1")).unwrap();
-        let expected = json!({"type": "error", "error": {"type": kind, "message": "m"}, "request_id": "req_1"});
-        assert_eq!(json, expected, "{status}");
-    }
-    let event = error_event(&ErrorBody::new("a\nb", "rate_limit_error", None));
-    assert_eq!(payloads(&event), [json!({"type": "error", "error": {"type": "rate_limit_error", "message": "a\nb"}})]);
-    assert_eq!(&count_reply(17)[..], br#"{"input_tokens":17}"#);
 }
 
 #[test]
