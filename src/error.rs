@@ -48,8 +48,10 @@ pub enum Fault {
     PathNotMetered,
     /// A limit of the tenant or the token is reached: 429.
     RateLimited,
-    /// A budget has not enough left: 402, or 429 where the configuration says so.
+    /// A budget does not have enough left: 402, or 429 where the configuration says so.
     BudgetExceeded,
+    /// A budget has enough left, but requests under way hold it: 429, and a retry cures it.
+    BudgetHeld,
     /// Tokens could not be read yet: 503, because nobody can say that one is wrong.
     IdentityUnavailable,
     /// The ledger cannot be written, and the configuration refuses requests then: 503.
@@ -92,7 +94,7 @@ impl Fault {
             | Self::ModelNotAllowed
             | Self::ModelNotPriced
             | Self::PathNotMetered => 403,
-            Self::RateLimited => 429,
+            Self::RateLimited | Self::BudgetHeld => 429,
             Self::IdentityUnavailable | Self::LedgerUnavailable => 503,
             Self::UnknownPath | Self::ModelNotFound => 404,
             Self::MethodNotAllowed => 405,
@@ -107,7 +109,7 @@ impl Fault {
     /// OpenAI's `error.type`.
     pub fn kind(self) -> &'static str {
         match self.blame() {
-            _ if self == Self::RateLimited => "rate_limit_error",
+            _ if matches!(self, Self::RateLimited | Self::BudgetHeld) => "rate_limit_error",
             _ if self == Self::BudgetExceeded => "insufficient_quota",
             Blame::Client => "invalid_request_error",
             Blame::Provider | Blame::Gateway => "server_error",
@@ -128,6 +130,7 @@ impl Fault {
             Self::PathNotMetered => "path_not_metered",
             Self::RateLimited => "rate_limit_exceeded",
             Self::BudgetExceeded => "budget_exceeded",
+            Self::BudgetHeld => "budget_held",
             Self::IdentityUnavailable => "identity_unavailable",
             Self::LedgerUnavailable => "ledger_unavailable",
             Self::UnknownPath => "unknown_url",
@@ -159,6 +162,7 @@ impl Fault {
             | Self::PathNotMetered
             | Self::RateLimited
             | Self::BudgetExceeded
+            | Self::BudgetHeld
             | Self::UnknownPath
             | Self::MethodNotAllowed
             | Self::ModelNotFound
@@ -179,6 +183,7 @@ impl Fault {
             self,
             Self::BodyTimeout
                 | Self::RateLimited
+                | Self::BudgetHeld
                 | Self::IdentityUnavailable
                 | Self::LedgerUnavailable
                 | Self::UpstreamUnreachable
@@ -244,7 +249,7 @@ impl GatewayError {
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 25] = [
+    const ALL: [Fault; 26] = [
         Fault::UnsupportedParameter,
         Fault::NotCached,
         Fault::InvalidRequest,
@@ -268,6 +273,7 @@ mod tests {
         Fault::PathNotMetered,
         Fault::RateLimited,
         Fault::BudgetExceeded,
+        Fault::BudgetHeld,
         Fault::IdentityUnavailable,
         Fault::LedgerUnavailable,
     ];

@@ -381,6 +381,8 @@ pub struct Budgets {
     pub exceeded_status: u16,
     /// What becomes of a stream that outgrows its reservation when nothing is left.
     pub overrun: Overrun,
+    /// How long a request waits for money that is only held.
+    pub wait: Duration,
     /// Where alerts go.
     pub webhook: Option<Webhook>,
 }

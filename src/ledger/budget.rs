@@ -7,7 +7,7 @@ use std::{
 
 use jiff::tz::TimeZone;
 
-use super::period;
+use super::{period, queue::Queue};
 use crate::{
     config::{self, Period},
     types::{NanoUsd, TenantId},
@@ -35,6 +35,8 @@ pub struct Budget {
     key: BudgetKey,
     zone: TimeZone,
     state: Mutex<State>,
+    /// Requests that wait for what is only reserved.
+    queue: Queue,
 }
 
 struct State {
@@ -68,6 +70,13 @@ pub struct Exceeded {
     pub wanted: NanoUsd,
     /// When it begins anew, in milliseconds since 1970; `None`: never.
     pub resets_at: Option<u64>,
+}
+
+impl Exceeded {
+    /// It would fit if what is only reserved came free: that is a matter of seconds, not of money.
+    pub fn is_passing(&self) -> bool {
+        self.spent.checked_add(self.wanted).is_some_and(|sum| sum <= self.limit)
+    }
 }
 
 /// A percentage that a budget has passed.
@@ -132,7 +141,7 @@ impl Budget {
             reserved: NanoUsd::ZERO,
             alerted: 0,
         };
-        Self { key, zone, state: Mutex::new(state) }
+        Self { key, zone, state: Mutex::new(state), queue: Queue::default() }
     }
 
     /// Which budget it is.
@@ -151,6 +160,40 @@ impl Budget {
             state.alerted = 0;
         }
         state.covers = covers;
+        drop(state);
+        self.queue.wake();
+    }
+
+    /// Requests that wait for what is only reserved.
+    pub(super) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// First millisecond of the period that a moment lies in.
+    pub(super) fn start_at(&self, now: u64) -> u64 {
+        self.lock_at(now).start
+    }
+
+    /// Counts what a tenant had spent before its requests counted here. No threshold is passed by it: a new budget looks at
+    /// them when it is taken up.
+    pub(super) fn take_over(&self, now: u64, spent: NanoUsd) {
+        let mut state = self.lock_at(now);
+        state.spent = state.spent.saturating_add(spent);
+    }
+
+    /// Leaves out what a tenant has spent whose requests do not count here any more.
+    pub(super) fn hand_over(&self, now: u64, spent: NanoUsd) {
+        let mut state = self.lock_at(now);
+        state.spent = state.spent.saturating_sub(spent);
+        drop(state);
+        self.queue.wake();
+    }
+
+    /// Holds an amount that is held elsewhere already, whether it fits or not.
+    pub(super) fn hold_anyway(&self, now: u64, amount: NanoUsd) -> Held {
+        let mut state = self.lock_at(now);
+        state.reserved = state.reserved.saturating_add(amount);
+        Held { start: state.start }
     }
 
     /// Holds an amount back.
@@ -182,7 +225,10 @@ impl Budget {
             return Vec::new();
         }
         state.reserved = state.reserved.saturating_sub(amount);
-        self.add(&mut state, cost)
+        let crossed = self.add(&mut state, cost);
+        drop(state);
+        self.queue.wake();
+        crossed
     }
 
     /// Counts what was spent elsewhere: by another process, or before the file could be read.

@@ -1,21 +1,13 @@
-//! What was spent before: sums that budgets begin with.
+//! What was spent through other processes, most of them gone: sums that budgets begin with.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::tz::TimeZone;
 use rusqlite::{Connection, params};
 
-use super::{
-    Shared,
-    budget::{Covers, Crossed},
-    period,
-};
+use super::{budget::Crossed, period};
 use crate::{
-    config::{self, Period},
-    store,
+    config::Period,
     types::{NanoUsd, RequestId, TenantId, unix_now},
 };
 
@@ -44,13 +36,13 @@ impl History {
         }
     }
 
-    /// What was spent in the period of `now` by everyone a budget covers.
-    pub fn spent(&self, period: Period, timezone: &str, now: u64, covers: &Covers) -> NanoUsd {
+    /// What was spent in the period of `now` by those who count.
+    pub fn spent(&self, period: Period, timezone: &str, now: u64, counts: impl Fn(&TenantId) -> bool) -> NanoUsd {
         let zone = TimeZone::get(timezone).unwrap_or(TimeZone::UTC);
         let (start, _) = period::bounds(period, &zone, now);
         let sums = self.sums.get(&(period, timezone.to_owned())).filter(|sums| sums.start == start);
         let all = sums.into_iter().flat_map(|sums| &sums.by_tenant);
-        all.filter(|(tenant, _)| covers(tenant)).map(|(_, spent)| *spent).sum()
+        all.filter(|(tenant, _)| counts(tenant)).map(|(_, spent)| *spent).sum()
     }
 }
 
@@ -65,85 +57,39 @@ pub enum Rows {
     Except(i64),
 }
 
-/// Reads the sums for these rules. The first time it also notes what processes that still live have spent up to that very
-/// moment: what they spend later is counted as it comes.
-pub fn read(shared: &Shared, rules: &[config::Budget]) {
-    // Not under the lock: a request of a tenant that is new would wait for the file.
-    let first = !lock(&shared.history).complete;
-    let keys: BTreeSet<_> = rules.iter().map(|rule| (rule.period, rule.timezone.clone())).collect();
-    let outcome = sums(shared, &keys, Rows::All, first);
-    let mut history = lock(&shared.history);
-    match outcome {
-        // What budgets missed that are there already is still to be given to them.
-        Ok(_) if first && !is_empty(shared) => {}
-        Ok(sums) => *history = History { sums, complete: true },
-        Err(error) if !first => {
-            tracing::error!(%error, "the ledger cannot be read: new budgets begin with what was spent before this process");
-        }
-        Err(error) => {
-            tracing::error!(%error, "the ledger cannot be read: budgets begin with nothing until it can");
-        }
-    }
-}
+/// A kind of period in a time zone.
+pub type Key = (Period, String);
 
-/// Reads what could not be read when budgets were made, and gives it to them. What this process has spent itself they know.
+/// Reads what other processes have spent in the current periods of these kinds.
 ///
 /// # Errors
-/// The file still cannot be read.
-pub fn catch_up(shared: &Shared) -> Result<Vec<Crossed>, store::StoreError> {
-    let keys = {
-        let budgets = shared.budgets.read().unwrap_or_else(PoisonError::into_inner);
-        budgets.keys().map(|key| (key.period, key.timezone.clone())).collect()
-    };
-    let sums = sums(shared, &keys, Rows::Except(shared.process), true)?;
-    let mut history = lock(&shared.history);
-    let budgets = shared.budgets.read().unwrap_or_else(PoisonError::into_inner);
+/// A file that cannot be read.
+pub fn read(connection: &Connection, keys: &BTreeSet<Key>, process: i64) -> rusqlite::Result<History> {
     let now = unix_now();
-    let mut crossed = Vec::new();
-    for (key, budget) in budgets.iter() {
-        let Some(sums) = sums.get(&(key.period, key.timezone.clone())) else { continue };
-        for (tenant, spent) in &sums.by_tenant {
-            // A sum lies in the period whose start it has.
-            crossed.extend(budget.adopt(tenant, sums.start, *spent, now));
-        }
-    }
-    *history = History { sums, complete: true };
-    Ok(crossed)
-}
-
-fn is_empty(shared: &Shared) -> bool {
-    shared.budgets.read().unwrap_or_else(PoisonError::into_inner).is_empty()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-type Key = (Period, String);
-
-fn sums(
-    shared: &Shared,
-    keys: &BTreeSet<Key>,
-    rows: Rows,
-    first: bool,
-) -> Result<HashMap<Key, Sums>, store::StoreError> {
-    let now = unix_now();
-    let connection = store::open(&shared.path)?;
-    // One snapshot for all sums.
-    let snapshot = connection.unchecked_transaction()?;
     let mut sums = HashMap::new();
     for (period, timezone) in keys {
         let zone = TimeZone::get(timezone).unwrap_or(TimeZone::UTC);
         let (start, _) = period::bounds(*period, &zone, now);
-        sums.insert((*period, timezone.clone()), Sums { start, by_tenant: sum_since(&snapshot, start, rows)? });
+        let by_tenant = sum_since(connection, start, Rows::Except(process))?;
+        sums.insert((*period, timezone.clone()), Sums { start, by_tenant });
     }
-    if first {
-        let mut others = lock(&shared.others);
-        for (process, spent) in others.iter_mut() {
-            *spent = sum_since(&snapshot, shared.others_since, Rows::Of(*process))?;
+    Ok(History { sums, complete: true })
+}
+
+impl super::Books {
+    /// Gives budgets that were made before the file could be read what they miss.
+    pub fn catch_up(&self, history: &History) -> Vec<Crossed> {
+        let now = unix_now();
+        let mut crossed = Vec::new();
+        for (key, budget) in &self.budgets {
+            let Some(sums) = history.sums.get(&(key.period, key.timezone.clone())) else { continue };
+            for (tenant, spent) in &sums.by_tenant {
+                // A sum lies in the period whose start it has.
+                crossed.extend(budget.adopt(tenant, sums.start, *spent, now));
+            }
         }
+        crossed
     }
-    Ok(sums)
 }
 
 /// What each tenant spent since a moment.

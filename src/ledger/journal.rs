@@ -233,6 +233,11 @@ impl Abandoned {
         }
     }
 
+    /// Whose it was; `None` where its name does not say.
+    pub fn process(&self) -> Option<i64> {
+        process_of(&self.path)
+    }
+
     /// Its intents, and how many lines were no whole ones: a process that is killed may leave a part of its last.
     ///
     /// # Errors

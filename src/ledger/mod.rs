@@ -15,6 +15,8 @@
 //! |---|---|
 //! | `period` | when a day, week or month begins in a time zone |
 //! | `budget` | spent and reserved in one budget |
+//! | `account` | a tenant's budgets, what it has under way, what this process has settled for it |
+//! | `queue` | requests that wait for what is only reserved |
 //! | `reservation` | the guard over all budgets of a request |
 //! | `entry` | one finished request |
 //! | `journal` | intents on disk, so that a killed process leaves a trace |
@@ -23,12 +25,14 @@
 //! | `history` | what was spent before |
 //! | `report` | what the tables tell: costs by day, latency percentiles |
 
+mod account;
 mod alerts;
 mod budget;
 mod entry;
 mod history;
 mod journal;
 mod period;
+mod queue;
 pub mod report;
 mod reservation;
 #[cfg(test)]
@@ -41,17 +45,19 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     time::{Duration, Instant},
 };
 
+pub use account::{Account, Budgets};
 pub use budget::{Budget, BudgetKey, Covers, Crossed, Exceeded, Standing};
 pub use entry::{Basis, Entry, Subject};
-pub use reservation::{Budgets, Reservation};
+pub use reservation::Reservation;
 
+use account::Short;
 use history::History;
 use journal::{Journal, Pin};
 use writer::Message;
@@ -66,11 +72,16 @@ use crate::{
 /// configuration says: what cost something is never dropped. The refused ones are only counted then.
 const MAX_WAITING: usize = 500_000;
 
+/// Between a wish to read the history and giving up on it.
+const READ: Duration = Duration::from_secs(5);
+
 /// Why no money could be reserved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// A budget has not enough left.
+    /// A budget does not have enough left, and no wait cures that before its next period.
     Exceeded(Exceeded),
+    /// A budget would have enough, but requests under way hold it at the moment.
+    Held(Exceeded),
     /// The database or the journal cannot be written, and the configuration refuses requests then.
     Unavailable,
 }
@@ -87,8 +98,7 @@ pub struct Ledger {
 struct Shared {
     path: PathBuf,
     process: i64,
-    budgets: RwLock<HashMap<BudgetKey, Arc<Budget>>>,
-    history: Mutex<History>,
+    books: Mutex<Books>,
     /// Other processes that live (this one is taking over from them), and what each tenant had spent through them when it
     /// was last looked at, counted from `others_since`.
     others: Mutex<HashMap<i64, HashMap<TenantId, NanoUsd>>>,
@@ -99,6 +109,24 @@ struct Shared {
     up: AtomicBool,
     alerts: AtomicU64,
     unrecorded: AtomicU64,
+}
+
+/// All accounts and budgets, and what was spent through other processes.
+#[derive(Default)]
+struct Books {
+    accounts: HashMap<TenantId, Arc<Account>>,
+    budgets: HashMap<BudgetKey, Arc<Budget>>,
+    history: History,
+}
+
+/// A budget that a tenant's requests count in.
+pub struct Rule<'a> {
+    /// Whose it is: the tenant, or one of its ancestors.
+    pub owner: &'a TenantId,
+    /// What the configuration says.
+    pub budget: &'a config::Budget,
+    /// Whose spend counts in it.
+    pub covers: Covers,
 }
 
 /// How the ledger is.
@@ -131,8 +159,7 @@ impl Ledger {
         let shared = Arc::new(Shared {
             path: database.path.clone(),
             process,
-            budgets: RwLock::default(),
-            history: Mutex::default(),
+            books: Mutex::default(),
             others: Mutex::default(),
             // A sum from before its first entry only grows.
             others_since: unix_now().saturating_sub(31 * 86_400_000),
@@ -159,51 +186,148 @@ impl Ledger {
     /// Reads what was spent in the current periods of these rules, so that budgets made from now on begin with it. Blocks on
     /// the file: for a start and a reload.
     pub fn read_history(&self, rules: &[config::Budget]) {
-        self.flush(Duration::from_secs(5));
-        history::read(&self.shared, rules);
+        let keys = rules.iter().map(|rule| (rule.period, rule.timezone.clone())).collect();
+        let (done, read) = mpsc::sync_channel(1);
+        let asked = self.to_writer.send(Message::History(keys, done)).is_ok();
+        if !asked || !read.recv_timeout(READ).unwrap_or(false) {
+            match self.shared.books().history.complete {
+                true => tracing::error!("the ledger cannot be read: new budgets begin with what this process knows"),
+                false => tracing::error!("the ledger cannot be read: budgets begin with nothing until it can"),
+            }
+        }
     }
 
-    /// The budget of a tenant under a rule; the one that is there already keeps its counters. `covers` says whose spend
-    /// counts in it.
-    pub fn budget(&self, tenant: &TenantId, rule: &config::Budget, covers: Covers) -> Arc<Budget> {
-        let key =
-            BudgetKey { tenant: tenant.clone(), period: rule.period, timezone: rule.timezone.clone(), hard: rule.hard };
-        // In this order everywhere.
-        let history = self.shared.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut budgets = self.shared.budgets.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(budget) = budgets.get(&key) {
-            budget.set_rule(rule, covers);
-            return budget.clone();
-        }
+    /// The account of a tenant, from now on with these budgets. Budgets that are there already keep their counters; those
+    /// that are new begin with what was spent in their period and with what open requests hold. Call it for every tenant
+    /// whose rules may have changed, after [`Self::read_history`].
+    pub fn account(&self, tenant: &TenantId, rules: &[Rule<'_>]) -> Arc<Account> {
         let now = unix_now();
-        let spent = history.spent(rule.period, &rule.timezone, now, &covers);
-        let budget = Arc::new(Budget::new(key.clone(), rule, covers, spent, now));
-        budgets.insert(key, budget.clone());
-        drop((budgets, history));
-        self.raise(budget.take_up());
-        budget
+        let mut books = self.shared.books();
+        let Books { accounts, budgets, history } = &mut *books;
+        let mut fresh = Vec::new();
+        let mut chain = Vec::with_capacity(rules.len());
+        for Rule { owner, budget: rule, covers } in rules {
+            let (period, timezone) = (rule.period, rule.timezone.clone());
+            let key = BudgetKey { tenant: (*owner).clone(), period, timezone, hard: rule.hard };
+            let budget = match budgets.get(&key) {
+                Some(budget) => {
+                    budget.set_rule(rule, covers.clone());
+                    budget.clone()
+                }
+                None => {
+                    // Tenants with an account bring along what they have spent.
+                    let counts = |id: &TenantId| covers(id) && !accounts.contains_key(id);
+                    let spent = history.spent(period, &rule.timezone, now, counts);
+                    let budget = Arc::new(Budget::new(key.clone(), rule, covers.clone(), spent, now));
+                    budgets.insert(key, budget.clone());
+                    fresh.push(budget.clone());
+                    budget
+                }
+            };
+            chain.push(budget);
+        }
+        let account = match accounts.get(tenant) {
+            Some(account) => {
+                let before = |budget: &Budget| {
+                    let BudgetKey { period, timezone, .. } = budget.key();
+                    history.spent(*period, timezone, now, |id| id == tenant)
+                };
+                account.set_budgets(chain.into(), now, Some(&before));
+                account.clone()
+            }
+            None => {
+                let account = Arc::new(Account::new(tenant.clone()));
+                account.set_budgets(chain.into(), now, None);
+                accounts.insert(tenant.clone(), account.clone());
+                account
+            }
+        };
+        drop(books);
+        self.raise(fresh.iter().flat_map(|budget| budget.take_up()).collect());
+        account
     }
 
     /// Holds the most that a request may cost in all of its budgets, or in none, and writes the intent down.
     ///
     /// # Errors
-    /// A budget that has not enough, or a disk that does not take it.
+    /// A budget that does not have enough, or a disk that does not take the intent.
     pub fn reserve(
         self: &Arc<Self>,
-        budgets: Budgets,
+        account: &Arc<Account>,
         subject: Subject,
         amount: NanoUsd,
     ) -> Result<Reservation, Refused> {
-        if !self.is_open() {
-            return Err(Refused::Unavailable);
+        self.try_reserve(account, &subject, amount).map_err(|(refused, _)| refused)
+    }
+
+    /// The same, and where all that is missing is held by requests under way, it waits for it: in the order of arrival, and
+    /// no longer than `patience`.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`]; [`Refused::Held`] after `patience`, or at once where too many wait already.
+    pub async fn reserve_within(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        subject: Subject,
+        amount: NanoUsd,
+        patience: Duration,
+    ) -> Result<Reservation, Refused> {
+        let budgets = account.budgets();
+        let queued = budgets.iter().find(|budget| budget.queue().is_used()).cloned();
+        let (mut refused, budget) = match queued {
+            Some(budget) => (None, budget),
+            None => match self.try_reserve(account, &subject, amount) {
+                Err((refused @ Refused::Held(_), Some(budget))) => (Some(refused), budget),
+                outcome => return outcome.map_err(|(refused, _)| refused),
+            },
+        };
+        if let Some(place) = budget.queue().enter() {
+            let line = async {
+                let _turn = place.turn().await;
+                loop {
+                    // Asked for before the try: what comes free during it counts.
+                    let mut freed: Vec<_> = budgets.iter().map(|budget| Box::pin(budget.queue().freed())).collect();
+                    for freed in &mut freed {
+                        freed.as_mut().enable();
+                    }
+                    match self.try_reserve(account, &subject, amount) {
+                        Err((held @ Refused::Held(_), _)) => refused = Some(held),
+                        outcome => return outcome.map_err(|(refused, _)| refused),
+                    }
+                    futures::future::select_all(freed).await;
+                }
+            };
+            if let Ok(outcome) = tokio::time::timeout(patience, line).await {
+                return outcome;
+            }
         }
-        let mut reservation =
-            Reservation::new(self.clone(), budgets, subject.clone(), amount).map_err(Refused::Exceeded)?;
-        match self.journal.note(&subject, amount) {
+        // It never was at the head of the line, or the line was too long: one look says how the budget stands.
+        match refused {
+            Some(refused) => Err(refused),
+            None => self.reserve(account, subject, amount),
+        }
+    }
+
+    /// Of a refusal also the budget.
+    fn try_reserve(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        subject: &Subject,
+        amount: NanoUsd,
+    ) -> Result<Reservation, (Refused, Option<Arc<Budget>>)> {
+        if !self.is_open() {
+            return Err((Refused::Unavailable, None));
+        }
+        let slot = account.hold(subject.at, amount).map_err(|Short { budget, exceeded }| {
+            let refused = if exceeded.is_passing() { Refused::Held(exceeded) } else { Refused::Exceeded(exceeded) };
+            (refused, Some(budget))
+        })?;
+        let mut reservation = Reservation::new(self.clone(), account.clone(), slot, subject.clone(), amount);
+        match self.journal.note(subject, amount) {
             Ok(pin) => reservation.keep(pin),
             Err(_) if self.on_failure == OnFailure::Refuse => {
                 reservation.cancel();
-                return Err(Refused::Unavailable);
+                return Err((Refused::Unavailable, None));
             }
             // The writer says so in the log, and the metric says so.
             Err(_) => {}
@@ -238,8 +362,8 @@ impl Ledger {
     /// How every budget stands that has been used or configured.
     pub fn standings(&self) -> Vec<Standing> {
         let now = unix_now();
-        let budgets = self.shared.budgets.read().unwrap_or_else(PoisonError::into_inner);
-        let mut standings: Vec<_> = budgets.values().map(|budget| budget.standing(now)).collect();
+        let books = self.shared.books();
+        let mut standings: Vec<_> = books.budgets.values().map(|budget| budget.standing(now)).collect();
         standings.sort_by(|a, b| a.key.cmp(&b.key));
         standings
     }
@@ -265,7 +389,7 @@ impl Ledger {
 
     /// Lets go of budgets that the configuration does not have any more.
     pub fn retain(&self, configured: impl Fn(&BudgetKey) -> bool) {
-        self.shared.budgets.write().unwrap_or_else(PoisonError::into_inner).retain(|key, _| configured(key));
+        self.shared.books().budgets.retain(|key, _| configured(key));
     }
 
     /// The file.
@@ -292,17 +416,20 @@ impl Ledger {
 }
 
 impl Shared {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Counts what was spent elsewhere in the budgets it belongs to.
     fn adopt(&self, tenant: &TenantId, at: u64, cost: NanoUsd) -> Vec<Crossed> {
         let now = unix_now();
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut books = self.books();
         // Before the history is read it is in that; the budgets that are there get it then, too.
-        if !history.complete {
+        if !books.history.complete {
             return Vec::new();
         }
-        history.add(tenant, at, cost);
-        let budgets = self.budgets.read().unwrap_or_else(PoisonError::into_inner);
-        budgets.values().flat_map(|budget| budget.adopt(tenant, at, cost, now)).collect()
+        books.history.add(tenant, at, cost);
+        books.budgets.values().flat_map(|budget| budget.adopt(tenant, at, cost, now)).collect()
     }
 
     fn webhook(&self) -> Option<config::Webhook> {

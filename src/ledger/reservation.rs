@@ -4,14 +4,12 @@ use std::{fmt, sync::Arc};
 
 use super::{
     Ledger,
-    budget::{Budget, Crossed, Exceeded, Held},
+    account::{Account, Slot},
+    budget::Exceeded,
     entry::{Basis, Entry, Subject},
     journal::Pin,
 };
 use crate::types::NanoUsd;
-
-/// The budgets that a request counts in: its tenant's, then its ancestors'.
-pub type Budgets = Arc<[Arc<Budget>]>;
 
 /// Holds the worst case of a request until it is settled. Dropped without that, it gives everything back if no provider was
 /// asked, and else settles at what it held: the provider may have charged it.
@@ -22,11 +20,9 @@ pub struct Reservation {
 
 struct Open {
     ledger: Arc<Ledger>,
-    budgets: Budgets,
-    held: Vec<Held>,
+    account: Arc<Account>,
+    slot: Slot,
     amount: NanoUsd,
-    #[cfg(test)]
-    noted: NanoUsd,
     subject: Subject,
     /// Keeps the intent on disk until the entry is.
     pin: Option<Pin>,
@@ -36,24 +32,12 @@ struct Open {
 impl Reservation {
     pub(super) fn new(
         ledger: Arc<Ledger>,
-        budgets: Budgets,
+        account: Arc<Account>,
+        slot: Slot,
         subject: Subject,
         amount: NanoUsd,
-    ) -> Result<Self, Exceeded> {
-        let held = hold_all(&budgets, subject.at, amount)?;
-        Ok(Self {
-            open: Some(Open {
-                ledger,
-                budgets,
-                held,
-                amount,
-                #[cfg(test)]
-                noted: amount,
-                subject,
-                pin: None,
-                sent: false,
-            }),
-        })
+    ) -> Self {
+        Self { open: Some(Open { ledger, account, slot, amount, subject, pin: None, sent: false }) }
     }
 
     pub(super) fn keep(&mut self, pin: Pin) {
@@ -67,15 +51,10 @@ impl Reservation {
         self.open.as_ref().map_or(NanoUsd::ZERO, |open| open.amount)
     }
 
+    /// As a killed process ends: nothing is settled, and the intent stays on disk.
     #[cfg(test)]
-    pub(super) fn open_mut(&mut self) -> &mut Option<impl Sized> {
-        &mut self.open
-    }
-
-    /// What the journal knows of it: the first amount, without extensions.
-    #[cfg(test)]
-    pub(super) fn noted(&self) -> NanoUsd {
-        self.open.as_ref().map_or(NanoUsd::ZERO, |open| open.noted)
+    pub(super) fn forget(mut self) {
+        self.open = None;
     }
 
     /// Whose it is, with the moment that decides its period; `None` once it is settled.
@@ -90,28 +69,26 @@ impl Reservation {
         }
     }
 
-    /// Holds more, where every budget has it.
+    /// Holds more, where every budget has it, and writes that down as well.
     ///
     /// # Errors
-    /// The budget that has not; what was held stays held.
+    /// The budget that does not have it; what was held stays held.
     pub fn extend(&mut self, more: NanoUsd) -> Result<(), Exceeded> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        // A period that has begun since is another budget: its share is held there.
-        let extra = hold_all(&open.budgets, open.subject.at, more)?;
-        for ((budget, first), second) in open.budgets.iter().zip(&open.held).zip(&extra) {
-            if !first.same_period(second) {
-                budget.settle(*second, more, NanoUsd::ZERO);
-            }
-        }
+        open.account.extend(open.slot, more)?;
         open.amount = open.amount.saturating_add(more);
+        // Where it cannot be written, the first amount is what is recovered; the writer says so in the log.
+        if let Ok(pin) = open.ledger.journal.note(&open.subject, open.amount) {
+            // The line of the first amount may lie in an older segment, which can go: this line says more.
+            open.pin = Some(pin);
+        }
         Ok(())
     }
 
     /// Gives everything back and writes nothing: there was no request.
     pub(super) fn cancel(mut self) {
-        let Some(open) = self.open.take() else { return };
-        for (budget, held) in open.budgets.iter().zip(&open.held) {
-            budget.settle(*held, open.amount, NanoUsd::ZERO);
+        if let Some(open) = self.open.take() {
+            open.account.settle(open.slot, NanoUsd::ZERO);
         }
     }
 
@@ -123,28 +100,9 @@ impl Reservation {
     }
 }
 
-fn hold_all(budgets: &Budgets, now: u64, amount: NanoUsd) -> Result<Vec<Held>, Exceeded> {
-    let mut held = Vec::with_capacity(budgets.len());
-    for budget in budgets.iter() {
-        match budget.hold(now, amount) {
-            Ok(share) => held.push(share),
-            Err(exceeded) => {
-                for (budget, share) in budgets.iter().zip(held) {
-                    budget.settle(share, amount, NanoUsd::ZERO);
-                }
-                return Err(exceeded);
-            }
-        }
-    }
-    Ok(held)
-}
-
 impl Open {
     fn close(self, entry: Entry) {
-        let mut crossed: Vec<Crossed> = Vec::new();
-        for (budget, held) in self.budgets.iter().zip(&self.held) {
-            crossed.extend(budget.settle(*held, self.amount, entry.cost));
-        }
+        let crossed = self.account.settle(self.slot, entry.cost);
         self.ledger.raise(crossed);
         self.ledger.write(entry, self.pin);
     }

@@ -44,6 +44,14 @@ fn only(tenant: &'static str) -> Covers {
     Arc::new(move |id: &TenantId| id.as_str() == tenant)
 }
 
+/// The account of a tenant with one budget of its own.
+fn alone(ledger: &Ledger, tenant: &'static str, rule: &config::Budget) -> (Arc<Account>, Arc<Budget>) {
+    let rules = [Rule { owner: &tenant.into(), budget: rule, covers: only(tenant) }];
+    let account = ledger.account(&tenant.into(), &rules);
+    let budget = account.budgets()[0].clone();
+    (account, budget)
+}
+
 fn cost(subject: &Subject, cost: u64) -> Entry {
     let usage = Usage { prompt_tokens: 1, ..Usage::default() };
     Entry { usage, ..Entry::bare(subject.clone(), NanoUsd(cost), Basis::Provider) }
@@ -94,8 +102,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// A process over the same files: a ledger with the budgets of a team, its sibling and their parent.
 struct Process {
     ledger: Arc<Ledger>,
-    team: Budgets,
-    sibling: Budgets,
+    team: Arc<Account>,
+    sibling: Arc<Account>,
     open: Vec<(Subject, Reservation)>,
 }
 
@@ -106,12 +114,16 @@ impl Process {
     fn start(folder: &Path) -> Self {
         let ledger = Ledger::open(&database(folder)).unwrap();
         ledger.read_history(&[rule(0)]);
-        let all: Covers = Arc::new(|_| true);
-        let parent = ledger.budget(&"parent".into(), &rule(PARENT), all);
-        let team = ledger.budget(&"team".into(), &rule(TEAM), only("team"));
-        let sibling = ledger.budget(&"sibling".into(), &rule(PARENT), only("sibling"));
-        let team = Arc::from([team, parent.clone()]);
-        Self { team, sibling: Arc::from([sibling, parent]), ledger, open: Vec::new() }
+        let process = |tenant: &'static str, limit| {
+            let (owner, above): (TenantId, TenantId) = (tenant.into(), "parent".into());
+            let rules = [
+                Rule { owner: &owner, budget: &rule(limit), covers: only(tenant) },
+                Rule { owner: &above, budget: &rule(PARENT), covers: Arc::new(|_| true) },
+            ];
+            ledger.account(&owner, &rules)
+        };
+        let (team, sibling) = (process("team", TEAM), process("sibling", PARENT));
+        Self { team, sibling, ledger, open: Vec::new() }
     }
 
     /// Spent and reserved of the team and of the parent.
@@ -121,7 +133,7 @@ impl Process {
             let standing = budget.standing(now);
             (standing.spent.0, standing.reserved.0)
         };
-        [of(&self.team[0]), of(&self.sibling[0]), of(&self.team[1])]
+        [of(&self.team.budgets()[0]), of(&self.sibling.budgets()[0]), of(&self.team.budgets()[1])]
     }
 
     /// As a kill would: guards do not run, files stay as they are, locks go.
@@ -144,15 +156,6 @@ impl Process {
     }
 }
 
-impl Reservation {
-    /// Ends without settling, as a killed process does. The intent's segment stays on disk and loses its lock.
-    fn forget(mut self) {
-        if let Some(open) = self.open_mut().take() {
-            drop(open);
-        }
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
@@ -165,12 +168,12 @@ proptest! {
         for step in steps {
             match step {
                 Step::Reserve(is_sibling, amount) => {
-                    let (name, budgets) =
+                    let (name, account) =
                         if is_sibling { ("sibling", &process.sibling) } else { ("team", &process.team) };
                     let [(t, tr), _, (p, pr)] = process.counters();
                     let fits = p + pr + amount <= PARENT && (is_sibling || t + tr + amount <= TEAM);
                     let subject = subject(name);
-                    let outcome = process.ledger.reserve(budgets.clone(), subject.clone(), NanoUsd(amount));
+                    let outcome = process.ledger.reserve(account, subject.clone(), NanoUsd(amount));
                     prop_assert_eq!(outcome.is_ok(), fits);
                     process.open.extend(outcome.ok().map(|reservation| (subject, reservation)));
                 }
@@ -195,10 +198,9 @@ proptest! {
                     prop_assert_eq!(process.open[at].1.amount().0, before.0 + if extended { more } else { 0 });
                 }
                 Step::Crash => {
-                    // An extension is not in the journal: what was asked first is what is recovered.
                     for (subject, reservation) in &process.open {
-                        let noted = reservation.noted().0;
-                        *if subject.tenant.as_str() == "team" { &mut team } else { &mut sibling } += noted;
+                        let held = reservation.amount().0;
+                        *if subject.tenant.as_str() == "team" { &mut team } else { &mut sibling } += held;
                     }
                     process.kill();
                     process = Process::start(folder.path());
@@ -222,17 +224,16 @@ proptest! {
 fn threads_that_race_never_overspend() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&database(folder.path())).unwrap();
-    let budget = ledger.budget(&"team".into(), &rule(10_000), only("team"));
-    let budgets: Budgets = Arc::from([budget.clone()]);
+    let (account, budget) = alone(&ledger, "team", &rule(10_000));
     let admitted: u64 = thread::scope(|scope| {
         let racers: Vec<_> = (0..8)
             .map(|racer| {
-                let (ledger, budgets) = (&ledger, &budgets);
+                let (ledger, account) = (&ledger, &account);
                 scope.spawn(move || {
                     let mut admitted = 0;
                     for round in 0..200 {
                         let subject = subject("team");
-                        let Ok(reservation) = ledger.reserve(budgets.clone(), subject.clone(), NanoUsd(97)) else {
+                        let Ok(reservation) = ledger.reserve(account, subject.clone(), NanoUsd(97)) else {
                             continue;
                         };
                         match (racer + round) % 3 {
@@ -260,11 +261,11 @@ fn threads_that_race_never_overspend() {
 fn a_panic_gives_back_or_settles_what_was_held() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&database(folder.path())).unwrap();
-    let budget = ledger.budget(&"team".into(), &rule(1_000), only("team"));
+    let (account, budget) = alone(&ledger, "team", &rule(1_000));
     for (sent, spent) in [(false, 0), (true, 60)] {
-        let (ledger, budgets): (_, Budgets) = (ledger.clone(), Arc::from([budget.clone()]));
+        let (ledger, account) = (ledger.clone(), account.clone());
         let panicked = thread::spawn(move || {
-            let mut reservation = ledger.reserve(budgets, subject("team"), NanoUsd(60)).unwrap();
+            let mut reservation = ledger.reserve(&account, subject("team"), NanoUsd(60)).unwrap();
             if sent {
                 reservation.mark_sent();
             }
@@ -284,10 +285,10 @@ fn a_soft_budget_alerts_and_refuses_nothing_and_each_threshold_alerts_once() {
         // The second process finds the thresholds passed, and raises nothing again.
         let ledger = Ledger::open(&database(folder.path())).unwrap();
         ledger.read_history(std::slice::from_ref(&soft));
-        let budget = ledger.budget(&"team".into(), &soft, only("team"));
+        let (account, _) = alone(&ledger, "team", &soft);
         for _ in 0..3 {
             let subject = subject("team");
-            let reservation = ledger.reserve(Arc::from([budget.clone()]), subject.clone(), NanoUsd(500)).unwrap();
+            let reservation = ledger.reserve(&account, subject.clone(), NanoUsd(500)).unwrap();
             reservation.settle(cost(&subject, 45));
         }
         flush(&ledger);
@@ -321,14 +322,14 @@ fn a_new_period_begins_with_nothing_and_an_old_reservation_does_not_touch_it() {
 fn a_file_that_cannot_be_written_loses_nothing_and_hangs_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&database(folder.path())).unwrap();
-    let budgets: Budgets = Arc::from([ledger.budget(&"team".into(), &rule(1_000_000), only("team"))]);
+    let (account, _) = alone(&ledger, "team", &rule(1_000_000));
     // Another program holds the lock.
     let blocker = Connection::open(ledger.path()).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     let begun = Instant::now();
     for _ in 0..1_000 {
         let subject = subject("team");
-        ledger.reserve(budgets.clone(), subject.clone(), NanoUsd(10)).unwrap().settle(cost(&subject, 7));
+        ledger.reserve(&account, subject.clone(), NanoUsd(10)).unwrap().settle(cost(&subject, 7));
     }
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     while ledger.health().database {
@@ -362,7 +363,8 @@ fn a_ledger_that_has_to_be_written_refuses_while_it_cannot_be() {
         assert!(begun.elapsed() < Duration::from_secs(10), "the lock is not noticed");
         thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(ledger.reserve(Arc::new([]), subject("team"), NanoUsd(1)).unwrap_err(), Refused::Unavailable);
+    let account = ledger.account(&"team".into(), &[]);
+    assert_eq!(ledger.reserve(&account, subject("team"), NanoUsd(1)).unwrap_err(), Refused::Unavailable);
     blocker.execute_batch("COMMIT").unwrap();
     flush(&ledger);
     assert!(ledger.is_open());
@@ -381,10 +383,10 @@ fn a_file_that_comes_late_brings_what_was_spent_before() {
     }
     let ledger = Ledger::open(&database(&place)).unwrap();
     ledger.read_history(&[rule(0)]);
-    let budget = ledger.budget(&"team".into(), &rule(1_000), only("team"));
+    let (account, budget) = alone(&ledger, "team", &rule(1_000));
     assert_eq!(budget.standing(unix_now()).spent, NanoUsd::ZERO);
     let mine = subject("team");
-    ledger.reserve(Arc::from([budget.clone()]), mine.clone(), NanoUsd(50)).unwrap().settle(cost(&mine, 50));
+    ledger.reserve(&account, mine.clone(), NanoUsd(50)).unwrap().settle(cost(&mine, 50));
     std::fs::rename(&elsewhere, &place).unwrap();
     let begun = Instant::now();
     while budget.standing(unix_now()).spent != NanoUsd(950) {
@@ -401,26 +403,26 @@ fn two_processes_over_one_file_see_what_the_other_spends() {
     let start = || {
         let ledger = Ledger::open(&database(folder.path())).unwrap();
         ledger.read_history(&[rule(0)]);
-        let budget = ledger.budget(&"team".into(), &rule(1_000), only("team"));
-        (ledger, budget)
+        let (account, budget) = alone(&ledger, "team", &rule(1_000));
+        (ledger, account, budget)
     };
-    let (old, old_budget) = start();
-    let spend = |ledger: &Arc<Ledger>, budget: &Arc<Budget>, amount| {
+    let (old, old_account, _) = start();
+    let spend = |ledger: &Arc<Ledger>, account: &Arc<Account>, amount| {
         let subject = subject("team");
-        let reservation = ledger.reserve(Arc::from([budget.clone()]), subject.clone(), NanoUsd(amount)).unwrap();
+        let reservation = ledger.reserve(account, subject.clone(), NanoUsd(amount)).unwrap();
         reservation.settle(cost(&subject, amount));
     };
-    spend(&old, &old_budget, 100);
+    spend(&old, &old_account, 100);
     flush(&old);
-    let (new, new_budget) = start();
+    let (new, _, new_budget) = start();
     assert_eq!(new_budget.standing(unix_now()).spent, NanoUsd(100));
     // The old one goes on with what it had under way, as in an upgrade.
     thread::sleep(Duration::from_millis(1_200));
-    spend(&old, &old_budget, 200);
+    spend(&old, &old_account, 200);
     flush(&old);
-    let open = old.reserve(Arc::from([old_budget.clone()]), subject("team"), NanoUsd(300)).unwrap();
+    let open = old.reserve(&old_account, subject("team"), NanoUsd(300)).unwrap();
     open.forget();
-    drop((old, old_budget));
+    drop((old, old_account));
     let begun = Instant::now();
     while new_budget.standing(unix_now()).spent != NanoUsd(600) {
         assert!(begun.elapsed() < Duration::from_secs(10), "{new_budget:?}");
@@ -436,12 +438,12 @@ fn steady_load_does_not_keep_the_writer_from_its_other_work() {
     let start = || {
         let ledger = Ledger::open(&database(folder.path())).unwrap();
         ledger.read_history(&[rule(0)]);
-        let budget = ledger.budget(&"team".into(), &rule(1_000_000), only("team"));
-        (ledger, budget)
+        let (account, budget) = alone(&ledger, "team", &rule(1_000_000));
+        (ledger, account, budget)
     };
-    let (old, old_budget) = start();
-    let (new, new_budget) = start();
-    let open = old.reserve(Arc::from([old_budget.clone()]), subject("team"), NanoUsd(300)).unwrap();
+    let (old, old_account, _) = start();
+    let (new, _, new_budget) = start();
+    let open = old.reserve(&old_account, subject("team"), NanoUsd(300)).unwrap();
     let busy = AtomicBool::new(true);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -451,7 +453,7 @@ fn steady_load_does_not_keep_the_writer_from_its_other_work() {
             }
         });
         open.forget();
-        drop((old, old_budget));
+        drop((old, old_account));
         let begun = Instant::now();
         let recovered = || new_budget.standing(unix_now()).spent == NanoUsd(300);
         while !recovered() && begun.elapsed() < Duration::from_secs(8) {
@@ -486,4 +488,181 @@ fn old_entries_become_sums_per_day_and_lose_no_money() {
     assert_eq!(sums[&TenantId::from("team")], NanoUsd(1_500));
     let calls: u64 = connection.query_row("SELECT sum(calls) FROM days", [], |row| row.get(0)).unwrap();
     assert_eq!(calls, rolled as u64);
+}
+
+/// The rules of a team under a parent, for [`Ledger::account`].
+fn reload(ledger: &Ledger, own: &[config::Budget], above: &[config::Budget]) -> Arc<Account> {
+    let (owner, parent): (TenantId, TenantId) = ("team".into(), "parent".into());
+    let all: Vec<_> = own.iter().chain(above).cloned().collect();
+    ledger.read_history(&all);
+    let is_known = |key: &BudgetKey| {
+        let rules = if key.tenant == owner { own } else { above };
+        rules.iter().any(|rule| (rule.period, rule.hard, &rule.timezone) == (key.period, key.hard, &key.timezone))
+    };
+    ledger.retain(is_known);
+    let own = own.iter().map(|budget| Rule { owner: &owner, budget, covers: only("team") });
+    let above = above.iter().map(|budget| Rule { owner: &parent, budget, covers: Arc::new(|_| true) });
+    ledger.account(&owner, &own.chain(above).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_budget_that_goes_and_returns_or_changes_keeps_what_is_spent_and_held() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let before = Ledger::open(&database(folder.path())).unwrap();
+        before.record(cost(&subject("team"), 100));
+        before.record(cost(&subject("stranger"), 1_000));
+        flush(&before);
+    }
+    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let monthly = rule(2_000);
+    let variants = [
+        vec![],
+        vec![monthly.clone()],
+        vec![config::Budget { timezone: "Asia/Kolkata".into(), ..monthly.clone() }],
+        vec![config::Budget { hard: false, ..monthly.clone() }],
+        vec![config::Budget { period: Period::Total, ..monthly.clone() }],
+        vec![config::Budget { period: Period::Total, ..monthly.clone() }, monthly.clone()],
+        vec![],
+        vec![monthly.clone()],
+    ];
+    let account = reload(&ledger, std::slice::from_ref(&monthly), &[]);
+    let (mut spent, mut open) = (100, Vec::new());
+    for (round, own) in variants.iter().enumerate() {
+        for above in [&[][..], std::slice::from_ref(&monthly)] {
+            // Some open requests are older than the reload, some are settled behind it.
+            let subject = subject("team");
+            open.push((subject.clone(), ledger.reserve(&account, subject, NanoUsd(40)).unwrap()));
+            if open.len() > 3 {
+                let (subject, reservation): (Subject, Reservation) = open.remove(0);
+                reservation.settle(cost(&subject, 7));
+                spent += 7;
+            }
+            assert!(Arc::ptr_eq(&reload(&ledger, own, above), &account), "an account is for ever");
+            let held = 40 * open.len() as u64;
+            for budget in account.budgets().iter() {
+                let standing = budget.standing(unix_now());
+                let others = if standing.key.tenant.as_str() == "parent" { 1_000 } else { 0 };
+                assert_eq!(
+                    (standing.spent.0, standing.reserved.0),
+                    (spent + others, held),
+                    "round {round}: {:?}",
+                    standing.key
+                );
+            }
+        }
+    }
+    drop(open);
+    flush(&ledger);
+    let standing = account.budgets()[0].standing(unix_now());
+    assert_eq!((standing.spent.0, standing.reserved.0), (spent, 0));
+    assert_eq!(rows(ledger.path(), "team").0, spent);
+}
+
+#[test]
+fn reloads_under_load_lose_no_money_and_make_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let monthly = rule(u64::MAX / 4);
+    let account = reload(&ledger, std::slice::from_ref(&monthly), &[]);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for worker in 0..3_u64 {
+            let (ledger, account, stop) = (&ledger, &account, &stop);
+            scope.spawn(move || {
+                let mut open = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let subject = subject("team");
+                    open.push((subject.clone(), ledger.reserve(account, subject, NanoUsd(50)).unwrap()));
+                    if open.len() > 5 {
+                        let (subject, reservation): (Subject, Reservation) = open.remove(worker as usize);
+                        reservation.settle(cost(&subject, 10 + worker));
+                    }
+                    thread::sleep(Duration::from_micros(50));
+                }
+            });
+        }
+        for round in 0..40 {
+            let own = if round % 2 == 0 { &[][..] } else { std::slice::from_ref(&monthly) };
+            reload(&ledger, own, if round % 3 == 0 { &[] } else { std::slice::from_ref(&monthly) });
+        }
+        reload(&ledger, std::slice::from_ref(&monthly), std::slice::from_ref(&monthly));
+        stop.store(true, Ordering::Relaxed);
+    });
+    flush(&ledger);
+    let spent = rows(ledger.path(), "team").0;
+    assert!(spent > 0);
+    for budget in account.budgets().iter() {
+        let standing = budget.standing(unix_now());
+        assert_eq!((standing.spent.0, standing.reserved.0), (spent, 0), "{:?}", standing.key);
+    }
+}
+
+#[tokio::test]
+async fn requests_wait_in_the_order_of_arrival_for_what_is_only_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let (account, budget) = alone(&ledger, "team", &rule(100));
+    let patience = Duration::from_secs(30);
+    let mut open = Vec::new();
+    for amount in [40, 40] {
+        let subject = subject("team");
+        open.push((subject.clone(), ledger.reserve(&account, subject, NanoUsd(amount)).unwrap()));
+    }
+    let (told, mut order) = tokio::sync::mpsc::unbounded_channel();
+    // The first is large, the ones behind it would fit at once.
+    for amount in [70, 20, 15] {
+        let (ledger, account, told) = (ledger.clone(), account.clone(), told.clone());
+        let wait = tokio::spawn(async move {
+            let outcome = ledger.reserve_within(&account, subject("team"), NanoUsd(amount), patience).await;
+            told.send((amount, outcome.map(|reservation| reservation.amount()))).unwrap();
+        });
+        while !budget.queue().is_used() {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+        drop(wait);
+    }
+    assert!(order.try_recv().is_err(), "all three wait");
+    let (subject, reservation) = open.remove(0);
+    reservation.settle(cost(&subject, 10));
+    // On this runtime of one thread everything that can go on has gone on by then.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(order.try_recv().is_err(), "60 are free, the first needs 70, and nobody overtakes it");
+    let (subject, reservation) = open.remove(0);
+    reservation.settle(cost(&subject, 10));
+    for amount in [70, 20, 15] {
+        assert_eq!(order.recv().await.unwrap(), (amount, Ok(NanoUsd(amount))));
+    }
+    assert!(!budget.queue().is_used());
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_the_money_with_patience_or_with_its_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let (account, budget) = alone(&ledger, "team", &rule(100));
+    let ask = |amount, ms| {
+        let (ledger, account) = (ledger.clone(), account.clone());
+        async move { ledger.reserve_within(&account, subject("team"), NanoUsd(amount), Duration::from_millis(ms)).await }
+    };
+    let first = subject("team");
+    let reservation = ledger.reserve(&account, first.clone(), NanoUsd(60)).unwrap();
+    assert!(matches!(ask(101, 5_000).await, Err(Refused::Exceeded(_))), "no wait brings more than there is");
+    let begun = Instant::now();
+    assert!(matches!(ask(50, 30).await, Err(Refused::Held(_))));
+    assert!(begun.elapsed() >= Duration::from_millis(30));
+    assert!(matches!(ask(50, 0).await, Err(Refused::Held(_))));
+    // One that is given up leaves no place taken.
+    assert!(tokio::time::timeout(Duration::from_millis(10), ask(50, 60_000)).await.is_err());
+    assert!(!budget.queue().is_used());
+    // What is held is spent in the end: then it is gone.
+    let waits = tokio::spawn(ask(50, 30_000));
+    while !budget.queue().is_used() {
+        tokio::task::yield_now().await;
+    }
+    reservation.settle(cost(&first, 60));
+    assert!(matches!(waits.await.unwrap(), Err(Refused::Exceeded(_))));
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     store::{self, StoreError},
-    types::{NanoUsd, TenantId, unix_now},
+    types::{NanoUsd, RequestId, TenantId, unix_now},
 };
 
 /// After the first entry of a batch the writer sleeps this long: those that come meanwhile share its commit, and do not
@@ -50,6 +50,8 @@ pub enum Message {
     Alert(Box<Crossed>),
     /// Say when everything before this is written.
     Flush(SyncSender<()>),
+    /// Read what was spent in these periods before, and say whether that was possible.
+    History(BTreeSet<history::Key>, SyncSender<bool>),
 }
 
 struct Writer {
@@ -61,6 +63,7 @@ struct Writer {
     waiting: VecDeque<(Box<Entry>, Option<Pin>)>,
     alerts: VecDeque<Box<Crossed>>,
     flushes: Vec<SyncSender<()>>,
+    histories: Vec<(BTreeSet<history::Key>, SyncSender<bool>)>,
     /// The last try to begin a segment failed.
     no_intents: bool,
     ticked: Instant,
@@ -88,6 +91,7 @@ pub fn start(
         waiting: VecDeque::new(),
         alerts: VecDeque::new(),
         flushes: Vec::new(),
+        histories: Vec::new(),
         no_intents: false,
         ticked: Instant::now(),
         rolled_up: None,
@@ -108,6 +112,7 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.answer_histories();
             loop {
                 if self.flushes.is_empty() {
                     thread::sleep(GATHER);
@@ -116,6 +121,7 @@ impl Writer {
                 if self.waiting.is_empty() && self.alerts.is_empty() {
                     break;
                 }
+                self.answer_histories();
                 if self.attempt(Self::commit).is_err() {
                     // Nothing is lost: it waits in memory.
                     thread::sleep(TICK / 4);
@@ -146,6 +152,7 @@ impl Writer {
             Message::Entry(entry, pin) => self.waiting.push_back((entry, pin)),
             Message::Alert(crossed) => self.alerts.push_back(crossed),
             Message::Flush(done) => self.flushes.push(done),
+            Message::History(keys, done) => self.histories.push((keys, done)),
         }
     }
 
@@ -231,13 +238,43 @@ impl Writer {
         });
     }
 
+    fn answer_histories(&mut self) {
+        for (keys, done) in std::mem::take(&mut self.histories) {
+            let read = self.attempt(|writer| writer.catch_up().and_then(|()| writer.read_history(&keys)));
+            // Whoever asked may have lost patience.
+            let _ = done.try_send(read.is_ok());
+        }
+    }
+
     /// Gives budgets that began without their history what they missed.
     fn catch_up(&mut self) -> Result<(), StoreError> {
-        if self.shared.history.lock().unwrap_or_else(PoisonError::into_inner).complete {
-            return Ok(());
-        }
-        let crossed = history::catch_up(&self.shared)?;
+        let keys: BTreeSet<_> = {
+            let books = self.shared.books();
+            if books.history.complete || books.budgets.is_empty() {
+                return Ok(());
+            }
+            books.budgets.keys().map(|key| (key.period, key.timezone.clone())).collect()
+        };
+        self.read_history(&keys)?;
         tracing::info!("what was spent before is read now");
+        Ok(())
+    }
+
+    /// Reads what other processes have spent in the current periods. Budgets that have missed it get it.
+    fn read_history(&mut self, keys: &BTreeSet<history::Key>) -> Result<(), StoreError> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        // One snapshot for all sums, and for how far those that live are followed.
+        connection.execute_batch("BEGIN")?;
+        let living: Vec<i64> = self.others().keys().copied().collect();
+        let followed = living.into_iter().try_for_each(|process| self.follow(process));
+        let Some(connection) = &self.connection else { return Ok(()) };
+        let read = followed.and_then(|()| Ok(history::read(connection, keys, self.shared.process)?));
+        connection.execute_batch("COMMIT")?;
+        let history = read?;
+        let mut books = self.shared.books();
+        let crossed = if books.history.complete { Vec::new() } else { books.catch_up(&history) };
+        books.history = history;
+        drop(books);
         self.alerts.extend(crossed.into_iter().map(Box::new));
         Ok(())
     }
@@ -263,7 +300,7 @@ impl Writer {
             self.follow(process)?;
         }
         self.others().retain(|process, _| living.contains(process));
-        gone.into_iter().try_for_each(|segment| self.settle_abandoned(segment))
+        self.settle_abandoned(gone)
     }
 
     fn others(&self) -> MutexGuard<'_, HashMap<i64, HashMap<TenantId, NanoUsd>>> {
@@ -275,7 +312,7 @@ impl Writer {
     fn follow(&mut self, process: i64) -> Result<(), StoreError> {
         let Some(connection) = &self.connection else { return Ok(()) };
         let shared = self.shared.clone();
-        let known = shared.history.lock().unwrap_or_else(PoisonError::into_inner).complete;
+        let known = shared.books().history.complete;
         let now = history::sum_since(connection, shared.others_since, Rows::Of(process))?;
         let before = shared.others.lock().unwrap_or_else(PoisonError::into_inner).insert(process, now.clone());
         if !known {
@@ -292,23 +329,39 @@ impl Writer {
         Ok(())
     }
 
-    fn settle_abandoned(&mut self, mut segment: Abandoned) -> Result<(), StoreError> {
-        let (intents, broken) = segment.read()?;
+    fn settle_abandoned(&mut self, segments: Vec<Abandoned>) -> Result<(), StoreError> {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        let mut segments = segments;
+        let mut broken = 0;
+        // A request whose reservation has grown has several lines, perhaps in several segments: the largest amount counts.
+        let mut intents: HashMap<RequestId, (i64, Intent)> = HashMap::new();
+        for segment in &mut segments {
+            let process = segment.process().unwrap_or(self.shared.process);
+            let (found, torn) = segment.read()?;
+            broken += torn;
+            for intent in found {
+                let known = intents.entry(intent.id).or_insert_with(|| (process, intent.clone()));
+                known.1.estimate = known.1.estimate.max(intent.estimate);
+            }
+        }
         let Some(connection) = &mut self.connection else { return Ok(()) };
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut recovered = Vec::new();
         {
             let mut statement = entry::prepare(&transaction)?;
-            for intent in intents {
-                let entry = recovered_entry(&intent);
-                // What its process had settled is there already.
-                if entry::insert(&mut statement, self.shared.process, &entry)? {
+            for (process, intent) in intents.values() {
+                let entry = recovered_entry(intent);
+                // What its process had settled is there already. The row is that of the dead process: this one has not
+                // settled it.
+                if entry::insert(&mut statement, *process, &entry)? {
                     recovered.push(entry);
                 }
             }
         }
         transaction.commit()?;
-        segment.delete()?;
+        segments.into_iter().try_for_each(Abandoned::delete)?;
         let sum: NanoUsd = recovered.iter().map(|entry| entry.cost).sum();
         if !recovered.is_empty() || broken > 0 {
             tracing::warn!(requests = recovered.len(), usd = %sum, broken, "a process ended with requests under way: they count as what was reserved for them");

@@ -12,7 +12,7 @@ use crate::{
     cache::Cache,
     config::{self, Config},
     identity::{Directory, Scope, Scopes, Token},
-    ledger::{self, Covers, Ledger},
+    ledger::{Account, Covers, Ledger, Rule},
     limits::{Meter, Rules},
     types::{TenantId, TokenId},
 };
@@ -46,8 +46,10 @@ pub struct Party {
     /// The names behind [`Self::meters`].
     lineage: Vec<TenantId>,
     meters: Meters,
-    /// Its budgets and its ancestors'.
-    pub budgets: ledger::Budgets,
+    /// Its account at the ledger, with its budgets and its ancestors'.
+    pub account: Arc<Account>,
+    /// It or an ancestor has a budget.
+    has_budget: bool,
     /// One of them refuses.
     pub has_hard_budget: bool,
     /// Its headers over its ancestors'.
@@ -154,26 +156,25 @@ impl Parties {
     fn make(&self, id: &TenantId) -> Option<Party> {
         let own = self.config.tenant(id)?;
         let lineage = lineage(&self.config, id);
+        let tenants: Vec<_> = lineage.iter().filter_map(|name| Some((name, self.config.tenant(name)?))).collect();
+        let rules: Vec<_> = tenants
+            .iter()
+            .flat_map(|(owner, tenant)| tenant.budgets.iter().map(|budget| (*owner, budget)))
+            .map(|(owner, budget)| Rule { owner, budget, covers: covers(&self.config, owner) })
+            .collect();
         let mut party = Party {
             id: id.clone(),
             lineage: lineage.clone(),
-            meters: Arc::new([]),
-            budgets: Arc::new([]),
-            has_hard_budget: false,
+            meters: tenants.iter().map(|(name, tenant)| self.meter(name, &tenant.limits)).collect(),
+            account: self.governance.ledger.account(id, &rules),
+            has_budget: !rules.is_empty(),
+            has_hard_budget: rules.iter().any(|rule| rule.budget.hard),
             headers: Vec::new(),
             models: Vec::new(),
-            limits_money: false,
+            limits_money: tenants.iter().any(|(_, tenant)| tenant.limits.usd_per_minute.is_some()),
             unmetered_paths: own.unmetered_paths,
         };
-        let (mut meters, mut budgets) = (Vec::new(), Vec::new());
-        for name in &lineage {
-            let Some(tenant) = self.config.tenant(name) else { continue };
-            party.limits_money |= tenant.limits.usd_per_minute.is_some();
-            meters.push(self.meter(name, &tenant.limits));
-            for rule in &tenant.budgets {
-                party.has_hard_budget |= rule.hard;
-                budgets.push(self.governance.ledger.budget(name, rule, covers(&self.config, name)));
-            }
+        for (_, tenant) in &tenants {
             for (header, value) in &tenant.headers {
                 if !party.headers.iter().any(|(known, _)| known == header) {
                     party.headers.push((header.clone(), value.clone()));
@@ -183,7 +184,7 @@ impl Parties {
                 party.models.push(tenant.models.clone());
             }
         }
-        Some(Party { meters: meters.into(), budgets: budgets.into(), ..party })
+        Some(party)
     }
 
     fn meter(&self, tenant: &TenantId, limits: &config::Limits) -> Arc<Meter> {
@@ -201,7 +202,7 @@ impl Principal {
     /// Whether anything bounds what it spends: then nothing may pass whose cost is not known.
     pub fn counts_money(&self) -> bool {
         let by_token = || self.token.as_ref().is_some_and(|token| token.limits.usd_per_minute.is_some());
-        !self.party.budgets.is_empty() || self.party.limits_money || by_token()
+        self.party.has_budget || self.party.limits_money || by_token()
     }
 
     /// Whether it may do this.

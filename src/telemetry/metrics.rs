@@ -43,6 +43,7 @@ pub struct Metrics {
     reloads: IntCounterVec,
     limited: IntCounterVec,
     budget_refused: IntCounter,
+    budget_held: IntCounter,
     stopped: IntCounter,
     beyond: Counter,
     budgets: GaugeVec,
@@ -179,7 +180,11 @@ impl Metrics {
             )?,
             budget_refused: single(
                 "can_budget_refused_total",
-                "Requests refused because a budget had not enough left.",
+                "Requests refused because a budget did not have enough left.",
+            )?,
+            budget_held: single(
+                "can_budget_held_total",
+                "Requests refused for the moment because what is left in a budget was held for requests under way.",
             )?,
             stopped: single(
                 "can_streams_stopped_total",
@@ -324,6 +329,11 @@ impl Metrics {
     /// A budget refused a request.
     pub fn budget_refused(&self) {
         self.budget_refused.inc();
+    }
+
+    /// A request was refused for the moment: others under way hold what is left in a budget.
+    pub fn budget_held(&self) {
+        self.budget_held.inc();
     }
 
     /// A stream was ended because its budget was used up.

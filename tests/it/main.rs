@@ -18,6 +18,7 @@ mod hardening;
 mod layers;
 mod lifecycle;
 mod money;
+mod reserved;
 mod streams;
 mod strict;
 mod support;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::{
     resolved::{Overrun, Period},
-    values::{HumanUsd, SecretText},
+    values::{HumanDuration, HumanUsd, SecretText},
 };
 
 /// How clients are recognised.
@@ -151,6 +151,9 @@ pub struct Budgets {
     /// A stream that outgrows what was reserved for it while its budget is used up: `stop` ends it with an error event,
     /// `finish` lets it run on over the budget.
     pub overrun: Overrun,
+    /// How long a request waits for money that a budget has, but holds for requests under way; requests are served in the order
+    /// of their arrival. After that it is refused with 429 and `retry-after`. 0s: at once.
+    pub wait: HumanDuration,
     /// Called when a budget passes one of its percentages.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = Webhook::example())]
@@ -159,7 +162,7 @@ pub struct Budgets {
 
 impl Default for Budgets {
     fn default() -> Self {
-        Self { exceeded_status: 402, overrun: Overrun::Stop, webhook: None }
+        Self { exceeded_status: 402, overrun: Overrun::Stop, wait: HumanDuration::secs(2), webhook: None }
     }
 }
 

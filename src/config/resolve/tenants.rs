@@ -124,7 +124,7 @@ impl Resolver<'_> {
             let secret = webhook.secret.as_ref().and_then(|secret| self.secret(secret, &path.key("secret")));
             Webhook { url: webhook.url.clone(), secret }
         });
-        Budgets { exceeded_status: raw.exceeded_status, overrun: raw.overrun, webhook }
+        Budgets { exceeded_status: raw.exceeded_status, overrun: raw.overrun, wait: raw.wait.0, webhook }
     }
 
     pub(super) fn database(&mut self, raw: &raw::Database) -> Database {

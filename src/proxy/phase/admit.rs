@@ -229,10 +229,11 @@ fn not_priced(ctx: &Context, plan: &Plan) -> GatewayError {
 }
 
 /// Charges the estimate in the limits and holds the worst case in the budgets. The last thing before a provider is asked.
+/// What requests under way hold comes free in seconds: it is waited for, see `budgets.wait`.
 ///
 /// # Errors
-/// A limit that is reached, a budget that has not enough, or a disk that does not take the intent.
-pub fn reserve(ctx: &mut Context) -> Result<(), Stop> {
+/// A limit that is reached, a budget that does not have enough, a disk that does not take the intent, or a client that left.
+pub async fn reserve(session: &mut Session, ctx: &mut Context) -> Result<(), Stop> {
     let Some(principal) = ctx.principal.clone() else { return Ok(()) };
     let Some(quote) = ctx.quote else {
         // Nothing to reserve; the entry is still to be written.
@@ -243,17 +244,35 @@ pub fn reserve(ctx: &mut Context) -> Result<(), Stop> {
     {
         return Err(limited(ctx, &refusal).into());
     }
+    let (ledger, account) = (ctx.governance.ledger.clone(), &principal.party.account);
     let subject = subject(ctx, &principal);
-    match ctx.governance.ledger.reserve(principal.party.budgets.clone(), subject, quote.worst_case) {
+    let turn = ledger.reserve_within(account, subject, quote.worst_case, ctx.engines.config.budgets.wait);
+    let outcome = tokio::select! {
+        biased;
+        outcome = turn => outcome,
+        () = departure(session) => return Err(Stop::Gone),
+    };
+    match outcome {
         Ok(reservation) => {
             ctx.reservation = Some(reservation);
             Ok(())
         }
         Err(ledger::Refused::Unavailable) => Err(unavailable().into()),
+        Err(ledger::Refused::Held(exceeded)) => {
+            ctx.metrics.budget_held();
+            Err(held(&exceeded).into())
+        }
         Err(ledger::Refused::Exceeded(exceeded)) => {
             ctx.metrics.budget_refused();
             Err(over_budget(&exceeded, &ctx.engines.config).into())
         }
+    }
+}
+
+/// Completes when the client leaves. What it sends meanwhile is of no matter: its request has been read.
+async fn departure(session: &mut Session) {
+    if session.downstream_session.read_body_or_idle(true).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -300,9 +319,8 @@ fn limited(ctx: &Context, refusal: &Refusal) -> GatewayError {
 
 /// The refusal of a budget, with all that is needed to understand it.
 pub fn over_budget(exceeded: &Exceeded, config: &Config) -> GatewayError {
-    let Exceeded { tenant, period, limit, spent, reserved, wanted, .. } = exceeded;
+    let Exceeded { limit, spent, reserved, .. } = exceeded;
     let left = limit.saturating_sub(*spent).saturating_sub(*reserved);
-    let resets_at = exceeded.resets_at.and_then(|ms| i64::try_from(ms).ok()).map(|ms| ms / 1000);
     let when = match exceeded.resets_at.map(|at| Duration::from_millis(at.saturating_sub(unix_now()))) {
         Some(wait) => format!(" It begins anew in {}.", go_duration(Duration::from_secs(wait.as_secs()))),
         None => String::new(),
@@ -311,11 +329,49 @@ pub fn over_budget(exceeded: &Exceeded, config: &Config) -> GatewayError {
         true => " A smaller request (max_tokens) may fit.",
         false => "",
     };
+    let message = format!("{} does not have enough left: {}.{smaller}{when}", budget_of(exceeded), standing(exceeded));
+    let extra = Extra {
+        status: Some(config.budgets.exceeded_status),
+        member: Some(budget_member(exceeded)),
+        ..Extra::default()
+    };
+    // A 429 says when to come back; that no retry helps before, `x-should-retry` says.
+    let wait = exceeded.resets_at.filter(|_| config.budgets.exceeded_status == 429);
+    let retry_after = wait.map(|at| Duration::from_millis(at.saturating_sub(unix_now())));
+    GatewayError { extra: Some(Box::new(extra)), retry_after, ..GatewayError::new(Fault::BudgetExceeded, message) }
+}
+
+/// When to come back for money that requests under way hold: most requests end within seconds.
+const HELD_RETRY: Duration = Duration::from_secs(1);
+
+/// The refusal of a budget that has the money, but holds it for requests under way.
+fn held(exceeded: &Exceeded) -> GatewayError {
     let message = format!(
-        "The {} budget of tenant '{tenant}' has not enough left: ${limit} in all, ${spent} spent, ${reserved} held for requests \
-         under way, and this request may cost up to ${wanted}.{smaller}{when}",
-        period.label()
+        "What is left in {} is held for requests under way: {}. Please try again in {}.",
+        budget_of(exceeded).replacen("The", "the", 1),
+        standing(exceeded),
+        go_duration(HELD_RETRY)
     );
+    let extra = Extra { member: Some(budget_member(exceeded)), ..Extra::default() };
+    let error = GatewayError::new(Fault::BudgetHeld, message);
+    GatewayError { extra: Some(Box::new(extra)), retry_after: Some(HELD_RETRY), ..error }
+}
+
+fn budget_of(Exceeded { tenant, period, .. }: &Exceeded) -> String {
+    format!("The {} budget of tenant '{tenant}'", period.label())
+}
+
+fn standing(Exceeded { limit, spent, reserved, wanted, .. }: &Exceeded) -> String {
+    format!(
+        "${limit} in all, ${spent} spent, ${reserved} held for requests under way, and this request may cost up to \
+         ${wanted}"
+    )
+}
+
+/// The member of the error object that programs read.
+fn budget_member(exceeded: &Exceeded) -> (&'static str, serde_json::Value) {
+    let Exceeded { tenant, period, limit, spent, reserved, wanted, .. } = exceeded;
+    let resets_at = exceeded.resets_at.and_then(|ms| i64::try_from(ms).ok()).map(|ms| ms / 1000);
     let member = json!({
         "tenant": tenant,
         "period": period.label(),
@@ -325,10 +381,5 @@ pub fn over_budget(exceeded: &Exceeded, config: &Config) -> GatewayError {
         "requested_usd": wanted.to_string(),
         "resets_at": resets_at,
     });
-    let extra =
-        Extra { status: Some(config.budgets.exceeded_status), member: Some(("budget", member)), ..Extra::default() };
-    // A 429 says when to come back; that no retry helps before, `x-should-retry` says.
-    let wait = exceeded.resets_at.filter(|_| config.budgets.exceeded_status == 429);
-    let retry_after = wait.map(|at| Duration::from_millis(at.saturating_sub(unix_now())));
-    GatewayError { extra: Some(Box::new(extra)), retry_after, ..GatewayError::new(Fault::BudgetExceeded, message) }
+    ("budget", member)
 }

@@ -16,7 +16,7 @@ pub mod respond;
 pub mod settle;
 mod translate;
 
-use pingora_error::Result;
+use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::{context::Context, reply};
@@ -50,12 +50,17 @@ pub async fn accept(session: &mut Session, ctx: &mut Context, contexts: &Context
 
 /// The last step before a provider is asked, after the cache had nothing: reserve, then arm the body. `Ok(false)` says that
 /// the reply has been sent.
+///
+/// # Errors
+/// The client has left.
 pub async fn commit(session: &mut Session, ctx: &mut Context) -> Result<bool> {
-    match admit::reserve(ctx) {
+    match admit::reserve(session, ctx).await {
         Ok(()) => {
             attempt::arm(session, ctx);
             Ok(true)
         }
+        // Pingora would answer where nothing has been sent.
+        Err(Stop::Gone) => Err(Error::explain(ErrorType::ConnectionClosed, "the client has left").into_down()),
         Err(stop) => answer(session, ctx, stop).await.map(|()| false),
     }
 }

@@ -46,6 +46,8 @@ impl Seen {
 pub enum Step {
     Send(Bytes),
     Wait(Duration),
+    /// Wait until the test says so.
+    Until(Arc<tokio::sync::Notify>),
     /// Break the connection (HTTP/1.1) or reset the stream (HTTP/2).
     Cut,
     /// Send nothing more and keep the connection open.
@@ -255,6 +257,7 @@ fn play(steps: Vec<Step>, guard: Watch) -> impl Stream<Item = Result<Frame<Bytes
             async move {
                 match step {
                     Some(Step::Wait(wait)) => tokio::time::sleep(wait).await,
+                    Some(Step::Until(told)) => told.notified().await,
                     Some(Step::Stall) => std::future::pending().await,
                     // Hyper gathers frames that are ready at once; each of ours is to leave on its own.
                     Some(Step::Send(_)) => tokio::task::yield_now().await,

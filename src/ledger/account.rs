@@ -1,0 +1,221 @@
+//! A tenant's account: the budgets that its requests count in, what it has under way, and what this process has settled for
+//! it.
+//!
+//! Requests reserve and settle through the account, never at a budget directly. So a reload can change the budgets of a
+//! tenant at any moment and lose nothing: a budget that is new to the account takes over what the tenant has spent in the
+//! period and what its open requests hold.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use slab::Slab;
+
+use super::budget::{Budget, Crossed, Exceeded, Held};
+use crate::types::{NanoUsd, TenantId};
+
+/// The budgets that a request counts in: its tenant's, then its ancestors'.
+pub type Budgets = Arc<[Arc<Budget>]>;
+
+/// See the module's documentation.
+pub struct Account {
+    tenant: TenantId,
+    state: Mutex<State>,
+}
+
+struct State {
+    budgets: Budgets,
+    open: Slab<Open>,
+    settled: Settled,
+}
+
+/// What one open request holds.
+struct Open {
+    /// Milliseconds since 1970: decides the period.
+    at: u64,
+    amount: NanoUsd,
+    budgets: Budgets,
+    /// One for each budget.
+    held: Vec<Held>,
+}
+
+/// Names an open request of an account.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot(usize);
+
+/// Why an account cannot reserve: the budget that refuses, and how it stands.
+#[derive(Debug)]
+pub(super) struct Short {
+    pub budget: Arc<Budget>,
+    pub exceeded: Exceeded,
+}
+
+impl Account {
+    /// An account without budgets. What the tenant spent before this process is no matter of it.
+    pub(super) fn new(tenant: TenantId) -> Self {
+        let state = State { budgets: Arc::new([]), open: Slab::new(), settled: Settled::default() };
+        Self { tenant, state: Mutex::new(state) }
+    }
+
+    /// Whose it is.
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// The budgets that its requests count in at this moment.
+    pub fn budgets(&self) -> Budgets {
+        self.lock().budgets.clone()
+    }
+
+    /// Changes the budgets. `before` tells what the tenant spent in the current period of a budget through other processes;
+    /// it is asked for budgets that are new to the account, unless the account itself is new: then they have it already.
+    pub(super) fn set_budgets(&self, budgets: Budgets, now: u64, before: Option<&dyn Fn(&Budget) -> NanoUsd>) {
+        let mut state = self.lock();
+        let has = |list: &Budgets, budget: &Arc<Budget>| list.iter().any(|other| Arc::ptr_eq(other, budget));
+        if let Some(before) = before {
+            for budget in budgets.iter().filter(|budget| !has(&state.budgets, budget)) {
+                let own = state.settled.since(budget.start_at(now));
+                budget.take_over(now, before(budget).saturating_add(own));
+            }
+            for budget in state.budgets.iter().filter(|budget| !has(&budgets, budget)) {
+                let own = state.settled.since(budget.start_at(now));
+                budget.hand_over(now, before(budget).saturating_add(own));
+            }
+        }
+        for (_, open) in &mut state.open {
+            let mut held = Vec::with_capacity(budgets.len());
+            for budget in budgets.iter() {
+                let known = open.budgets.iter().position(|other| Arc::ptr_eq(other, budget));
+                held.push(known.map_or_else(|| budget.hold_anyway(open.at, open.amount), |at| open.held[at]));
+            }
+            for (budget, share) in open.budgets.iter().zip(&open.held).filter(|(budget, _)| !has(&budgets, budget)) {
+                budget.settle(*share, open.amount, NanoUsd::ZERO);
+            }
+            (open.budgets, open.held) = (budgets.clone(), held);
+        }
+        state.budgets = budgets;
+    }
+
+    /// Holds an amount in all budgets, or in none.
+    pub(super) fn hold(&self, at: u64, amount: NanoUsd) -> Result<Slot, Short> {
+        let mut state = self.lock();
+        let budgets = state.budgets.clone();
+        let held = hold_all(&budgets, at, amount)?;
+        Ok(Slot(state.open.insert(Open { at, amount, budgets, held })))
+    }
+
+    /// Holds more for an open request, in all of its budgets or in none.
+    pub(super) fn extend(&self, slot: Slot, more: NanoUsd) -> Result<(), Exceeded> {
+        let mut state = self.lock();
+        let Some(open) = state.open.get_mut(slot.0) else { return Ok(()) };
+        // A period that has begun since is another budget: its share is held there.
+        let extra = hold_all(&open.budgets, open.at, more).map_err(|short| short.exceeded)?;
+        for ((budget, first), second) in open.budgets.iter().zip(&open.held).zip(&extra) {
+            if !first.same_period(second) {
+                budget.settle(*second, more, NanoUsd::ZERO);
+            }
+        }
+        open.amount = open.amount.saturating_add(more);
+        Ok(())
+    }
+
+    /// Gives back what an open request held, and counts what it cost. Returns the percentages that this has passed.
+    pub(super) fn settle(&self, slot: Slot, cost: NanoUsd) -> Vec<Crossed> {
+        let mut state = self.lock();
+        let Some(open) = state.open.try_remove(slot.0) else { return Vec::new() };
+        state.settled.add(open.at, cost);
+        let settle = |(budget, held): (&Arc<Budget>, &Held)| budget.settle(*held, open.amount, cost);
+        open.budgets.iter().zip(&open.held).flat_map(settle).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn hold_all(budgets: &Budgets, at: u64, amount: NanoUsd) -> Result<Vec<Held>, Short> {
+    let mut held = Vec::with_capacity(budgets.len());
+    for budget in budgets.iter() {
+        match budget.hold(at, amount) {
+            Ok(share) => held.push(share),
+            Err(exceeded) => {
+                for (budget, share) in budgets.iter().zip(held) {
+                    budget.settle(share, amount, NanoUsd::ZERO);
+                }
+                return Err(Short { budget: budget.clone(), exceeded });
+            }
+        }
+    }
+    Ok(held)
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        write!(f, "account of {}: {} requests open, {:?}", self.tenant, state.open.len(), state.budgets)
+    }
+}
+
+/// Sums of what was settled, by quarters of an hour: every time zone's midnight is the start of one.
+#[derive(Default)]
+struct Settled {
+    /// Before the first quarter that is kept.
+    older: NanoUsd,
+    /// Start and sum, rising.
+    quarters: Vec<(u64, NanoUsd)>,
+}
+
+const QUARTER_MS: u64 = 900_000;
+
+/// Quarters that are kept: more than the longest period has. Only a period without an end counts what was before.
+const KEPT: usize = 32 * 96;
+
+impl Settled {
+    fn add(&mut self, at: u64, cost: NanoUsd) {
+        let start = at - at % QUARTER_MS;
+        let place = self.quarters.iter().rposition(|(known, _)| *known <= start);
+        match place {
+            Some(place) if self.quarters[place].0 == start => {
+                let sum = &mut self.quarters[place].1;
+                *sum = sum.saturating_add(cost);
+                return;
+            }
+            Some(place) => self.quarters.insert(place + 1, (start, cost)),
+            None => self.quarters.insert(0, (start, cost)),
+        }
+        if self.quarters.len() > KEPT {
+            let (_, sum) = self.quarters.remove(0);
+            self.older = self.older.saturating_add(sum);
+        }
+    }
+
+    /// What was settled since a moment that is the start of a quarter; 0 stands for all of it.
+    fn since(&self, start: u64) -> NanoUsd {
+        let recent: NanoUsd = self.quarters.iter().filter(|(at, _)| *at >= start).map(|(_, sum)| *sum).sum();
+        if start == 0 { recent.saturating_add(self.older) } else { recent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_kept_by_quarters_and_forgotten_by_none() {
+        let mut settled = Settled::default();
+        settled.add(3 * QUARTER_MS + 5, NanoUsd(1));
+        settled.add(3 * QUARTER_MS, NanoUsd(2));
+        settled.add(QUARTER_MS, NanoUsd(4));
+        settled.add(2 * QUARTER_MS + 1, NanoUsd(8));
+        for (start, sum) in [(4, 0), (3, 3), (2, 11), (1, 15), (0, 15)] {
+            assert_eq!(settled.since(start * QUARTER_MS), NanoUsd(sum), "{start}");
+        }
+        for quarter in 10..10 + KEPT as u64 {
+            settled.add(quarter * QUARTER_MS, NanoUsd(100));
+        }
+        assert_eq!(settled.quarters.len(), KEPT);
+        assert_eq!(settled.since(0), NanoUsd(15 + 100 * KEPT as u64));
+        assert_eq!(settled.since(10 * QUARTER_MS), NanoUsd(100 * KEPT as u64));
+    }
+}
