@@ -41,6 +41,11 @@ TIERS = {"_batches": "batch", "_flex": "flex", "_priority": "priority"}
 SYNONYMS = {"input_cost_per_token_cache_hit": "cache_read_input_token_cost"}
 LEFT_OUT = re.compile(r"_(ultrafast|decisions)$|_per_(second|character|query)$")
 LIMITS = ("max_input_tokens", "max_output_tokens")
+# Tokens per second that no model of a provider generates more of, for what may have been generated unseen. Source: the
+# fastest models of these providers in public measurements of November 2026 (OpenAI's and Anthropic's fast modes stay
+# below 600), rounded up generously. Others have the default of src/pricing/price.rs.
+BEHAVIOUR = ("max_tokens_per_second", "thinks")
+MAX_TOKENS_PER_SECOND = {"openai": 1000, "anthropic": 1000}
 
 HEAD = """\
 # What models cost: US dollars per MILLION tokens, one entry per provider/model.
@@ -58,6 +63,8 @@ HEAD = """\
 #   tiers                    other rates by service tier; a rate that is missing there is the standard one
 #   above                    rates of the whole request once its prompt has MORE than prompt_tokens tokens
 #   max_*_tokens             the model's own limits
+#   max_tokens_per_second    generates no more than that; bounds what may have been generated unseen
+#   thinks                   false: all that it generates is seen (a model without it may think unseen)
 # A part without a rate of its own costs what the whole costs: cached as input, reasoning as output.
 # Numbers are read as exact decimals; six places (a trillionth of a dollar per token) are the finest.
 #
@@ -113,6 +120,16 @@ def rates_of(key, model):
     return rates
 
 
+def behaviour_of(name, model):
+    """What a model may generate unseen, and how fast, as it stands in the file."""
+    facts = {}
+    if fastest := MAX_TOKENS_PER_SECOND.get(name.split("/")[0]):
+        facts["max_tokens_per_second"] = str(fastest)
+    if not model.get("supports_reasoning"):
+        facts["thinks"] = "false"
+    return facts
+
+
 def charged_by_token(rates):
     return (0, "standard", "input") in rates
 
@@ -149,6 +166,7 @@ def render(meta, facts):
             skipped.append(name)
             continue
         lines = [f"    {limit}: {int(model[limit])}" for limit in LIMITS if limit in model]
+        lines += [f"    {key}: {value}" for key, value in behaviour_of(name, model).items()]
         lines += entry_lines(rates, 0, 4)
         thresholds = sorted({place[0] for place in rates} - {0})
         if thresholds:
@@ -192,6 +210,8 @@ def read_back(text):
             key, value = body.split(": ")
             if key in LIMITS:
                 limits[name][key] = Decimal(value)
+            elif key in BEHAVIOUR:
+                limits[name][key] = value
             else:
                 rates[name][threshold, "standard", key] = Decimal(value) / 1_000_000
     return rates, limits
@@ -206,7 +226,7 @@ def check(facts):
             if name in rates:
                 wrong.append(f"{name}: is not charged by token but has an entry")
             continue
-        wanted_limits = {limit: model[limit] for limit in LIMITS if limit in model}
+        wanted_limits = {limit: model[limit] for limit in LIMITS if limit in model} | behaviour_of(name, model)
         found, found_limits = rates.pop(name, {}), limits.pop(name, {})
         for want, have in ((wanted, found), (wanted_limits, found_limits)):
             for place in want.keys() | have.keys():

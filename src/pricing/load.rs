@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::price::ListedStep;
+use super::price::{ListedStep, ModelLimits};
 use super::rates::Listed;
 use super::{Catalogue, Price};
 use crate::config::{Fault, Node, Path, Step, Yaml};
@@ -34,8 +34,7 @@ struct Walk {
 struct Entry {
     step: ListedStep,
     above: Vec<(u64, ListedStep)>,
-    max_input_tokens: Option<u64>,
-    max_output_tokens: Option<u64>,
+    limits: ModelLimits,
 }
 
 impl Walk {
@@ -90,15 +89,22 @@ impl Walk {
     fn entry(&mut self, node: &Node) -> Price {
         let mut entry = Entry::default();
         let is_mapping = self.each(node, |walk, key, node| match key {
-            "max_input_tokens" => entry.max_input_tokens = walk.tokens(node),
-            "max_output_tokens" => entry.max_output_tokens = walk.tokens(node),
+            "max_input_tokens" => entry.limits.max_input_tokens = walk.tokens(node),
+            "max_output_tokens" => entry.limits.max_output_tokens = walk.tokens(node),
+            "max_tokens_per_second" => entry.limits.max_tokens_per_second = walk.tokens(node),
+            "thinks" => entry.limits.thinks = walk.boolean(node),
             "above" => entry.above = walk.above(node),
-            _ => walk.step_key(&mut entry.step, key, node, "max_input_tokens, max_output_tokens, tiers, above"),
+            _ => walk.step_key(
+                &mut entry.step,
+                key,
+                node,
+                "max_input_tokens, max_output_tokens, max_tokens_per_second, thinks, tiers, above",
+            ),
         });
         if is_mapping {
             self.require_rates(node.line, &entry.step);
         }
-        Price::new(&entry.step, &entry.above, entry.max_input_tokens, entry.max_output_tokens)
+        Price::new(&entry.step, &entry.above, entry.limits)
     }
 
     fn above(&mut self, node: &Node) -> Vec<(u64, ListedStep)> {
@@ -173,6 +179,17 @@ impl Walk {
             self.fault(node.line, "must be a whole number of tokens");
         }
         number
+    }
+
+    fn boolean(&mut self, node: &Node) -> Option<bool> {
+        match node.as_written() {
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            _ => {
+                self.fault(node.line, "must be true or false");
+                None
+            }
+        }
     }
 
     /// A list that forgets one side would serve it for free. Free is written as 0.

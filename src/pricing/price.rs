@@ -1,5 +1,7 @@
 //! What a usage costs: integers from end to end, rounded once.
 
+use std::time::Duration;
+
 use super::rates::{Listed, Rates};
 use crate::types::{NanoUsd, PicoUsd, ServiceTier, Usage};
 
@@ -9,9 +11,25 @@ pub struct Price {
     base: Step,
     /// By rising threshold.
     above: Vec<(u64, Step)>,
-    max_input_tokens: Option<u64>,
-    max_output_tokens: Option<u64>,
+    limits: ModelLimits,
 }
+
+/// What a model can do at most, as far as the price list knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ModelLimits {
+    /// The longest prompt.
+    pub max_input_tokens: Option<u64>,
+    /// The longest answer.
+    pub max_output_tokens: Option<u64>,
+    /// How fast it generates one answer.
+    pub max_tokens_per_second: Option<u64>,
+    /// Whether it may generate what nobody sees.
+    pub thinks: Option<bool>,
+}
+
+/// Tokens per second that no model generates more of, where the price list does not say: the fastest public services
+/// (Cerebras, Groq, SambaNova; November 2026) claim up to 3 000.
+const MAX_TOKENS_PER_SECOND: u64 = 3_000;
 
 /// The rates of all tiers for one range of prompt lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,19 +39,14 @@ impl Price {
     /// One rate for prompts and one for generated tokens, the same in every tier.
     pub fn flat(input: PicoUsd, output: PicoUsd) -> Self {
         let listed = Listed { input: Some(input), output: Some(output), ..Listed::default() };
-        Self::new(&ListedStep { standard: listed, tiers: Vec::new() }, &[], None, None)
+        Self::new(&ListedStep { standard: listed, tiers: Vec::new() }, &[], ModelLimits::default())
     }
 
     /// Completes the rates that a price list names. `above` needs no order; each threshold replaces all rates.
-    pub(super) fn new(
-        base: &ListedStep,
-        above: &[(u64, ListedStep)],
-        max_input_tokens: Option<u64>,
-        max_output_tokens: Option<u64>,
-    ) -> Self {
+    pub(super) fn new(base: &ListedStep, above: &[(u64, ListedStep)], limits: ModelLimits) -> Self {
         let mut above: Vec<_> = above.iter().map(|(threshold, step)| (*threshold, step.complete())).collect();
         above.sort_by_key(|(threshold, _)| *threshold);
-        Self { base: base.complete(), above, max_input_tokens, max_output_tokens }
+        Self { base: base.complete(), above, limits }
     }
 
     /// What the provider charges for this usage in this tier.
@@ -77,12 +90,24 @@ impl Price {
 
     /// The longest prompt the model takes, in tokens, if known.
     pub fn max_input_tokens(&self) -> Option<u64> {
-        self.max_input_tokens
+        self.limits.max_input_tokens
     }
 
     /// The longest reply the model gives, in tokens, if known.
     pub fn max_output_tokens(&self) -> Option<u64> {
-        self.max_output_tokens
+        self.limits.max_output_tokens
+    }
+
+    /// The most tokens of one answer that the model can have generated in this time.
+    pub fn generated_within(&self, time: Duration) -> u64 {
+        let per_second = self.limits.max_tokens_per_second.unwrap_or(MAX_TOKENS_PER_SECOND);
+        let tokens = u128::from(per_second) * time.as_millis() / 1_000;
+        u64::try_from(tokens).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the model may generate what its reply does not show. A model that the list says nothing of may.
+    pub fn may_think(&self) -> bool {
+        self.limits.thinks.unwrap_or(true)
     }
 }
 
