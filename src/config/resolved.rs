@@ -236,6 +236,8 @@ pub struct Route {
     pub cache: Arc<CacheRules>,
     /// A translation may leave nothing out.
     pub strict: bool,
+    /// Tokens to ask for at most where the client states no limit.
+    pub default_max_tokens: Option<u64>,
 }
 
 /// The completion cache.
@@ -326,6 +328,8 @@ pub struct Tenant {
     pub models: Vec<String>,
     /// Extra headers on its requests to providers; all marked sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Tokens to ask for at most where a client states no limit.
+    pub default_max_tokens: Option<u64>,
     /// How much at once.
     pub limits: Limits,
     /// How much in total.
@@ -381,6 +385,8 @@ pub struct Budgets {
     pub exceeded_status: u16,
     /// What becomes of a stream that outgrows its reservation when nothing is left.
     pub overrun: Overrun,
+    /// What becomes of a provider's work when its client leaves.
+    pub client_left: ClientLeft,
     /// How long a request waits for money that is only held.
     pub wait: Duration,
     /// Where alerts go.
@@ -395,6 +401,16 @@ pub enum Overrun {
     Stop,
     /// It runs on, over the budget.
     Finish,
+}
+
+/// What becomes of a provider's work when its client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientLeft {
+    /// It ends.
+    Cancel,
+    /// It goes on to its end, which is paid for.
+    Drain,
 }
 
 /// Where alerts go.

@@ -31,6 +31,11 @@ mod document;
 pub use document::document;
 pub use step::{Events, Fate, Lost, Model, Refusal, Replies, Rule, Step, lose, sift};
 
+/// Whether a Claude of this name thinks when a request says nothing about it.
+pub fn claude_thinks_unasked(model: &str) -> bool {
+    anthropic::thinks_unasked(model)
+}
+
 /// A whole event stream that says what this JSON reply of an endpoint says; `None` for one that is not understood.
 pub fn to_events(endpoint: &Endpoint, json: &[u8]) -> Option<Bytes> {
     match endpoint {

@@ -13,6 +13,8 @@ pub enum Basis {
     Provider,
     /// Our count of what was relayed, because the provider's did not come.
     Counted,
+    /// The most that can have been generated unseen in the time there was, because the provider's count did not come.
+    Bounded,
     /// What was reserved, because nothing could be counted.
     Reserved,
     /// What was reserved by a process that ended before it could settle.
@@ -29,6 +31,7 @@ impl Basis {
         match self {
             Self::Provider => "provider",
             Self::Counted => "counted",
+            Self::Bounded => "bounded",
             Self::Reserved => "reserved",
             Self::Recovered => "recovered",
             Self::Nothing => "nothing",

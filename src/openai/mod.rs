@@ -17,6 +17,7 @@ pub(crate) mod members;
 mod peek;
 mod splice;
 mod stream;
+mod thinking;
 mod usage;
 
 pub use anthropic::{error_body, error_event, is_anthropic_error};
@@ -30,4 +31,5 @@ pub use good::is_good;
 pub use peek::{Field, Peek, PeekError};
 pub use splice::{Edit, escape_json_string, include_usage_edit, splice};
 pub use stream::{MessageUsage, RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState, responses_error_event};
+pub use thinking::ThinkingWish;
 pub use usage::{find_service_tier, find_usage};

@@ -211,7 +211,7 @@ impl Wire {
         }
         let cached = input.cached_tokens.or(self.prompt_cache_hit_tokens).or(self.cached_tokens).or(read).get();
         // The detail counts are parts of their totals; a provider that says more must not make a price negative.
-        let cached_tokens = cached.min(prompt_tokens);
+        let cached_tokens = if cached == u64::MAX { 0 } else { cached.min(prompt_tokens) };
         let for_an_hour = self.cache_creation.0.ephemeral_1h_input_tokens;
         let cache_write_1h_tokens =
             input.cache_write_1h_tokens.or(for_an_hour).get().min(prompt_tokens - cached_tokens);
@@ -297,8 +297,8 @@ trait FromAny<'de>: Default {
 
 impl<'de> FromAny<'de> for Count {
     fn from_number(number: f64, exact: Option<u64>) -> Self {
-        // `as` saturates; a negative or broken count is none.
-        Count(exact.or((number >= 0.0 && number.is_finite()).then_some(number as u64)))
+        // `as` saturates. What is below zero is beyond belief, like what is too large: never a way to pay less.
+        Count(exact.or(Some(if number < 0.0 { u64::MAX } else { number as u64 })))
     }
 
     fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
@@ -475,7 +475,10 @@ mod tests {
             r#"{"usage":{"prompt_tokens":5,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":9,"cache_write_tokens":9},"completion_tokens_details":{"reasoning_tokens":7}}}"#,
         );
         assert_eq!((found.cached_tokens, found.cache_write_tokens, found.reasoning_tokens), (5, 0, 1));
-        assert_eq!(usage(r#"{"usage":{"prompt_tokens":1e300,"completion_tokens":-4}}"#).completion_tokens, 0);
+        assert_eq!(usage(r#"{"usage":{"prompt_tokens":1e300,"completion_tokens":-4}}"#).completion_tokens, u64::MAX);
+        let below =
+            r#"{"usage":{"prompt_tokens":5,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":-1}}}"#;
+        assert_eq!(usage(below).cached_tokens, 0, "nothing is cheaper for a count that is none");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::{
         downstream::Decorator,
         gateway::Engines,
         party::{Governance, Principal},
-        phase::settle::Tally,
+        phase::settle::{Counted, Tally},
     },
     routing::{Plan, Target},
     telemetry::{InFlight, Metrics},
@@ -56,8 +56,8 @@ pub struct Context {
     pub reservation: Option<Reservation>,
     /// The attempt broke after its request had gone out, without a reply.
     pub broke_at_work: bool,
-    /// Prices of earlier attempts that a provider was at work on when they broke: it may have charged for the prompt.
-    pub spoiled: Vec<Arc<Price>>,
+    /// Earlier attempts that a provider was at work on when they broke: it may charge for them.
+    pub spoiled: Vec<Spoiled>,
     /// What is needed to count tokens if the provider does not.
     pub tally: Option<Box<Tally>>,
     /// The body, where the gateway reads it.
@@ -94,6 +94,8 @@ pub struct Context {
     bill: OnceLock<Arc<Mutex<Bill>>>,
     /// The gateway ended the stream because its budget was used up.
     pub stopped: bool,
+    /// When the provider had said that the answer is finished, before it told what it counted.
+    pub generated: Option<Instant>,
     /// When the relayed stream came to its end, good or bad.
     pub stream_over: Option<Instant>,
     /// When the first byte left for the client.
@@ -119,8 +121,39 @@ pub struct Quote {
     pub unbounded_prompt: bool,
     /// Images in the prompt.
     pub images: u64,
+    /// No provider of the plan counts more prompt tokens.
+    pub most_prompt: u64,
+    /// None generates more tokens, all answers together.
+    pub most_answer: u64,
+    /// Answers that are generated at the same time.
+    pub choices: u64,
     /// The tier that is asked for.
     pub tier: ServiceTier,
+}
+
+impl Quote {
+    /// The provider's count as far as it is possible; what is not is settled at the bound, and `true` says so. `shown` is
+    /// how many bytes the provider has shown of its answer: a token is at least one.
+    pub fn believe(&self, usage: Usage, shown: u64) -> (Usage, bool) {
+        let most_answer = self.most_answer.max(shown);
+        if usage.prompt_tokens <= self.most_prompt && usage.completion_tokens <= most_answer {
+            return (usage, false);
+        }
+        // Parts of a count that is wrong (cached tokens, which are cheaper) are not believed either.
+        let prompt_tokens = usage.prompt_tokens.min(self.most_prompt);
+        let completion_tokens = usage.completion_tokens.min(most_answer);
+        (Usage { prompt_tokens, completion_tokens, ..Usage::default() }, true)
+    }
+}
+
+/// An attempt that broke while a provider was at work on it.
+pub struct Spoiled {
+    /// Of its model.
+    pub price: Arc<Price>,
+    /// From its start until it broke: what can have been generated is bounded by it.
+    pub worked: Duration,
+    /// The most it was expected to cost.
+    pub worst_case: NanoUsd,
 }
 
 /// A body that was read whole.
@@ -235,14 +268,24 @@ pub struct Cached {
 /// What a reply told about usage.
 #[derive(Clone, Debug, Default)]
 pub struct Bill {
-    /// The provider's count.
-    pub usage: Option<Usage>,
-    /// By the catalogue; absent for a model without a price.
-    pub cost: Option<NanoUsd>,
+    /// The provider's count, as far as it is believed, and what it comes to.
+    pub counted: Option<Counted>,
     /// What the provider had counted of the prompt when a stream broke off.
     pub so_far: Option<Usage>,
     /// A whole reply came without a count: what it generated, where that can be told.
     pub uncounted: Option<Option<String>>,
+}
+
+impl Bill {
+    /// The provider's count.
+    pub fn usage(&self) -> Option<Usage> {
+        self.counted.map(|counted| counted.usage)
+    }
+
+    /// What it comes to; absent for a model without a price.
+    pub fn cost(&self) -> Option<NanoUsd> {
+        self.counted.and_then(|counted| counted.cost)
+    }
 }
 
 impl Context {
@@ -281,6 +324,7 @@ impl Context {
             decorator: Decorator::new(),
             bill: OnceLock::new(),
             stopped: false,
+            generated: None,
             stream_over: None,
             first_byte: None,
             fault: None,

@@ -10,11 +10,8 @@
 
 use std::{
     mem,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -56,8 +53,9 @@ struct Shared {
     replay: Mutex<Option<Replay>>,
     hold: Mutex<Hold>,
     shield: OnceLock<Shield>,
-    /// The client has left, and the exchange goes on for others.
-    gone: AtomicBool,
+    parting: OnceLock<Parting>,
+    /// When the client left; the exchange goes on without it.
+    gone: OnceLock<Instant>,
     /// Where the real session waits after the decorator was dropped.
     returned: Mutex<Option<Box<HttpSession>>>,
 }
@@ -67,6 +65,15 @@ struct Shield {
     lead: Arc<Lead>,
     /// Also when nobody else waits for it.
     finish: bool,
+}
+
+/// What becomes of an exchange whose client leaves, where nobody else waits for its answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Parting {
+    /// It goes on for so long: what the provider counted is about to come.
+    Linger(Duration),
+    /// It goes on to its end.
+    Drain,
 }
 
 struct Replay {
@@ -128,6 +135,17 @@ impl Decorator {
     pub fn shield(&self, lead: Arc<Lead>, finish: bool) {
         // The second time it would be the same one.
         let _ = self.shared().shield.set(Shield { lead, finish });
+    }
+
+    /// From now on the exchange does not end at once when the client leaves.
+    pub fn outlive_client(&self, parting: Parting) {
+        // The first word holds: what is drained need not linger.
+        let _ = self.shared().parting.set(parting);
+    }
+
+    /// True after the client has left and the exchange went on without it.
+    pub fn is_client_gone(&self) -> bool {
+        self.shared.get().is_some_and(|shared| shared.gone.get().is_some())
     }
 
     /// Puts the decorator around the client's session. Does nothing the second time.
@@ -236,7 +254,11 @@ impl Layer {
     }
 
     fn is_gone(&self) -> bool {
-        self.shared.gone.load(Ordering::Relaxed)
+        self.shared.gone.get().is_some()
+    }
+
+    fn note_gone(&self) -> Instant {
+        *self.shared.gone.get_or_init(Instant::now)
     }
 
     /// The shield, while the flight behind it is under way.
@@ -260,11 +282,22 @@ impl Layer {
             }
         };
         if let Some(shield) = self.shield() {
-            self.shared.gone.store(true, Ordering::Relaxed);
+            self.note_gone();
             match shield.finish {
                 true => std::future::pending().await,
                 false => shield.lead.abandoned().await,
             }
+        }
+        match self.shared.parting.get() {
+            Some(Parting::Drain) => {
+                self.note_gone();
+                std::future::pending().await
+            }
+            Some(Parting::Linger(time)) => {
+                let until = self.note_gone() + *time;
+                tokio::time::sleep_until(until.into()).await;
+            }
+            None => {}
         }
         Err(error)
     }
@@ -286,7 +319,7 @@ impl Layer {
         let failed = tasks.iter().any(|task| matches!(task, HttpTask::Failed(_)));
         if failed || !inner.supports_proxy_task_api() || !guarded && !queued {
             return match inner.response_duplex_vec(tasks).await {
-                Err(error) if guarded && !failed => self.go_on_alone(error, ends),
+                Err(error) if !failed => self.go_on_alone(error, ends),
                 outcome => outcome,
             };
         }
@@ -304,15 +337,15 @@ impl Layer {
         }
     }
 
-    /// The client cannot be written to: the exchange goes on if others wait for it.
+    /// The client cannot be written to: the exchange goes on if others wait for it, or if it is to outlive its client.
     fn go_on_alone(&self, error: Box<Error>, ends: bool) -> Result<bool> {
         match self.shield() {
-            Some(shield) if shield.finish || !shield.lead.abandon() => {
-                self.shared.gone.store(true, Ordering::Relaxed);
-                Ok(ends)
-            }
-            _ => Err(error),
+            Some(shield) if shield.finish || !shield.lead.abandon() => {}
+            _ if self.shared.parting.get().is_some() => {}
+            _ => return Err(error),
         }
+        self.note_gone();
+        Ok(ends)
     }
 
     /// The hold as a state machine: Off → (Armed → Holding → Off).

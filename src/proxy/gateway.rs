@@ -147,12 +147,12 @@ impl ProxyHttp for Gateway {
 
     fn upstream_response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
         ctx: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
-        phase::relay::events(body, end, ctx)?;
+        phase::relay::events(session, body, end, ctx)?;
         Ok(None)
     }
 

@@ -56,6 +56,8 @@ pub struct Party {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Lists of models that all have to allow one; its own and its ancestors'.
     models: Vec<Vec<String>>,
+    /// The longest answer of clients that state no limit; its own, or its nearest ancestor's.
+    pub default_max_tokens: Option<u64>,
     /// Money is limited per minute, for it or for an ancestor.
     limits_money: bool,
     /// Paths whose cost cannot be told are allowed.
@@ -171,6 +173,7 @@ impl Parties {
             has_hard_budget: rules.iter().any(|rule| rule.budget.hard),
             headers: Vec::new(),
             models: Vec::new(),
+            default_max_tokens: tenants.iter().find_map(|(_, tenant)| tenant.default_max_tokens),
             limits_money: tenants.iter().any(|(_, tenant)| tenant.limits.usd_per_minute.is_some()),
             unmetered_paths: own.unmetered_paths,
         };

@@ -73,6 +73,8 @@ pub struct Plan {
     pub cache: Arc<CacheRules>,
     /// A translation may leave nothing out.
     pub strict: bool,
+    /// Tokens to ask for at most where the client states no limit.
+    pub default_max_tokens: Option<u64>,
 }
 
 /// A model the gateway offers by name.
@@ -101,6 +103,7 @@ struct Wildcard {
     label: Arc<str>,
     cache: Arc<CacheRules>,
     strict: bool,
+    default_max_tokens: Option<u64>,
     deployments: Vec<(Account, Option<Arc<str>>)>,
 }
 
@@ -144,15 +147,16 @@ impl RouteTable {
         let owned_by = first.provider.name.to_string();
         for name in std::iter::once(&route.model).chain(&route.aliases) {
             let (label, cache): (Arc<str>, _) = (route.model.as_str().into(), route.cache.clone());
-            let strict = route.strict;
+            let Route { strict, default_max_tokens, .. } = *route;
             if let Some(prefix) = name.strip_suffix('*') {
                 let deployments = deployments.clone();
-                self.wildcards.push((prefix.to_owned(), Wildcard { label, cache, strict, deployments }));
+                self.wildcards
+                    .push((prefix.to_owned(), Wildcard { label, cache, strict, default_max_tokens, deployments }));
                 continue;
             }
             let targets = targets(&deployments, &route.model);
             self.listed.push(ListedModel { id: name.clone(), owned_by: owned_by.clone(), route: label.clone() });
-            self.exact.insert(name.clone(), Plan { targets, label, cache, strict });
+            self.exact.insert(name.clone(), Plan { targets, label, cache, strict, default_max_tokens });
         }
     }
 
@@ -173,7 +177,7 @@ impl RouteTable {
         {
             let label = format!("{}/*", account.provider.name).into();
             let targets = targets(&[(account.clone(), None)], name);
-            return Some(Plan { targets, label, cache: self.cache.clone(), strict: false });
+            return Some(Plan { targets, label, cache: self.cache.clone(), strict: false, default_max_tokens: None });
         }
         let (_, wildcard) = self.wildcards.iter().find(|(prefix, _)| model.starts_with(prefix.as_str()))?;
         Some(Plan {
@@ -181,6 +185,7 @@ impl RouteTable {
             label: wildcard.label.clone(),
             cache: wildcard.cache.clone(),
             strict: wildcard.strict,
+            default_max_tokens: wildcard.default_max_tokens,
         })
     }
 
@@ -199,7 +204,7 @@ impl RouteTable {
 
     fn account_plan(&self, account: &Account, model: &str) -> Plan {
         let targets = targets(&[(account.clone(), None)], model);
-        Plan { targets, label: "default".into(), cache: self.cache.clone(), strict: false }
+        Plan { targets, label: "default".into(), cache: self.cache.clone(), strict: false, default_max_tokens: None }
     }
 
     /// Models offered by name, in alphabetical order. Patterns cannot be listed.

@@ -40,6 +40,7 @@ pub struct Metrics {
     unpriced: IntCounterVec,
     errors: IntCounterVec,
     interrupted: IntCounterVec,
+    doubted: IntCounterVec,
     reloads: IntCounterVec,
     limited: IntCounterVec,
     budget_refused: IntCounter,
@@ -245,6 +246,11 @@ impl Metrics {
                 "Streams that ended without their proper end.",
                 &["provider"],
             )?,
+            doubted: counter(
+                "can_usage_doubted_total",
+                "Replies whose count of tokens was not possible, and was settled at the request's bound.",
+                &["provider"],
+            )?,
             reloads: counter(
                 "can_config_reloads_total",
                 "Reloads of the configuration. `outcome`: applied, refused.",
@@ -324,6 +330,11 @@ impl Metrics {
     /// A limit refused a request.
     pub fn limited(&self, limit: &'static str) {
         self.limited.with_label_values(&[limit]).inc();
+    }
+
+    /// A provider's count was not possible.
+    pub fn usage_doubted(&self, provider: &str) {
+        self.doubted.with_label_values(&[provider]).inc();
     }
 
     /// A budget refused a request.

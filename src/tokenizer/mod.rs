@@ -26,6 +26,19 @@ pub fn count(model: &str, text: &str) -> u64 {
     pieces(text).map(|piece| tokenizer.count(piece) as u64).sum()
 }
 
+/// Whether [`count`] has the model's own tokenizer; else see [`with_margin`].
+pub fn is_exact(model: &str) -> bool {
+    let model = model.rsplit_once('/').map_or(model, |(_, name)| name);
+    let model = model.strip_prefix("ft:").unwrap_or(model);
+    let is_series = model.strip_prefix('o').is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()));
+    is_series || is_cl100k(model) || ["gpt-", "chatgpt-", "codex-"].iter().any(|start| model.starts_with(start))
+}
+
+/// A bound of what another vendor's tokenizer counts where ours counted this.
+pub fn with_margin(counted: u64) -> u64 {
+    counted.saturating_add(counted.div_ceil(2))
+}
+
 /// Loads the tables for a model in a thread of its own, where they are not loaded yet: whoever has to count in the middle of
 /// a stream shall not wait for them.
 pub fn prepare(model: &str) {

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, COMPLETION, Fake, Gateway, Step, chat, fake::send, gateway::providers};
 
-/// A message as Anthropic would send it: 10 tokens of plain prompt, 2000 read from its cache, 100 and 200 written to it.
-const MESSAGE: &str = r#"{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5-20250929","content":[{"type":"text","text":"Hello there"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":10,"cache_creation_input_tokens":300,"cache_read_input_tokens":2000,"cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200},"output_tokens":50,"service_tier":"standard"}}"#;
+/// A message as Anthropic would send it: 10 tokens of plain prompt, 600 read from its cache, 100 and 200 written to it.
+const MESSAGE: &str = r#"{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5-20250929","content":[{"type":"text","text":"Hello there"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":10,"cache_creation_input_tokens":300,"cache_read_input_tokens":600,"cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200},"output_tokens":50,"service_tier":"standard"}}"#;
 
-/// At claude-sonnet-4-5's price: 10 * 3 + 2000 * 0.30 + 100 * 3.75 + 200 * 6 + 50 * 15 dollars per million.
-const COST: &str = "0.002955";
+/// At claude-sonnet-4-5's price: 10 * 3 + 600 * 0.30 + 100 * 3.75 + 200 * 6 + 50 * 15 dollars per million.
+const COST: &str = "0.002535";
 
-const START: &str = r#"{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5-20250929","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":10,"cache_creation_input_tokens":300,"cache_read_input_tokens":2000,"cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200},"output_tokens":1,"service_tier":"standard"}}}"#;
+const START: &str = r#"{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-4-5-20250929","content":[],"stop_reason":null,"stop_sequence":null,"usage":{"input_tokens":10,"cache_creation_input_tokens":300,"cache_read_input_tokens":600,"cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200},"output_tokens":1,"service_tier":"standard"}}}"#;
 
 fn event(data: &str) -> String {
     let value: Value = serde_json::from_str(data).unwrap();
@@ -109,8 +109,8 @@ async fn a_chat_client_is_served_by_anthropic_as_if_by_openai() {
     assert_eq!(body["object"], "chat.completion");
     assert_eq!(body["choices"][0]["message"]["content"], "Hello there");
     assert_eq!(body["choices"][0]["finish_reason"], "stop");
-    assert_eq!(body["usage"]["prompt_tokens"], 2310);
-    assert_eq!(body["usage"]["total_tokens"], 2360);
+    assert_eq!(body["usage"]["prompt_tokens"], 910);
+    assert_eq!(body["usage"]["total_tokens"], 960);
     assert_eq!(header(&headers, "x-chittycan-cost"), Some(COST));
     assert_eq!(header(&headers, "x-chittycan-model"), Some("claude-sonnet-4-5"));
     assert_eq!(header(&headers, "x-chittycan-provider"), Some("anthropic"));
@@ -139,9 +139,9 @@ async fn a_chat_stream_is_openais_to_the_byte_shape_and_its_cost_is_in_the_ledge
     assert!(!stream.contains("event:"), "{stream}");
     let asked = chat("claude", r#","stream":true,"stream_options":{"include_usage":true}"#);
     let stream = stream_of(&gateway, "/v1/chat/completions", asked).await;
-    assert!(stream.contains(r#""usage":null"#) && stream.contains(r#""prompt_tokens":2310"#), "{stream}");
+    assert!(stream.contains(r#""usage":null"#) && stream.contains(r#""prompt_tokens":910"#), "{stream}");
     let spent = gateway.query("SELECT sum(cost) FROM entries").await;
-    assert_eq!(spent, 2 * 2_955_000, "cache reads and both kinds of writes at their own price");
+    assert_eq!(spent, 2 * 2_535_000, "cache reads and both kinds of writes at their own price");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,8 +209,8 @@ async fn anthropics_client_reaches_anthropic_byte_for_byte() {
     let stream = stream_of(&gateway, "/v1/messages", message("claude", r#","stream":true"#)).await;
     assert_eq!(stream, events(true));
     assert_eq!(fake.last().json()["model"], "claude-sonnet-4-5");
-    assert_eq!(gateway.query("SELECT sum(cost) FROM entries").await, 2 * 2_955_000);
-    assert_eq!(gateway.query("SELECT sum(cached_tokens) FROM entries").await, 4000);
+    assert_eq!(gateway.query("SELECT sum(cost) FROM entries").await, 2 * 2_535_000);
+    assert_eq!(gateway.query("SELECT sum(cached_tokens) FROM entries").await, 1_200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -445,12 +445,12 @@ async fn the_responses_api_is_served_by_whoever_answers_chats() {
     let (headers, status, body) = send_to(&gateway, "/v1/responses", ask("")).await;
     assert_eq!((status, &body["object"], &body["status"]), (200, &json!("response"), &json!("completed")), "{body}");
     assert_eq!(body["output"][0]["content"][0]["text"], "Hello there");
-    assert_eq!(body["usage"]["input_tokens"], 2310);
+    assert_eq!(body["usage"]["input_tokens"], 910);
     assert_eq!(header(&headers, "x-chittycan-cost"), Some(COST), "both kinds of cache writes survive two translations");
     assert_eq!(claude.last().json()["system"], "Be brief.");
     let stream = stream_of(&gateway, "/v1/responses", ask(r#","stream":true"#)).await;
     assert!(stream.contains("event: response.output_text.delta") && stream.contains("event: response.completed"));
-    assert_eq!(gateway.query("SELECT sum(cost) FROM entries").await, 2 * 2_955_000);
+    assert_eq!(gateway.query("SELECT sum(cost) FROM entries").await, 2 * 2_535_000);
     let (_, status, body) = send_to(&gateway, "/v1/responses", ask(r#","previous_response_id":"resp_1""#)).await;
     assert_eq!((status, &body["error"]["param"]), (400, &json!("previous_response_id")), "{body}");
 
@@ -524,7 +524,7 @@ async fn a_stream_that_ends_early_is_paid_for_by_what_was_generated() {
     assert_eq!(gateway.query(paid).await, 3);
     // What Anthropic has counted of the prompt is not estimated.
     assert_eq!(
-        gateway.query("SELECT count(*) FROM entries WHERE prompt_tokens = 2310 AND cached_tokens = 2000").await,
+        gateway.query("SELECT count(*) FROM entries WHERE prompt_tokens = 910 AND cached_tokens = 600").await,
         2
     );
 }

@@ -16,6 +16,7 @@ mod errors;
 mod failover;
 mod hardening;
 mod layers;
+mod leaving;
 mod lifecycle;
 mod money;
 mod reserved;

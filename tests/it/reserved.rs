@@ -123,6 +123,31 @@ async fn money_that_is_only_held_is_waited_for_and_402_means_gone() {
     assert!(begun.elapsed() < Duration::from_millis(190), "{:?}", begun.elapsed());
 }
 
+/// A limit of the route or the tenant is asked for in the client's place, so that a budget need not hold the longest answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_states_no_limit_gets_that_of_its_route_or_tenant() {
+    let fake = Fake::always(Answer::completion()).await;
+    let yaml = providers(&[("openai", fake.address)]).replace("to: [openai]", "to: [openai], default_max_tokens: 300")
+        + "tenants: {default: {default_max_tokens: 500, budgets: [{usd: 0.1}]}}\n";
+    let gateway = Gateway::start(&yaml);
+    let asked = async |path: &str, body: String| {
+        let reply = reqwest::Client::new().post(gateway.url(path)).body(body).send().await.unwrap();
+        (reply.status().as_u16(), fake.last().json())
+    };
+    let (status, seen) = asked("/v1/chat/completions", chat("gpt-4o", "")).await;
+    assert_eq!(
+        (status, &seen["max_completion_tokens"]),
+        (200, &300.into()),
+        "the smaller one holds, and the budget has it"
+    );
+    let (_, seen) = asked("/v1/chat/completions", chat("gpt-4o", r#","max_tokens":7"#)).await;
+    assert_eq!((&seen["max_tokens"], &seen["max_completion_tokens"]), (&7.into(), &Value::Null));
+    let (_, seen) = asked("/v1/responses", r#"{"model":"gpt-4o","input":"hi","max_output_tokens":null}"#.into()).await;
+    assert_eq!(seen["max_output_tokens"], 300);
+    let (_, seen) = asked("/v1/chat/completions", chat("gpt-4o-mini", "")).await;
+    assert_eq!(seen["max_completion_tokens"], 500, "no route of ours names it");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_its_place_in_the_line_asks_no_provider() {
     let fake = Fake::start(|_, _| Answer::completion().after(Duration::from_millis(600))).await;

@@ -99,7 +99,7 @@ async fn embeddings_moderations_completions_and_responses_are_routed_and_priced(
         ("/v1/completions", "gpt-3.5-turbo-instruct", Some("0.0015")),
         ("/v1/responses", "gpt-4o", Some("0.0035")),
     ] {
-        let body = format!(r#"{{"model":"{model}","input":"x"}}"#);
+        let body = format!(r#"{{"model":"{model}","input":"{}"}}"#, "x".repeat(1_200));
         let reply = reqwest::Client::new().post(gateway.url(path)).body(body.clone()).send().await.unwrap();
         let headers = reply.headers();
         assert_eq!(reply.status().as_u16(), 200, "{path}");

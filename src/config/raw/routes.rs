@@ -1,6 +1,6 @@
 //! Client-facing models, and their prices.
 
-use std::fmt;
+use std::{fmt, num::NonZeroU32};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,11 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[schemars(example = &true)]
     pub strict: bool,
+    /// The longest answer, in tokens, where the client states no limit: it is asked for in the client's place, and is all that a
+    /// budget has to hold. Without it: the model's longest answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &4096)]
+    pub default_max_tokens: Option<NonZeroU32>,
     /// What it has otherwise than `cache` says: `enabled`, `ttl`, `stale_if_error`, `namespace`, `max_entry`.
     #[serde(default, skip_serializing_if = "RouteCache::is_empty")]
     pub cache: RouteCache,
@@ -90,6 +95,7 @@ pub(super) fn defaults() -> Vec<Route> {
         aliases: Vec::new(),
         to: vec![Target::Name(to.into())],
         strict: false,
+        default_max_tokens: None,
         cache: RouteCache::default(),
     })
     .collect()

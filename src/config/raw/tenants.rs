@@ -1,13 +1,13 @@
 //! Who may spend what.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::{
-    resolved::{Overrun, Period},
+    resolved::{ClientLeft, Overrun, Period},
     values::{HumanDuration, HumanUsd, SecretText},
 };
 
@@ -44,6 +44,11 @@ pub struct Tenant {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(example = json!({"OpenAI-Project": "proj_123"}))]
     pub headers: BTreeMap<String, SecretText>,
+    /// The longest answer, in tokens, where its client states no limit, also for its children. Of this and that of a route the
+    /// smaller one holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &4096)]
+    pub default_max_tokens: Option<NonZeroU32>,
     /// How much at once.
     pub limits: Limits,
     /// How much in total. Several hold at the same time.
@@ -151,6 +156,9 @@ pub struct Budgets {
     /// A stream that outgrows what was reserved for it while its budget is used up: `stop` ends it with an error event,
     /// `finish` lets it run on over the budget.
     pub overrun: Overrun,
+    /// When a client leaves before its answer is complete: `cancel` ends the provider's work, and books what the client has
+    /// seen and the most that can have been generated unseen; `drain` lets the provider finish, and books what it counts.
+    pub client_left: ClientLeft,
     /// How long a request waits for money that a budget has, but holds for requests under way; requests are served in the order
     /// of their arrival. After that it is refused with 429 and `retry-after`. 0s: at once.
     pub wait: HumanDuration,
@@ -162,7 +170,13 @@ pub struct Budgets {
 
 impl Default for Budgets {
     fn default() -> Self {
-        Self { exceeded_status: 402, overrun: Overrun::Stop, wait: HumanDuration::secs(2), webhook: None }
+        Self {
+            exceeded_status: 402,
+            overrun: Overrun::Stop,
+            client_left: ClientLeft::Cancel,
+            wait: HumanDuration::secs(2),
+            webhook: None,
+        }
     }
 }
 

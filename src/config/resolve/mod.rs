@@ -281,7 +281,8 @@ fn in_dev_mode(config: Config, ollama: Provider) -> Config {
         let known = routes.iter().any(|route| route.model == model || route.aliases.contains(&model));
         if !known {
             let deployments = vec![Deployment { provider: name.clone(), model: None }];
-            routes.push(Route { model, aliases, deployments, cache: config.cache.rules.clone(), strict: false });
+            let cache = config.cache.rules.clone();
+            routes.push(Route { model, aliases, deployments, cache, strict: false, default_max_tokens: None });
         }
     }
     let providers = [(name.clone(), Arc::new(ollama))].into();

@@ -46,6 +46,7 @@ impl Resolver<'_> {
                 deployments,
                 cache,
                 strict: entry.strict,
+                default_max_tokens: entry.default_max_tokens.map(|tokens| u64::from(tokens.get())),
             });
         }
         routes

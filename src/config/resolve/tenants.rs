@@ -72,6 +72,7 @@ impl Resolver<'_> {
             parent: raw.parent.as_deref().map(TenantId::from),
             models: raw.models.clone(),
             headers: self.headers(&raw.headers, &path.key("headers")),
+            default_max_tokens: raw.default_max_tokens.map(|tokens| u64::from(tokens.get())),
             limits: limits.clone(),
             budgets,
             unmetered_paths: raw.unmetered_paths.unwrap_or(false),
@@ -124,7 +125,13 @@ impl Resolver<'_> {
             let secret = webhook.secret.as_ref().and_then(|secret| self.secret(secret, &path.key("secret")));
             Webhook { url: webhook.url.clone(), secret }
         });
-        Budgets { exceeded_status: raw.exceeded_status, overrun: raw.overrun, wait: raw.wait.0, webhook }
+        Budgets {
+            exceeded_status: raw.exceeded_status,
+            overrun: raw.overrun,
+            client_left: raw.client_left,
+            wait: raw.wait.0,
+            webhook,
+        }
     }
 
     pub(super) fn database(&mut self, raw: &raw::Database) -> Database {

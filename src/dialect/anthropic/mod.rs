@@ -36,6 +36,11 @@ mod wire;
 pub use error::read_error;
 pub use request::request;
 
+/// Whether a model of this name thinks when nothing is said about it.
+pub(super) fn thinks_unasked(model: &str) -> bool {
+    models::Abilities::of(model).thinks_by_default()
+}
+
 use super::{Refusal, Rule};
 
 /// What becomes of Chat's parameters.

@@ -100,6 +100,8 @@ pub struct StreamRelay {
     tally: bool,
     /// What was kept and not yet taken.
     generated: String,
+    /// Bytes of it that were taken.
+    taken: u64,
 }
 
 /// What was read on the way.
@@ -147,6 +149,7 @@ impl StreamRelay {
             tools: ToolCalls::default(),
             tally: false,
             generated: String::new(),
+            taken: 0,
         }
     }
 
@@ -218,7 +221,18 @@ impl StreamRelay {
     /// Hands out the generated text that was relayed since the last time, escapes decoded. Empty without
     /// [`Self::tallying`]. The end of the stream does not lose it.
     pub fn take_generated(&mut self) -> String {
+        self.taken += self.generated.len() as u64;
         std::mem::take(&mut self.generated)
+    }
+
+    /// Bytes of generated text that were relayed, taken or not.
+    pub fn generated_bytes(&self) -> u64 {
+        self.taken + self.generated.len() as u64
+    }
+
+    /// The provider has said that the answer is finished, and the count of it may be about to come.
+    pub fn awaits_usage(&self) -> bool {
+        self.state == StreamState::Open && self.seen.finished && self.seen.usage.is_none()
     }
 
     /// Bytes that [`Self::take_generated`] would hand out.

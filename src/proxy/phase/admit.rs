@@ -174,15 +174,22 @@ fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayEr
     // OpenAI's default of 16 tokens for a legacy completion; others may have another.
     let knows_default =
         plan.targets.iter().all(|target| matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure));
-    let worst = prices.iter().flatten().map(|price| {
-        let stated = bound.max_output_tokens.filter(|_| !bound.assumed_output || knows_default);
-        let answer = stated.or(price.max_output_tokens()).unwrap_or(UNKNOWN_ANSWER);
+    let stated = bound.max_output_tokens.filter(|_| !bound.assumed_output || knows_default);
+    let (mut worst, mut most_prompt, mut most_answer) = (NanoUsd::ZERO, 0, 0);
+    for price in &prices {
+        let price = price.as_deref();
+        let answer = stated.or(price.and_then(Price::max_output_tokens)).unwrap_or(UNKNOWN_ANSWER);
+        let answer = answer.saturating_mul(bound.choices);
         let prompt = prompt_bound(&ctx.endpoint, bound, price);
-        price.worst_case(prompt, answer.saturating_mul(bound.choices), tier)
-    });
+        (most_prompt, most_answer) = (prompt.max(most_prompt), answer.max(most_answer));
+        worst = worst.max(price.map_or(NanoUsd::ZERO, |price| price.worst_case(prompt, answer, tier)));
+    }
     let answer = bound.max_output_tokens.unwrap_or(0).saturating_mul(bound.choices);
     Ok(Quote {
-        worst_case: worst.max().unwrap_or(NanoUsd::ZERO).min(MOST),
+        worst_case: worst.min(MOST),
+        most_prompt,
+        most_answer,
+        choices: bound.choices,
         tokens: bound.estimate_tokens.saturating_add(answer),
         prompt_estimate: bound.estimate_tokens,
         unbounded_prompt: bound.unbounded_prompt,
@@ -205,10 +212,10 @@ fn require_plain(ctx: &Context, field: &'static str, budgeted: bool) -> Result<(
 }
 
 /// The most prompt tokens that a model can count.
-fn prompt_bound(endpoint: &Endpoint, bound: &Bound, price: &Price) -> u64 {
+fn prompt_bound(endpoint: &Endpoint, bound: &Bound, price: Option<&Price>) -> u64 {
     // One request may hold many texts to embed or complete, each as long as the model takes.
     let one_prompt = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages);
-    let longest = price.max_input_tokens();
+    let longest = price.and_then(Price::max_input_tokens);
     match bound.unbounded_prompt {
         true => longest.unwrap_or(UNKNOWN_PROMPT).max(if one_prompt { 0 } else { bound.prompt_tokens }),
         false => bound.prompt_tokens.min(longest.filter(|_| one_prompt).unwrap_or(u64::MAX)),

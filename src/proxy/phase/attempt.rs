@@ -14,11 +14,11 @@ use pingora_proxy::Session;
 
 use super::{cache, identify, plan, respond::ALL_DOWN, translate};
 use crate::{
-    config::{Dialect, Provider},
+    config::{ClientLeft, Dialect, Provider},
     openai::Endpoint,
     proxy::{
         context::{Attempt, Context, Prepared},
-        downstream::NATIVE_REPLAY,
+        downstream::{NATIVE_REPLAY, Parting},
         headers,
         resolve::Resolver,
     },
@@ -64,9 +64,13 @@ fn names_an_account(name: &str) -> bool {
     matches!(name, "openai-organization" | "openai-project")
 }
 
-/// Installs the decorator where Pingora's own replay is too small, or where others may wait for the reply.
+/// Installs the decorator where Pingora's own replay is too small, or where the exchange may have to outlive its client.
 pub fn arm(session: &mut Session, ctx: &mut Context) {
-    if cache::arm_shield(ctx) || ctx.body.as_ref().is_some_and(|body| body.bytes.len() > NATIVE_REPLAY) {
+    let drains = ctx.reservation.is_some() && ctx.engines.config.budgets.client_left == ClientLeft::Drain;
+    if drains {
+        ctx.decorator.outlive_client(Parting::Drain);
+    }
+    if cache::arm_shield(ctx) || drains || ctx.body.as_ref().is_some_and(|body| body.bytes.len() > NATIVE_REPLAY) {
         ctx.decorator.install(session);
     }
 }

@@ -22,7 +22,7 @@ pub const CLIENT_CLOSED: u16 = 499;
 pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
     // Pingora takes the connection back right after this.
     ctx.decorator.uninstall(session);
-    let left = error.is_some_and(|e| e.esource() == &ErrorSource::Downstream);
+    let left = ctx.decorator.is_client_gone() || error.is_some_and(|e| e.esource() == &ErrorSource::Downstream);
     let written = session
         .response_written()
         .map(|header| header.status)

@@ -106,6 +106,7 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
             if let Some(principal) = &ctx.principal {
                 admit::require_model(principal, body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL), &plan)?;
             }
+            let body = plan::limit_answer(ctx, &plan, body).await?;
             ctx.context_wish = plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;
             ctx.plan = Some(plan);
             ctx.body = Some(body);

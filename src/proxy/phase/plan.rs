@@ -6,7 +6,7 @@ use super::invalid;
 use crate::{
     config::{Credentials, Preset, Vendor},
     error::{Fault, GatewayError},
-    openai::{Bound, DEFAULT_MODERATION_MODEL, Endpoint, Peek, PeekError},
+    openai::{Bound, DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Peek, PeekError, splice},
     providers::ollama::ContextLengths,
     proxy::context::{Body, Context},
     routing::{Plan, Target},
@@ -54,6 +54,35 @@ pub fn route(ctx: &Context, body: &Body) -> Result<Plan, GatewayError> {
         None if ctx.endpoint == Endpoint::Moderations => Ok(ctx.engines.routes.plan(DEFAULT_MODERATION_MODEL)),
         _ => Err(invalid("you must provide a model parameter").with_param(Some("model"))),
     }
+}
+
+/// Writes the limit that the configuration has for answers into a request whose client states none. From there on it is the
+/// request: for the cache, for budgets and for providers.
+///
+/// # Errors
+/// As for [`peek`].
+pub async fn limit_answer(ctx: &Context, plan: &Plan, body: Box<Body>) -> Result<Box<Body>, GatewayError> {
+    let tenant = ctx.principal.as_ref().and_then(|principal| principal.party.default_max_tokens);
+    let limits = [plan.default_max_tokens, tenant];
+    let Some(limit) = limits.into_iter().flatten().min() else { return Ok(body) };
+    let (field, others) = match ctx.endpoint {
+        Endpoint::ChatCompletions => (Field::MaxCompletionTokens, Some(Field::MaxTokens)),
+        Endpoint::Responses => (Field::MaxOutputTokens, None),
+        Endpoint::Messages => (Field::MaxTokens, None),
+        // Legacy completions have a limit of their own, and the others generate nothing.
+        _ => return Ok(body),
+    };
+    let Peek { max_tokens, max_completion_tokens, max_output_tokens, .. } = body.peek;
+    let stated = |field| match field {
+        Field::MaxCompletionTokens => max_completion_tokens.is_some(),
+        Field::MaxOutputTokens => max_output_tokens.is_some(),
+        _ => max_tokens.is_some(),
+    };
+    if stated(field) || others.is_some_and(stated) {
+        return Ok(body);
+    }
+    let bytes = splice(&body.bytes, &body.peek, &[Edit::Set(field, limit.to_string())]);
+    peek(&ctx.endpoint, bytes).await
 }
 
 /// Passes over an Ollama that would cut the prompt silently. The context that the first target has to be asked for.

@@ -14,7 +14,11 @@ use super::{
 use crate::{
     cache::Outcome,
     error::{Fault, GatewayError},
-    proxy::{context::Context, downstream, reply, resolve::Resolver},
+    proxy::{
+        context::{Context, Spoiled},
+        downstream, reply,
+        resolve::Resolver,
+    },
 };
 
 /// A connection that was closed while it lay in the pool breaks at once. One that breaks later broke under the request, which
@@ -69,7 +73,7 @@ pub fn from_exchange(
     let unprocessed = error.etype() == &ErrorType::H2Error && error.retry();
     let stale = !got_header && (unprocessed || client_reused && soon && is_closed(&error));
     let mut again = stale && stay(ctx) || translate::ready(ctx);
-    if !stale && was_at_work(ctx, &error, soon) {
+    if !stale && was_at_work(ctx, &error) {
         again = again && pay_for(ctx);
         ctx.broke_at_work = !again;
     }
@@ -92,21 +96,23 @@ fn is_ours(error: &Error) -> bool {
 }
 
 /// True when the provider may have done the work, and charge for it: it began a good reply, or was silent or gone after it
-/// had the request for a while.
-fn was_at_work(ctx: &Context, error: &Error, soon: bool) -> bool {
+/// had the whole request.
+fn was_at_work(ctx: &Context, error: &Error) -> bool {
+    use ErrorType::{ConnectionClosed, H1Error, H2Error, ReadError, ReadTimedout};
     let broke = !is_ours(error) && error.esource() == &ErrorSource::Upstream;
     let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status);
-    let silent = error.etype() == &ErrorType::ReadTimedout || !soon && is_closed(error);
+    let silent = matches!(error.etype(), ReadTimedout | ConnectionClosed | ReadError | H1Error | H2Error);
     broke && status.map_or(silent, |status| (200..300).contains(&status))
 }
 
 /// Before another attempt: the one that broke is to be paid for too. False when the budget does not have it, which ends the
 /// request here.
 fn pay_for(ctx: &mut Context) -> bool {
-    let (Some(price), Some(quote)) = (ctx.price(), ctx.quote) else { return true };
+    let (Some(price), Some(quote), Some(attempt)) = (ctx.price(), ctx.quote, &ctx.attempt) else { return true };
+    let worked = attempt.started.elapsed();
     let held = ctx.reservation.as_mut().is_none_or(|reservation| reservation.extend(quote.worst_case).is_ok());
     if held {
-        ctx.spoiled.push(price);
+        ctx.spoiled.push(Spoiled { price, worked, worst_case: quote.worst_case });
     }
     held
 }

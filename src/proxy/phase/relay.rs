@@ -5,13 +5,21 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use pingora_error::{Error, ErrorType, Result};
 
+use pingora_proxy::Session;
+
 use super::{cache, respond, settle};
 use crate::{
     error::Fault,
     ledger::Exceeded,
     openai::{StreamEnd, StreamState},
-    proxy::context::{Bill, Context, Delivery},
+    proxy::{
+        context::{Bill, Context, Delivery},
+        downstream::Parting,
+    },
 };
+
+/// How long the provider's count is waited for after the answer is finished and its client has left.
+const COUNT_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long a provider may go on sending after the end of a stream. What came before has left for the client by then:
 /// an error here drops what has not.
@@ -24,7 +32,7 @@ const STOPPED: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// The provider goes on sending after the stream's end: the connection to it is not worth keeping.
-pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
+pub fn events(session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
     let patience = if ctx.stopped { STOPPED } else { AFTERMATH };
     let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
     // The end itself is no excess: it may have waited for a client that was slow to read.
@@ -52,6 +60,16 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
     if end {
         out = join(out, relay.finish(&StreamEnd::Clean));
     }
+    if ctx.generated.is_none() && relay.awaits_usage() {
+        ctx.generated = Some(Instant::now());
+        let counted = ctx.translator.as_ref().is_some_and(|translator| translator.usage().flatten().is_some());
+        if ctx.reservation.is_some() && !counted {
+            // A client that has all it wanted to read may leave before the provider has told what it comes to.
+            ctx.decorator.outlive_client(Parting::Linger(COUNT_WITHIN));
+            ctx.decorator.install(session);
+        }
+    }
+    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
     let state = relay.state();
     if state != StreamState::Open {
         ctx.stream_over.get_or_insert_with(Instant::now);
@@ -61,8 +79,8 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
         match state {
             StreamState::Open => {}
             StreamState::Complete => {
-                let Bill { usage, cost, .. } = bill_of(ctx);
-                cache::end_stream(ctx, Some((usage, cost)));
+                let bill = bill_of(ctx);
+                cache::end_stream(ctx, Some((bill.usage(), bill.cost())));
             }
             StreamState::Failed => cache::end_stream(ctx, None),
         }
@@ -116,8 +134,10 @@ fn bill_of(ctx: &Context) -> Bill {
     let usage = translator.and_then(|translator| translator.usage()).unwrap_or_else(|| relay.usage());
     let so_far = translator.map_or_else(|| relay.usage_so_far(), |translator| translator.usage_so_far());
     let tier = respond::stream_tier(relay, ctx);
-    let cost = usage.zip(ctx.price()).map(|(usage, price)| price.cost(&usage, tier));
-    Bill { usage, cost, uncounted: None, so_far }
+    let counted = usage.map(|usage| {
+        settle::Counted::of(usage, ctx.quote.as_ref(), ctx.price().as_deref(), tier, relay.generated_bytes())
+    });
+    Bill { counted, uncounted: None, so_far }
 }
 
 /// Two pieces as one.

@@ -13,7 +13,7 @@ use pingora_proxy::Session;
 
 use super::{
     cache::{self, Maker},
-    settle::Tally,
+    settle::{Counted, Tally},
     translate,
 };
 use crate::{
@@ -215,6 +215,7 @@ const MAX_TRANSLATED: usize = 32 << 20;
 fn hold(session: &mut Session, ctx: &mut Context) {
     let requested_tier = ctx.tier();
     let price = ctx.price();
+    let quote = ctx.quote;
     let bill = ctx.shared_bill().clone();
     let own_credential = ctx.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
     let metrics = ctx.metrics.clone();
@@ -229,18 +230,23 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         if status == 401 && !own_credential {
             return refuse_key(header, &provider, &reader, &metrics);
         }
+        let count = |body: &Bytes| {
+            let tier = openai::find_service_tier(body).unwrap_or(requested_tier);
+            let shown = body.len() as u64;
+            openai::find_usage(body).map(|usage| Counted::of(usage, quote.as_ref(), price.as_deref(), tier, shown))
+        };
         if status >= 400 {
+            // A failure that has a count is one that is paid for.
+            bill.lock().unwrap_or_else(PoisonError::into_inner).counted = count(&body);
             return normalise_error(header, body, dialect, exchange.is_some(), &reader);
         }
         if !framed && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_err() {
             return interrupted(header, &provider, &reader, &metrics);
         }
         let read = |body: &Bytes| {
-            let usage = openai::find_usage(body);
-            let tier = openai::find_service_tier(body).unwrap_or(requested_tier);
-            let cost = usage.zip(price.as_ref()).map(|(usage, price)| price.cost(&usage, tier));
-            let uncounted = usage.is_none().then(|| openai::generated_text(body));
-            Bill { usage, cost, uncounted, so_far: None }
+            let counted = count(body);
+            let uncounted = counted.is_none().then(|| openai::generated_text(body));
+            Bill { counted, uncounted, so_far: None }
         };
         let mut told = None;
         if let Some(exchange) = &exchange {
@@ -258,7 +264,7 @@ fn hold(session: &mut Session, ctx: &mut Context) {
             let _ = header.insert_header(header::CONTENT_TYPE, "application/json");
         }
         let told = told.unwrap_or_else(|| read(&body));
-        let cost = told.cost;
+        let cost = told.cost();
         *bill.lock().unwrap_or_else(PoisonError::into_inner) = told;
         if let Some(cost) = cost {
             // Digits and a dot: inserting them cannot fail.
@@ -270,7 +276,10 @@ fn hold(session: &mut Session, ctx: &mut Context) {
     let finish = move |header: &mut ResponseHeader, body: Bytes| -> Bytes {
         let body = complete(header, body);
         if let Some(maker) = maker {
-            let Bill { usage, cost, .. } = *bill.lock().unwrap_or_else(PoisonError::into_inner);
+            let (usage, cost) = {
+                let bill = bill.lock().unwrap_or_else(PoisonError::into_inner);
+                (bill.usage(), bill.cost())
+            };
             maker.end(header.status.as_u16(), &header.headers, &body, usage, cost);
         }
         body

@@ -1,10 +1,15 @@
 //! Settle: what a request used and cost, once it is over; and the count of a stream's tokens while it runs.
 //!
-//! A provider's own count is the truth. Where it does not come (the client left, the stream broke, a vendor does not
-//! count), what was relayed is counted with a tokenizer, off the request's path. Only a stream that may outgrow a hard budget
-//! is counted while it runs, in small portions.
+//! A provider's own count is the truth, as far as it is possible. Where it does not come (the client left, the stream broke,
+//! a vendor does not count), what was relayed is counted with a tokenizer, off the request's path. What may have been
+//! generated unseen (a model that thinks, a reply that nobody received) is bounded by what can physically have been
+//! generated in the time there was: the ledger never says less than the provider can have charged. Only a stream that may
+//! outgrow a hard budget is counted while it runs, in small portions.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -12,13 +17,14 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::admit;
 use crate::{
-    config::Overrun,
+    config::{Dialect, Overrun},
+    dialect,
     error::GatewayError,
     ledger::{Basis, Entry, Exceeded, Reservation, Subject},
     limits::Permit,
-    openai::{Endpoint, ErrorBody, IMAGE_ESTIMATE, StreamRelay},
+    openai::{Endpoint, ErrorBody, IMAGE_ESTIMATE, StreamRelay, ThinkingWish},
     pricing::Price,
-    proxy::context::{Context, Course, Delivery},
+    proxy::context::{Context, Course, Delivery, Quote, Spoiled},
     telemetry::Metrics,
     tokenizer,
     types::{NanoUsd, ServiceTier, Usage},
@@ -52,8 +58,37 @@ struct Prompt {
     images: u64,
 }
 
+/// What a provider goes on generating after we have let go of it: until it notices.
+const NOTICE: Duration = Duration::from_millis(250);
+
+/// A provider's count, as far as it is believed, and what it comes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// LLM tokens.
+    pub usage: Usage,
+    /// By the catalogue; `None` for a model without a price.
+    pub cost: Option<NanoUsd>,
+    /// The provider counted what is not possible: the bound stands in for it.
+    pub doubted: bool,
+}
+
+impl Counted {
+    /// Of a usage that was read. `shown` is how many bytes the provider has shown of its answer.
+    pub fn of(usage: Usage, quote: Option<&Quote>, price: Option<&Price>, tier: ServiceTier, shown: u64) -> Self {
+        let (usage, doubted) = quote.map_or((usage, false), |quote| quote.believe(usage, shown));
+        let cost = price.map(|price| match doubted {
+            // Of what kind the tokens were is not known either.
+            true => price.worst_case(usage.prompt_tokens, usage.completion_tokens, tier),
+            false => price.cost(&usage, tier),
+        });
+        Self { usage, cost, doubted }
+    }
+}
+
 /// Counts a stream's tokens in case the provider does not.
 pub struct Tally {
+    /// The model may generate what its reply does not show.
+    may_think: bool,
     prompt: Prompt,
     model: Arc<str>,
     counted: u64,
@@ -140,7 +175,8 @@ impl Tally {
     pub fn begin(ctx: &Context) -> Option<Self> {
         ctx.principal.as_ref()?;
         let model = ctx.attempt.as_ref()?.target.model.clone();
-        Some(Self { prompt: Prompt::of(ctx, SAMPLE), model, counted: 0, counting: Vec::new(), cap: Cap::of(ctx) })
+        let (may_think, prompt, cap) = (may_think(ctx), Prompt::of(ctx, SAMPLE), Cap::of(ctx));
+        Some(Self { may_think, prompt, model, counted: 0, counting: Vec::new(), cap })
     }
 
     /// Looks at what was generated since the last time. An error says that nothing is left to pay for it with: it must not
@@ -170,6 +206,22 @@ impl Tally {
             self.counting.push(spawn_blocking(move || tokenizer::count(&model, &text)));
         }
         Ok(())
+    }
+}
+
+/// Whether the model of the current attempt may generate what its reply does not show.
+fn may_think(ctx: &Context) -> bool {
+    let (Some(attempt), Some(price)) = (&ctx.attempt, ctx.price()) else { return true };
+    if !price.may_think() || matches!(ctx.endpoint, Endpoint::Embeddings | Endpoint::Moderations) {
+        return false;
+    }
+    match attempt.body.as_ref().map_or(ThinkingWish::On, |body| ThinkingWish::of(body)) {
+        ThinkingWish::Off => false,
+        ThinkingWish::On => true,
+        ThinkingWish::Unsaid => {
+            let claude = attempt.target.provider.dialect == Dialect::Anthropic;
+            !claude || dialect::claude_thinks_unasked(&attempt.target.model)
+        }
     }
 }
 
@@ -227,6 +279,10 @@ pub struct Closing {
     permit: Option<Permit>,
     /// LLM tokens that were charged in the limits.
     estimate: u64,
+    /// Our own count never makes a budget be exceeded: a stream is stopped where its reservation ends.
+    is_capped: bool,
+    /// The provider's count was not possible.
+    doubted: bool,
     metrics: Arc<Metrics>,
     ledger: Arc<crate::ledger::Ledger>,
     provider: Arc<str>,
@@ -244,14 +300,20 @@ pub struct Count {
     text: String,
     counted: u64,
     counting: Vec<JoinHandle<u64>>,
+    /// Tokens that may have been generated in all, seen or not.
+    unseen: u64,
+    /// No provider counts more of the prompt.
+    most_prompt: u64,
+    /// The most that what was not seen can cost.
+    ceiling: NanoUsd,
     price: Option<Arc<Price>>,
     tier: ServiceTier,
     /// What the provider had counted of the prompt.
     so_far: Option<Usage>,
     /// What the last attempt cost, where that is known already.
     known: Option<Settled>,
-    /// Prices of attempts that broke: each may have been charged for its prompt.
-    spoiled: Vec<Arc<Price>>,
+    /// Attempts that broke, and the tokens that each may have generated.
+    spoiled: Vec<(Spoiled, u64)>,
 }
 
 /// What a request cost, or what it takes to know that.
@@ -264,6 +326,7 @@ pub enum Verdict {
 
 /// Takes from a context what closes it, and says what it cost or what has to be counted first.
 pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
+    let doubted = ctx.bill().counted.is_some_and(|counted| counted.doubted);
     let verdict = match verdict(ctx, end.status) {
         Verdict::Known(settled) if !ctx.spoiled.is_empty() => {
             let mut count = Count::of(ctx, String::new());
@@ -291,6 +354,9 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
         reservation: ctx.reservation.take(),
         permit: ctx.permit.take(),
         estimate: ctx.quote.map_or(0, |quote| quote.tokens),
+        is_capped: ctx.engines.config.budgets.overrun == Overrun::Stop
+            && ctx.principal.as_ref().is_some_and(|principal| principal.party.has_hard_budget),
+        doubted,
         metrics: ctx.metrics.clone(),
         ledger: ctx.governance.ledger.clone(),
         attempts: ctx.attempts,
@@ -307,9 +373,9 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
         return Verdict::Known(nothing);
     }
     let bill = std::mem::take(&mut *ctx.bill());
-    if let Some(usage) = bill.usage {
-        let basis = if bill.cost.is_some() { Basis::Provider } else { Basis::Unpriced };
-        return Verdict::Known(Settled { usage: Some(usage), cost: bill.cost, basis });
+    if let Some(Counted { usage, cost, .. }) = bill.counted {
+        let basis = if cost.is_some() { Basis::Provider } else { Basis::Unpriced };
+        return Verdict::Known(Settled { usage: Some(usage), cost, basis });
     }
     let answered = ctx.attempt.as_ref().and_then(|attempt| attempt.status);
     let served = answered.is_some_and(|status| (200..300).contains(&status));
@@ -330,6 +396,9 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     }
     // A whole reply reached the client, and nobody knows how much it was.
     let whole = served && !streamed && status < 400 && bill.uncounted.is_none() && ctx.endpoint != Endpoint::Embeddings;
+    let may_think = ctx.tally.as_ref().map_or_else(|| may_think(ctx), |tally| tally.may_think);
+    // Of a stream and of a whole reply all but the thinking was seen; of what broke before that, nothing.
+    let seen = streamed || bill.uncounted.is_some();
     let text = match (&mut ctx.delivery, bill.uncounted) {
         // The provider has read more than we can count.
         _ if ctx.quote.is_some_and(|quote| quote.unbounded_prompt) => None,
@@ -350,7 +419,27 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     };
     let mut count = Count::of(ctx, text);
     count.so_far = bill.so_far;
+    if may_think || !seen {
+        count.unseen = unseen(ctx);
+    }
     Verdict::Count(Box::new(count))
+}
+
+/// The most tokens that the provider can have generated for the last attempt: all it can have done in the time there was,
+/// within what the request allows.
+fn unseen(ctx: &Context) -> u64 {
+    let (Some(attempt), Some(price), Some(quote)) = (&ctx.attempt, ctx.price(), &ctx.quote) else { return 0 };
+    // Of several answers the first that is finished says nothing about the others.
+    let finished = ctx.generated.filter(|_| quote.choices == 1);
+    let time = match finished.or(ctx.stream_over) {
+        Some(end) => end.duration_since(attempt.started),
+        None => Instant::now().duration_since(attempt.started) + NOTICE,
+    };
+    generated_within(&price, quote, time)
+}
+
+fn generated_within(price: &Price, quote: &Quote, time: Duration) -> u64 {
+    price.generated_within(time).saturating_mul(quote.choices).min(quote.most_answer)
 }
 
 impl Count {
@@ -361,41 +450,81 @@ impl Count {
             Some(tally) => (tally.prompt, tally.counted, tally.counting),
             None => (Prompt::of(ctx, WHOLE), 0, Vec::new()),
         };
+        let tokens = |spoiled: &Spoiled| {
+            let worked = spoiled.worked + NOTICE;
+            ctx.quote.as_ref().map_or(0, |quote| generated_within(&spoiled.price, quote, worked))
+        };
         let spoiled = std::mem::take(&mut ctx.spoiled);
+        let spoiled = spoiled
+            .into_iter()
+            .map(|spoiled| {
+                let tokens = tokens(&spoiled);
+                (spoiled, tokens)
+            })
+            .collect();
+        let most_prompt = ctx.quote.map_or(u64::MAX, |quote| quote.most_prompt);
+        let ceiling = ctx.reservation.as_ref().map_or(NanoUsd::MAX, Reservation::amount);
         let (price, tier) = (ctx.price(), ctx.tier());
-        Self { prompt, model, text, counted, counting, price, tier, so_far: None, known: None, spoiled }
+        let (unseen, so_far, known) = (0, None, None);
+        Self {
+            prompt,
+            model,
+            text,
+            counted,
+            counting,
+            unseen,
+            most_prompt,
+            ceiling,
+            price,
+            tier,
+            so_far,
+            known,
+            spoiled,
+        }
     }
 
     /// Counts, on the pool for blocking work.
     pub async fn count(self) -> Settled {
-        let Self { prompt, model, text, counted, counting, price, tier, so_far, known, spoiled } = self;
-        let mut completion_tokens = counted;
+        let Self { prompt, model, text, counted, counting, .. } = self;
+        let mut shown = counted;
         for portion in counting {
-            completion_tokens = completion_tokens.saturating_add(portion.await.unwrap_or(0));
+            shown = shown.saturating_add(portion.await.unwrap_or(0));
         }
+        let strange = !tokenizer::is_exact(&model);
         let counted = spawn_blocking(move || (prompt.count(&model), tokenizer::count(&model, &text))).await;
         let (prompt_tokens, rest) = counted.unwrap_or_default();
-        completion_tokens = completion_tokens.saturating_add(rest);
-        let usage = match so_far {
-            Some(usage) => Usage { completion_tokens: usage.completion_tokens.max(completion_tokens), ..usage },
-            None => Usage { prompt_tokens, completion_tokens, ..Usage::default() },
+        // Another vendor's tokenizer may count more than ours does.
+        let bound = |tokens: u64| if strange { tokenizer::with_margin(tokens) } else { tokens };
+        let prompt_tokens = bound(prompt_tokens).min(self.most_prompt);
+        let shown = bound(shown.saturating_add(rest));
+        let usage = match self.so_far {
+            Some(usage) => Usage { completion_tokens: usage.completion_tokens.max(shown), ..usage },
+            None => Usage { prompt_tokens, completion_tokens: shown, ..Usage::default() },
         };
-        let mut settled = match (known, price) {
+        let tier = self.tier;
+        let mut settled = match (self.known, self.price) {
             (Some(known), _) => known,
             (None, Some(price)) => {
-                Settled { usage: Some(usage), cost: Some(price.cost(&usage, tier)), basis: Basis::Counted }
+                let cost = price.cost(&usage, tier);
+                let most = Usage { completion_tokens: usage.completion_tokens.max(self.unseen), ..usage };
+                let at_most = price.cost(&most, tier).min(self.ceiling);
+                match at_most > cost {
+                    true => Settled { usage: Some(most), cost: Some(at_most), basis: Basis::Bounded },
+                    false => Settled { usage: Some(usage), cost: Some(cost), basis: Basis::Counted },
+                }
             }
             (None, None) => Settled { usage: Some(usage), cost: None, basis: Basis::Unpriced },
         };
-        let lost = Usage { prompt_tokens, ..Usage::default() };
-        for price in spoiled {
-            let cost = settled.cost.unwrap_or_default().saturating_add(price.cost(&lost, tier));
+        for (Spoiled { price, worst_case, .. }, completion_tokens) in self.spoiled {
+            let lost = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
+            let cost = settled.cost.unwrap_or_default().saturating_add(price.cost(&lost, tier).min(worst_case));
             let usage = settled.usage.unwrap_or_default();
             let prompt_tokens = usage.prompt_tokens.saturating_add(lost.prompt_tokens);
-            settled.usage = Some(Usage { prompt_tokens, ..usage });
+            let completion_tokens = usage.completion_tokens.saturating_add(lost.completion_tokens);
+            settled.usage = Some(Usage { prompt_tokens, completion_tokens, ..usage });
             settled.cost = Some(cost);
             if settled.basis == Basis::Nothing {
-                settled.basis = Basis::Counted;
+                settled.basis = if lost.completion_tokens > 0 { Basis::Bounded } else { Basis::Counted };
             }
         }
         settled
@@ -415,6 +544,8 @@ impl Closing {
             reservation,
             permit,
             estimate,
+            is_capped,
+            doubted,
             metrics,
             ledger,
             provider,
@@ -427,7 +558,7 @@ impl Closing {
         let mut cost = settled.cost.unwrap_or_default();
         if let Some(reservation) = &reservation {
             // Our own count is an estimate; it never makes a budget be exceeded.
-            if settled.basis == Basis::Counted {
+            if is_capped && matches!(settled.basis, Basis::Counted | Basis::Bounded) {
                 cost = cost.min(reservation.amount());
             }
             let over = cost.saturating_sub(reservation.amount());
@@ -435,6 +566,10 @@ impl Closing {
                 metrics.beyond_reservation(over);
                 tracing::warn!(provider = &*provider, model = &*model, usd = %over, "a request cost more than the most that was expected");
             }
+        }
+        if doubted {
+            metrics.usage_doubted(&provider);
+            tracing::warn!(provider = &*provider, model = &*model, usd = %cost, "a provider counted what is not possible: settled at the bound");
         }
         if let Some(mut permit) = permit {
             // What nobody could count stays at its estimate.
