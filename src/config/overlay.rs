@@ -37,6 +37,7 @@ pub const ENVIRONMENT: &[EnvVar] = &[
     },
     EnvVar { name: "CAN_DATABASE", doc: "The SQLite file; replaces `database.path`." },
     EnvVar { name: "CAN_ADMIN_LISTEN", doc: "Address and port, or `off`; replaces `admin`." },
+    EnvVar { name: "CAN_ADMIN_HOSTS", doc: "Host names with commas between them; replaces `admin.hosts`." },
 ];
 
 /// Lays the environment over `file` and fills in everything that is there without a file. Faults of the environment are
@@ -67,9 +68,18 @@ pub fn apply(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>, faults:
     if let Some(address) = env("CAN_ADMIN_LISTEN") {
         match (address.trim(), address.trim().parse::<SocketAddr>()) {
             ("off", _) => file.admin = Admin::Off(Off::Off),
-            (_, Ok(address)) => file.admin = Admin::On(AdminListener { address: address.to_string() }),
+            (_, Ok(address)) => {
+                let hosts = match &mut file.admin {
+                    Admin::On(listener) => std::mem::take(&mut listener.hosts),
+                    Admin::Off(_) => Vec::new(),
+                };
+                file.admin = Admin::On(AdminListener { address: address.to_string(), hosts });
+            }
             _ => fault("CAN_ADMIN_LISTEN", format!("{}, or `off`", not_an_address(&address))),
         }
+    }
+    if let (Some(hosts), Admin::On(listener)) = (env("CAN_ADMIN_HOSTS"), &mut file.admin) {
+        listener.hosts = hosts.split(',').map(|host| host.trim().to_owned()).filter(|host| !host.is_empty()).collect();
     }
     if let Some(path) = env("CAN_DATABASE") {
         file.database.path = path.trim().to_owned();

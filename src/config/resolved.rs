@@ -17,6 +17,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Where health and metrics listen; `None` switches the admin listener off.
     pub admin: Option<SocketAddr>,
+    /// Host names under which the admin listener may be reached, in lower case and without a dot at the end.
+    pub admin_hosts: Vec<String>,
     /// Process-wide settings.
     pub server: Server,
     /// Bounds on what a client may send.
@@ -96,6 +98,21 @@ pub struct Http {
     pub keepalive: Duration,
     /// Largest JSON reply that is held back until its cost is known; above it the cost header is absent.
     pub max_held_reply_bytes: usize,
+    /// Which web pages may call from a browser; `None`: those of no other origin.
+    pub cors: Option<Cors>,
+}
+
+/// Which web pages may call the gateway from a browser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Those of every origin.
+    pub any_origin: bool,
+    /// Those of these origins, as a browser writes them.
+    pub origins: Vec<HeaderValue>,
+    /// The request headers that they may send, as one list; `None`: those that they ask for.
+    pub allow_headers: Option<HeaderValue>,
+    /// How long a browser may remember a preflight.
+    pub max_age: Duration,
 }
 
 /// Log output.
@@ -132,6 +149,8 @@ pub struct Provider {
     pub key: Option<Secret>,
     /// Extra headers on every request to it; all marked sensitive, so that `Debug` hides their values.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Further headers of clients that go to it.
+    pub forward_headers: Vec<HeaderName>,
     /// Appended to every request's query (`api-version=preview`).
     pub query: Option<String>,
     /// Ask it for usage in streams. Where this is false it never gets `stream_options`.
@@ -462,6 +481,9 @@ impl Config {
             provider.base = base.clone();
             provider.key = Some(Secret::new("simulated"));
             provider.headers.clear();
+            // How a client asks for faults.
+            provider.forward_headers =
+                ["x-simulate", "x-simulate-key"].map(HeaderName::from_static).into_iter().collect();
             provider.query = None;
             provider.http2 = false;
             provider.ca_file = None;

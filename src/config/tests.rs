@@ -144,8 +144,44 @@ fn the_simulated_provider_stands_behind_every_name() {
     for provider in config.providers.values() {
         assert_eq!(provider.base.to_string(), "http://127.0.0.1:4000/v1");
         assert!(provider.query.is_none() && provider.key.is_some() && provider.headers.is_empty());
+        // How a client asks it for faults.
+        assert_eq!(provider.forward_headers, ["x-simulate", "x-simulate-key"]);
     }
     assert_eq!(route(&config, "claude-sonnet-4"), [("anthropic", None)]);
+}
+
+#[test]
+fn what_crosses_the_gateway_is_checked() {
+    let load = |text: &str| Config::load_text(text, &source(&[])).map(|loaded| loaded.config);
+    let text = "providers: {groq: {forward_headers: [X-Custom, x-ok, Authorization, x-forwarded-for, X-CUSTOM, 'a b', \
+                X-HTTP-Method-Override, x-chittycan-cache, host]}}\n\
+                admin: {hosts: [good.example, 'http://bad', 'bad:80', '']}\n\
+                http: {cors: {allow_origins: ['https://a.example', 'a.example', 'https://a.example/x', 'https://*.example'], \
+                allow_headers: ['b c'], max_age: 2d}}\n";
+    let faults = load(text).unwrap_err();
+    let paths: Vec<_> = faults.iter().map(|fault| fault.path.as_str()).collect();
+    let mut expected = vec!["http.cors.allow_headers[0]", "http.cors.max_age"];
+    let (origins, hosts) =
+        ([1, 2, 3].map(|n| format!("http.cors.allow_origins[{n}]")), [1, 2, 3].map(|n| format!("admin.hosts[{n}]")));
+    let names = [2, 3, 4, 5, 6, 7, 8].map(|n| format!("providers.groq.forward_headers[{n}]"));
+    expected.extend(origins.iter().chain(&hosts).chain(&names).map(String::as_str));
+    for path in &expected {
+        assert!(paths.contains(path), "{path} in {paths:?}");
+    }
+    assert_eq!(paths.len(), expected.len(), "{paths:?}");
+
+    let config =
+        load("http: {cors: {allow_origins: ['HTTPS://App.example:8443']}}\nadmin: {hosts: [Can.Example.]}").unwrap();
+    let cors = config.http.cors.unwrap();
+    assert!(!cors.any_origin && cors.origins == ["https://app.example:8443"] && cors.allow_headers.is_none());
+    assert_eq!(config.admin_hosts, ["can.example"]);
+    assert!(load("").unwrap().http.cors.is_none(), "off by default");
+    let env = source(&[("CAN_ADMIN_HOSTS", "one, Two.example"), ("CAN_ADMIN_LISTEN", "127.0.0.1:9")]);
+    let config = Config::load_text("admin: {hosts: [three]}", &env).unwrap().config;
+    assert_eq!(config.admin_hosts, ["one", "two.example"]);
+    let env = source(&[("CAN_ADMIN_LISTEN", "127.0.0.1:9")]);
+    let config = Config::load_text("admin: {hosts: [three]}", &env).unwrap().config;
+    assert_eq!(config.admin_hosts, ["three"], "another address has the same names");
 }
 
 #[test]

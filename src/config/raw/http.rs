@@ -17,6 +17,8 @@ pub struct Http {
     pub keepalive: HumanDuration,
     /// Largest JSON reply that is held back until its cost is known; a larger one carries no `X-ChittyCan-Cost`.
     pub max_held_reply: HumanSize,
+    /// Which web pages may call the gateway from a browser.
+    pub cors: Cors,
 }
 
 impl Default for Http {
@@ -26,6 +28,29 @@ impl Default for Http {
             body_timeout: HumanDuration::secs(60),
             keepalive: HumanDuration::secs(60),
             max_held_reply: HumanSize::mib(8),
+            cors: Cors::default(),
         }
+    }
+}
+
+/// Which web pages may call the gateway from a browser. `OPTIONS` is always answered here, without a credential, and a
+/// provider's own CORS headers never reach a client.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cors {
+    /// Origins such as `https://app.example.com`, or `*` for all. With an empty list no page of another origin may read a
+    /// reply.
+    #[schemars(example = ["https://app.example.com"])]
+    pub allow_origins: Vec<String>,
+    /// Names of the request headers that a page may send. With an empty list: those that it asks for.
+    #[schemars(example = ["Authorization", "Content-Type"])]
+    pub allow_headers: Vec<String>,
+    /// How long a browser may remember the answer to its preflight request. At most 24h.
+    pub max_age: HumanDuration,
+}
+
+impl Default for Cors {
+    fn default() -> Self {
+        Self { allow_origins: Vec::new(), allow_headers: Vec::new(), max_age: HumanDuration::secs(600) }
     }
 }

@@ -69,10 +69,17 @@ pub enum Off {
 pub struct AdminListener {
     /// Address and port.
     pub address: String,
+    /// Host names under which it may be reached, such as that of a service in a cluster: a request for another one is refused
+    /// with 421, because a web page can have its own name lead here (DNS rebinding). IP addresses and `localhost` are
+    /// always accepted, and `/healthz` and `/readyz` answer under any name. `CAN_ADMIN_HOSTS` replaces it (names with commas between
+    /// them).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(example = ["can.monitoring.svc", "gateway"])]
+    pub hosts: Vec<String>,
 }
 
 impl Default for AdminListener {
     fn default() -> Self {
-        Self { address: "127.0.0.1:8081".into() }
+        Self { address: "127.0.0.1:8081".into(), hosts: Vec::new() }
     }
 }

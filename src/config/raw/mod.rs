@@ -25,7 +25,7 @@ pub use self::{
     cache::{Cache, RouteCache},
     database::Database,
     dev::Dev,
-    http::Http,
+    http::{Cors, Http},
     listen::{Admin, AdminListener, Listen, Off, Tls},
     log::{Log, LogFormat},
     providers::Provider,
@@ -48,7 +48,7 @@ pub struct File {
     pub listen: Vec<Listen>,
     /// Where health, readiness, metrics and the admin API listen, or `off`. Keep it private: only the API under `/api/v1` asks
     /// for a credential, a token with the scope `admin`.
-    /// `CAN_ADMIN_LISTEN` replaces it. A change takes effect after a restart.
+    /// `CAN_ADMIN_LISTEN` replaces its address, a change of which takes effect after a restart.
     pub admin: Admin,
     /// Settings of the process. A change takes effect after a restart.
     pub server: Server,

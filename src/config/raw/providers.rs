@@ -59,6 +59,12 @@ pub struct Provider {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(example = json!({"OpenAI-Project": "proj_123"}))]
     pub headers: BTreeMap<String, SecretText>,
+    /// Names of further request headers of clients that go to it; they become part of the cache's key. Without an entry here
+    /// it gets only the headers that official SDKs send and providers act on; `X-Forwarded-For` and others of a proxy,
+    /// cookies and headers that change the method or the path never go.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(example = ["X-Session-Affinity"])]
+    pub forward_headers: Vec<String>,
     /// Appended to every request's query. Not for secrets: it is printed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &"api-version=preview")]

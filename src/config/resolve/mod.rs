@@ -86,6 +86,7 @@ impl Resolver<'_> {
     fn config(&mut self, file: &raw::File) -> Option<Config> {
         let listeners = self.listeners(&file.listen);
         let admin = self.admin(&file.admin, &listeners);
+        let admin_hosts = self.admin_hosts(&file.admin);
         let server = self.server(&file.server);
         let providers = self.providers(&file.providers);
         let routes = self.routes(file);
@@ -100,12 +101,14 @@ impl Resolver<'_> {
         let config = Config {
             listeners,
             admin,
+            admin_hosts,
             server,
             http: Http {
                 max_body_bytes: file.http.max_body.bytes(),
                 body_timeout: file.http.body_timeout.0,
                 keepalive: file.http.keepalive.0,
                 max_held_reply_bytes: file.http.max_held_reply.bytes(),
+                cors: self.cors(&file.http.cors),
             },
             log: Log {
                 json: file.log.format == LogFormat::Json,

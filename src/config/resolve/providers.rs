@@ -19,6 +19,35 @@ use crate::{
 /// Headers that belong to the connection, not to the file.
 const OWN_HEADERS: [&str; 6] = ["host", "connection", "content-length", "transfer-encoding", "te", "upgrade"];
 
+/// Headers of a client that never go to a provider: credentials, framing, what only the gateway writes, and what makes a
+/// server see another method, path or sender than the gateway.
+const NEVER_FORWARDED: [&str; 21] = [
+    "accept-encoding",
+    "api-key",
+    "authorization",
+    "cookie",
+    "expect",
+    "forwarded",
+    "http2-settings",
+    "keep-alive",
+    "openai-organization",
+    "openai-project",
+    "proxy-authorization",
+    "proxy-connection",
+    "trailer",
+    "x-api-key",
+    "x-goog-api-key",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+];
+
+/// The same by how they begin.
+const NEVER_FORWARDED_FAMILIES: [&str; 3] = ["sec-websocket-", "x-chittycan-", "x-forwarded-"];
+
 impl Resolver<'_> {
     pub(super) fn providers(&mut self, raw: &BTreeMap<String, raw::Provider>) -> BTreeMap<Arc<str>, Arc<Provider>> {
         let root = Path::of(&["providers"]);
@@ -55,6 +84,7 @@ impl Resolver<'_> {
             self.fault(&path.key("credentials"), message);
         }
         let headers = self.headers(&entry.headers, &path.key("headers"));
+        let forward_headers = self.forward_headers(&entry.forward_headers, &path.key("forward_headers"));
         let query = entry.query.as_deref().map(|query| query.trim_start_matches('?').to_owned());
         if let Some(query) = &query
             && !query.bytes().all(|b| b.is_ascii_graphic() && !b"#\"<>\\^`{|}?".contains(&b))
@@ -86,6 +116,7 @@ impl Resolver<'_> {
             },
             key,
             headers,
+            forward_headers,
             query: query.filter(|query| !query.is_empty()),
             stream_usage: entry.stream_usage.unwrap_or(preset.stream_usage),
             http2: entry.http2,
@@ -114,6 +145,28 @@ impl Resolver<'_> {
                 None
             }
         }
+    }
+
+    fn forward_headers(&mut self, raw: &[String], path: &Path) -> Vec<HeaderName> {
+        let mut headers = Vec::new();
+        for (index, text) in raw.iter().enumerate() {
+            let path = path.index(index);
+            let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
+                self.fault(&path, "not a header name");
+                continue;
+            };
+            let never = OWN_HEADERS.contains(&name.as_str()) || NEVER_FORWARDED.contains(&name.as_str());
+            if never || NEVER_FORWARDED_FAMILIES.iter().any(|family| name.as_str().starts_with(family)) {
+                let message = "this header is never forwarded: it is a credential, belongs to the connection, or makes a \
+                               server see another request than the gateway";
+                self.fault(&path, message);
+            }
+            if headers.contains(&name) {
+                self.fault(&path, "this header is here twice; case does not matter in a header's name");
+            }
+            headers.push(name);
+        }
+        headers
     }
 
     pub(super) fn headers(
