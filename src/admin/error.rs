@@ -32,6 +32,8 @@ pub enum Code {
     UnknownUrl,
     /// The path is there, the method is not.
     MethodNotAllowed,
+    /// The listener is not known under the name in `Host` (`admin.hosts`).
+    UnknownHost,
     /// The token is revoked or has expired.
     TokenEnded,
     /// The body is too large.
@@ -55,6 +57,7 @@ impl Code {
             Self::MissingScope => StatusCode::FORBIDDEN,
             Self::UnknownTenant | Self::UnknownToken | Self::UnknownUrl => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Self::TokenEnded => StatusCode::CONFLICT,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -4,6 +4,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `auth` | who may use the API |
+//! | `host` | under which names the listener may be reached |
 //! | `tokens` | make, list, show, rotate and revoke tokens |
 //! | `tenants` | who may spend what, and what is spent |
 //! | `cache` | what the cache holds and has done; what of it no longer counts |
@@ -18,6 +19,7 @@ mod cache;
 mod error;
 mod extract;
 mod health;
+mod host;
 mod openapi;
 mod tenants;
 mod tokens;
@@ -70,7 +72,8 @@ impl Admin {
             .layer(DefaultBodyLimit::max(extract::MAX_BODY))
             // Around the fallbacks too: without a token nobody learns which paths there are.
             .layer(middleware::from_fn_with_state(self.clone(), auth::require_admin));
-        router(open_routes()).nest(API, api).with_state(self)
+        let known = middleware::from_fn_with_state(self.clone(), host::require_known_host);
+        router(open_routes()).nest(API, api).layer(known).with_state(self)
     }
 }
 

@@ -94,6 +94,7 @@ impl IntoResponses for Refusals {
         BTreeMap::from([
             ("401".to_owned(), reply("No token, or one that opens nothing.")),
             ("403".to_owned(), reply("The token lacks the scope `admin`.")),
+            ("421".to_owned(), reply("The listener is not known under the name in `Host` (`admin.hosts`).")),
             ("503".to_owned(), reply("The tokens or the database cannot be read or written at the moment.")),
         ])
     }

@@ -46,7 +46,7 @@ pub(super) fn get(admin: SocketAddr, path: &str, token: Option<&str>) -> std::io
     stream.set_read_timeout(Some(PATIENCE))?;
     let token = token.filter(|token| token.bytes().all(|b| b.is_ascii_graphic()));
     let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: admin\r\n{token}\r\n").as_bytes())?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {ip}\r\n{token}\r\n").as_bytes())?;
     let mut reply = String::new();
     stream.take(64 * 1024).read_to_string(&mut reply)?;
     Ok(reply)
