@@ -26,8 +26,8 @@ pub fn change_response(header: &mut ResponseHeader, change: impl FnOnce(&mut res
 
 /// Removes the headers whose name `doomed` says so of. One walk over the few there are is cheaper than a look-up for
 /// each name there might be.
-pub fn remove(headers: &mut HeaderMap, doomed: impl Fn(&str) -> bool) {
-    let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
+pub fn remove(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
+    let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name)).cloned().collect();
     for name in &found {
         headers.remove(name);
     }

@@ -4,10 +4,13 @@
 //!
 //! [`Gateway`] is the switchboard that Pingora calls; [`downstream`] is the one place that touches Pingora's session
 //! internals; `party` joins a tenant's rules with its meters and budgets; [`reply`] is the only door for replies the gateway makes itself;
-//! `rates` renames Anthropic's rate limit headers.
+//! `rates` renames Anthropic's rate limit headers; `cors` tells browsers which pages may call; `forwarded` lists the request headers that go to providers,
+//! `returned` the reply headers that do not come back.
 
 pub mod context;
+mod cors;
 pub mod downstream;
+pub mod forwarded;
 mod gateway;
 mod headers;
 mod party;
@@ -15,6 +18,7 @@ mod phase;
 mod rates;
 pub mod reply;
 mod resolve;
+pub mod returned;
 
 pub use gateway::{Authorities, Engines, Gateway};
 pub use party::{Governance, Parties};

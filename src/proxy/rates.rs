@@ -27,7 +27,7 @@ pub fn to_openai(map: &mut HeaderMap) {
             map.extend(value.map(|value| (HeaderName::from_static(ours), value)));
         }
     }
-    headers::remove(map, |name| name.starts_with(PREFIX));
+    headers::remove(map, |name| name.as_str().starts_with(PREFIX));
 }
 
 /// The time from now to an RFC 3339 instant, as `6m0s`; nothing for what is none.

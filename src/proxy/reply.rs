@@ -13,7 +13,7 @@ use crate::{
     error::GatewayError,
     limits::{Quota, go_duration},
     openai::{self, ErrorBody},
-    proxy::context::Context,
+    proxy::{context::Context, cors},
     types::RequestId,
 };
 
@@ -86,6 +86,20 @@ pub async fn error(session: &mut Session, ctx: &mut Context, error: &GatewayErro
         header.insert_header(name, value)?;
     }
     send(session, ctx, header, body).await
+}
+
+/// Answers `OPTIONS` on any path: what is served, and whether the page that asks may call.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn options(session: &mut Session, ctx: &mut Context) -> Result<()> {
+    let mut parts = http::Response::new(()).into_parts().0;
+    parts.status = http::StatusCode::NO_CONTENT;
+    parts.headers.insert(header::ALLOW, cors::METHODS);
+    parts.headers.extend(HeaderValue::from_bytes(ctx.id.to_string().as_bytes()).ok().map(|id| (REQUEST_ID, id)));
+    cors::put_preflight(&mut parts.headers, ctx, &session.req_header().headers);
+    ctx.first_byte.get_or_insert_with(std::time::Instant::now);
+    session.write_response_header(Box::new(parts.into()), true).await
 }
 
 /// The headers that tell an SDK whether and when to come back, and what it ran into.
@@ -173,6 +187,7 @@ pub async fn stored(
         headers.insert(ATTEMPTS, ctx.attempts.into());
     }
     put_quotas(headers, ctx);
+    cors::put(headers, ctx, &session.req_header().headers);
     ctx.decorator.uninstall(session);
     ctx.first_byte.get_or_insert_with(std::time::Instant::now);
     session.write_response_header(Box::new(parts.into()), false).await?;
@@ -193,7 +208,7 @@ pub fn put_quotas(headers: &mut HeaderMap, ctx: &Context) {
     let Some(permit) = &ctx.permit else { return };
     let (requests, tokens) = (permit.requests_quota(), permit.tokens_quota());
     if requests.is_some() || tokens.is_some() {
-        super::headers::remove(headers, |name| name.starts_with("anthropic-ratelimit-"));
+        super::headers::remove(headers, |name| name.as_str().starts_with("anthropic-ratelimit-"));
     }
     for (kind, quota) in [("requests", requests), ("tokens", tokens)] {
         for (name, value) in quota.iter().flat_map(|quota| quota_headers(kind, quota)) {
@@ -279,7 +294,11 @@ fn header(ctx: &Context, status: u16, length: usize) -> Result<ResponseHeader> {
     Ok(reply)
 }
 
-async fn send(session: &mut Session, ctx: &mut Context, header: ResponseHeader, body: Bytes) -> Result<()> {
+async fn send(session: &mut Session, ctx: &mut Context, mut header: ResponseHeader, body: Bytes) -> Result<()> {
+    if ctx.engines.config.http.cors.is_some() {
+        let request = &session.req_header().headers;
+        super::headers::change_response(&mut header, |parts| cors::put(&mut parts.headers, ctx, request));
+    }
     // What stands between us and the client is for the provider's replies, not for ours.
     ctx.decorator.uninstall(session);
     ctx.first_byte.get_or_insert_with(std::time::Instant::now);

@@ -29,6 +29,9 @@ pub struct Wire {
     pub credential: Option<(HeaderName, HeaderValue)>,
     /// The provider's name, for `X-ChittyCan-Provider`.
     pub name: HeaderValue,
+    /// A hash of what the configuration sends to it beside a request and its key: address, query, headers. An answer that was
+    /// made under another one is not served again.
+    pub fingerprint: [u8; 32],
 }
 
 impl Wire {
@@ -42,8 +45,24 @@ impl Wire {
             host: HeaderValue::try_from(provider.base.authority()).ok()?,
             credential,
             name: HeaderValue::from_bytes(provider.name.as_bytes()).ok()?,
+            fingerprint: fingerprint(provider),
         })
     }
+}
+
+fn fingerprint(provider: &Provider) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    // Every part says how long it is, so that no two parts can trade bytes.
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+    };
+    part(provider.base.to_string().as_bytes());
+    part(provider.query.as_deref().unwrap_or_default().as_bytes());
+    for (name, value) in &provider.headers {
+        part(name.as_str().as_bytes());
+        part(value.as_bytes());
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// How a token begins that Anthropic's login gives (Claude Code with a subscription).
@@ -276,6 +295,30 @@ mod tests {
         let ids: Vec<_> = table.models().iter().map(|m| (m.id.as_str(), m.owned_by.as_str())).collect();
         assert!(ids.contains(&("quick", "groq")) && ids.contains(&("fast", "groq")), "{ids:?}");
         assert!(ids.is_sorted() && !ids.iter().any(|(id, _)| id.contains('*')));
+    }
+
+    #[test]
+    fn a_fingerprint_tells_what_is_sent_apart() {
+        let of = |entry: &str| {
+            let table = table(&format!("providers: {{groq: {entry}}}"));
+            table.plan("groq/m").targets[0].wire.fingerprint
+        };
+        let base = of("{api_key: sk-1, headers: {a: x}, query: q=1}");
+        assert_eq!(
+            base,
+            of("{api_key: sk-2, headers: {a: x}, query: q=1, http2: true}"),
+            "a renewed key is the same account"
+        );
+        for other in [
+            "{headers: {a: y}, query: q=1}",
+            "{headers: {b: x}, query: q=1}",
+            "{headers: {a: x, b: y}, query: q=1}",
+            "{headers: {a: x}, query: q=2}",
+            "{headers: {a: x}}",
+            "{headers: {a: x}, query: q=1, base_url: \"https://elsewhere.example/v1\"}",
+        ] {
+            assert_ne!(base, of(other), "{other}");
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn is_free(method: &http::Method, path: &str) -> bool {
     let keeps_files = ["/v1/files", "/v1/uploads"]
         .iter()
         .any(|free| path.strip_prefix(free).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE) || keeps_files
+    matches!(*method, Method::GET | Method::HEAD | Method::DELETE) || keeps_files
 }
 
 /// Whether the model is one that the tenant and the token may ask for.

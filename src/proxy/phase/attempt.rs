@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use pingora_core::{protocols::ALPN, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
@@ -19,6 +19,7 @@ use crate::{
     proxy::{
         context::{Attempt, Context, Prepared},
         downstream::{NATIVE_REPLAY, Parting},
+        forwarded::Way,
         headers,
         resolve::Resolver,
     },
@@ -36,33 +37,10 @@ const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
-/// Headers of the client that no provider gets: credentials, what belongs to this hop, and what only we understand.
-fn stays_here(name: &str) -> bool {
-    matches!(
-        name,
-        "authorization"
-            | "cookie"
-            | "proxy-authorization"
-            | "x-api-key"
-            | "api-key"
-            | "x-goog-api-key"
-            | "expect"
-            | "forwarded"
-            | "x-real-ip"
-    ) || name.starts_with("x-forwarded-")
-        || name.starts_with("x-chittycan-")
-}
-
-/// Headers that mean something in a dialect which is not the provider's.
-fn speaks_another_dialect(name: &str, dialect: Dialect) -> bool {
-    let foreign = if dialect == Dialect::Anthropic { "openai-" } else { "anthropic-" };
-    name.starts_with(foreign)
-}
-
-/// Headers that name the client's own account with OpenAI.
-fn names_an_account(name: &str) -> bool {
-    matches!(name, "openai-organization" | "openai-project")
-}
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS_OR_JSON: HeaderValue = HeaderValue::from_static("text/event-stream, application/json");
+const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Installs the decorator where Pingora's own replay is too small, or where the exchange may have to outlive its client.
 pub fn arm(session: &mut Session, ctx: &mut Context) {
@@ -153,24 +131,28 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
     }
     let provider = &attempt.target.provider;
     let uri = upstream_uri(session, ctx, provider)?;
-    let credential = if request.method == http::Method::OPTIONS {
-        // A preflight needs none, and nobody has paid for it.
-        None
-    } else if attempt.own_credential {
+    let credential = if attempt.own_credential {
         plan::credential(ctx, &attempt.target).and_then(|(key, _)| routing::credential(provider.auth, key))
     } else {
         attempt.target.wire.credential.clone()
     };
     let websocket = ctx.endpoint == Endpoint::Other && identify::is_websocket(session);
-    let preflight = request.method == http::Method::OPTIONS;
+    let only_forwarded = ctx.endpoint == Endpoint::Other;
+    let way = Way { provider, own_credential: attempt.own_credential, only_forwarded, websocket };
+    let events = ctx.body.as_ref().is_some_and(|body| body.peek.stream);
     headers::change_request(request, |parts| {
         parts.uri = uri;
         let headers = &mut parts.headers;
-        headers::remove(headers, |name| {
-            stays_here(name)
-                || !attempt.own_credential && names_an_account(name)
-                || speaks_another_dialect(name, provider.dialect)
-        });
+        headers::remove(headers, |name| !way.takes(name));
+        if websocket {
+            // Its other words name headers that are not forwarded.
+            headers.insert(header::CONNECTION, UPGRADE);
+        }
+        if !attempt.own_credential
+            && let Some(own) = headers.get(IDEMPOTENCY_KEY).and_then(|key| tenant_key(ctx, key))
+        {
+            headers.insert(IDEMPOTENCY_KEY, own);
+        }
         if attempt.exchange.is_some() {
             // The translation knows one version.
             headers.remove(identify::ANTHROPIC_VERSION);
@@ -179,11 +161,6 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
             headers.entry(identify::ANTHROPIC_VERSION).or_insert(VERSION);
         }
         identify::remove_subprotocol_keys(headers);
-        if !websocket {
-            // Pingora would tunnel whatever a provider agrees to.
-            headers.remove(header::UPGRADE);
-            headers.remove("http2-settings");
-        }
         // A compressed reply would hide its usage and its events.
         headers.insert(header::ACCEPT_ENCODING, IDENTITY);
         headers.insert(header::HOST, attempt.target.wire.host.clone());
@@ -191,16 +168,26 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
             headers.insert(name, value);
         }
         let own = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
-        // A preflight comes from nobody: it gets no key, in whatever header that stands.
-        for (name, value) in provider.headers.iter().chain(own).filter(|_| !preflight) {
+        for (name, value) in provider.headers.iter().chain(own) {
             headers.insert(name.clone(), value.clone());
         }
         if let Some(body) = &attempt.body {
             headers.remove(header::TRANSFER_ENCODING);
             headers.insert(header::CONTENT_LENGTH, body.len().into());
+            // The body was read as JSON, and says by itself in which form its reply is wanted.
+            headers.insert(header::CONTENT_TYPE, JSON);
+            headers.insert(header::ACCEPT, if events { EVENTS_OR_JSON } else { JSON });
         }
     });
     Ok(())
+}
+
+/// An idempotency key as the gateway's account sees it: tenants share the account, and two of them may choose the same key.
+fn tenant_key(ctx: &Context, key: &HeaderValue) -> Option<HeaderValue> {
+    let tenant = ctx.principal.as_ref().map_or("", |principal| principal.party.id.as_str());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(tenant.len() as u64).to_le_bytes()).update(tenant.as_bytes()).update(key.as_bytes());
+    HeaderValue::from_bytes(hasher.finalize().to_hex().as_bytes()).ok()
 }
 
 /// The provider's prefix, the path behind `/v1`, and both queries. A translated request has a path of its own, and the

@@ -18,7 +18,7 @@ use crate::{
     openai::{Endpoint, RelayOptions, StreamEnd, StreamKind, StreamRelay},
     proxy::{
         context::{Body, Cached, Context, Course},
-        reply,
+        forwarded, reply,
     },
     routing::Plan,
     types::{NanoUsd, Usage, unix_now},
@@ -138,13 +138,14 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
         return Ok(reason);
     }
     let model = first.model.clone();
-    let speaks = |name: &str| name.starts_with("openai-") || name.starts_with("anthropic-");
+    let providers = || plan.targets.iter().map(|target| &*target.provider);
     let all = session.req_header().headers.iter();
     let mut headers: Vec<_> = all
-        .filter(|(name, _)| speaks(name.as_str()))
+        .filter(|(name, _)| forwarded::is_keyed(name, providers()))
         .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
         .collect();
-    headers.sort_unstable();
+    // Stable: the order of a header's lines counts.
+    headers.sort_by(|a, b| a.0.cmp(&b.0));
     let question = Question {
         endpoint: ctx.endpoint.clone(),
         namespace: namespace(session, ctx, plan, &rules),
@@ -200,7 +201,8 @@ impl Question {
     }
 }
 
-/// Who shares the answer: the tenant or all; and of those only the ones for whom the provider would see the same account.
+/// Who shares the answer: the tenant or all; and of those only the ones for whom the provider would see the same account, and
+/// the same that the configuration adds to a request.
 fn namespace(session: &Session, ctx: &Context, plan: &Plan, rules: &CacheRules) -> Vec<u8> {
     let mut space = Vec::with_capacity(64);
     let mut part = |tag: u8, bytes: &[u8]| {
@@ -211,14 +213,22 @@ fn namespace(session: &Session, ctx: &Context, plan: &Plan, rules: &CacheRules) 
     if let Some(principal) = &ctx.principal {
         match rules.namespace {
             Namespace::Tenant => part(b't', principal.party.id.as_str().as_bytes()),
-            Namespace::Shared => {
-                // What a tenant's headers say to the provider may change the answer.
-                for (name, value) in &principal.party.headers {
-                    part(b'h', name.as_str().as_bytes());
-                    part(b'v', value.as_bytes());
-                }
-            }
+            Namespace::Shared => {}
         }
+        // What a tenant's headers say to the provider may change the answer.
+        for (name, value) in &principal.party.headers {
+            part(b'h', name.as_str().as_bytes());
+            part(b'v', value.as_bytes());
+        }
+    }
+    // As in `family`: of the deployments whose answers are as good as each other's.
+    let model = plan.targets.first().map(|target| &target.model);
+    let alike = plan.targets.iter().filter(|target| Some(&target.model) == model);
+    let mut fingerprints: Vec<_> = alike.map(|target| &target.wire.fingerprint).collect();
+    fingerprints.sort_unstable();
+    fingerprints.dedup();
+    for fingerprint in fingerprints {
+        part(b'p', fingerprint);
     }
     let own = plan.targets.iter().find_map(|target| plan::credential(ctx, target).filter(|(_, own)| *own));
     if let Some((key, _)) = own {

@@ -38,8 +38,8 @@ pub fn is_websocket(session: &Session) -> bool {
 /// Reads the request line and headers.
 ///
 /// # Errors
-/// A path outside `/v1/`, or one that names the same place in a disguised way (`//`, `..`, encoded slashes): it could
-/// reach a provider unmetered.
+/// A path outside `/v1/`, or one that names the same place in a disguised way (`//`, `..`, `;`, encoded slashes): it could
+/// reach a provider unmetered. A query that makes a server see another method.
 pub fn identify(session: &Session, ctx: &mut Context) -> Result<Endpoint, GatewayError> {
     let request = session.req_header();
     (ctx.token, ctx.credential) = credentials(&request.headers);
@@ -53,6 +53,10 @@ pub fn identify(session: &Session, ctx: &mut Context) -> Result<Endpoint, Gatewa
     let lists_models = request.method == http::Method::GET && path.starts_with("/v1/models/");
     if is_disguised(path) || !lists_models && hides_structure(path) {
         return Err(unknown(&request.method, path));
+    }
+    if request.uri.query().is_some_and(overrides_method) {
+        let message = "The query parameter '_method' is not forwarded: some servers take it for the request's method.";
+        return Err(GatewayError::new(Fault::InvalidRequest, message).with_param(Some("_method")));
     }
     let path = path.strip_suffix('/').filter(|p| !p.is_empty()).unwrap_or(path);
     if !path.starts_with("/v1/") {
@@ -72,9 +76,15 @@ fn unknown(method: &http::Method, path: &str) -> GatewayError {
 /// True for a path that a provider might read as another one than we do.
 fn is_disguised(path: &str) -> bool {
     path.contains("//")
-        || path.contains('\\')
+        || path.contains(['\\', ';'])
         || path.split('/').any(|segment| matches!(segment, "." | ".."))
         || path.contains('%') && path.split('/').any(|segment| matches!(&*decode(segment), b"." | b".."))
+}
+
+/// True for a query with the parameter by which some servers let a form choose the method.
+fn overrides_method(query: &str) -> bool {
+    let names = query.split(['&', ';']).map(|pair| pair.split('=').next().unwrap_or_default());
+    names.filter(|name| name.len() >= 7).any(|name| decode(name).eq_ignore_ascii_case(b"_method"))
 }
 
 /// True where `%XX` stands for a character that needs no encoding, for a separator, or for white space: most servers decode
@@ -157,6 +167,9 @@ mod tests {
         {
             assert!(is_disguised(path), "{path}");
         }
+        for path in ["/v1/files;x=1", "/v1/;a/chat/completions", "/v1/chat/completions;", "/;/v1/files"] {
+            assert!(is_disguised(path), "{path}");
+        }
         for path in [
             "/v1/chat%2Fcompletions",
             "/v1/chat/%63ompletions",
@@ -164,6 +177,8 @@ mod tests {
             "/v1/x%3fy",
             "/v1/x%",
             "/v1/x%zz",
+            "/v1/files%3bx=1",
+            "/v1/files%3Bx=1",
             "/v1/%25",
         ] {
             assert!(hides_structure(path), "{path}");
@@ -172,6 +187,17 @@ mod tests {
             ["/v1/chat/completions", "/v1/files/file-abc", "/v1/a..b", "/v1/models/ft:gpt-4o:x", "/v1/caf%C3%A9"]
         {
             assert!(!is_disguised(path) && !hides_structure(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_query_chooses_no_method() {
+        for query in ["_method=DELETE", "a=1&_METHOD=put", "a=1;_method=DELETE", "%5fmethod=x", "_%6Dethod", "_method"]
+        {
+            assert!(overrides_method(query), "{query}");
+        }
+        for query in ["", "method=1", "a=_method", "x_method=1", "_methods=1", "limit=20&after=file-1"] {
+            assert!(!overrides_method(query), "{query}");
         }
     }
 

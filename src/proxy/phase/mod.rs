@@ -42,6 +42,11 @@ impl From<GatewayError> for Stop {
 
 /// identify → admit → read → plan → cache. `Ok(true)` says that the reply has been sent.
 pub async fn accept(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool> {
+    if session.req_header().method == http::Method::OPTIONS {
+        // It needs no credential, counts in no limit, and no provider is asked.
+        read::discard(session).await;
+        return reply::options(session, ctx).await.map(|()| true);
+    }
     match walk(session, ctx, contexts).await {
         Ok(answered) => Ok(answered),
         Err(stop) => answer(session, ctx, stop).await.map(|()| true),
@@ -80,13 +85,9 @@ async fn answer(session: &mut Session, ctx: &mut Context, stop: Stop) -> Result<
 
 async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool, Stop> {
     ctx.endpoint = identify::identify(session, ctx)?;
-    // A preflight request has no credential and needs none; it has no body either.
-    let preflight = session.req_header().method == http::Method::OPTIONS && session.as_mut().is_body_empty();
-    if !preflight {
-        ctx.principal = Some(admit::authenticate(ctx)?);
-        ctx.token = None;
-        admit::enter(session, ctx)?;
-    }
+    ctx.principal = Some(admit::authenticate(ctx)?);
+    ctx.token = None;
+    admit::enter(session, ctx)?;
     match &ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => {
             let (status, body) = models::answer(ctx)?;
@@ -98,7 +99,7 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
             reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
             return Ok(true);
         }
-        Endpoint::Other => ctx.plan = Some(plan::unread(ctx, preflight)?),
+        Endpoint::Other => ctx.plan = Some(plan::unread(ctx)?),
         _ => {
             let bytes = read::body(session, &ctx.engines.config.http).await?;
             let body = plan::peek(&ctx.endpoint, bytes).await?;
@@ -118,9 +119,7 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
         reply::json(session, ctx, 200, body).await.map_err(|_| Stop::Gone)?;
         return Ok(true);
     }
-    if !preflight {
-        plan::require_credential(ctx)?;
-    }
+    plan::require_credential(ctx)?;
     if ctx.body.is_some() {
         if cache::look(session, ctx).await? {
             return Ok(true);

@@ -109,8 +109,8 @@ pub async fn require_room(
 ///
 /// # Errors
 /// A path that only Anthropic has, and no provider that is asked in its dialect.
-pub fn unread(ctx: &Context, preflight: bool) -> Result<Plan, GatewayError> {
-    if !ctx.anthropic || preflight {
+pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
+    if !ctx.anthropic {
         return Ok(ctx.engines.routes.default_plan(""));
     }
     ctx.engines.routes.anthropic_plan().ok_or_else(|| {

@@ -8,12 +8,12 @@ use pingora_proxy::{FailToProxy, Session};
 
 use super::{
     attempt, cache, relay,
-    respond::{ALL_DOWN, NEXT_TARGET},
+    respond::{ALL_DOWN, NEXT_TARGET, REDIRECTED},
     translate,
 };
 use crate::{
     cache::Outcome,
-    error::{Fault, GatewayError},
+    error::{Extra, Fault, GatewayError},
     proxy::{
         context::{Context, Spoiled},
         downstream, reply,
@@ -92,7 +92,7 @@ fn has_begun(session: &Session) -> bool {
 
 /// True for the errors that only tell Pingora what to do next.
 fn is_ours(error: &Error) -> bool {
-    matches!(error.etype(), &NEXT_TARGET | &ALL_DOWN)
+    matches!(error.etype(), &NEXT_TARGET | &ALL_DOWN | &REDIRECTED)
 }
 
 /// True when the provider may have done the work, and charge for it: it began a good reply, or was silent or gone after it
@@ -198,6 +198,15 @@ fn explain(error: &Error, ctx: &Context) -> GatewayError {
             let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status).unwrap_or_default();
             let message = format!("No deployment answers; provider '{provider}' did with status {status}.");
             GatewayError::new(Fault::UpstreamUnreachable, message)
+        }
+        kind if kind == &REDIRECTED => {
+            let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status).unwrap_or_default();
+            let message = format!(
+                "Provider '{provider}' answered with a redirect (status {status}), which the gateway does not follow. Its operator \
+                 can give the provider's final address (providers.{provider}.base_url)."
+            );
+            let extra = Some(Box::new(Extra { hopeless: true, ..Extra::default() }));
+            GatewayError { extra, ..GatewayError::new(Fault::UpstreamUnreachable, message) }
         }
         InvalidHTTPHeader if error.esource() != &ErrorSource::Upstream => {
             super::invalid("A request header or the path cannot be forwarded.")

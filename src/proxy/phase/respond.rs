@@ -24,8 +24,9 @@ use crate::{
     providers::{exchange, quirks},
     proxy::{
         context::{Bill, Context, Delivery},
-        headers, rates,
+        cors, headers, rates,
         reply::{self, Reader},
+        returned::{self, Account},
     },
     telemetry::Metrics,
     types::ServiceTier,
@@ -37,27 +38,18 @@ pub const NEXT_TARGET: ErrorType = ErrorType::Custom("NextTarget");
 /// The last deployment has failed, and the cache has something better than its error; never seen by a client.
 pub const ALL_DOWN: ErrorType = ErrorType::Custom("AllDown");
 
-/// Headers that speak of the provider's own host or connection, not of the reply.
-fn is_the_providers(name: &str) -> bool {
-    matches!(
-        name,
-        "set-cookie"
-            | "alt-svc"
-            | "strict-transport-security"
-            | "server"
-            | "nel"
-            | "report-to"
-            | "cf-cache-status"
-            | "anthropic-organization-id"
-    )
-}
+/// With the gateway's key a provider has answered with a redirect; never seen by a client.
+pub const REDIRECTED: ErrorType = ErrorType::Custom("Redirected");
 
 /// Takes the provider's response header.
 ///
 /// # Errors
-/// [`NEXT_TARGET`] when another target should be tried instead.
+/// [`NEXT_TARGET`] when another target should be tried instead; [`REDIRECTED`] for a redirect with the gateway's key.
 pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
     if response.status.is_informational() {
+        // A WebSocket's `101` among them, which has no other header behind it.
+        let account = account(ctx);
+        headers::change_response(response, |parts| strip(&mut parts.headers, account));
         return Ok(());
     }
     let status = response.status.as_u16();
@@ -70,7 +62,9 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
         None => true,
     };
     let refuses_our_key = status == 401 && !own_credential;
-    let worth_another = refuses_our_key || ctx.engines.config.retry.statuses.contains(&status);
+    // Its target may be signed with the gateway's key, and a client would send its own credential there.
+    let redirects = response.status.is_redirection() && status != 304 && !own_credential;
+    let worth_another = refuses_our_key || redirects || ctx.engines.config.retry.statuses.contains(&status);
     let down = worth_another && (status >= 500 || status == 429);
     if worth_another && translate::ready(ctx) {
         let mut error = Error::explain(NEXT_TARGET, "the provider's status asks for another target").into_up();
@@ -79,6 +73,9 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
     }
     if down && cache::has_stale(ctx) {
         return Err(Error::explain(ALL_DOWN, "no deployment answers").into_up());
+    }
+    if redirects {
+        return Err(Error::explain(REDIRECTED, "the provider redirects").into_up());
     }
     let head = session.req_header().method == http::Method::HEAD;
     ctx.delivery = delivery(response, ctx, refuses_our_key, head);
@@ -106,6 +103,7 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
             parts.headers.insert(reply::ACCEL_BUFFERING, reply::NO);
         }
         dress(&mut parts.headers, ctx);
+        cors::put(&mut parts.headers, ctx, &session.req_header().headers);
     });
     if relayed {
         cache::begin_stream(ctx);
@@ -151,9 +149,26 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     if exchange.is_some() || content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
 }
 
+/// Whose account the reply of this attempt speaks of.
+fn account(ctx: &Context) -> Account {
+    let config = &ctx.engines.config;
+    let alone = ctx.principal.as_ref().is_none_or(|principal| principal.token.is_none())
+        && config.tenants.len() <= 1
+        && config.other_tenants.is_none();
+    match &ctx.attempt {
+        Some(attempt) if attempt.own_credential => Account::Own,
+        _ if alone => Account::Mapped,
+        _ => Account::Shared,
+    }
+}
+
+fn strip(headers: &mut HeaderMap, account: Account) {
+    headers::remove(headers, |name| returned::stays_here(name.as_str(), account));
+}
+
 /// Takes off what is not the client's business and puts on who served it.
 fn dress(headers: &mut HeaderMap, ctx: &Context) {
-    headers::remove(headers, is_the_providers);
+    strip(headers, account(ctx));
     if let Some(attempt) = ctx.attempt.as_ref().filter(|attempt| attempt.exchange.is_some()) {
         rates::to_openai(headers);
         let dropped = attempt.dropped();

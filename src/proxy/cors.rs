@@ -1,0 +1,102 @@
+//! CORS: which web pages may call the gateway from a browser (`http.cors`).
+//!
+//! A provider's own CORS headers never reach the client, see `returned`.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::context::Context;
+use crate::config::Cors;
+
+/// What is served, on any path: the answer to `OPTIONS`.
+pub const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// What a page may read of a reply beside the few headers that any page may.
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, age, content-disposition, location, \
+     x-chittycan-attempts, x-chittycan-cache, x-chittycan-cache-key, x-chittycan-cost, x-chittycan-dropped, \
+     x-chittycan-model, x-chittycan-provider, openai-model, openai-organization, openai-processing-ms, openai-version, \
+     x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
+     x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens",
+);
+
+const ANY: HeaderValue = HeaderValue::from_static("*");
+const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
+const PREFLIGHT_VARIES: HeaderValue =
+    HeaderValue::from_static("origin, access-control-request-method, access-control-request-headers");
+
+/// The value of `access-control-allow-origin` for a request; `None` for one that no page of an allowed origin makes.
+fn allowed(rules: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
+    let origin = request.get(header::ORIGIN)?;
+    match rules.any_origin {
+        true => Some(ANY),
+        false => rules.origins.contains(origin).then(|| origin.clone()),
+    }
+}
+
+/// Lets a page of an allowed origin read the reply to this request.
+pub fn put(reply: &mut HeaderMap, ctx: &Context, request: &HeaderMap) {
+    let Some(rules) = &ctx.engines.config.http.cors else { return };
+    if !rules.any_origin {
+        // For caches in between: another page gets another reply.
+        reply.append(header::VARY, ORIGIN);
+    }
+    if let Some(origin) = allowed(rules, request) {
+        reply.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        reply.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+}
+
+/// Answers a preflight request of a page.
+pub fn put_preflight(reply: &mut HeaderMap, ctx: &Context, request: &HeaderMap) {
+    let Some(rules) = &ctx.engines.config.http.cors else { return };
+    reply.insert(header::VARY, PREFLIGHT_VARIES);
+    let Some(origin) = allowed(rules, request) else { return };
+    reply.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    reply.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+    let asked = request.get(header::ACCESS_CONTROL_REQUEST_HEADERS).filter(|names| is_list_of_names(names));
+    if let Some(names) = rules.allow_headers.as_ref().or(asked) {
+        reply.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+    }
+    reply.insert(header::ACCESS_CONTROL_MAX_AGE, rules.max_age.as_secs().into());
+}
+
+fn is_list_of_names(value: &HeaderValue) -> bool {
+    let names = || value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    names().all(|name| HeaderName::from_bytes(name).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn from(origin: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static(origin))])
+    }
+
+    #[test]
+    fn only_a_listed_origin_is_allowed() {
+        let one = HeaderValue::from_static("https://app.example.com");
+        let mut rules =
+            Cors { any_origin: false, origins: vec![one.clone()], allow_headers: None, max_age: Duration::ZERO };
+        assert_eq!(allowed(&rules, &from("https://app.example.com")), Some(one));
+        for other in
+            ["http://app.example.com", "https://app.example.com.evil.example", "https://app.example.com:444", "null"]
+        {
+            assert_eq!(allowed(&rules, &from(other)), None, "{other}");
+        }
+        assert_eq!(allowed(&rules, &HeaderMap::new()), None);
+        rules.any_origin = true;
+        assert_eq!(allowed(&rules, &from("null")), Some(ANY));
+    }
+
+    #[test]
+    fn only_names_are_mirrored() {
+        for (value, good) in
+            [("authorization, x-stainless-lang", true), ("a", true), ("", false), ("a,,b", false), ("a b", false)]
+        {
+            assert_eq!(is_list_of_names(&HeaderValue::from_static(value)), good, "{value}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Which headers of a provider's reply stay here.
+//!
+//! All others go to the client: SDKs and people read many (`x-request-id`, `retry-after`, `openai-processing-ms`), and vendors
+//! add to them.
+
+/// When a header of a provider's reply does not reach the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stays {
+    /// Never: it speaks of the provider's host or of the connection to it, or would have effect on the gateway's own origin in a
+    /// browser.
+    Always,
+    /// Not with a key of the gateway's: it speaks of the gateway's account or leads to it. A client with a key of its own gets it.
+    Mapped,
+    /// Not to the holder of a token with a key of the gateway's: the account's limits, used up by all tenants together, tell
+    /// each what the others do.
+    Shared,
+}
+
+/// One header, or the headers that begin alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// The name in lower case; `*` at its end stands for any rest.
+    pub name: &'static str,
+    /// When.
+    pub stays: Stays,
+    /// Who sends it, and what it tells.
+    pub why: &'static str,
+}
+
+const fn always(name: &'static str, why: &'static str) -> Rule {
+    Rule { name, stays: Stays::Always, why }
+}
+
+const fn mapped(name: &'static str, why: &'static str) -> Rule {
+    Rule { name, stays: Stays::Mapped, why }
+}
+
+const fn shared(name: &'static str, why: &'static str) -> Rule {
+    Rule { name, stays: Stays::Shared, why }
+}
+
+/// Headers by their whole name, in alphabetical order.
+const NAMES: &[Rule] = &[
+    always("alt-svc", "Another address of the provider's host."),
+    mapped("anthropic-organization-id", "Anthropic; the account."),
+    mapped("apim-request-id", "Azure; the gateway in front of the account's resource."),
+    mapped("azure-asyncoperation", "Azure; a URL on the account's resource."),
+    always("cf-cache-status", "Cloudflare, in front of the provider."),
+    always("cf-ray", "Cloudflare; the connection to it."),
+    always("clear-site-data", "Clears what a browser keeps of the gateway's origin."),
+    mapped("content-location", "A URL at the provider."),
+    always("content-security-policy", "A rule for pages of the provider's host."),
+    always("content-security-policy-report-only", "As `content-security-policy`."),
+    always("expect-ct", "The certificate of the provider's host."),
+    mapped("link", "URLs at the provider."),
+    mapped("location", "A URL at the provider, perhaps one that is signed with the account's key."),
+    always("nel", "Where browsers report the provider's network errors to."),
+    mapped("openai-organization", "OpenAI; the account."),
+    mapped("openai-project", "OpenAI; the account."),
+    mapped("operation-location", "Azure; a URL on the account's resource."),
+    always("permissions-policy", "A rule for pages of the provider's host."),
+    always("proxy-authenticate", "A proxy on the way to the provider."),
+    always("proxy-connection", "The connection to the provider."),
+    always("refresh", "Leads a browser elsewhere."),
+    always("report-to", "Where browsers report the provider's errors to."),
+    always("reporting-endpoints", "As `report-to`."),
+    always("server", "The provider's software."),
+    always("server-timing", "The provider's host."),
+    always("service-worker-allowed", "A right on the gateway's origin."),
+    always("set-cookie", "A cookie of the account's or of the connection."),
+    always("set-cookie2", "As `set-cookie`."),
+    always("strict-transport-security", "A rule for the provider's host."),
+    always("timing-allow-origin", "A rule for the provider's host."),
+    always("via", "Proxies on the way to the provider."),
+    always("x-azure-ref", "Azure's edge; the connection to it."),
+    always("x-cache", "A proxy's cache on the way to the provider."),
+    always("x-envoy-decorator-operation", "A proxy in front of the provider."),
+    always("x-envoy-upstream-service-time", "A proxy in front of the provider."),
+    always("x-openai-proxy-wasm", "A proxy in front of OpenAI."),
+    always("x-powered-by", "The provider's software."),
+    always("x-served-by", "The provider's host."),
+    always("x-timer", "A proxy in front of the provider."),
+];
+
+/// Headers by the beginning of their name.
+const FAMILIES: &[Rule] = &[
+    always("access-control-*", "CORS is the gateway's to grant (`http.cors`)."),
+    shared("anthropic-priority-*", "Anthropic; what is left of the account's priority tier."),
+    shared("anthropic-ratelimit-*", "Anthropic; what is left of the account's limits."),
+    mapped("azureml-*", "Azure; the account's deployment and session."),
+    mapped("chatgpt-*", "OpenAI; the account."),
+    always("cross-origin-*", "Rules for pages of the provider's host."),
+    always("x-amz-cf-*", "CloudFront; the connection to it."),
+    mapped("x-amz-*", "AWS; the account's request and keys."),
+    mapped("x-amzn-*", "AWS; the account's request."),
+    mapped("x-codex-*", "OpenAI; how much of a plan is used."),
+    mapped("x-goog-*", "Google; the account's project."),
+    mapped("x-groq-*", "Groq; the account's region and its limits."),
+    mapped("x-ms-*", "Azure; the account's region, deployment and filters."),
+    shared("x-ratelimit-*", "OpenAI and many others; what is left of the account's limits."),
+];
+
+/// What stands for a header's fate.
+pub fn rule(name: &str) -> Option<&'static Rule> {
+    if let Ok(at) = NAMES.binary_search_by(|rule| rule.name.cmp(name)) {
+        return Some(&NAMES[at]);
+    }
+    FAMILIES.iter().find(|rule| name.starts_with(&rule.name[..rule.name.len() - 1]))
+}
+
+/// Whose account a reply speaks of, and to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Account {
+    /// The client's own.
+    Own,
+    /// The gateway's, to a client without a token: nobody else is served with it, unless the operator has said so
+    /// (`auth.anonymous`).
+    Mapped,
+    /// The gateway's, to the holder of a token.
+    Shared,
+}
+
+/// Whether a header of a provider's reply does not reach the client.
+pub fn stays_here(name: &str, account: Account) -> bool {
+    rule(name).is_some_and(|rule| match rule.stays {
+        Stays::Always => true,
+        Stays::Mapped => account != Account::Own,
+        Stays::Shared => account == Account::Shared,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_says_why() {
+        assert!(NAMES.is_sorted_by(|a, b| a.name < b.name));
+        for rule in NAMES.iter().chain(FAMILIES) {
+            assert!(!rule.why.is_empty() && rule.name == rule.name.to_ascii_lowercase(), "{}", rule.name);
+        }
+        assert!(NAMES.iter().all(|rule| !rule.name.ends_with('*')));
+        assert!(FAMILIES.iter().all(|rule| rule.name.ends_with("-*")));
+    }
+
+    #[test]
+    fn an_account_is_told_to_its_owner_alone() {
+        for (name, own, mapped, shared) in [
+            ("set-cookie", true, true, true),
+            ("access-control-allow-origin", true, true, true),
+            ("x-amz-cf-id", true, true, true),
+            ("openai-organization", false, true, true),
+            ("location", false, true, true),
+            ("x-ms-region", false, true, true),
+            ("x-ratelimit-remaining-tokens", false, false, true),
+            ("anthropic-ratelimit-tokens-remaining", false, false, true),
+            ("x-request-id", false, false, false),
+            ("openai-processing-ms", false, false, false),
+            ("retry-after", false, false, false),
+            ("content-type", false, false, false),
+            ("x-should-retry", false, false, false),
+        ] {
+            let got = [Account::Own, Account::Mapped, Account::Shared].map(|account| stays_here(name, account));
+            assert_eq!(got, [own, mapped, shared], "{name}");
+        }
+    }
+}
