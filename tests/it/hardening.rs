@@ -184,7 +184,7 @@ async fn an_http_1_0_client_gets_no_chunks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn preflight_passes_without_a_key_and_trace_is_refused() {
+async fn preflight_is_answered_without_a_key_and_trace_is_refused() {
     let fake = Fake::always(Answer { steps: vec![], ..Answer::json(204, "") }).await;
     let yaml = providers(&[("openai", fake.address)])
         .replace(" api_key: sk-gateway, credentials: mapped", " credentials: auto");
@@ -192,10 +192,9 @@ async fn preflight_passes_without_a_key_and_trace_is_refused() {
     let client = reqwest::Client::new();
     let url = gateway.url("/v1/chat/completions");
     let reply = client.request("OPTIONS".parse().unwrap(), &url).send().await.unwrap();
-    assert_eq!((reply.status().as_u16(), fake.count()), (204, 1));
-    assert_eq!(fake.last().header("authorization"), None);
+    assert_eq!((reply.status().as_u16(), fake.count()), (204, 0));
     let reply = client.request("TRACE".parse().unwrap(), &url).send().await.unwrap();
-    assert_eq!((reply.status().as_u16(), fake.count()), (405, 1));
+    assert_eq!((reply.status().as_u16(), fake.count()), (405, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ mod dialects;
 mod errors;
 mod failover;
 mod hardening;
+mod headers;
 mod layers;
 mod leaving;
 mod lifecycle;
