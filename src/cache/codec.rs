@@ -23,7 +23,8 @@ use super::{Entry, Form, Key};
 use crate::types::{NanoUsd, TenantId, Usage};
 
 const MAGIC: [u8; 4] = *b"canE";
-const VERSION: u8 = 2;
+/// 3: without the labels of the request that it was made for.
+const VERSION: u8 = 3;
 /// Everything of fixed size: what a record takes beside its texts and its body.
 const FIXED: usize = 4 + 1 + 32 + 1 + 3 * 8 + 9 * 8 + 5 * 2 + 4 + 32;
 

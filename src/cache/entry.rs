@@ -20,7 +20,7 @@ pub enum Form {
 pub struct Entry {
     /// How it is written.
     pub form: Form,
-    /// The whole body.
+    /// The whole body, without the labels of the request that it was made for ([`Labels`](crate::openai::Labels)).
     pub body: Bytes,
     /// When its request was sent, in milliseconds since 1970: a purge after that counts for it.
     pub born: u64,
@@ -34,7 +34,7 @@ pub struct Entry {
     pub provider: Arc<str>,
     /// The provider's name for the model.
     pub model: Arc<str>,
-    /// What a translation of the request left out, as the header tells it; mostly empty.
+    /// What a translation of the request left out, labels excepted, as the header tells it; mostly empty.
     pub dropped: Arc<str>,
     /// LLM tokens that it used.
     pub usage: Usage,

@@ -3,23 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::openai::canonical;
+use crate::openai::{canonical, is_label};
 
-/// Top-level members of a body that do not count; [`KeyParts`] says why.
-const IGNORED: [&str; 8] = [
-    "model",
-    "stream",
-    "stream_options",
-    "user",
-    "metadata",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-];
+/// Top-level members of a body that do not count, beside the labels; [`KeyParts`] says why.
+const IGNORED: [&str; 3] = ["model", "stream", "stream_options"];
 
 /// What the hash starts with. A change to how a key is made needs another version, so that no old entry is found under
 /// a new meaning.
-const DOMAIN: &[u8] = b"chittycan completion cache, version 1\n";
+const DOMAIN: &[u8] = b"chittycan completion cache, version 2\n";
 
 /// Names a reply: a BLAKE3 hash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,6 +81,8 @@ impl FromStr for Key {
 /// | `user`, `safety_identifier` | who asks, for the provider's checks for abuse |
 /// | `metadata` | labels for the provider's dashboard |
 /// | `prompt_cache_key`, `prompt_cache_retention` | what the provider keeps of the prompt, and for how long |
+///
+/// The last five are labels ([`openai::Labels`](crate::openai::Labels)): a reply that repeats them is kept without them.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyParts<'a> {
     /// Who may share replies: a tenant, or what several have in common.
@@ -129,7 +122,7 @@ impl KeyParts<'_> {
         // The body is written in place, and its length before it when that is known.
         let length_at = text.len();
         text.extend_from_slice(&[0; 8]);
-        if !canonical(self.body, |member| IGNORED.contains(&member), &mut text) {
+        if !canonical(self.body, |member| IGNORED.contains(&member) || is_label(member), &mut text) {
             return None;
         }
         let body_at = length_at + 8;

@@ -14,7 +14,7 @@ use crate::{
     error::{Fault, GatewayError},
     ledger::Reservation,
     limits::Permit,
-    openai::{Bound, Endpoint, Peek, StreamRelay},
+    openai::{Bound, Endpoint, Peek, StreamRelay, is_label},
     pricing::Price,
     providers::exchange::{Exchange, StreamTranslator},
     proxy::{
@@ -197,6 +197,17 @@ impl Attempt {
     pub fn dropped(&self) -> Arc<str> {
         self.exchange.as_ref().map_or_else(|| "".into(), |exchange| exchange.lost.join(", ").into())
     }
+
+    /// The same for those who ask the same with other labels: `metadata.team` would tell them a word of the caller's.
+    pub fn dropped_for_all(&self) -> Arc<str> {
+        let lost = self.exchange.iter().flat_map(|exchange| &exchange.lost);
+        let told: Vec<_> = lost.map(|name| &**name).filter(|name| !is_of_a_label(name)).collect();
+        told.join(", ").into()
+    }
+}
+
+fn is_of_a_label(lost: &str) -> bool {
+    is_label(lost.split(['.', '[']).next().unwrap_or_default())
 }
 
 /// How the provider's reply reaches the client.
@@ -263,6 +274,8 @@ pub struct Cached {
     pub served: Option<Arc<Entry>>,
     /// Takes the usage out of the events that the cache keeps, for a client that did not ask for it.
     pub veil: Option<Box<StreamRelay>>,
+    /// The request that leads has labels of its own: what a provider says of its failure may repeat them.
+    pub labelled: bool,
 }
 
 /// What a reply told about usage.

@@ -8,6 +8,7 @@ mod admin;
 mod bodies;
 mod cache;
 mod cache_admin;
+mod cache_privacy;
 mod cli;
 mod credentials;
 mod dev_mode;

@@ -20,6 +20,8 @@ mod tests;
 
 use bytes::Bytes;
 
+pub(super) use parts::one_line;
+
 use super::Endpoint;
 use crate::sse::{RawEvent, Scanner};
 

@@ -73,7 +73,7 @@ pub(super) fn member(out: &mut String, name: &str, value: &str) {
 }
 
 /// The JSON text on one line: without the white space between its tokens, if there are line ends among it.
-pub(super) fn one_line(text: &str) -> Cow<'_, str> {
+pub(in crate::openai) fn one_line(text: &str) -> Cow<'_, str> {
     // Inside a string a line end is escaped.
     if memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);

@@ -15,10 +15,11 @@ use crate::{
     config::{Abandoned, CacheRules, Config, Namespace},
     dialect,
     error::{Fault, GatewayError},
-    openai::{Endpoint, RelayOptions, StreamEnd, StreamKind, StreamRelay},
+    openai::{self, Endpoint, ErrorBody, Labels, RelayOptions, StreamEnd, StreamKind, StreamRelay},
     proxy::{
         context::{Body, Cached, Context, Course},
-        forwarded, reply,
+        forwarded,
+        reply::{self, Reader},
     },
     routing::Plan,
     types::{NanoUsd, Usage, unix_now},
@@ -173,7 +174,8 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
     match answer {
         Err(reason) => Ok(reason),
         Ok(key) => {
-            let cached = Cached { key, rules, model, fill: None, stale: None, served: None, veil: None };
+            let cached =
+                Cached { key, rules, model, fill: None, stale: None, served: None, veil: None, labelled: false };
             ctx.cached = Some(Box::new(cached));
             Ok("")
         }
@@ -287,16 +289,25 @@ fn served(ctx: &mut Context, entry: &Arc<Entry>, course: Course) {
     }
 }
 
+/// The labels of this request, which a reply that was made for others gets.
+fn labels(ctx: &Context) -> Labels {
+    ctx.body.as_ref().map(|body| Labels::of(&body.bytes)).unwrap_or_default()
+}
+
 fn render(ctx: &Context, entry: &Entry) -> Option<(Form, Bytes)> {
     let peek = ctx.body.as_ref().map(|body| &body.peek);
     let wants_events = peek.is_some_and(|peek| peek.stream);
+    let body = match entry.form {
+        Form::Json => labels(ctx).put_into(&entry.body)?,
+        Form::Events => labels(ctx).put_into_events(&entry.body),
+    };
     match (entry.form, wants_events) {
-        (Form::Json, false) => Some((Form::Json, entry.body.clone())),
-        (Form::Events, false) => Some((Form::Json, dialect::to_json(&ctx.endpoint, &entry.body)?)),
+        (Form::Json, false) => Some((Form::Json, body)),
+        (Form::Events, false) => Some((Form::Json, dialect::to_json(&ctx.endpoint, &body)?)),
         (form, true) => {
             let events = match form {
-                Form::Json => dialect::to_events(&ctx.endpoint, &entry.body)?,
-                Form::Events => entry.body.clone(),
+                Form::Json => dialect::to_events(&ctx.endpoint, &body)?,
+                Form::Events => body,
             };
             Some((
                 Form::Events,
@@ -326,7 +337,7 @@ fn reader(ctx: &Context) -> StreamRelay {
 /// Reads along with another request.
 async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower) -> Result<After, Stop> {
     let wants_events = ctx.body.as_ref().is_some_and(|body| body.peek.stream);
-    let mut reader = reader(ctx);
+    let (mut reader, labels) = (reader(ctx), labels(ctx));
     let mut watching = true;
     loop {
         let next = async {
@@ -356,7 +367,7 @@ async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower
                         .await
                         .map_err(|_| Stop::Gone)?;
                 }
-                let out = reader.feed(events);
+                let out = reader.feed(labels.put_into_events(&events));
                 if !out.is_empty() {
                     session.write_response_body(Some(out), false).await.map_err(|_| Stop::Gone)?;
                 }
@@ -387,7 +398,7 @@ async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower
         return match outcome {
             Outcome::Complete(entry, document) => {
                 let rendered = match document.filter(|_| !wants_events) {
-                    Some(document) => Some((Form::Json, document)),
+                    Some(document) => labels.put_into(&document).map(|document| (Form::Json, document)),
                     None => render(ctx, &entry),
                 };
                 let Some(rendered) = rendered else { return Ok(After::Ask) };
@@ -440,25 +451,32 @@ pub fn arm_shield(ctx: &Context) -> bool {
 
 /// A stream begins that others may read along with.
 pub fn begin_stream(ctx: &mut Context) {
+    if ctx.fill().is_none() {
+        return;
+    }
     let veil = hides_usage(ctx).then(|| Box::new(reader(ctx)));
     let server = ctx.attempt.as_ref().map(|attempt| Server {
         provider: attempt.target.provider.name.clone(),
         model: attempt.target.model.clone(),
-        dropped: attempt.dropped(),
+        dropped: attempt.dropped_for_all(),
     });
+    let labelled = !labels(ctx).is_empty();
     if let Some(cached) = &mut ctx.cached
         && let Some(fill) = &cached.fill
     {
         cached.veil = veil;
+        cached.labelled = labelled;
         server.into_iter().for_each(|server| fill.served_by(server));
     }
 }
 
-/// Passes events on to those who read along; returns what the leader's own client gets of them.
-pub fn share_events(ctx: &mut Context, events: Bytes) -> Bytes {
+/// Passes events on to those who read along, without the leader's labels; returns what the leader's own client gets of them.
+/// `failed` are those with which a provider ends a stream that it cannot complete.
+pub fn share_events(ctx: &mut Context, events: Bytes, failed: bool) -> Bytes {
     let Some(cached) = &mut ctx.cached else { return events };
-    if let Some(fill) = &cached.fill {
-        fill.push(events.clone());
+    // What the provider says of the failure is for the leader, if it may speak of the leader.
+    if let Some(fill) = cached.fill.as_ref().filter(|_| !(failed && cached.labelled)) {
+        fill.push(Labels::default().put_into_events(&events));
     }
     match &mut cached.veil {
         Some(veil) => veil.feed(events),
@@ -493,6 +511,9 @@ pub struct Maker {
     entry: Entry,
     /// Another model than the one that was routed to has answered.
     other_model: bool,
+    /// The request has labels of its own.
+    labelled: bool,
+    reader: Reader,
 }
 
 impl Maker {
@@ -507,6 +528,8 @@ impl Maker {
             rules: cached.rules.clone(),
             endpoint: ctx.endpoint.clone(),
             other_model: target.model != cached.model,
+            labelled: !labels(ctx).is_empty(),
+            reader: Reader::of(ctx),
             entry: Entry {
                 form: Form::Json,
                 body: Bytes::new(),
@@ -516,7 +539,7 @@ impl Maker {
                 route: ctx.model_label().into(),
                 provider: target.provider.name.clone(),
                 model: target.model.clone(),
-                dropped: attempt.dropped(),
+                dropped: attempt.dropped_for_all(),
                 usage: Usage::default(),
                 cost: NanoUsd::ZERO,
             },
@@ -536,17 +559,35 @@ impl Maker {
         if status == 200 {
             let good = dialect::is_good(&self.endpoint, body);
             let lead = self.lead.clone();
-            lead.end(self.make(Form::Json, body.clone(), None, usage, cost, good));
+            lead.end(match Labels::default().put_into(body) {
+                Some(body) => self.make(Form::Json, body, None, usage, cost, good),
+                None => Outcome::Solo,
+            });
             return;
         }
         let told = |name: &http::HeaderName| {
             matches!(name.as_str(), "retry-after" | "retry-after-ms" | "x-should-retry" | "content-type")
         };
         let headers = headers.iter().filter(|(name, _)| told(name)).map(|(name, value)| (name.clone(), value.clone()));
+        let body = match self.labelled {
+            true => &self.without_words_of(status, body),
+            false => body,
+        };
         self.lead.end(match status {
+            // Labels may be what is wrong, and others have other ones.
+            400..=428 | 430..=499 if self.labelled => Outcome::Solo,
             400.. => Outcome::Failed(Arc::new(Failure { status, headers: headers.collect(), body: body.clone() })),
             _ => Outcome::Solo,
         });
+    }
+
+    /// The error in a failed reply without the provider's message, which may quote the labels of the request.
+    fn without_words_of(&self, status: u16, body: &Bytes) -> Bytes {
+        let told = openai::find_error(status, body);
+        let (kind, code) = told.map_or((None, None), |error| (Some(error.r#type), error.code));
+        let message = format!("The provider answered the same request of another caller with status {status}.");
+        let error = ErrorBody::new(message, kind.as_deref().unwrap_or("server_error"), code.as_deref());
+        self.reader.render(status, &error, &http::HeaderMap::new())
     }
 
     /// Those who follow get any whole reply; kept is only what may be served again.

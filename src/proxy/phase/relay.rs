@@ -75,7 +75,7 @@ pub fn events(session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &
         ctx.stream_over.get_or_insert_with(Instant::now);
     }
     if ctx.cached.is_some() {
-        out = cache::share_events(ctx, out);
+        out = cache::share_events(ctx, out, state == StreamState::Failed);
         match state {
             StreamState::Open => {}
             StreamState::Complete => {
@@ -101,7 +101,7 @@ pub fn is_over(ctx: &Context) -> bool {
 pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
     let Delivery::Relay(relay) = &mut ctx.delivery else { return None };
     let out = relay.finish(&StreamEnd::Cut(why.to_owned()));
-    let out = cache::share_events(ctx, out);
+    let out = cache::share_events(ctx, out, false);
     cache::end_stream(ctx, None);
     Some(out).filter(|out| !out.is_empty())
 }
