@@ -36,13 +36,34 @@ impl History {
         }
     }
 
-    /// What was spent in the period of `now` by those who count.
-    pub fn spent(&self, period: Period, timezone: &str, now: u64, counts: impl Fn(&TenantId) -> bool) -> NanoUsd {
+    /// What a tenant has spent in the period of `now`.
+    pub fn spent(&self, period: Period, timezone: &str, now: u64, tenant: &TenantId) -> NanoUsd {
+        let sums = self.current(period, timezone, now);
+        sums.and_then(|sums| sums.by_tenant.get(tenant)).copied().unwrap_or_default()
+    }
+
+    /// What several have spent in it together.
+    pub fn spent_by<'t>(
+        &self,
+        period: Period,
+        timezone: &str,
+        now: u64,
+        tenants: impl Iterator<Item = &'t TenantId>,
+    ) -> NanoUsd {
+        let Some(sums) = self.current(period, timezone, now) else { return NanoUsd::ZERO };
+        tenants.filter_map(|tenant| sums.by_tenant.get(tenant)).copied().sum()
+    }
+
+    /// Everyone who has spent anything.
+    pub fn tenants(&self) -> impl Iterator<Item = &TenantId> {
+        self.sums.values().flat_map(|sums| sums.by_tenant.keys())
+    }
+
+    fn current(&self, period: Period, timezone: &str, now: u64) -> Option<&Sums> {
+        let sums = self.sums.get(&(period, timezone.to_owned()))?;
         let zone = TimeZone::get(timezone).unwrap_or(TimeZone::UTC);
         let (start, _) = period::bounds(period, &zone, now);
-        let sums = self.sums.get(&(period, timezone.to_owned())).filter(|sums| sums.start == start);
-        let all = sums.into_iter().flat_map(|sums| &sums.by_tenant);
-        all.filter(|(tenant, _)| counts(tenant)).map(|(_, spent)| *spent).sum()
+        Some(sums).filter(|sums| sums.start == start)
     }
 }
 

@@ -41,7 +41,7 @@ mod webhook;
 mod writer;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
     sync::{
@@ -117,6 +117,25 @@ struct Books {
     accounts: HashMap<TenantId, Arc<Account>>,
     budgets: HashMap<BudgetKey, Arc<Budget>>,
     history: History,
+    /// Those in the history who have no account (yet).
+    strangers: HashSet<TenantId>,
+}
+
+impl Books {
+    /// Takes up what was spent through other processes.
+    fn set_history(&mut self, history: History) {
+        let strangers = history.tenants().filter(|tenant| !self.accounts.contains_key(*tenant));
+        self.strangers = strangers.cloned().collect();
+        self.history = history;
+    }
+
+    /// Adds to it.
+    fn add_history(&mut self, tenant: &TenantId, at: u64, cost: NanoUsd) {
+        self.history.add(tenant, at, cost);
+        if !self.accounts.contains_key(tenant) {
+            self.strangers.insert(tenant.clone());
+        }
+    }
 }
 
 /// A budget that a tenant's requests count in.
@@ -203,7 +222,7 @@ impl Ledger {
     pub fn account(&self, tenant: &TenantId, rules: &[Rule<'_>]) -> Arc<Account> {
         let now = unix_now();
         let mut books = self.shared.books();
-        let Books { accounts, budgets, history } = &mut *books;
+        let Books { accounts, budgets, history, strangers } = &mut *books;
         let mut fresh = Vec::new();
         let mut chain = Vec::with_capacity(rules.len());
         for Rule { owner, budget: rule, covers } in rules {
@@ -216,8 +235,8 @@ impl Ledger {
                 }
                 None => {
                     // Tenants with an account bring along what they have spent.
-                    let counts = |id: &TenantId| covers(id) && !accounts.contains_key(id);
-                    let spent = history.spent(period, &rule.timezone, now, counts);
+                    let covered = strangers.iter().filter(|id| covers(id));
+                    let spent = history.spent_by(period, &rule.timezone, now, covered);
                     let budget = Arc::new(Budget::new(key.clone(), rule, covers.clone(), spent, now));
                     budgets.insert(key, budget.clone());
                     fresh.push(budget.clone());
@@ -230,7 +249,7 @@ impl Ledger {
             Some(account) => {
                 let before = |budget: &Budget| {
                     let BudgetKey { period, timezone, .. } = budget.key();
-                    history.spent(*period, timezone, now, |id| id == tenant)
+                    history.spent(*period, timezone, now, tenant)
                 };
                 account.set_budgets(chain.into(), now, Some(&before));
                 account.clone()
@@ -239,6 +258,7 @@ impl Ledger {
                 let account = Arc::new(Account::new(tenant.clone()));
                 account.set_budgets(chain.into(), now, None);
                 accounts.insert(tenant.clone(), account.clone());
+                strangers.remove(tenant);
                 account
             }
         };
@@ -428,7 +448,7 @@ impl Shared {
         if !books.history.complete {
             return Vec::new();
         }
-        books.history.add(tenant, at, cost);
+        books.add_history(tenant, at, cost);
         books.budgets.values().flat_map(|budget| budget.adopt(tenant, at, cost, now)).collect()
     }
 

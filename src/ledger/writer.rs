@@ -273,7 +273,7 @@ impl Writer {
         let history = read?;
         let mut books = self.shared.books();
         let crossed = if books.history.complete { Vec::new() } else { books.catch_up(&history) };
-        books.history = history;
+        books.set_history(history);
         drop(books);
         self.alerts.extend(crossed.into_iter().map(Box::new));
         Ok(())

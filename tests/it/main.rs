@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admin;
+mod adversary;
 mod bodies;
 mod cache;
 mod cache_admin;
