@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Price, load};
-use crate::config::Fault;
+use crate::{config::Fault, types::NanoUsd};
 
 /// The price list compiled into the binary.
 const BUILTIN: &str = include_str!("../../conf/prices.yaml");
@@ -13,6 +13,8 @@ const BUILTIN: &str = include_str!("../../conf/prices.yaml");
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
     providers: BTreeMap<Box<str>, BTreeMap<Box<str>, Arc<Price>>>,
+    /// Provider → tool → what a call costs, for models without a price of their own for it.
+    calls: BTreeMap<Box<str>, BTreeMap<Box<str>, NanoUsd>>,
 }
 
 impl Catalogue {
@@ -45,12 +47,16 @@ impl Catalogue {
 
     /// What `model` costs at `provider`; `None` if nobody knows, which is not free.
     ///
-    /// Looks for the exact name, then, for a dated or `-latest` name, for its family: `gpt-4o-2024-11-20` and
-    /// `gpt-4o-20241120` are `gpt-4o`. Nothing else is guessed, so `gpt-4o` never prices `gpt-4o-mini-foo`, and a
-    /// vendor's model at another provider is priced only where the list or an alias names it.
+    /// Only a name that the list has is priced, as an entry or as an alias. A dated name is not taken for its family:
+    /// `gpt-4o-2024-05-13` costs twice what `gpt-4o` does. And a vendor's model at another provider is priced only where
+    /// the list names it.
     pub fn price(&self, provider: &str, model: &str) -> Option<&Arc<Price>> {
-        let models = self.providers.get(provider)?;
-        models.get(model).or_else(|| models.get(family(model)?))
+        self.providers.get(provider)?.get(model)
+    }
+
+    /// What one call of a tool that `provider` runs costs with a model of this price; `None` if nobody knows.
+    pub fn call(&self, provider: &str, price: &Price, tool: &str) -> Option<NanoUsd> {
+        price.call(tool).or_else(|| self.calls.get(provider)?.get(tool).copied())
     }
 
     /// How many names have a price, aliases included.
@@ -70,39 +76,12 @@ impl Catalogue {
             .flat_map(|(provider, models)| models.iter().map(|(model, price)| (&**provider, &**model, price)))
     }
 
-    /// The price of exactly this name.
-    pub(super) fn exact(&self, provider: &str, model: &str) -> Option<&Arc<Price>> {
-        self.providers.get(provider)?.get(model)
+    pub(super) fn insert_call(&mut self, provider: &str, tool: Box<str>, price: NanoUsd) {
+        self.calls.entry(provider.into()).or_default().insert(tool, price);
     }
 
     pub(super) fn insert(&mut self, provider: &str, model: &str, price: Arc<Price>) {
         self.providers.entry(provider.into()).or_default().insert(model.into(), price);
-    }
-}
-
-/// `model` without the date or `-latest` at its end; `None` if it has neither.
-fn family(model: &str) -> Option<&str> {
-    let undated = || {
-        ["-20241120".len(), "-2024-11-20".len()].into_iter().find_map(|length| {
-            let (name, end) = model.split_at_checked(model.len().checked_sub(length)?)?;
-            is_date(end.as_bytes()).then_some(name)
-        })
-    };
-    model.strip_suffix("-latest").or_else(undated).filter(|name| !name.is_empty())
-}
-
-/// Whether `text` is `-YYYYMMDD` or `-YYYY-MM-DD` and a day of this century.
-fn is_date(text: &[u8]) -> bool {
-    let number = |tens: u8, ones: u8| {
-        (tens.is_ascii_digit() && ones.is_ascii_digit()).then(|| (tens - b'0') * 10 + (ones - b'0'))
-    };
-    match *text {
-        [b'-', b'2', b'0', y1, y2, m1, m2, d1, d2] | [b'-', b'2', b'0', y1, y2, b'-', m1, m2, b'-', d1, d2] => {
-            number(y1, y2).is_some()
-                && number(m1, m2).is_some_and(|month| (1..=12).contains(&month))
-                && number(d1, d2).is_some_and(|day| (1..=31).contains(&day))
-        }
-        _ => false,
     }
 }
 
@@ -126,21 +105,38 @@ mod tests {
         let catalogue = small();
         let input = |provider, model| catalogue.price(provider, model).map(|p| p.rates(0, ServiceTier::Standard).input);
         assert_eq!(input("anthropic", "claude-h-20251001"), Some(PicoUsd(3_000_000)));
-        assert_eq!(input("anthropic", "claude-h-20260101"), Some(PicoUsd(1_000_000)));
         assert_eq!(input("groq", "openai/gpt-oss"), Some(PicoUsd(150_000)));
         assert_eq!(input("openrouter", "openai/gpt-4o"), Some(PicoUsd(2_500_000)), "an alias says so");
     }
 
     #[test]
-    fn dated_names_take_their_family() {
+    fn a_dated_name_has_a_price_only_where_the_list_names_it() {
         let catalogue = small();
-        for model in ["gpt-4o-2024-11-20", "gpt-4o-20241120", "gpt-4o-latest"] {
-            assert!(catalogue.price("openai", model).is_some(), "{model}");
+        for model in ["gpt-4o-2024-11-20", "gpt-4o-20241120", "gpt-4o-latest", "gpt-4o-2024-05-13"] {
+            assert_eq!(catalogue.price("openai", model), None, "{model}");
         }
+        let named = catalogue.overlay("aliases: {openai/gpt-4o-2024-11-20: openai/gpt-4o}").unwrap();
+        assert_eq!(named.price("openai", "gpt-4o-2024-11-20"), named.price("openai", "gpt-4o"));
+        assert_eq!(named.price("openai", "gpt-4o-2024-05-13"), None);
     }
 
     #[test]
-    fn nothing_else_is_guessed() {
+    fn a_call_has_the_models_price_before_its_providers() {
+        let list = "models:\n  a/m: {input: 1, output: 1, calls: {web_search: 0.01}}\n  a/n: {input: 1, output: 1}\n\
+                    calls: {a: {web_search: 0.025, mcp: 0}}\n";
+        let catalogue = Catalogue::parse(list).unwrap();
+        let call = |catalogue: &Catalogue, model, tool| catalogue.call("a", catalogue.price("a", model).unwrap(), tool);
+        assert_eq!(call(&catalogue, "m", "web_search"), Some(NanoUsd(10_000_000)));
+        assert_eq!(call(&catalogue, "n", "web_search"), Some(NanoUsd(25_000_000)));
+        assert_eq!(call(&catalogue, "m", "mcp"), Some(NanoUsd::ZERO), "free is a price");
+        assert_eq!(call(&catalogue, "m", "file_search"), None);
+        let over = catalogue.overlay("calls: {a: {file_search: 0.5}}").unwrap();
+        assert_eq!(call(&over, "n", "file_search"), Some(NanoUsd(500_000_000)));
+        assert_eq!(call(&over, "n", "web_search"), Some(NanoUsd(25_000_000)), "other tools keep theirs");
+    }
+
+    #[test]
+    fn nothing_is_guessed() {
         let catalogue = small();
         let strangers = ["gpt-4o-mini", "gpt-4o-mini-foo", "gpt-4", "gpt-4o-", "gpt-4o-1106", "gpt-4o-2024-13-20"];
         let odd = ["gpt-4o-2024-00-10", "gpt-4o-20241199", "gpt-4o20241120", "gpt-4o-2024-11-20-preview", "GPT-4o", ""];

@@ -7,7 +7,7 @@ use super::price::{ListedStep, ModelLimits};
 use super::rates::Listed;
 use super::{Catalogue, Price};
 use crate::config::{Fault, Node, Path, Step, Yaml};
-use crate::types::{PicoUsd, ServiceTier};
+use crate::types::{NanoUsd, PicoUsd, ServiceTier};
 
 /// Adds what `text` lists to `catalogue`, which is of no use after an error.
 pub(super) fn read_into(catalogue: &mut Catalogue, text: &str) -> Result<(), Vec<Fault>> {
@@ -35,6 +35,7 @@ struct Entry {
     step: ListedStep,
     above: Vec<(u64, ListedStep)>,
     limits: ModelLimits,
+    calls: Vec<(Box<str>, NanoUsd)>,
 }
 
 impl Walk {
@@ -42,8 +43,15 @@ impl Walk {
         let mut aliases = None;
         self.each(root, |walk, key, node| match key {
             "models" => walk.models(node, catalogue),
+            "calls" => {
+                walk.each(node, |walk, provider, node| {
+                    for (tool, price) in walk.calls(node) {
+                        catalogue.insert_call(provider, tool, price);
+                    }
+                });
+            }
             "aliases" => aliases = Some(node),
-            _ => walk.fault(node.line, "is not known here; known are: models, aliases"),
+            _ => walk.fault(node.line, "is not known here; known are: models, calls, aliases"),
         });
         // Last, whatever the order in the file: an alias points to an entry.
         if let Some(node) = aliases {
@@ -76,7 +84,7 @@ impl Walk {
             let Yaml::Text(name) = &target.value else {
                 return walk.fault(target.line, format!("must be provider/model, not {}", target.kind()));
             };
-            match split(name).and_then(|(provider, model)| catalogue.exact(provider, model)) {
+            match split(name).and_then(|(provider, model)| catalogue.price(provider, model)) {
                 Some(price) => found.push((provider.to_owned(), model.to_owned(), price.clone())),
                 None => walk.fault(target.line, format!("points to {name}, which has no entry")),
             }
@@ -94,17 +102,34 @@ impl Walk {
             "max_tokens_per_second" => entry.limits.max_tokens_per_second = walk.tokens(node),
             "thinks" => entry.limits.thinks = walk.boolean(node),
             "above" => entry.above = walk.above(node),
+            "calls" => entry.calls = walk.calls(node),
             _ => walk.step_key(
                 &mut entry.step,
                 key,
                 node,
-                "max_input_tokens, max_output_tokens, max_tokens_per_second, thinks, tiers, above",
+                "max_input_tokens, max_output_tokens, max_tokens_per_second, thinks, tiers, above, calls",
             ),
         });
         if is_mapping {
             self.require_rates(node.line, &entry.step);
         }
-        Price::new(&entry.step, &entry.above, entry.limits)
+        Price::new(&entry.step, &entry.above, entry.limits).with_calls(entry.calls)
+    }
+
+    /// Prices of calls, by tool. A tool may have any name: the list may know more than this version does.
+    fn calls(&mut self, node: &Node) -> Vec<(Box<str>, NanoUsd)> {
+        let mut calls = Vec::new();
+        self.each(node, |walk, tool, node| {
+            let price = match node.as_written() {
+                Some(text) => text.parse::<NanoUsd>().map_err(|error| format!("{text:?} {error}")),
+                None => Err(format!("must be a number, not {}", node.kind())),
+            };
+            match price {
+                Ok(price) => calls.push((tool.into(), price)),
+                Err(message) => walk.fault(node.line, format!("{message} (US dollars per call)")),
+            }
+        });
+        calls
     }
 
     fn above(&mut self, node: &Node) -> Vec<(u64, ListedStep)> {

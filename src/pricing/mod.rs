@@ -90,7 +90,7 @@ mod tests {
         for (provider, model) in unpriced {
             assert_eq!(catalogue.price(provider, model), None, "{provider}/{model}");
         }
-        assert_eq!(catalogue.len(), 81);
+        assert_eq!(catalogue.len(), 112);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub struct Price {
     /// By rising threshold.
     above: Vec<(u64, Step)>,
     limits: ModelLimits,
+    /// What a call of a tool costs that the provider runs, where the model has a price of its own for it.
+    calls: Vec<(Box<str>, NanoUsd)>,
 }
 
 /// What a model can do at most, as far as the price list knows.
@@ -31,9 +33,9 @@ pub(super) struct ModelLimits {
 /// (Cerebras, Groq, SambaNova; November 2026) claim up to 3 000.
 const MAX_TOKENS_PER_SECOND: u64 = 3_000;
 
-/// The rates of all tiers for one range of prompt lengths.
+/// The rates of all tiers for one range of prompt lengths; the last are the dearest of all tiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Step([Rates; 4]);
+struct Step([Rates; 5]);
 
 impl Price {
     /// One rate for prompts and one for generated tokens, the same in every tier.
@@ -46,7 +48,17 @@ impl Price {
     pub(super) fn new(base: &ListedStep, above: &[(u64, ListedStep)], limits: ModelLimits) -> Self {
         let mut above: Vec<_> = above.iter().map(|(threshold, step)| (*threshold, step.complete())).collect();
         above.sort_by_key(|(threshold, _)| *threshold);
-        Self { base: base.complete(), above, limits }
+        Self { base: base.complete(), above, limits, calls: Vec::new() }
+    }
+
+    /// The same with prices of calls.
+    pub(super) fn with_calls(self, calls: Vec<(Box<str>, NanoUsd)>) -> Self {
+        Self { calls, ..self }
+    }
+
+    /// What a call of this tool costs, where the model has a price of its own for it.
+    pub(super) fn call(&self, tool: &str) -> Option<NanoUsd> {
+        self.calls.iter().find(|(name, _)| **name == *tool).map(|(_, price)| *price)
     }
 
     /// What the provider charges for this usage in this tier.
@@ -88,6 +100,11 @@ impl Price {
         exceeded.map_or(&self.base, |(_, step)| step).tier(tier)
     }
 
+    /// Whether the list has other rates for prompts of more than `tokens`, or for shorter ones already.
+    pub fn has_step_up_to(&self, tokens: u64) -> bool {
+        self.above.first().is_some_and(|(threshold, _)| *threshold <= tokens)
+    }
+
     /// The longest prompt the model takes, in tokens, if known.
     pub fn max_input_tokens(&self) -> Option<u64> {
         self.limits.max_input_tokens
@@ -113,12 +130,13 @@ impl Price {
 
 impl Step {
     fn tier(&self, tier: ServiceTier) -> &Rates {
-        let [standard, flex, priority, batch] = &self.0;
+        let [standard, flex, priority, batch, dearest] = &self.0;
         match tier {
             ServiceTier::Standard => standard,
             ServiceTier::Flex => flex,
             ServiceTier::Priority => priority,
             ServiceTier::Batch => batch,
+            ServiceTier::Auto | ServiceTier::Unknown => dearest,
         }
     }
 }
@@ -136,12 +154,10 @@ impl ListedStep {
             let own = self.tiers.iter().find(|(tier, _)| *tier == wanted);
             own.map_or(&self.standard, |(_, listed)| listed).complete(&self.standard)
         };
-        Step([
-            self.standard.complete(&self.standard),
-            tier(ServiceTier::Flex),
-            tier(ServiceTier::Priority),
-            tier(ServiceTier::Batch),
-        ])
+        let standard = self.standard.complete(&self.standard);
+        let [flex, priority, batch] = [ServiceTier::Flex, ServiceTier::Priority, ServiceTier::Batch].map(tier);
+        let dearest = standard.max(&flex).max(&priority).max(&batch);
+        Step([standard, flex, priority, batch, dearest])
     }
 }
 

@@ -43,6 +43,24 @@ impl Rates {
             .fold(self.input, PicoUsd::max)
     }
 
+    /// Of each rate the dearer one.
+    pub fn max(&self, other: &Self) -> Self {
+        Self {
+            input: self.input.max(other.input),
+            output: self.output.max(other.output),
+            cached: self.cached.max(other.cached),
+            cache_write: self.cache_write.max(other.cache_write),
+            cache_write_1h: self.cache_write_1h.max(other.cache_write_1h),
+            reasoning: self.reasoning.max(other.reasoning),
+            audio_input: self.audio_input.max(other.audio_input),
+            audio_cached: self.audio_cached.max(other.audio_cached),
+            audio_output: self.audio_output.max(other.audio_output),
+            image_input: self.image_input.max(other.image_input),
+            image_cached: self.image_cached.max(other.image_cached),
+            image_output: self.image_output.max(other.image_output),
+        }
+    }
+
     /// The most that one generated token can cost.
     pub fn dearest_output(&self) -> PicoUsd {
         [self.reasoning, self.audio_output, self.image_output].into_iter().fold(self.output, PicoUsd::max)

@@ -44,16 +44,24 @@ pub enum ServiceTier {
     Priority,
     /// Asynchronous batch processing.
     Batch,
+    /// The provider chooses, by what the account is set to (OpenAI's `auto`): the dearest of the others, where no reply says
+    /// which it was.
+    Auto,
+    /// A word that no price list knows.
+    Unknown,
 }
 
 impl ServiceTier {
-    /// Reads OpenAI's `service_tier` word; an unknown word, `auto` and `default` are the standard tier.
+    /// Reads a `service_tier` word: OpenAI's, Anthropic's (`standard`, `standard_only`), Groq's (`on_demand`, `performance`).
+    /// OpenAI's `scale` is paid for in advance, and what goes beyond is charged as the standard tier.
     pub fn from_word(word: &str) -> Self {
         match word {
+            "default" | "standard" | "standard_only" | "on_demand" | "performance" | "scale" => Self::Standard,
             "flex" => Self::Flex,
             "priority" => Self::Priority,
             "batch" => Self::Batch,
-            _ => Self::Standard,
+            "auto" => Self::Auto,
+            _ => Self::Unknown,
         }
     }
 }
