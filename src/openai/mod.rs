@@ -10,6 +10,7 @@ mod canonical;
 mod convert;
 mod endpoint;
 mod error;
+mod fold;
 mod generated;
 mod good;
 mod labels;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use super::fold::{KNOWN, Standing, fold};
 use super::members::{Member, WalkError, walk};
 use crate::types::ServiceTier;
 
@@ -153,6 +154,8 @@ pub struct Peek {
     places: [Place; Field::ALL.len()],
     /// Members of the top-level object.
     pub(crate) members: u32,
+    /// Which of the [`KNOWN`] names are there.
+    known: u32,
 }
 
 /// Why a body was refused. Always the caller's fault: HTTP 400, `invalid_request_error`.
@@ -175,8 +178,9 @@ impl std::error::Error for PeekError {}
 impl Peek {
     /// Validates all of `body` as one JSON object and reads the fields acted on.
     ///
-    /// A second occurrence of such a field is an error, because two parsers could then see two requests; other keys
-    /// may repeat. Escaped keys count like plain ones.
+    /// A second occurrence of such a field, or of another name that bounds depend on, is an error, because two parsers could
+    /// then see two requests; so is another spelling that some parser takes for one. Other keys may repeat. Escaped keys
+    /// count like plain ones.
     pub fn parse(body: &[u8]) -> Result<Self, PeekError> {
         let text = text_of(body)?;
         let mut peek = Peek::default();
@@ -210,13 +214,7 @@ impl Peek {
 
     fn read(&mut self, member: &Member<'_>) -> Result<(), PeekError> {
         let key = member.key();
-        let Some(field) = Field::of(&key) else {
-            // Some servers read keys without regard to case: they would see another request than we do.
-            return match Field::ALL.iter().find(|field| field.name().eq_ignore_ascii_case(&key)) {
-                Some(field) => Err(at(field.name(), format!("Write the field '{}' in lower case.", field.name()))),
-                None => Ok(()),
-            };
-        };
+        let Some(field) = Field::of(&key) else { return self.read_other(&key) };
         let (name, value) = (field.name(), member.value);
         let place = &mut self.places[field as usize];
         if place.value_end != 0 {
@@ -243,6 +241,23 @@ impl Peek {
         Ok(())
     }
 
+    /// A key that is none of the fields: whether some reader would take it for a name that we act on.
+    fn read_other(&mut self, key: &str) -> Result<(), PeekError> {
+        match Standing::of(key) {
+            Standing::Other => Ok(()),
+            Standing::Known(index) => {
+                let bit = 1 << index;
+                if self.known & bit != 0 {
+                    let name = KNOWN[usize::from(index)];
+                    return Err(at(name, format!("The field '{name}' is given more than once.")));
+                }
+                self.known |= bit;
+                Ok(())
+            }
+            Standing::Twin(name) => Err(twisted(name)),
+        }
+    }
+
     fn read_stream_options(&mut self, value: &str) -> Result<(), PeekError> {
         const USAGE: &str = "stream_options.include_usage";
         const OBFUSCATION: &str = "stream_options.include_obfuscation";
@@ -258,7 +273,12 @@ impl Peek {
             let (name, slot) = match member.key().as_ref() {
                 "include_usage" => (USAGE, &mut usage),
                 "include_obfuscation" => (OBFUSCATION, &mut obfuscation),
-                _ => return,
+                key => {
+                    if fold(key).as_deref() == Some("includeusage") {
+                        fault.get_or_insert(twisted(USAGE));
+                    }
+                    return;
+                }
             };
             let read = match slot {
                 Some(_) => Err(at(name, format!("The field '{name}' is given more than once."))),
@@ -299,6 +319,11 @@ fn whole(message: String) -> PeekError {
 
 fn at(param: &'static str, message: String) -> PeekError {
     PeekError { message, param: Some(param) }
+}
+
+/// Some servers read names without regard to case or separators: they would see another request than we do.
+fn twisted(name: &'static str) -> PeekError {
+    at(name, format!("Write the field '{name}' exactly so; some servers take other spellings for it."))
 }
 
 fn wrong(param: &'static str, expected: &str) -> PeekError {

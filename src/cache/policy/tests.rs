@@ -122,7 +122,6 @@ fn members_the_peek_does_not_know() {
             r#""messages":[{"role":"assistant","audio":{"id":"a"},"conversation":1,"content":"\"background\":true"}]"#,
             "cache",
         ),
-        (r#""background":null,"background":true"#, "background"),
         (r#""conversation":"c","audio":{}"#, "conversation"),
     ] {
         assert_eq!(chat(member), expected, "{member}");

@@ -71,7 +71,6 @@ fn legacy_completions_multiply() {
         (r#"{"prompt":[[1,2],[3]],"n":2}"#, 4),
         (r#"{"prompt":["a","b"],"n":2,"best_of":5}"#, 10),
         (r#"{"prompt":["a"],"n":5,"best_of":2}"#, 5),
-        (r#"{"best_of":3,"best_of":2}"#, 3),
         (r#"{"b\u0065st_of":4.0,"\u0070rompt":["a","b"]}"#, 8),
         (r#"{"best_of":"\u0034"}"#, 4),
         (r#"{"best_of":null}"#, 1),
