@@ -14,6 +14,7 @@ use memchr::{memchr, memchr2};
 use serde_json::value::RawValue;
 
 use super::endpoint::Endpoint;
+use super::fold::fold;
 use super::locate::{Depths, skip_space, value_end};
 use super::members::walk;
 use super::peek::{Field, Peek};
@@ -29,6 +30,9 @@ pub const TEMPLATE_TOKENS: u64 = 1_024;
 
 /// Prompt tokens of a usual image: one of 1024 × 1024 in gpt-4o's high detail.
 pub const IMAGE_ESTIMATE: u64 = 765;
+
+/// Bytes of the longest key that may be taken for one of ours in another spelling.
+const LONGEST_TWIN: usize = 48;
 
 /// What legacy completions generate when the client does not say (OpenAI's API reference).
 const COMPLETIONS_MAX_TOKENS: u64 = 16;
@@ -57,6 +61,8 @@ pub struct Bound {
     pub fallbacks: bool,
     /// The answer costs more than the model's price says (Anthropic's `speed`, `inference_geo`).
     pub surcharge: bool,
+    /// The provider may run tools of its own, or something looks like it: [`super::Hosted::read`] knows.
+    pub hosted: bool,
     /// Likely prompt tokens, for rate limits: a quarter of the body's bytes without images, and 765 for each of these.
     pub estimate_tokens: u64,
 }
@@ -91,6 +97,7 @@ impl Bound {
             background: scan.background,
             fallbacks: scan.fallbacks,
             surcharge: scan.surcharge,
+            hosted: scan.hosted,
             max_output_tokens: max_output_tokens.map(|tokens| tokens.saturating_add(prediction)),
             estimate_tokens: (bytes.saturating_sub(scan.encoded) / 4)
                 .saturating_add(images.saturating_mul(IMAGE_ESTIMATE)),
@@ -116,6 +123,8 @@ struct Scan {
     background: bool,
     fallbacks: bool,
     surcharge: bool,
+    /// There may be tools that the provider runs.
+    hosted: bool,
 }
 
 /// The keys we know.
@@ -142,6 +151,8 @@ enum Key {
     Models,
     /// Makes the answer dearer than its model's price, in the top-level object.
     Surcharge,
+    /// Names a tool that the provider runs, in `tools`, or may contain such tools, in the top-level object (Gemini).
+    Tool,
 }
 
 impl Key {
@@ -169,6 +180,40 @@ impl Key {
             b"speed" | b"inference_geo" => Self::Surcharge,
             // Azure's own documents.
             b"data_sources" => Self::Search,
+            b"google_search" | b"google_search_retrieval" | b"google_maps" | b"url_context" | b"code_execution" => {
+                Self::Tool
+            }
+            b"enterprise_web_search" => Self::Tool,
+            b"extra_body" | b"google" => Self::Tool,
+            // In every request, and none of these in any spelling.
+            b"role" | b"content" | b"text" | b"model" | b"messages" | b"input" | b"stream" => Self::Other,
+            // Other readers may take it for one of these.
+            _ if key.len() <= LONGEST_TWIN
+                && key.iter().any(|byte| !matches!(byte, b'a'..=b'z' | b'_' | b'0'..=b'9')) =>
+            {
+                Self::of_folded(key)
+            }
+            _ => Self::Other,
+        }
+    }
+
+    /// A key that is not written as we know it, as a reader that ignores case and separators takes it.
+    fn of_folded(key: &[u8]) -> Self {
+        match std::str::from_utf8(key).ok().and_then(fold).as_deref() {
+            Some("type") => Self::Type,
+            Some("id") => Self::Id,
+            Some("imageurl") => Self::ImageUrl,
+            Some("image") => Self::Image,
+            Some("url") => Self::Url,
+            Some("data") => Self::Data,
+            Some("fileid" | "fileurl" | "filedata" | "documenturl" | "cachedcontent") => Self::Outside,
+            Some("inputaudio" | "audiourl" | "inputvideo" | "videourl" | "video" | "imageembeds") => Self::Outside,
+            Some("audio") => Self::Audio,
+            Some("googlesearch" | "googlesearchretrieval" | "googlemaps" | "urlcontext" | "codeexecution") => {
+                Self::Tool
+            }
+            Some("enterprisewebsearch") => Self::Tool,
+            // The others count in the top-level object only, where the peek refuses such a spelling.
             _ => Self::Other,
         }
     }
@@ -193,7 +238,11 @@ impl Scan {
             if body.get(next) != Some(&b':') {
                 let inside = string.inside(body);
                 match key {
-                    Key::Type if in_tools => scan.unbounded |= !is_plain_tool(&string.word(body)),
+                    Key::Type if in_tools => {
+                        let plain = is_plain_tool(&string.word(body));
+                        scan.unbounded |= !plain;
+                        scan.hosted |= !plain;
+                    }
                     Key::Type => scan.part(&string.word(body)),
                     Key::Id => scan.bare_id |= body.get(next) == Some(&b'}'),
                     Key::Data | Key::Outside => scan.encoded += inside.len() as u64,
@@ -212,6 +261,10 @@ impl Scan {
                 continue;
             }
             key = Key::of(&string.word(body));
+            if in_tools && key == Key::Tool {
+                scan.unbounded = true;
+                scan.hosted = true;
+            }
             if in_tools || key == Key::Other {
                 continue;
             }
@@ -223,8 +276,16 @@ impl Scan {
                 Key::ImageUrl => scan.image_urls += 1,
                 Key::Image => scan.image_keys += 1,
                 Key::Outside => scan.unbounded = true,
-                Key::Search => scan.unbounded |= top_level(string.at),
-                Key::Stored => scan.unbounded |= responses && top_level(string.at),
+                Key::Search => {
+                    let there = top_level(string.at);
+                    scan.unbounded |= there;
+                    scan.hosted |= there;
+                }
+                Key::Stored => {
+                    let there = responses && top_level(string.at);
+                    scan.unbounded |= there;
+                    scan.hosted |= there;
+                }
                 Key::Audio => scan.unbounded |= !top_level(string.at),
                 Key::Prediction => scan.prediction |= top_level(string.at),
                 Key::Background => {
@@ -238,6 +299,7 @@ impl Scan {
                     scan.surcharge |= !usual && messages && top_level(string.at);
                 }
                 Key::Other | Key::Type | Key::Id | Key::Url | Key::Data => (),
+                Key::Tool => scan.hosted |= top_level(string.at),
             }
         }
         scan.unbounded = scan.unbounded || responses && scan.bare_id && has_reference(body);
@@ -253,9 +315,16 @@ impl Scan {
             // Anthropic's: as many pages as the file has, or the link.
             b"document" => self.unbounded = true,
             // Tools that an item of the input brings along.
-            b"file_search" | b"code_interpreter" | b"mcp" | b"image_generation" => self.unbounded = true,
+            b"file_search" | b"code_interpreter" | b"mcp" | b"image_generation" | b"shell" => {
+                self.unbounded = true;
+                self.hosted = true;
+            }
             b"computer" | b"computer_use" | b"computer_use_preview" => self.unbounded = true,
-            _ => self.unbounded |= word.starts_with(b"web_search") && !word.ends_with(b"_call"),
+            _ => {
+                let searches = word.starts_with(b"web_search") && !word.ends_with(b"_call");
+                self.unbounded |= searches;
+                self.hosted |= searches;
+            }
         }
     }
 }
@@ -295,7 +364,7 @@ fn has_reference(body: &[u8]) -> bool {
 /// Of a legacy completion: the number of prompts and `best_of`, both at least 1.
 fn completions(body: &[u8]) -> (u64, u64) {
     let (mut prompts, mut best_of) = (1, 1);
-    // The peek has validated the text; when a key is repeated, the larger value counts.
+    // The peek has validated the text.
     let _ = walk(std::str::from_utf8(body).unwrap_or_default(), |member| match member.key().as_ref() {
         "prompt" => prompts = prompts.max(prompts_in(member.value.as_bytes())),
         "best_of" => best_of = best_of.max(whole_number(member.value)),

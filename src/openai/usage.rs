@@ -113,6 +113,7 @@ pub(crate) struct Wire {
     cache_read_input_tokens: Count,
     cache_creation_input_tokens: Count,
     cache_creation: Lenient<Creation>,
+    server_tool_use: Lenient<ServerToolUse>,
     /// Anthropic says it here.
     service_tier: Tier,
     prompt_tokens_details: Lenient<Details>,
@@ -139,6 +140,13 @@ struct Details {
 #[serde(default)]
 struct Creation {
     ephemeral_1h_input_tokens: Count,
+}
+
+/// Calls of tools that Anthropic ran.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ServerToolUse {
+    web_search_requests: Count,
 }
 
 impl Details {
@@ -170,6 +178,13 @@ impl Wire {
                     .ephemeral_1h_input_tokens
                     .or(before.cache_creation.0.ephemeral_1h_input_tokens),
             }),
+            server_tool_use: Lenient(ServerToolUse {
+                web_search_requests: self
+                    .server_tool_use
+                    .0
+                    .web_search_requests
+                    .or(before.server_tool_use.0.web_search_requests),
+            }),
             service_tier: Tier(self.service_tier.0.or(before.service_tier.0)),
             output_tokens_details: Lenient(self.output_tokens_details.0.or(before.output_tokens_details.0)),
             ..Self::default()
@@ -179,6 +194,11 @@ impl Wire {
     /// Whether it counts what was generated.
     pub(crate) fn counts_output(&self) -> bool {
         self.output_tokens.0.is_some()
+    }
+
+    /// Searches that Anthropic made.
+    pub(crate) fn searches(self) -> u64 {
+        self.server_tool_use.0.web_search_requests.get()
     }
 
     /// The tier that stands among the counts.

@@ -33,6 +33,7 @@ fn a_plain_chat() {
         surcharge: false,
         prompt_tokens: bytes + TEMPLATE_TOKENS,
         unbounded_prompt: false,
+        hosted: false,
         images: 0,
         choices: 1,
         max_output_tokens: None,

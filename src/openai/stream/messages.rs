@@ -73,6 +73,11 @@ impl MessageUsage {
         self.counts.as_ref()?.usage().filter(|usage| usage.prompt_tokens > 0)
     }
 
+    /// Searches that Anthropic made so far.
+    pub fn searches(&self) -> u64 {
+        self.counts.as_ref().map_or(0, |counts| counts.searches())
+    }
+
     /// The tier that stands among the counts.
     fn service_tier(&self) -> Option<ServiceTier> {
         self.counts.as_ref()?.service_tier()

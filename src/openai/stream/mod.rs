@@ -25,6 +25,7 @@ use super::anthropic::error_event;
 use super::endpoint::Endpoint;
 use super::error::ErrorBody;
 use super::generated::append_chunk;
+use super::hosted::CallCounter;
 use super::locate::{is_json, is_space};
 use crate::sse::{DONE, RawEvent, Scanner};
 use crate::types::{ServiceTier, Usage};
@@ -102,6 +103,8 @@ pub struct StreamRelay {
     generated: String,
     /// Bytes of it that were taken.
     taken: u64,
+    /// Counts the calls of tools that the provider runs.
+    calls: Option<Box<CallCounter>>,
 }
 
 /// What was read on the way.
@@ -150,7 +153,19 @@ impl StreamRelay {
             tally: false,
             generated: String::new(),
             taken: 0,
+            calls: None,
         }
+    }
+
+    /// Counts the calls of tools that the provider runs, where there are such.
+    #[must_use]
+    pub fn counting(self, calls: Option<CallCounter>) -> Self {
+        Self { calls: calls.map(Box::new), ..self }
+    }
+
+    /// The calls that were counted so far.
+    pub fn calls(&self) -> Option<&CallCounter> {
+        self.calls.as_deref()
     }
 
     /// Keeps, when `on`, the generated text that is relayed: content, reasoning, refusals, names and arguments of calls,
@@ -307,6 +322,9 @@ impl StreamRelay {
         let fields = event.fields();
         let Some(data) = fields.data.as_deref() else { return Verdict::Pass };
         self.seen.events += 1;
+        if let Some(calls) = &mut self.calls {
+            calls.event(data);
+        }
         match self.kind {
             StreamKind::Chat => {
                 let verdict = self.chat(&fields, data);
