@@ -100,6 +100,7 @@ impl Server {
         let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache)));
         let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance)?));
         let config = engines.load().config.clone();
+        tracing::info!("who can spend: {}", config.who_can_spend(governance.directory.holders()));
         let mut sockets = Sockets { reserved: Vec::new(), faults: Vec::new(), upgrade };
 
         let conf = ServerConf {
@@ -383,6 +384,8 @@ impl Reloader {
                 }
                 self.metrics.reload("applied");
                 tracing::info!("configuration reloaded");
+                let holders = self.governance.directory.holders();
+                tracing::info!("who can spend: {}", new.config.who_can_spend(holders));
                 Ok(files)
             }
             Err(error) => {

@@ -141,6 +141,10 @@ pub fn run(args: AuthArgs) -> ExitCode {
     outcome.unwrap_or_else(|message| complain(&message))
 }
 
+/// What the first token changes.
+const CLOSES: &str = " It is the first one: from now on callers without a token are not served on the gateway's own keys \
+                      (auth.anonymous names a tenant for them).";
+
 fn create(settings: &Settings, args: CreateArgs) -> Result<ExitCode, String> {
     let tenant = args.tenant.unwrap_or_else(|| settings.config.auth.default_tenant.clone());
     if settings.config.tenant(&tenant).is_none() {
@@ -162,14 +166,19 @@ fn create(settings: &Settings, args: CreateArgs) -> Result<ExitCode, String> {
         expires_at: args.expires.map(|when| when.after(unix_now())),
     };
     let mut connection = settings.open_or_make()?;
+    let first = Tokens(&mut connection).list(None).map_err(said)?.is_empty();
     let (token, secret) = Tokens(&mut connection).create(&new).map_err(said)?;
     let ends = token.expires_at.map_or_else(|| "never expires".into(), |at| format!("expires {}", moment(at)));
+    // A running gateway knows of the token within a second.
+    let closes =
+        first && settings.config.serves_strangers(Some(false)) && !settings.config.serves_strangers(Some(true));
     let told = format!(
-        "Token {} of tenant {}: {}, {ends}. It is in {}.",
+        "Token {} of tenant {}: {}, {ends}. It is in {}.{}",
         token.id,
         token.tenant,
         token.scopes,
-        settings.database().display()
+        settings.database().display(),
+        if closes { CLOSES } else { "" }
     );
     Ok(hand_out(&token, &secret, None, &told, args.json))
 }

@@ -55,7 +55,12 @@ impl Verdict {
                 file: file.into(),
                 faults: price_faults(loaded.config.prices_file.as_deref()),
                 warnings: here(loaded.warnings),
-                summary: summary(&loaded.config),
+                summary: format!(
+                    "{}\n{}: who can spend: {}",
+                    summary(&loaded.config),
+                    file.display(),
+                    loaded.config.who_can_spend(None)
+                ),
             },
         }
     }

@@ -19,6 +19,7 @@ mod reference;
 mod resolve;
 mod resolved;
 mod shape;
+mod spenders;
 mod template;
 mod values;
 mod yaml;

@@ -332,10 +332,14 @@ pub struct Retry {
 /// How clients are recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth {
-    /// Clients without a `chitty_…` token are served, as the default tenant.
+    /// Clients without a `chitty_…` token are served at all.
     pub passthrough: bool,
-    /// Whose requests those are.
+    /// Whose requests those are, where `anonymous` names nobody.
     pub default_tenant: TenantId,
+    /// The tenant as which they spend on the gateway's own keys.
+    pub anonymous: Option<TenantId>,
+    /// There are other tenants than the default one.
+    pub tells_apart: bool,
 }
 
 /// A team or an organisation.
@@ -408,6 +412,8 @@ pub struct Budgets {
     pub client_left: ClientLeft,
     /// How long a request waits for money that is only held.
     pub wait: Duration,
+    /// The most calls of tools that a provider runs for one request that states no limit.
+    pub max_tool_calls: u64,
     /// Where alerts go.
     pub webhook: Option<Webhook>,
 }

@@ -1,6 +1,10 @@
 //! The tokens in memory: a request's token is looked up here, never in the file.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwapOption;
 
@@ -29,6 +33,8 @@ pub struct Directory {
     /// `None` before anything was read.
     known: Arc<ArcSwapOption<Known>>,
     follower: Arc<Follower>,
+    /// There was no file, and none could be made: nobody can have made a token.
+    absent: bool,
 }
 
 type Known = HashMap<[u8; 32], Arc<Token>>;
@@ -41,10 +47,20 @@ impl Directory {
         let keeps = known.clone();
         let follower = Follower::start(path, "tokens", move |connection| {
             let tokens = tokens::all(connection)?.into_iter().map(|(token, hash)| (hash, Arc::new(token)));
-            keeps.store(Some(Arc::new(tokens.collect::<Known>())));
+            let now = tokens.collect::<Known>();
+            let before: Option<Arc<Known>> = keeps.load_full();
+            if before.is_some_and(|before| before.is_empty()) && !now.is_empty() {
+                tracing::info!(
+                    "the first token was made: callers without one are served on the gateway's own keys only where \
+                     auth.anonymous names a tenant"
+                );
+            }
+            keeps.store(Some(Arc::new(now)));
             Ok(())
         });
-        Arc::new(Self { known, follower })
+        // A file that is there and cannot be read may have tokens.
+        let absent = known.load().is_none() && matches!(path.try_exists(), Ok(false));
+        Arc::new(Self { known, follower, absent })
     }
 
     /// Finds the token that a client presents. It takes the same time whether there is such a token or not: the look-up is
@@ -61,6 +77,20 @@ impl Directory {
             "expired" => Err(Refused::Expired),
             _ => Err(Refused::Revoked),
         }
+    }
+
+    /// Whether a token was ever made; `None` before that is known. Revoked and expired ones count: taking the last one back
+    /// opens nothing to strangers.
+    pub fn has_tokens(&self) -> Option<bool> {
+        let known = self.known.load();
+        known.as_ref().map(|known| !known.is_empty()).or_else(|| self.absent.then_some(false))
+    }
+
+    /// How many tenants have tokens; `None` before that is known.
+    pub fn holders(&self) -> Option<usize> {
+        let known = self.known.load();
+        let tenants: HashSet<_> = known.as_ref()?.values().map(|token| &token.tenant).collect();
+        Some(tenants.len())
     }
 
     /// Reads the file now. A change that was made before is known when this returns.

@@ -224,6 +224,14 @@ impl StreamTranslator {
         }
     }
 
+    /// Searches that the provider says it made (Anthropic).
+    pub fn searches(&self) -> u64 {
+        match &self.counted {
+            Counted::Messages(usage) => usage.searches(),
+            Counted::Chat(_) | Counted::Translated => 0,
+        }
+    }
+
     /// What the provider has counted of the prompt, where it tells that before the end (Anthropic).
     pub fn usage_so_far(&self) -> Option<Usage> {
         match &self.counted {

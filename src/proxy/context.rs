@@ -14,7 +14,7 @@ use crate::{
     error::{Fault, GatewayError},
     ledger::Reservation,
     limits::Permit,
-    openai::{Bound, Endpoint, Peek, StreamRelay, is_label},
+    openai::{Bound, CallPrices, Endpoint, Hosted, Peek, StreamRelay, is_label},
     pricing::Price,
     providers::exchange::{Exchange, StreamTranslator},
     proxy::{
@@ -52,6 +52,8 @@ pub struct Context {
     pub permit: Option<Permit>,
     /// The most it can cost.
     pub quote: Option<Quote>,
+    /// The tools in it that a provider runs itself.
+    pub hosted: Option<Arc<Hosted>>,
     /// Money held for it; settled or given back on drop.
     pub reservation: Option<Reservation>,
     /// The attempt broke after its request had gone out, without a reply.
@@ -150,6 +152,8 @@ impl Quote {
 pub struct Spoiled {
     /// Of its model.
     pub price: Arc<Price>,
+    /// The provider adds to the prompt what the body does not show: only the most it was expected to cost is a bound.
+    pub unbounded: bool,
     /// From its start until it broke: what can have been generated is bounded by it.
     pub worked: Duration,
     /// The most it was expected to cost.
@@ -164,6 +168,8 @@ pub struct Body {
     pub peek: Peek,
     /// How much it can make a provider count.
     pub bound: Bound,
+    /// The tools in it that a provider runs itself.
+    pub hosted: Option<Arc<Hosted>>,
 }
 
 /// What the next attempt sends.
@@ -311,6 +317,7 @@ impl Context {
             principal: None,
             permit: None,
             quote: None,
+            hosted: None,
             reservation: None,
             broke_at_work: false,
             spoiled: Vec::new(),
@@ -377,7 +384,14 @@ impl Context {
 
     /// The price of the current target.
     pub fn price(&self) -> Option<Arc<Price>> {
-        self.engines.price(&self.attempt.as_ref()?.target)
+        self.engines.price(&self.endpoint, &self.attempt.as_ref()?.target)
+    }
+
+    /// What the calls of tools cost that the current target's provider runs; `None` where it runs none for this request, or
+    /// where the model has no price.
+    pub fn call_prices(&self) -> Option<CallPrices> {
+        let target = &self.attempt.as_ref()?.target;
+        self.engines.call_prices(&self.endpoint, self.hosted.as_ref(), target, &*self.price()?)
     }
 
     /// Lets go of the request's body once no further attempt can follow: a stream may stay open for minutes.

@@ -21,9 +21,11 @@ use super::{
     resolve::Resolver,
 };
 use crate::{
-    config::{Config, Preset, Vendor},
+    config::{Config, Dialect, Preset, Vendor},
+    dialect::anthropic::MAX_SEARCHES,
+    openai::{CallPrices, Endpoint, Hosted, Kind},
     pricing::{Catalogue, Price},
-    providers::ollama::ContextLengths,
+    providers::{exchange, ollama::ContextLengths},
     routing::{RouteTable, Target},
     telemetry::Metrics,
     types::PicoUsd,
@@ -47,17 +49,78 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// The price of a target, by its provider's name or else its vendor's. What Ollama runs costs nothing, and OpenAI's
-    /// moderation is free ("the moderation endpoint is free to use", OpenAI's guide to it).
-    pub fn price(&self, target: &Target) -> Option<Arc<Price>> {
+    /// The price of a target, by its provider's name or else its vendor's. What an Ollama of one's own runs costs nothing, and
+    /// OpenAI's moderation is free ("the moderation endpoint is free to use", OpenAI's guide to it).
+    pub fn price(&self, endpoint: &Endpoint, target: &Target) -> Option<Arc<Price>> {
         static FREE: LazyLock<Arc<Price>> = LazyLock::new(|| Arc::new(Price::flat(PicoUsd::ZERO, PicoUsd::ZERO)));
-        let vendor = target.provider.vendor;
         let listed = self.catalogue.price(&target.provider.name, &target.model);
-        let listed = listed.or_else(|| self.catalogue.price(Preset::of(vendor).name, &target.model));
-        let free = || {
-            vendor == Vendor::Ollama || vendor == Vendor::OpenAi && target.model.split('-').nth(1) == Some("moderation")
+        let listed = listed.or_else(|| self.catalogue.price(Preset::of(target.provider.vendor).name, &target.model));
+        listed.or_else(|| is_free(endpoint, target).then_some(&FREE)).cloned()
+    }
+
+    /// What the calls of tools cost that the target's provider runs for a request; `None` where it runs none. `hosted` are
+    /// those that the request itself names.
+    pub fn call_prices(
+        &self,
+        endpoint: &Endpoint,
+        hosted: Option<&Arc<Hosted>>,
+        target: &Target,
+        price: &Price,
+    ) -> Option<CallPrices> {
+        static SEARCH: LazyLock<Arc<Hosted>> = LazyLock::new(|| Arc::new(Hosted::search_model()));
+        let provider = &target.provider;
+        let searches = || {
+            let knows = matches!(provider.vendor, Vendor::OpenAi | Vendor::Azure);
+            let always = || SEARCH_MODELS.iter().any(|part| target.model.contains(part));
+            knows && *endpoint == Endpoint::ChatCompletions && always()
         };
-        listed.or_else(|| free().then_some(&FREE)).cloned()
+        let hosted = match hosted {
+            Some(hosted) if exchange::is_translated(endpoint, provider) => {
+                // A translation leaves them out, or refuses the request, but for one.
+                let searches = hosted.tools.iter().any(|tool| tool.kind == Kind::Search);
+                let becomes_search = *endpoint == Endpoint::ChatCompletions && provider.dialect == Dialect::Anthropic;
+                if !searches || !becomes_search {
+                    return None;
+                }
+                static TRANSLATED: LazyLock<Arc<Hosted>> =
+                    LazyLock::new(|| Arc::new(Hosted::translated_search(MAX_SEARCHES)));
+                TRANSLATED.clone()
+            }
+            Some(hosted) => hosted.clone(),
+            None if searches() => SEARCH.clone(),
+            None => return None,
+        };
+        let vendor = Preset::of(provider.vendor).name;
+        let price = |tool: &str| {
+            let own = self.catalogue.call(&provider.name, price, tool);
+            own.or_else(|| self.catalogue.call(vendor, price, tool))
+        };
+        Some(CallPrices::new(hosted, self.config.budgets.max_tool_calls, price))
+    }
+}
+
+/// Parts of the names of OpenAI's models that search the web for every answer.
+const SEARCH_MODELS: [&str; 2] = ["-search-preview", "-search-api"];
+
+/// OpenAI's models for moderation, dated and `-latest` names aside.
+const MODERATION: [&str; 2] = ["omni-moderation", "text-moderation"];
+
+/// What costs nothing without being listed.
+fn is_free(endpoint: &Endpoint, target: &Target) -> bool {
+    let (provider, model) = (&target.provider, &*target.model);
+    match provider.vendor {
+        // Ollama passes models of its cloud on to ollama.com, where they are paid for.
+        Vendor::Ollama => {
+            let host = provider.base.host.to_ascii_lowercase();
+            let model = model.to_ascii_lowercase();
+            let in_cloud = host == "ollama.com" || host.ends_with(".ollama.com");
+            !in_cloud && !model.ends_with("-cloud") && !model.ends_with(":cloud")
+        }
+        Vendor::OpenAi => {
+            let is = |name: &str| model.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+            *endpoint == Endpoint::Moderations && MODERATION.iter().any(|name| is(name))
+        }
+        _ => false,
     }
 }
 

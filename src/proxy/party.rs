@@ -82,6 +82,8 @@ pub struct Principal {
     pub token: Option<Arc<Token>>,
     /// What it has to pass.
     pub meters: Meters,
+    /// A stranger: nothing of the gateway's own keys, and of what was answered with them.
+    pub own_keys_only: bool,
 }
 
 impl Parties {
@@ -127,8 +129,12 @@ impl Parties {
 
     /// A client without a token, as its tenant.
     pub fn anonymous(&self) -> Option<Principal> {
-        let party = self.default_party()?;
-        Some(Principal { meters: party.meters.clone(), party, token: None })
+        let own_keys_only = !self.config.serves_strangers(self.governance.directory.has_tokens());
+        let party = match &self.config.auth.anonymous {
+            Some(tenant) => self.of(tenant)?,
+            None => self.default_party()?,
+        };
+        Some(Principal { meters: party.meters.clone(), party, token: None, own_keys_only })
     }
 
     /// The holder of a token; `None` where its tenant is not configured.
@@ -136,12 +142,12 @@ impl Parties {
         let party = self.of(&token.tenant)?;
         let rules = rules(&token.limits);
         if rules.is_empty() {
-            return Some(Principal { meters: party.meters.clone(), party, token: Some(token) });
+            return Some(Principal { meters: party.meters.clone(), party, token: Some(token), own_keys_only: false });
         }
         if let Some((known, meters)) = self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(&token.id)
             && Arc::ptr_eq(known, &token)
         {
-            return Some(Principal { meters: meters.clone(), party, token: Some(token) });
+            return Some(Principal { meters: meters.clone(), party, token: Some(token), own_keys_only: false });
         }
         let own = {
             let mut meters = lock(&self.governance.token_meters);
@@ -152,7 +158,7 @@ impl Parties {
         let meters: Meters = std::iter::once(own).chain(party.meters.iter().cloned()).collect();
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
         tokens.insert(token.id.clone(), (token.clone(), meters.clone()));
-        Some(Principal { party, token: Some(token), meters })
+        Some(Principal { party, token: Some(token), meters, own_keys_only: false })
     }
 
     fn make(&self, id: &TenantId) -> Option<Party> {

@@ -210,7 +210,7 @@ async fn a_hundred_at_once_are_one_call_and_read_along() {
 async fn nobody_sees_what_another_has_asked() {
     let fake = Fake::always(Answer::completion()).await;
     let yaml = format!(
-        "providers: {{openai: {{base_url: \"http://{}/v1\", api_key: sk-gateway, credentials: auto}}}}\ntenants: {{a: {{}}, b: {{}}}}\n",
+        "providers: {{openai: {{base_url: \"http://{}/v1\", api_key: sk-gateway, credentials: auto}}}}\nauth: {{anonymous: default}}\ntenants: {{a: {{}}, b: {{}}}}\n",
         fake.address
     );
     let gateway = Gateway::start(&yaml);
@@ -494,7 +494,8 @@ async fn an_expired_answer_is_better_than_none() {
         _ => Answer { steps: vec![send(&COMPLETION[..100]), Step::Cut], sized: false, ..Answer::completion() },
     })
     .await;
-    let yaml = providers(&[("openai", fake.address)]) + "cache: {ttl: 1s, stale_if_error: 60s}\n";
+    let yaml =
+        providers(&[("openai", fake.address)]) + "auth: {anonymous: default}\ncache: {ttl: 1s, stale_if_error: 60s}\n";
     let gateway = Gateway::start(&yaml);
     let body = chat("gpt-4o", FIXED);
     assert_eq!(course_of(&gateway, &body, &[]).await, "MISS");

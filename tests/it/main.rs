@@ -6,6 +6,7 @@
 
 mod admin;
 mod adversary;
+mod anonymous;
 mod bodies;
 mod cache;
 mod cache_admin;
@@ -18,10 +19,12 @@ mod errors;
 mod failover;
 mod hardening;
 mod headers;
+mod hosted_tools;
 mod layers;
 mod leaving;
 mod lifecycle;
 mod money;
+mod quotes;
 mod reserved;
 mod streams;
 mod strict;

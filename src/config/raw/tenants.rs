@@ -15,15 +15,23 @@ use crate::config::{
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Auth {
-    /// Serve clients that present no `chitty_…` token, as the default tenant. `false` refuses them with 401.
+    /// Serve clients that present no `chitty_…` token: on keys of their own, which are passed through where a provider takes
+    /// them, and on the gateway's keys as `anonymous` says. `false` refuses them with 401.
     pub passthrough: bool,
+    /// The tenant as which clients without a token are served on the gateway's own keys, within its limits and budgets.
+    /// Without it they are served so, as the default tenant, only as long as there is nobody to tell apart: no tenant is
+    /// named besides the default one, and no token was ever made (`can auth token create`). From then on a client without a
+    /// token needs a key of its own for a provider, and counts as the default tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"default")]
+    pub anonymous: Option<String>,
     /// The tenant of clients without a token, and of tokens made without one. `CHITTY_TENANT_ID` replaces it.
     pub default_tenant: String,
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { passthrough: true, default_tenant: "default".into() }
+        Self { passthrough: true, anonymous: None, default_tenant: "default".into() }
     }
 }
 
@@ -162,6 +170,12 @@ pub struct Budgets {
     /// How long a request waits for money that a budget has, but holds for requests under way; requests are served in the order
     /// of their arrival. After that it is refused with 429 and `retry-after`. 0s: at once.
     pub wait: HumanDuration,
+    /// The most calls of tools that the provider runs (web search, file search, code interpreter, MCP) for one request whose
+    /// spend is bounded and which states no limit itself: the gateway asks the provider for this limit (`max_tool_calls`,
+    /// Anthropic's `max_uses`), and holds the money for as many. Each call sends the prompt to the model once more, so a
+    /// small number keeps what is held small.
+    #[schemars(range(min = 1, max = 128))]
+    pub max_tool_calls: u64,
     /// Called when a budget passes one of its percentages.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = Webhook::example())]
@@ -175,6 +189,7 @@ impl Default for Budgets {
             overrun: Overrun::Stop,
             client_left: ClientLeft::Cancel,
             wait: HumanDuration::secs(2),
+            max_tool_calls: 8,
             webhook: None,
         }
     }

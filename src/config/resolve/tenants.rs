@@ -20,12 +20,31 @@ const MAX_DEPTH: usize = 4;
 const MIN_RETENTION_DAYS: u64 = 35;
 
 impl Resolver<'_> {
-    pub(super) fn auth(&mut self, raw: &raw::Auth) -> Auth {
+    pub(super) fn auth(&mut self, raw: &raw::Auth, tenants: &BTreeMap<String, raw::Tenant>) -> Auth {
         if !TenantId::is_valid(&raw.default_tenant) {
             let message = format!("`{}` is not a tenant's name: {TENANT_NAME}", raw.default_tenant);
             self.fault(&Path::of(&["auth", "default_tenant"]), message);
         }
-        Auth { passthrough: raw.passthrough, default_tenant: raw.default_tenant.as_str().into() }
+        let path = Path::of(&["auth", "anonymous"]);
+        if let Some(name) = &raw.anonymous {
+            if !raw.passthrough {
+                self.fault(&path, "serves the clients that `auth.passthrough: false` refuses; leave one of them out");
+            }
+            if !TenantId::is_valid(name) {
+                self.fault(&path, format!("`{name}` is not a tenant's name: {TENANT_NAME}"));
+            } else if !tenants.contains_key(name) && !tenants.contains_key("*") {
+                let known = tenants.keys().map(String::as_str);
+                self.fault(&path, format!("no tenant is called `{name}`{}", did_you_mean(name, known)));
+            }
+        }
+        // Where there is only the default tenant everybody is that tenant, and dropping a token gains nothing.
+        let tells_apart = tenants.keys().any(|name| *name != raw.default_tenant);
+        Auth {
+            passthrough: raw.passthrough,
+            default_tenant: raw.default_tenant.as_str().into(),
+            anonymous: raw.anonymous.as_deref().map(TenantId::from),
+            tells_apart,
+        }
     }
 
     pub(super) fn tenants(
@@ -114,6 +133,9 @@ impl Resolver<'_> {
         if !matches!(raw.exceeded_status, 402 | 429) {
             self.fault(&Path::of(&["budgets", "exceeded_status"]), "must be 402 or 429");
         }
+        if !(1..=128).contains(&raw.max_tool_calls) {
+            self.fault(&Path::of(&["budgets", "max_tool_calls"]), "must be between 1 and 128");
+        }
         let path = Path::of(&["budgets", "webhook"]);
         let webhook = raw.webhook.as_ref().map(|webhook| {
             let parsed = webhook.url.parse::<http::Uri>().ok();
@@ -130,6 +152,7 @@ impl Resolver<'_> {
             overrun: raw.overrun,
             client_left: raw.client_left,
             wait: raw.wait.0,
+            max_tool_calls: raw.max_tool_calls,
             webhook,
         }
     }

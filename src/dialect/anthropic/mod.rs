@@ -35,6 +35,7 @@ mod wire;
 
 pub use error::read_error;
 pub use request::request;
+pub use tools::MAX_SEARCHES;
 
 /// Whether a model of this name thinks when nothing is said about it.
 pub(super) fn thinks_unasked(model: &str) -> bool {

@@ -268,8 +268,8 @@ pub(super) fn object_schema(schema: &Map<String, Value>) -> Option<Value> {
     is_object.then_some(Value::Object(whole))
 }
 
-/// Searches in one answer; OpenAI's search models make one.
-const MAX_SEARCHES: u64 = 5;
+/// Searches in one answer of Anthropic's; OpenAI's search models make one.
+pub const MAX_SEARCHES: u64 = 5;
 
 fn web_search(options: &Value, lost: &mut Vec<Lost>) -> Result<Value, Refusal> {
     let Some(options) = options.as_object() else {

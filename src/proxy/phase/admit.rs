@@ -2,17 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::HeaderValue;
 use pingora_proxy::Session;
 use serde_json::json;
 
 use super::Stop;
 use crate::{
-    config::{Config, Vendor},
+    config::{Config, Dialect, Vendor},
     error::{Extra, Fault, GatewayError},
     identity::{PREFIX, Refused as TokenRefused, Scope},
     ledger::{self, Exceeded, Subject},
     limits::{Kind, Permit, Refusal, go_duration},
-    openai::{Bound, Endpoint},
+    openai::{Bound, CallPrices, Endpoint},
     pricing::Price,
     proxy::{
         context::{Body, Context, Quote},
@@ -20,7 +21,7 @@ use crate::{
         reply,
     },
     routing::{Plan, Target},
-    types::{NanoUsd, unix_now},
+    types::{NanoUsd, ServiceTier, unix_now},
 };
 
 /// The longest prompt and the longest answer of a model that the price list does not know them of.
@@ -74,6 +75,11 @@ pub fn enter(session: &Session, ctx: &mut Context) -> Result<(), GatewayError> {
     if !principal.may(scope) {
         let message = format!("The token lacks the scope '{scope}'.");
         return Err(GatewayError::new(Fault::MissingScope, message));
+    }
+    if ctx.endpoint == Endpoint::InvalidateCache && principal.own_keys_only {
+        let message =
+            format!("Answers are removed by holders of a token. Present yours as `Authorization: Bearer {PREFIX}…`.");
+        return Err(GatewayError::new(Fault::MissingCredential, message));
     }
     if ctx.endpoint == Endpoint::Other {
         require_metered(session, principal)?;
@@ -136,53 +142,82 @@ pub fn require_model(principal: &Principal, model: &str, plan: &Plan) -> Result<
 ///
 /// # Errors
 /// As there.
-pub fn estimate(ctx: &mut Context) -> Result<(), GatewayError> {
+pub fn estimate(session: &Session, ctx: &mut Context) -> Result<(), GatewayError> {
     let (Some(body), Some(mut plan)) = (ctx.body.take(), ctx.plan.take()) else { return Ok(()) };
-    let quote = quote(ctx, &body, &mut plan);
+    let quote = quote(session, ctx, &body, &mut plan);
+    ctx.hosted = body.hosted.clone();
     (ctx.body, ctx.plan) = (Some(body), Some(plan));
     ctx.quote = Some(quote?);
     Ok(())
 }
 
+/// What a target charges: for LLM tokens, and for the calls of tools that its provider runs.
+type Charges = (Option<Arc<Price>>, Option<CallPrices>);
+
 /// Finds out the most that a request can cost. Under a budget, deployments without a price are passed over.
 ///
 /// # Errors
-/// Under a budget, none has a price.
-fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayError> {
+/// Under a budget, none has a price for all that the request asks for.
+fn quote(session: &Session, ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayError> {
     let bound = &body.bound;
-    let prices: Vec<Option<Arc<Price>>> = plan.targets.iter().map(|target| ctx.engines.price(target)).collect();
+    let charges = |target: &Target| -> Charges {
+        let price = ctx.engines.price(&ctx.endpoint, target);
+        let calls = |price: &Arc<Price>| ctx.engines.call_prices(&ctx.endpoint, body.hosted.as_ref(), target, price);
+        let calls = price.as_ref().and_then(calls);
+        (price, calls)
+    };
+    let mut all: Vec<Charges> = plan.targets.iter().map(charges).collect();
     let budgeted = ctx.principal.as_ref().is_some_and(Principal::counts_money);
     for (there, field) in [(bound.background, "background"), (bound.fallbacks, "models"), (bound.surcharge, "speed")] {
         if there {
             require_plain(ctx, field, budgeted)?;
         }
     }
-    if budgeted && prices.iter().any(Option::is_none) {
-        let priced: Vec<Target> = plan
-            .targets
-            .iter()
-            .zip(&prices)
-            .filter(|(_, price)| price.is_some())
-            .map(|(target, _)| target.clone())
-            .collect();
-        if priced.is_empty() {
-            return Err(not_priced(ctx, plan));
-        }
-        plan.targets = priced.into();
-    }
     let tier = body.peek.service_tier.unwrap_or_default();
+    let long = budgeted && asks_for_long_context(session, ctx, plan);
+    if budgeted {
+        let mut refusal = None;
+        let mut require = |target: &Target, charges: &Charges| match require_price(ctx, body, target, charges, long) {
+            Ok(()) => true,
+            Err(error) => {
+                refusal.get_or_insert(error);
+                false
+            }
+        };
+        let served: Vec<bool> =
+            plan.targets.iter().zip(&all).map(|(target, charges)| require(target, charges)).collect();
+        if let Some(error) = refusal {
+            if !served.contains(&true) {
+                return Err(error);
+            }
+            let kept = plan.targets.iter().zip(&served).filter(|(_, served)| **served);
+            plan.targets = kept.map(|(target, _)| target.clone()).collect();
+            let mut served = served.into_iter();
+            all.retain(|_| served.next().unwrap_or_default());
+        }
+    }
     // OpenAI's default of 16 tokens for a legacy completion; others may have another.
     let knows_default =
         plan.targets.iter().all(|target| matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure));
     let stated = bound.max_output_tokens.filter(|_| !bound.assumed_output || knows_default);
     let (mut worst, mut most_prompt, mut most_answer) = (NanoUsd::ZERO, 0, 0);
-    for price in &prices {
+    for (price, calls) in &all {
         let price = price.as_deref();
-        let answer = stated.or(price.and_then(Price::max_output_tokens)).unwrap_or(UNKNOWN_ANSWER);
-        let answer = answer.saturating_mul(bound.choices);
-        let prompt = prompt_bound(&ctx.endpoint, bound, price);
+        let mut answer = stated.or(price.and_then(Price::max_output_tokens)).unwrap_or(UNKNOWN_ANSWER);
+        answer = answer.saturating_mul(bound.choices);
+        let mut prompt = prompt_bound(&ctx.endpoint, bound, price, calls.is_some(), long);
+        let mut most_calls = NanoUsd::ZERO;
+        if let Some(calls) = calls {
+            let turns = calls.turns();
+            prompt = prompt.saturating_mul(turns);
+            if stated.is_none() || !calls.hosted().answer_is_one() {
+                answer = answer.saturating_mul(turns);
+            }
+            most_calls = calls.most().unwrap_or_default();
+        }
         (most_prompt, most_answer) = (prompt.max(most_prompt), answer.max(most_answer));
-        worst = worst.max(price.map_or(NanoUsd::ZERO, |price| price.worst_case(prompt, answer, tier)));
+        let tokens = price.map_or(NanoUsd::ZERO, |price| price.worst_case(prompt, answer, tier));
+        worst = worst.max(tokens.saturating_add(most_calls));
     }
     let answer = bound.max_output_tokens.unwrap_or(0).saturating_mul(bound.choices);
     Ok(Quote {
@@ -192,10 +227,83 @@ fn quote(ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayEr
         choices: bound.choices,
         tokens: bound.estimate_tokens.saturating_add(answer),
         prompt_estimate: bound.estimate_tokens,
-        unbounded_prompt: bound.unbounded_prompt,
+        unbounded_prompt: bound.unbounded_prompt || all.iter().any(|(_, calls)| calls.is_some()),
         images: bound.images,
         tier,
     })
+}
+
+/// Whether the price list has what this target can charge for the request. Asked under a budget only.
+///
+/// # Errors
+/// What has no price, or no bound.
+fn require_price(
+    ctx: &Context,
+    body: &Body,
+    target: &Target,
+    (price, calls): &Charges,
+    long: bool,
+) -> Result<(), GatewayError> {
+    let name = format_args!("{}/{}", target.provider.name, target.model);
+    let Some(price) = price else { return Err(not_priced(ctx, target)) };
+    let tenant = ctx.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
+    let refuse = |fault, param, message: String| Err(GatewayError::new(fault, message).with_param(Some(param)));
+    if body.peek.service_tier == Some(ServiceTier::Unknown) {
+        let message = format!(
+            "There is a budget for tenant '{tenant}', and the tier that 'service_tier' names has no price for '{name}'. Tiers              with prices are default, flex, priority and auto."
+        );
+        return refuse(Fault::ModelNotPriced, "service_tier", message);
+    }
+    if long
+        && target.provider.dialect == Dialect::Anthropic
+        && price.max_input_tokens().is_none_or(|longest| longest < LONG_CONTEXT)
+        && !price.has_step_up_to(LONG_PROMPT)
+    {
+        let message = format!(
+            "There is a budget for tenant '{tenant}', and nobody knows what '{name}' costs with the long context that              'anthropic-beta' asks for. The gateway's operator can add it (prices.file, 'above' of the entry '{name}')."
+        );
+        return refuse(Fault::ModelNotPriced, "anthropic-beta", message);
+    }
+    let Some(calls) = calls else { return Ok(()) };
+    let hosted = calls.hosted();
+    let limits = matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure | Vendor::Anthropic);
+    if !limits || !hosted.is_bounded() {
+        let message = format!(
+            "The spend of tenant '{tenant}' is bounded, and nothing bounds how often '{name}' runs tools of its provider for              '{}'. The gateway can bound the tools of OpenAI's Responses API and of Anthropic's Messages.",
+            hosted.name()
+        );
+        return refuse(Fault::PathNotMetered, "tools", message);
+    }
+    if let Some(tool) = calls.missing() {
+        let message = format!(
+            "There is a budget for tenant '{tenant}', and a call of the tool '{tool}', which the provider runs, has no price for              '{name}'. The gateway's operator can add one (prices.file, calls.{}.{tool}).",
+            target.provider.name
+        );
+        return refuse(Fault::ModelNotPriced, "tools", message);
+    }
+    Ok(())
+}
+
+/// The prompt above which Anthropic charges other rates, and the longest prompt of its beta for long contexts (Anthropic's
+/// guide to context windows).
+const LONG_PROMPT: u64 = 200_000;
+const LONG_CONTEXT: u64 = 1_000_000;
+
+/// Whether the provider is asked for a longer context than the model has otherwise, by the client, the tenant or the
+/// configuration.
+fn asks_for_long_context(session: &Session, ctx: &Context, plan: &Plan) -> bool {
+    const NAME: &str = "anthropic-beta";
+    const BETA: &[u8] = b"context-";
+    // `context-1m-2025-08-07`; but `context-management-2025-06-27` has nothing to do with it.
+    let asks = |value: &HeaderValue| {
+        let value = value.as_bytes().to_ascii_lowercase();
+        let found = |at: usize| value.get(at + BETA.len()).is_some_and(u8::is_ascii_digit);
+        memchr::memmem::find_iter(&value, BETA).any(found)
+    };
+    let own = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
+    let configured = plan.targets.iter().flat_map(|target| &target.provider.headers).chain(own);
+    session.req_header().headers.get_all(NAME).iter().any(asks)
+        || configured.filter(|(name, _)| name.as_str() == NAME).any(|(_, value)| asks(value))
 }
 
 /// Fields with which a request does more than it shows: an answer that is fetched later and never counted, another model than
@@ -211,22 +319,20 @@ fn require_plain(ctx: &Context, field: &'static str, budgeted: bool) -> Result<(
     Err(GatewayError::new(Fault::PathNotMetered, message).with_param(Some(field)))
 }
 
-/// The most prompt tokens that a model can count.
-fn prompt_bound(endpoint: &Endpoint, bound: &Bound, price: Option<&Price>) -> u64 {
+/// The most prompt tokens that a model can count each time it reads the prompt.
+fn prompt_bound(endpoint: &Endpoint, bound: &Bound, price: Option<&Price>, tools: bool, long: bool) -> u64 {
     // One request may hold many texts to embed or complete, each as long as the model takes.
     let one_prompt = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages);
     let longest = price.and_then(Price::max_input_tokens);
-    match bound.unbounded_prompt {
+    let longest = longest.map(|longest| if long { longest.max(LONG_CONTEXT) } else { longest });
+    match bound.unbounded_prompt || tools {
         true => longest.unwrap_or(UNKNOWN_PROMPT).max(if one_prompt { 0 } else { bound.prompt_tokens }),
         false => bound.prompt_tokens.min(longest.filter(|_| one_prompt).unwrap_or(u64::MAX)),
     }
 }
 
-fn not_priced(ctx: &Context, plan: &Plan) -> GatewayError {
-    let missing = plan
-        .targets
-        .first()
-        .map_or_else(|| "-".to_owned(), |target| format!("{}/{}", target.provider.name, target.model));
+fn not_priced(ctx: &Context, target: &Target) -> GatewayError {
+    let missing = format!("{}/{}", target.provider.name, target.model);
     let tenant = ctx.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
     let message = format!(
         "There is a budget for tenant '{tenant}', and '{missing}' has no price. The gateway's operator can add one \

@@ -113,6 +113,10 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
             ctx.body = Some(body);
         }
     }
+    if plan::is_stranger(ctx) {
+        // Before anything is done for it, also what needs no provider.
+        plan::require_credential(ctx)?;
+    }
     if ctx.endpoint == Endpoint::CountTokens
         && let Some(body) = count::answer(ctx).await?
     {
@@ -126,7 +130,7 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
         }
         // What the cache answers costs nothing, so nobody has to know its price. To count is free.
         if ctx.endpoint != Endpoint::CountTokens {
-            admit::estimate(ctx)?;
+            admit::estimate(session, ctx)?;
         }
         translate::prepare(ctx).await.map_err(|refusal| *refusal)?;
     }

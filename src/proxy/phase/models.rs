@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::json;
 
+use super::plan;
 use crate::{
     error::{Fault, GatewayError},
     openai::Endpoint,
@@ -19,7 +20,15 @@ const CREATED: u64 = 0;
 /// A model that no route names, or that this client may not use.
 pub fn answer(ctx: &Context) -> Result<(u16, Bytes), GatewayError> {
     let routes = &ctx.engines.routes;
-    let allowed = |id: &str, route: Option<&str>| ctx.principal.as_ref().is_none_or(|who| who.may_ask(id, route));
+    // A stranger is told of the models that a key of its own opens.
+    let opens = |id: &str| {
+        let plan = routes.configured_plan(id);
+        plan.is_some_and(|plan| plan.targets.iter().any(|target| target.provider.takes_own_keys()))
+    };
+    let stranger = plan::is_stranger(ctx);
+    let allowed = |id: &str, route: Option<&str>| {
+        ctx.principal.as_ref().is_none_or(|who| who.may_ask(id, route)) && (!stranger || opens(id))
+    };
     let body = match &ctx.endpoint {
         Endpoint::Model(id) => {
             let plan = routes.configured_plan(id).filter(|plan| allowed(id, Some(&plan.label))).ok_or_else(|| {

@@ -1,12 +1,15 @@
 //! Plan: peek at the body and choose where the request may go.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::invalid;
 use crate::{
     config::{Credentials, Preset, Vendor},
     error::{Fault, GatewayError},
-    openai::{Bound, DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Peek, PeekError, splice},
+    identity::PREFIX,
+    openai::{Bound, DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Hosted, Peek, PeekError, splice},
     providers::ollama::ContextLengths,
     proxy::context::{Body, Context},
     routing::{Plan, Target},
@@ -37,7 +40,8 @@ pub async fn peek(endpoint: &Endpoint, bytes: Bytes) -> Result<Box<Body>, Gatewa
 fn parse(endpoint: &Endpoint, bytes: Bytes) -> Result<Box<Body>, PeekError> {
     let peek = Peek::parse(&bytes)?;
     let bound = Bound::of(endpoint, &bytes, &peek);
-    Ok(Box::new(Body { bytes, peek, bound }))
+    let hosted = if bound.hosted { Hosted::read(endpoint, &bytes)?.map(Arc::new) } else { None };
+    Ok(Box::new(Body { bytes, peek, bound, hosted }))
 }
 
 /// Chooses the deployments for the model that is asked for.
@@ -125,7 +129,10 @@ pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
 /// Neither the client nor the gateway has a key for any deployment.
 pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
     let Some(plan) = &ctx.plan else { return Ok(()) };
-    let usable = |target: &&Target| !Preset::of(target.provider.vendor).needs_key || credential(ctx, target).is_some();
+    let stranger = is_stranger(ctx);
+    let usable = |target: &&Target| {
+        !stranger && !Preset::of(target.provider.vendor).needs_key || credential(ctx, target).is_some()
+    };
     let count = plan.targets.iter().filter(usable).count();
     if count == plan.targets.len() {
         return Ok(());
@@ -136,6 +143,17 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
         return Ok(());
     }
     let Some(provider) = plan.targets.first().map(|target| &target.provider) else { return Ok(()) };
+    if stranger {
+        let own = match plan.targets.iter().find(|target| target.provider.takes_own_keys()) {
+            Some(target) => format!(", or send a key of your own, which provider '{}' gets", target.provider.name),
+            None => String::new(),
+        };
+        let message = format!(
+            "This gateway serves its own keys to holders of a token only. Present yours as `Authorization: Bearer {PREFIX}…`\
+             {own}. Its operator can serve callers without a token as a tenant (auth.anonymous)."
+        );
+        return Err(GatewayError::new(Fault::MissingCredential, message));
+    }
     let message = format!(
         "No API key for provider '{}'. Send your own in an Authorization header (Authorization: Bearer sk-...) where the \
          provider is OpenAI or Anthropic, or give the gateway one (providers.{}.api_key).",
@@ -143,6 +161,14 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
     );
     Err(GatewayError::new(Fault::MissingCredential, message))
 }
+
+/// Whether the one who asks has nothing of the gateway's own keys.
+pub fn is_stranger(ctx: &Context) -> bool {
+    ctx.principal.as_ref().is_some_and(|principal| principal.own_keys_only)
+}
+
+/// Headers of the configuration that a provider may take for the key.
+const KEY_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
 
 /// True for a key that looks like the vendor's. Anthropic's and OpenRouter's begin like OpenAI's and are none of its
 /// business.
@@ -161,6 +187,14 @@ pub fn credential<'a>(ctx: &'a Context, target: &'a Target) -> Option<(&'a str, 
     let provider = &target.provider;
     let own = ctx.credential.as_ref().map(|secret| (secret.expose(), true));
     let mapped = provider.key.as_ref().map(|secret| (secret.expose(), false));
+    let mapped = mapped.filter(|_| !is_stranger(ctx));
+    if is_stranger(ctx) {
+        // A key in a header of the configuration would go in the place of the stranger's own.
+        let theirs = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
+        if provider.headers.iter().chain(theirs).any(|(name, _)| KEY_HEADERS.contains(&name.as_str())) {
+            return None;
+        }
+    }
     if !matches!(provider.vendor, Vendor::OpenAi | Vendor::Anthropic) {
         return mapped;
     }

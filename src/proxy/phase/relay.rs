@@ -134,9 +134,15 @@ fn bill_of(ctx: &Context) -> Bill {
     let usage = translator.and_then(|translator| translator.usage()).unwrap_or_else(|| relay.usage());
     let so_far = translator.map_or_else(|| relay.usage_so_far(), |translator| translator.usage_so_far());
     let tier = respond::stream_tier(relay, ctx);
-    let counted = usage.map(|usage| {
+    let mut counted = usage.map(|usage| {
         settle::Counted::of(usage, ctx.quote.as_ref(), ctx.price().as_deref(), tier, relay.generated_bytes())
     });
+    if let (Some(calls), Some(counter)) = (ctx.call_prices(), relay.calls()) {
+        // A translated stream does not tell of searches.
+        let searched = translator.map(|translator| counter.clone().searched(translator.searches()));
+        let counter = searched.as_ref().unwrap_or(counter);
+        counted = counted.map(|counted| counted.with_calls(calls.cost(counter)));
+    }
     Bill { counted, uncounted: None, so_far }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     cache::Outcome,
     config::Dialect,
     error::{Fault, GatewayError},
-    openai::{self, Endpoint, RelayOptions, StreamKind, StreamRelay},
+    openai::{self, CallCounter, Endpoint, RelayOptions, StreamKind, StreamRelay},
     providers::{exchange, quirks},
     proxy::{
         context::{Bill, Context, Delivery},
@@ -142,9 +142,9 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
         let hide_usage = ctx.fill().is_none() && peek.is_none_or(|peek| !peek.include_usage);
         let vendor = ctx.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
         let repair_tools = exchange.is_none() && vendor.is_some_and(quirks::repairs_tools);
-        return Delivery::Relay(Box::new(
-            StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true),
-        ));
+        let relay = StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true);
+        let counter = ctx.call_prices().map(|calls| CallCounter::new(calls.hosted().clone()));
+        return Delivery::Relay(Box::new(relay.counting(counter)));
     }
     if exchange.is_some() || content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
 }
@@ -231,6 +231,7 @@ fn hold(session: &mut Session, ctx: &mut Context) {
     let requested_tier = ctx.tier();
     let price = ctx.price();
     let quote = ctx.quote;
+    let calls = ctx.call_prices();
     let bill = ctx.shared_bill().clone();
     let own_credential = ctx.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
     let metrics = ctx.metrics.clone();
@@ -248,7 +249,11 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         let count = |body: &Bytes| {
             let tier = openai::find_service_tier(body).unwrap_or(requested_tier);
             let shown = body.len() as u64;
-            openai::find_usage(body).map(|usage| Counted::of(usage, quote.as_ref(), price.as_deref(), tier, shown))
+            let counted = Counted::of(openai::find_usage(body)?, quote.as_ref(), price.as_deref(), tier, shown);
+            Some(match &calls {
+                Some(calls) => counted.with_calls(calls.cost_of(body)),
+                None => counted,
+            })
         };
         if status >= 400 {
             // A failure that has a count is one that is paid for.

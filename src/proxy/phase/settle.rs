@@ -83,6 +83,11 @@ impl Counted {
         });
         Self { usage, cost, doubted }
     }
+
+    /// With what the calls of tools cost that the provider ran. Without a price of its calls nobody knows what it cost.
+    pub fn with_calls(self, calls: Option<NanoUsd>) -> Self {
+        Self { cost: self.cost.zip(calls).map(|(tokens, calls)| tokens.saturating_add(calls)), ..self }
+    }
 }
 
 /// Counts a stream's tokens in case the provider does not.
@@ -515,9 +520,10 @@ impl Count {
             }
             (None, None) => Settled { usage: Some(usage), cost: None, basis: Basis::Unpriced },
         };
-        for (Spoiled { price, worst_case, .. }, completion_tokens) in self.spoiled {
+        for (Spoiled { price, unbounded, worst_case, .. }, completion_tokens) in self.spoiled {
             let lost = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
-            let cost = settled.cost.unwrap_or_default().saturating_add(price.cost(&lost, tier).min(worst_case));
+            let lost_cost = if unbounded { worst_case } else { price.cost(&lost, tier).min(worst_case) };
+            let cost = settled.cost.unwrap_or_default().saturating_add(lost_cost);
             let usage = settled.usage.unwrap_or_default();
             let prompt_tokens = usage.prompt_tokens.saturating_add(lost.prompt_tokens);
             let completion_tokens = usage.completion_tokens.saturating_add(lost.completion_tokens);

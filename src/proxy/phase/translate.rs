@@ -16,7 +16,10 @@ use crate::{
         exchange::{self, Exchange},
         quirks,
     },
-    proxy::context::{Context, Prepared},
+    proxy::{
+        context::{Context, Prepared},
+        party::Principal,
+    },
     routing::Target,
 };
 
@@ -63,7 +66,14 @@ pub fn ready(ctx: &mut Context) -> bool {
 fn adopt(ctx: &mut Context, target: Target, made: Option<Result<(Bytes, Exchange), Refusal>>) {
     let Some(made) = made else {
         let body = ctx.body.as_ref().map(|body| {
-            let edits = quirks::edits(&ctx.endpoint, &target.provider, &target.model, &body.bytes, &body.peek);
+            let mut edits = quirks::edits(&ctx.endpoint, &target.provider, &target.model, &body.bytes, &body.peek);
+            if let Some(hosted) =
+                body.hosted.as_ref().filter(|_| ctx.principal.as_ref().is_some_and(Principal::counts_money))
+            {
+                // What was reserved has to hold.
+                let most = ctx.engines.config.budgets.max_tool_calls;
+                edits.extend(hosted.limiting_edits(&body.bytes, &body.peek, most));
+            }
             splice(&body.bytes, &body.peek, &edits)
         });
         ctx.prepared = Some(Box::new(Prepared { target, body, exchange: None }));
@@ -124,7 +134,7 @@ impl Translation {
         Some(Self {
             endpoint: ctx.endpoint.clone(),
             target: target.clone(),
-            max_output_tokens: ctx.engines.price(target).and_then(|price| price.max_output_tokens()),
+            max_output_tokens: ctx.engines.price(&ctx.endpoint, target).and_then(|price| price.max_output_tokens()),
             context: ctx.context_wish.filter(|_| target.provider.dialect == Dialect::Ollama),
             body: body.bytes.clone(),
         })
