@@ -14,7 +14,7 @@ use crate::{
     error::{Fault, GatewayError},
     ledger::Reservation,
     limits::Permit,
-    openai::{Bound, CallPrices, Endpoint, Hosted, Peek, StreamRelay, is_label},
+    openai::{Bound, CallPrices, Endpoint, Hosted, Labels, Peek, StreamRelay, is_label},
     pricing::Price,
     providers::exchange::{Exchange, StreamTranslator},
     proxy::{
@@ -280,8 +280,8 @@ pub struct Cached {
     pub served: Option<Arc<Entry>>,
     /// Takes the usage out of the events that the cache keeps, for a client that did not ask for it.
     pub veil: Option<Box<StreamRelay>>,
-    /// The request that leads has labels of its own: what a provider says of its failure may repeat them.
-    pub labelled: bool,
+    /// What the request says of its caller: a reply that was made for others gets these in the place of theirs.
+    pub labels: Labels,
 }
 
 /// What a reply told about usage.

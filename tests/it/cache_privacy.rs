@@ -92,7 +92,16 @@ struct Got {
 }
 
 async fn ask(url: String, request: Value) -> Got {
-    let reply = reqwest::Client::new().post(url).body(request.to_string()).send().await.unwrap();
+    ask_as(url, request, None).await
+}
+
+async fn ask_as(url: String, request: Value, token: Option<String>) -> Got {
+    let post = reqwest::Client::new().post(url).body(request.to_string());
+    let post = match token {
+        Some(token) => post.bearer_auth(token),
+        None => post,
+    };
+    let reply = post.send().await.unwrap();
     assert_eq!(reply.status(), 200);
     let headers = reply.headers().clone();
     let course = headers["x-chittycan-cache"].to_str().unwrap().to_owned();
@@ -153,14 +162,17 @@ fn request(case: usize, labels: &Map<String, Value>, stream: bool) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_gets_a_word_that_another_caller_said_of_itself() {
     let fake = provider(Duration::from_millis(15)).await;
-    let gateway = Gateway::over(fake.address);
+    // Two tenants who share their answers: nothing but the answers.
+    let tenants = "tenants: {FIRST-tenant: {}, SECOND-tenant: {}}\ncache: {namespace: shared}\n";
+    let gateway = Gateway::start(&(providers(&[("openai", fake.address)]) + tenants));
+    let (one, two) = (Some(gateway.token("FIRST-tenant").await), Some(gateway.token("SECOND-tenant").await));
     let url = gateway.url("/v1/responses");
     let pairs = (labels("FIRST"), labels("SECOND"), any::<bool>(), any::<bool>(), any::<bool>());
     let mut runner = TestRunner::deterministic();
     for case in 0..80 {
         let (first, second, first_streams, second_streams, live) = pairs.new_tree(&mut runner).unwrap().current();
         let (first, second) = (request(case, &first, first_streams), request(case, &second, second_streams));
-        let leading = tokio::spawn(ask(url.clone(), first.clone()));
+        let leading = tokio::spawn(ask_as(url.clone(), first.clone(), one.clone()));
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while fake.count() <= case {
             assert!(std::time::Instant::now() < deadline, "the provider is not asked");
@@ -169,10 +181,10 @@ async fn nobody_gets_a_word_that_another_caller_said_of_itself() {
         let (led, followed) = match live {
             // The second reads along with the first.
             true => {
-                let following = ask(url.clone(), second.clone()).await;
+                let following = ask_as(url.clone(), second.clone(), two.clone()).await;
                 (leading.await.unwrap(), following)
             }
-            false => (leading.await.unwrap(), ask(url.clone(), second.clone()).await),
+            false => (leading.await.unwrap(), ask_as(url.clone(), second.clone(), two.clone()).await),
         };
         assert_eq!((&*led.course, &*followed.course, fake.count()), ("MISS", "HIT", case + 1), "{first}\n{second}");
         check(&led, &first, "SECOND");
@@ -180,7 +192,7 @@ async fn nobody_gets_a_word_that_another_caller_said_of_itself() {
         // And the first, when it asks again in the other form.
         let mut again = first.clone();
         again["stream"] = json!(!first_streams);
-        let got = ask(url.clone(), again.clone()).await;
+        let got = ask_as(url.clone(), again.clone(), one.clone()).await;
         assert_eq!(got.course, "HIT");
         check(&got, &again, "SECOND");
     }

@@ -173,9 +173,8 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
     ctx.body = Some(body);
     match answer {
         Err(reason) => Ok(reason),
-        Ok(key) => {
-            let cached =
-                Cached { key, rules, model, fill: None, stale: None, served: None, veil: None, labelled: false };
+        Ok((key, labels)) => {
+            let cached = Cached { key, rules, model, fill: None, stale: None, served: None, veil: None, labels };
             ctx.cached = Some(Box::new(cached));
             Ok("")
         }
@@ -188,7 +187,7 @@ fn judge(endpoint: &Endpoint, body: &Body, directives: &Directives, config: &Con
 }
 
 impl Question {
-    fn key(&self, body: &Body) -> Result<Key, &'static str> {
+    fn key(&self, body: &Body) -> Result<(Key, Labels), &'static str> {
         let headers: Vec<(&str, &[u8])> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         let parts = KeyParts {
@@ -199,7 +198,8 @@ impl Question {
             headers: &headers,
             body: &body.bytes,
         };
-        parts.key().ok_or("body")
+        let key = parts.key().ok_or("body")?;
+        Ok((key, Labels::of(&body.bytes)))
     }
 }
 
@@ -291,7 +291,7 @@ fn served(ctx: &mut Context, entry: &Arc<Entry>, course: Course) {
 
 /// The labels of this request, which a reply that was made for others gets.
 fn labels(ctx: &Context) -> Labels {
-    ctx.body.as_ref().map(|body| Labels::of(&body.bytes)).unwrap_or_default()
+    ctx.cached.as_ref().map(|cached| cached.labels.clone()).unwrap_or_default()
 }
 
 fn render(ctx: &Context, entry: &Entry) -> Option<(Form, Bytes)> {
@@ -460,12 +460,10 @@ pub fn begin_stream(ctx: &mut Context) {
         model: attempt.target.model.clone(),
         dropped: attempt.dropped_for_all(),
     });
-    let labelled = !labels(ctx).is_empty();
     if let Some(cached) = &mut ctx.cached
         && let Some(fill) = &cached.fill
     {
         cached.veil = veil;
-        cached.labelled = labelled;
         server.into_iter().for_each(|server| fill.served_by(server));
     }
 }
@@ -475,7 +473,7 @@ pub fn begin_stream(ctx: &mut Context) {
 pub fn share_events(ctx: &mut Context, events: Bytes, failed: bool) -> Bytes {
     let Some(cached) = &mut ctx.cached else { return events };
     // What the provider says of the failure is for the leader, if it may speak of the leader.
-    if let Some(fill) = cached.fill.as_ref().filter(|_| !(failed && cached.labelled)) {
+    if let Some(fill) = cached.fill.as_ref().filter(|_| !failed || cached.labels.is_empty()) {
         fill.push(Labels::default().put_into_events(&events));
     }
     match &mut cached.veil {
@@ -528,7 +526,7 @@ impl Maker {
             rules: cached.rules.clone(),
             endpoint: ctx.endpoint.clone(),
             other_model: target.model != cached.model,
-            labelled: !labels(ctx).is_empty(),
+            labelled: !cached.labels.is_empty(),
             reader: Reader::of(ctx),
             entry: Entry {
                 form: Form::Json,
