@@ -19,6 +19,7 @@
 //! | L3 | [`identity`] | `chitty_` tokens, scopes, tenants |
 //! | L3 | [`ledger`] | budgets: reserve → settle or release; entries, journal, alerts, reports |
 //! | L3 | [`limits`] | requests, LLM tokens, money and concurrency per tenant and token |
+//! | L3 | [`objects`] | whose the objects are that providers keep: files, batches, stored responses and the like |
 //! | L3 | [`pricing`] | the price catalogue and what a usage costs |
 //! | L3 | [`routing`] | client-facing model → ordered deployments |
 //! | L3 | [`providers`] | which dialect a request needs and its way back; quirks of OpenAI-compatible vendors; Ollama's context lengths; the simulated provider |
@@ -37,6 +38,7 @@ pub mod error;
 pub mod identity;
 pub mod ledger;
 pub mod limits;
+pub mod objects;
 pub mod openai;
 pub mod pricing;
 pub mod providers;

@@ -31,6 +31,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("identity", 3),
     ("ledger", 3),
     ("limits", 3),
+    ("objects", 3),
     ("pricing", 3),
     ("routing", 3),
     ("providers", 3),

@@ -1,0 +1,17 @@
+//! Whose the objects are that providers keep: files, batches, stored completions, responses, conversations, vector stores,
+//! fine-tunes and the like.
+//!
+//! A provider knows one account, that of the gateway's key; the gateway knows whose request made what. It keeps the id of every
+//! object that it sees made, with the tenant that made it, and an id that it has not seen belongs to nobody. What is in here is
+//! plain Rust:
+//!
+//! | file | knows |
+//! |---|---|
+//! | `index` | who owns an id: in memory, bounded, the oldest go first |
+//! | `table` | the same in the SQLite file: one thread writes, and reads what another process wrote |
+
+mod index;
+mod table;
+
+pub use index::{Class, Owner};
+pub use table::{Counts, Objects};

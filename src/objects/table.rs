@@ -1,0 +1,368 @@
+//! The owners in the SQLite file. A request looks at memory only; one thread writes what is new, soon after it became known,
+//! and takes up what another process has written (`can serve --upgrade`: the old one serves on for a while).
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, TransactionBehavior, params};
+
+use super::index::{Class, Index, Key, Owner, key};
+use crate::{
+    store::{self, LOOK, StoreError},
+    types::unix_now,
+};
+
+/// After something new has come the thread waits this long: what comes meanwhile shares its commit.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Rows in one transaction, so that others get their turn.
+const BATCH: usize = 2_000;
+
+/// Ids that wait for a file that cannot be written; beyond that the oldest are not written at all, and are nobody's after a
+/// restart.
+const MAX_WAITING: usize = 200_000;
+
+/// How the index is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Ids whose owner is known.
+    pub known: usize,
+    /// Ids that are not in the database yet.
+    pub waiting: usize,
+    /// Ids that had to go since the start because there were too many.
+    pub forgotten: u64,
+}
+
+/// To whom the providers' objects belong. Lives as long as the process.
+pub struct Objects {
+    shared: Arc<Shared>,
+    writer: Option<Thread>,
+}
+
+struct Shared {
+    path: PathBuf,
+    state: RwLock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    index: Index,
+    unwritten: VecDeque<Row>,
+    /// Gone from the index, and still in the file.
+    gone: Vec<Key>,
+    forgotten: u64,
+    lost: u64,
+}
+
+#[derive(Clone)]
+struct Row {
+    key: Key,
+    owner: Owner,
+    class: Class,
+    at: u64,
+}
+
+/// What the thread has open.
+#[derive(Default)]
+struct File {
+    connection: Option<Connection>,
+    /// The largest row number that is in memory.
+    seen: i64,
+    failed: bool,
+    told: bool,
+}
+
+impl Objects {
+    /// Reads what is known, and goes on keeping the file up to date. Where it cannot be read yet, what is in it is nobody's
+    /// until it can.
+    pub fn open(path: &Path) -> Self {
+        Self::with_limits(path, Class::ALL.map(Class::limit))
+    }
+
+    fn with_limits(path: &Path, limits: [usize; 2]) -> Self {
+        let state = State { index: Index::with_limits(limits), ..State::default() };
+        let shared = Arc::new(Shared { path: path.to_owned(), state: RwLock::new(state) });
+        let mut file = File::default();
+        shared.synchronise(&mut file);
+        let weak = Arc::downgrade(&shared);
+        let spawned = thread::Builder::new().name("objects".into()).spawn(move || run(&weak, file));
+        let writer = match spawned {
+            Ok(handle) => Some(handle.thread().clone()),
+            Err(error) => {
+                tracing::error!(%error, "owners of objects are not written: after a restart they are nobody's");
+                None
+            }
+        };
+        Self { shared, writer }
+    }
+
+    /// Whose an id of a provider is; `None`: nobody's.
+    pub fn owner(&self, provider: &str, id: &str) -> Option<Owner> {
+        self.shared.read().index.owner(&key(provider, id)).cloned()
+    }
+
+    /// Gives ids of a provider their owner. Those that have one keep it.
+    pub fn record<'a>(&self, provider: &str, ids: impl IntoIterator<Item = &'a str>, owner: &Owner, class: Class) {
+        let at = unix_now();
+        let mut state = self.shared.write();
+        let idle = state.unwritten.is_empty();
+        for id in ids {
+            // Hashing under the lock: there are few ids in a reply, and a hash takes 100 ns.
+            let row = Row { key: key(provider, id), owner: owner.clone(), class, at };
+            state.take(row, true);
+        }
+        let wake = idle && !state.unwritten.is_empty();
+        drop(state);
+        if wake && let Some(writer) = &self.writer {
+            writer.unpark();
+        }
+    }
+
+    /// Waits until all that is known is in the file; false where that takes longer.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let begun = Instant::now();
+        while !self.shared.read().unwritten.is_empty() {
+            if begun.elapsed() > patience {
+                return false;
+            }
+            self.writer.iter().for_each(Thread::unpark);
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    /// How the index is.
+    pub fn counts(&self) -> Counts {
+        let state = self.shared.read();
+        Counts { known: state.index.len(), waiting: state.unwritten.len(), forgotten: state.forgotten + state.lost }
+    }
+}
+
+impl Drop for Objects {
+    fn drop(&mut self) {
+        // The thread ends when it finds nobody left.
+        self.writer.iter().for_each(Thread::unpark);
+    }
+}
+
+fn run(shared: &Weak<Shared>, mut file: File) {
+    loop {
+        thread::park_timeout(LOOK);
+        let Some(shared) = shared.upgrade() else { return };
+        if !shared.read().unwritten.is_empty() {
+            thread::sleep(GATHER);
+        }
+        shared.synchronise(&mut file);
+    }
+}
+
+impl State {
+    fn take(&mut self, row: Row, is_new: bool) {
+        let (inserted, gone) = self.index.insert(row.key, &row.owner, row.class);
+        if let Some(gone) = gone {
+            self.forgotten += 1;
+            self.gone.push(gone);
+        }
+        if inserted && is_new {
+            self.unwritten.push_back(row);
+            if self.unwritten.len() > MAX_WAITING {
+                self.unwritten.pop_front();
+                self.lost += 1;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up what others have written, then writes what is new here.
+    fn synchronise(&self, file: &mut File) {
+        let outcome = self.exchange(file);
+        if let Err(error) = &outcome {
+            file.connection = None;
+            if !file.failed {
+                tracing::error!(%error, file = %self.path.display(), "owners of objects cannot be written; they wait in memory");
+            }
+        }
+        file.failed = outcome.is_err();
+        let forgotten = self.counts_gone();
+        if forgotten > 0 && !file.told {
+            file.told = true;
+            tracing::warn!(
+                "there are more objects than the gateway keeps the owners of: the oldest are nobody's from now on"
+            );
+        }
+    }
+
+    fn counts_gone(&self) -> u64 {
+        let state = self.read();
+        state.forgotten + state.lost
+    }
+
+    fn exchange(&self, file: &mut File) -> Result<(), StoreError> {
+        let connection = match &mut file.connection {
+            Some(open) => open,
+            empty => empty.insert(store::open(&self.path)?),
+        };
+        file.seen = self.take_up(connection, file.seen)?;
+        loop {
+            let (rows, gone) = {
+                let mut state = self.write();
+                let rows: Vec<Row> = state.unwritten.iter().take(BATCH).cloned().collect();
+                (rows, std::mem::take(&mut state.gone))
+            };
+            if rows.is_empty() && gone.is_empty() {
+                return Ok(());
+            }
+            match self.store(connection, file.seen, &rows, &gone) {
+                Ok(seen) => file.seen = seen,
+                Err(error) => {
+                    self.write().gone.extend(gone);
+                    return Err(error.into());
+                }
+            }
+            let mut state = self.write();
+            for row in &rows {
+                // What memory had no room for may have gone from the front meanwhile.
+                if state.unwritten.front().is_some_and(|front| front.key == row.key) {
+                    state.unwritten.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Writes in one transaction; returns the number of the last row. What another process wrote before is taken up first, so
+    /// that no number between is passed over, and no row of our own comes back after it has gone from memory.
+    fn store(&self, connection: &mut Connection, seen: i64, rows: &[Row], gone: &[Key]) -> rusqlite::Result<i64> {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let seen = self.take_up(&transaction, seen)?;
+        write(&transaction, rows, gone)?;
+        let last: Option<i64> = transaction.query_row("SELECT max(seq) FROM objects", [], |row| row.get(0))?;
+        transaction.commit()?;
+        Ok(last.unwrap_or(seen).max(seen))
+    }
+
+    /// Reads the rows behind `seen`; returns the last one's number.
+    fn take_up(&self, connection: &Connection, seen: i64) -> rusqlite::Result<i64> {
+        let mut statement = connection
+            .prepare_cached("SELECT seq, key, tenant, anonymous, class, at FROM objects WHERE seq > ?1 ORDER BY seq")?;
+        let mut rows = statement.query([seen])?;
+        let mut last = seen;
+        let mut taken = Vec::new();
+        loop {
+            let row = rows.next()?;
+            if let Some(row) = row {
+                last = row.get(0)?;
+                let tenant: String = row.get(2)?;
+                let owner = Owner { tenant: tenant.as_str().into(), anonymous: row.get(3)? };
+                let class = if row.get::<_, i64>(4)? == Class::Kept as i64 { Class::Kept } else { Class::Turn };
+                taken.push(Row { key: row.get(1)?, owner, class, at: row.get(5)? });
+            }
+            // In portions: requests look at the index meanwhile.
+            if row.is_none() || taken.len() >= BATCH {
+                let mut state = self.write();
+                taken.drain(..).for_each(|row| state.take(row, false));
+            }
+            if row.is_none() {
+                return Ok(last);
+            }
+        }
+    }
+}
+
+fn write(connection: &Connection, rows: &[Row], gone: &[Key]) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO objects (key, tenant, anonymous, class, at) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+    )?;
+    for Row { key, owner, class, at } in rows {
+        insert.execute(params![key, owner.tenant.as_str(), owner.anonymous, *class as i64, at])?;
+    }
+    let mut delete = connection.prepare_cached("DELETE FROM objects WHERE key = ?1")?;
+    for key in gone {
+        delete.execute([key])?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn owner(tenant: &str, anonymous: bool) -> Owner {
+        Owner { tenant: tenant.into(), anonymous }
+    }
+
+    fn until(what: &str, ready: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !ready() {
+            assert!(begun.elapsed() < PATIENCE, "{what} does not happen");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn owners_survive_a_restart_and_reach_another_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("can.db");
+        let old = Objects::open(&path);
+        let new = Objects::open(&path);
+        old.record("openai", ["file-1", "file-2"], &owner("a", false), Class::Kept);
+        assert_eq!(old.owner("openai", "file-1"), Some(owner("a", false)), "at once");
+        until("the other process learning of it", || new.owner("openai", "file-2") == Some(owner("a", false)));
+        new.record("openai", ["file-1"], &owner("b", false), Class::Kept);
+        new.record("openai", ["resp_1"], &owner("b", true), Class::Turn);
+        assert!(new.flush(PATIENCE) && old.flush(PATIENCE));
+        drop((old, new));
+        let again = Objects::open(&path);
+        assert_eq!(again.owner("openai", "file-1"), Some(owner("a", false)));
+        assert_eq!(again.owner("openai", "resp_1"), Some(owner("b", true)));
+        assert_eq!(again.owner("azure", "resp_1"), None);
+        assert_eq!(again.counts(), Counts { known: 3, waiting: 0, forgotten: 0 });
+    }
+
+    #[test]
+    fn what_is_too_much_goes_from_the_file_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("can.db");
+        let small = Objects::with_limits(&path, [3, 1]);
+        for n in 0..10 {
+            small.record("p", [format!("file-{n}").as_str()], &owner("a", false), Class::Kept);
+        }
+        assert!(small.flush(PATIENCE));
+        let rows = || -> i64 {
+            let connection = store::open_to_read(&path).unwrap();
+            connection.query_row("SELECT count(*) FROM objects", [], |row| row.get(0)).unwrap()
+        };
+        until("deleting", || rows() == 3);
+        assert_eq!((small.owner("p", "file-6"), small.counts().forgotten), (None, 7));
+        assert!(small.owner("p", "file-7").is_some());
+        drop(small);
+        assert!(Objects::open(&path).owner("p", "file-9").is_some());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gone").join("can.db");
+        let objects = Objects::open(&path);
+        objects.record("p", ["file-1"], &owner("a", false), Class::Kept);
+        assert!(!objects.flush(Duration::from_millis(50)));
+        assert!(objects.owner("p", "file-1").is_some());
+        std::fs::create_dir(folder.path().join("gone")).unwrap();
+        assert!(objects.flush(PATIENCE));
+    }
+}
