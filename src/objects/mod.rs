@@ -9,9 +9,15 @@
 //! |---|---|
 //! | `index` | who owns an id: in memory, bounded, the oldest go first |
 //! | `table` | the same in the SQLite file: one thread writes, and reads what another process wrote |
+//! | `refs` | what a request's body and query refer to (a table of names, and how they are read) |
+//! | `form` | the fields of a multipart body |
 
+mod form;
 mod index;
+mod refs;
 mod table;
 
+pub use form::{Form, boundary};
 pub use index::{Class, Owner};
+pub use refs::{Dialect, Reference, Refused, is_fine_tune, may_refer, query, scan, scan_field};
 pub use table::{Counts, Objects};

@@ -101,23 +101,32 @@ known! {
 /// too long to be a known one.
 pub(super) fn fold(key: &str) -> Option<String> {
     let mut folded = String::with_capacity(LONGEST);
-    for char in key.chars() {
-        let char = match char {
-            '_' | '-' | ' ' | '\u{ff3f}' | '\u{ff0d}' => continue,
-            // What Unicode, Java or .NET take for a Latin letter.
-            '\u{212a}' => 'k',
-            '\u{17f}' => 's',
-            '\u{130}' | '\u{131}' => 'i',
-            '\u{ff21}'..='\u{ff3a}' => ascii(char, 0xff21),
-            '\u{ff41}'..='\u{ff5a}' => ascii(char, 0xff41),
-            char => char.to_ascii_lowercase(),
-        };
+    for char in key.chars().filter_map(fold_char) {
         if folded.len() >= LONGEST {
             return None;
         }
         folded.push(char);
     }
     Some(folded)
+}
+
+/// Whether the most generous reader could take `key` for `name`.
+pub(crate) fn folds_to(key: &str, name: &str) -> bool {
+    key.chars().filter_map(fold_char).eq(name.chars().filter_map(fold_char))
+}
+
+/// One character as [`fold`] reads it; `None` for a separator.
+pub(crate) fn fold_char(char: char) -> Option<char> {
+    Some(match char {
+        '_' | '-' | ' ' | '\u{ff3f}' | '\u{ff0d}' => return None,
+        // What Unicode, Java or .NET take for a Latin letter.
+        '\u{212a}' => 'k',
+        '\u{17f}' => 's',
+        '\u{130}' | '\u{131}' => 'i',
+        '\u{ff21}'..='\u{ff3a}' => ascii(char, 0xff21),
+        '\u{ff41}'..='\u{ff5a}' => ascii(char, 0xff41),
+        char => char.to_ascii_lowercase(),
+    })
 }
 
 fn ascii(char: char, first: u32) -> char {
@@ -131,6 +140,17 @@ mod tests {
 
     use super::*;
     use crate::openai::{Field, Peek};
+
+    #[test]
+    fn a_key_is_compared_as_the_most_generous_reader_compares_it() {
+        for key in ["file_ids", "FILE_IDS", "File_Id\u{17f}", "f\u{131}le_\u{130}ds", "fileIds", "file-ids"] {
+            assert!(folds_to(key, "file_ids"), "{key}");
+        }
+        assert!(folds_to("\u{212a}ey", "key"));
+        for key in ["file_id", "file_idss", "", "fil_ds"] {
+            assert!(!folds_to(key, "file_ids"), "{key}");
+        }
+    }
 
     fn all() -> Vec<&'static str> {
         Field::ALL.iter().map(|field| field.name()).chain(KNOWN.iter().copied()).collect()

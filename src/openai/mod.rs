@@ -10,7 +10,7 @@ mod canonical;
 mod convert;
 mod endpoint;
 mod error;
-mod fold;
+pub(crate) mod fold;
 mod generated;
 mod good;
 mod hosted;

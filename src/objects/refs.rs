@@ -1,0 +1,654 @@
+//! What a request refers to: the ids in its query and in its JSON body.
+//!
+//! A body is read as the most tolerant reader of a provider might read it: keys are compared as `openai::fold` does, escapes
+//! are decoded, and two members that a reader could take for the same reference are refused.
+
+use std::{borrow::Cow, fmt};
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::openai::fold::{fold_char, folds_to};
+
+/// Whose field names a body has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// OpenAI's.
+    OpenAi,
+    /// Anthropic's, where `input` is what a model has written for a tool.
+    Anthropic,
+}
+
+/// One id that a request refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// The id.
+    pub id: String,
+    /// An id that is nobody's is refused too. Where this is false the request carries all that the id names, so that it reveals
+    /// nothing.
+    pub strict: bool,
+    /// The field, for the error's `param`.
+    pub param: &'static str,
+}
+
+/// Why a body is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Members of one object that a reader could take for the same field.
+    Twice(&'static str),
+    /// The field asks for all that the account has.
+    Wide(&'static str),
+    /// It cannot be read, in the reader's words.
+    Unreadable(String),
+}
+
+/// How the value of a field refers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// A string is an id, so is each of a list, and the member `id` of an object.
+    Any,
+    /// Only the member `id` of an object is one.
+    Object,
+    /// The same; who sends the object has got it with the id.
+    Echo,
+    /// A string is an id if it begins like this, or the member `id` of an object.
+    Prefixed(&'static str),
+    /// A model's name, which is an id if it is that of a fine-tune.
+    Model,
+    /// A list of items, each with an `id` of its own.
+    Items,
+}
+
+/// The fields that refer, by name, at any depth of a body.
+const FIELDS: &[(&str, Form)] = &[
+    ("assistant_id", Form::Any),
+    ("audio", Form::Echo),
+    ("batch_id", Form::Any),
+    ("character_id", Form::Any),
+    ("character_ids", Form::Any),
+    ("characters", Form::Any),
+    ("consent", Form::Any),
+    ("consent_id", Form::Any),
+    ("container", Form::Any),
+    ("container_id", Form::Any),
+    ("conversation", Form::Any),
+    ("conversation_id", Form::Any),
+    ("error_file_id", Form::Any),
+    ("eval_id", Form::Any),
+    ("file_id", Form::Any),
+    ("file_ids", Form::Any),
+    ("fine_tuned_model", Form::Model),
+    ("input", Form::Items),
+    ("input_file_id", Form::Any),
+    ("items", Form::Items),
+    ("message_id", Form::Any),
+    ("model", Form::Model),
+    ("output_file_id", Form::Any),
+    ("part_ids", Form::Any),
+    ("previous_response_id", Form::Any),
+    ("prompt", Form::Object),
+    ("response_id", Form::Any),
+    ("run_id", Form::Any),
+    ("skill_id", Form::Prefixed("skill_")),
+    ("source", Form::Object),
+    ("thread", Form::Any),
+    ("thread_id", Form::Any),
+    ("training_file", Form::Any),
+    ("tunnel_id", Form::Any),
+    ("upload_id", Form::Any),
+    ("validation_file", Form::Any),
+    ("vector_store_id", Form::Any),
+    ("vector_store_ids", Form::Any),
+    ("video", Form::Any),
+    ("video_id", Form::Any),
+    ("voice", Form::Prefixed("voice_")),
+];
+
+/// The parameters of a query that refer.
+const PARAMETERS: &[(&str, Form)] = &[
+    ("after", Form::Any),
+    ("after_id", Form::Any),
+    ("assistant_id", Form::Any),
+    ("batch_id", Form::Any),
+    ("before", Form::Any),
+    ("before_id", Form::Any),
+    ("call_id", Form::Any),
+    ("container_id", Form::Any),
+    ("conversation_id", Form::Any),
+    ("file_id", Form::Any),
+    ("model", Form::Model),
+    ("response_id", Form::Any),
+    ("run_id", Form::Any),
+    ("scope_id", Form::Any),
+    ("thread_id", Form::Any),
+    ("vector_store_id", Form::Any),
+];
+
+/// Fields with what a client or a model has made up: no provider looks for a reference in them.
+const FREE: &[&str] = &[
+    "arguments",
+    "attributes",
+    "headers",
+    "input_schema",
+    "item",
+    "item_schema",
+    "json_schema",
+    "logit_bias",
+    "metadata",
+    "parameters",
+    "sample",
+    "schema",
+];
+
+/// Values that are no ids, in fields that refer (`conversation`, `container`).
+const WORDS: &[&str] = &["", "auto", "none"];
+
+/// Objects in these fields that ask for all that the account has: an eval over every stored completion or response.
+const WIDE: &[(&str, &[&str])] = &[
+    ("source", &["logs", "responses", "stored_completions"]),
+    ("data_source_config", &["logs", "stored_completions"]),
+];
+
+/// Items whose content a provider looks up by their id, unless they carry this member.
+const LOOKED_UP: &[(&str, &str)] = &[("image_generation_call", "result"), ("reasoning", "encrypted_content")];
+
+/// Whether a model's name is that of a fine-tune: `ft:gpt-4o:org::id`, in former days `davinci:ft-org-…`.
+pub fn is_fine_tune(model: &str) -> bool {
+    let begins = |text: &str, with: &str| text.get(..with.len()).is_some_and(|head| head.eq_ignore_ascii_case(with));
+    begins(model, "ft:") || model.split(':').skip(1).any(|part| begins(part, "ft-"))
+}
+
+/// A quick look at a body that seldom refers to anything (a chat completion): false where it holds neither a key that ends in
+/// `id` or `ids` nor an escape that could hide one.
+pub fn may_refer(body: &[u8]) -> bool {
+    let ends = |at: usize| match &body[at + 1..] {
+        [b'"', ..] | [b's' | b'S', b'"', ..] => true,
+        // A long s.
+        [0xc5, 0xbf, b'"', ..] => true,
+        _ => false,
+    };
+    let begins = |at: usize| at > 0 && matches!(body[at - 1], b'i' | b'I' | 0xb0 | 0xb1);
+    memchr::memchr3_iter(b'd', b'D', b'\\', body).any(|at| match body[at] {
+        b'\\' => hides(&body[at + 1..]),
+        _ => begins(at) && ends(at),
+    })
+}
+
+/// Whether an escape stands for a character that a key may fold to.
+fn hides(escape: &[u8]) -> bool {
+    let [b'u', digits @ ..] = escape else { return false };
+    let code = digits.get(..4).and_then(|digits| u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+    code.and_then(|code| char::from_u32(code.into()))
+        .is_some_and(|char| fold_char(char).is_none_or(|letter| letter.is_ascii_alphabetic()))
+}
+
+/// The references in a JSON body.
+///
+/// # Errors
+/// A body that could be read in two ways, or not at all, or that asks for all there is.
+pub fn scan(body: &[u8], dialect: Dialect) -> Result<Vec<Reference>, Refused> {
+    let mut scan = Scan { dialect, found: Vec::new(), refused: None };
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let outcome = Value { scan: &mut scan, place: Place::Plain }.deserialize(&mut reader).and_then(|()| reader.end());
+    match (scan.refused, outcome) {
+        (Some(refused), _) => Err(refused),
+        (None, Err(error)) => Err(Refused::Unreadable(error.to_string())),
+        (None, Ok(())) => Ok(scan.found),
+    }
+}
+
+/// The references in the fields of a multipart body: names may have brackets (`video[id]`), values may be JSON.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_field(name: &str, value: &str) -> Result<Vec<Reference>, Refused> {
+    let parsed = match value.trim_start().as_bytes().first() {
+        Some(b'{' | b'[' | b'"') => value.to_owned(),
+        _ => crate::openai::escape_json_string(value),
+    };
+    let steps: Vec<&str> = name.split(['[', ']', '.']).filter(|step| !step.is_empty()).collect();
+    let wrap = |inner: String, step: &&str| format!("{{{}:{inner}}}", crate::openai::escape_json_string(step));
+    match scan(steps.iter().rev().fold(parsed, wrap).as_bytes(), Dialect::OpenAi) {
+        // Text that only begins like JSON.
+        Err(Refused::Unreadable(_)) => {
+            let text = crate::openai::escape_json_string(value);
+            scan(steps.iter().rev().fold(text, wrap).as_bytes(), Dialect::OpenAi)
+        }
+        outcome => outcome,
+    }
+}
+
+/// The references in a query string.
+pub fn query(query: &str) -> Vec<Reference> {
+    let pairs = query.split(['&', ';']).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut found = Vec::new();
+    for (name, value) in pairs {
+        let (name, value) = (decode(name, true), decode(value, true));
+        let name = name.split('[').next().unwrap_or_default();
+        let Some((param, form)) = PARAMETERS.iter().find(|(known, _)| folds_to(name, known)) else { continue };
+        if form.takes(&value) {
+            found.push(Reference { id: value.into_owned(), strict: true, param });
+        }
+    }
+    found
+}
+
+/// Decodes `%XX`, and `+` where it stands for a space. What is no escape stays; bytes that are no text become signs that no id
+/// has.
+pub fn decode(text: &str, plus: bool) -> Cow<'_, str> {
+    if !text.bytes().any(|byte| byte == b'%' || plus && byte == b'+') {
+        return Cow::Borrowed(text);
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let code = tail.get(..2).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 16).ok());
+        match (first, code) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                rest = &tail[2..];
+                continue;
+            }
+            (b'+', _) if plus => out.push(b' '),
+            _ => out.push(*first),
+        }
+        rest = tail;
+    }
+    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
+}
+
+impl Form {
+    /// Whether a string in such a field is an id.
+    fn takes(self, text: &str) -> bool {
+        match self {
+            Self::Any => !WORDS.contains(&text),
+            Self::Prefixed(prefix) => text.starts_with(prefix),
+            Self::Model => is_fine_tune(text),
+            Self::Object | Self::Echo | Self::Items => false,
+        }
+    }
+
+    /// Whether the member `id` of an object in such a field is one.
+    fn takes_object(self) -> bool {
+        !matches!(self, Self::Items)
+    }
+}
+
+struct Scan {
+    dialect: Dialect,
+    found: Vec<Reference>,
+    refused: Option<Refused>,
+}
+
+/// What a value stands in.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In nothing that refers.
+    Plain,
+    /// In a field that refers.
+    Field(&'static str, Form),
+    /// In a list of items.
+    Item(&'static str),
+}
+
+struct Value<'s> {
+    scan: &'s mut Scan,
+    place: Place,
+}
+
+/// What of an object decides how its `id` is meant.
+#[derive(Default)]
+struct Object {
+    id: Option<String>,
+    kind: Option<String>,
+    /// Known fields that it has had, to see one a second time.
+    seen: Vec<&'static str>,
+    /// It carries the member that spares a look-up.
+    whole: bool,
+}
+
+fn known(key: &str) -> Option<(&'static str, Form)> {
+    let plain = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if plain {
+        return FIELDS.binary_search_by_key(&key, |(name, _)| name).ok().map(|at| FIELDS[at]);
+    }
+    FIELDS.iter().find(|(name, _)| folds_to(key, name)).copied()
+}
+
+/// Other fields whose second occurrence could hide something.
+const DECIDING: &[&str] = &["id", "type", "result", "encrypted_content", "data_source_config", "data_source"];
+
+impl Scan {
+    fn add(&mut self, id: &str, strict: bool, param: &'static str) {
+        self.found.push(Reference { id: id.to_owned(), strict, param });
+    }
+
+    /// An object is over.
+    fn judge(&mut self, object: Object, place: Place) {
+        let kind = object.kind.as_deref();
+        let Some(id) = object.id.as_deref().filter(|id| !id.is_empty()) else { return };
+        match place {
+            Place::Field(param, form) if form.takes_object() => self.add(id, form != Form::Echo, param),
+            Place::Item(param) => {
+                let looked_up = LOOKED_UP.iter().any(|(name, _)| Some(*name) == kind) && !object.whole;
+                let bare = kind.is_none_or(|kind| kind == "item_reference");
+                self.add(id, looked_up || bare, param);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Value<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Value<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let (scan, place) = (self.scan, self.place);
+        let mut object = Object::default();
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            if FREE.contains(&&*key) || scan.dialect == Dialect::Anthropic && key == "input" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let deciding = DECIDING.iter().find(|name| folds_to(&key, name)).copied();
+            let field = known(&key);
+            if let Some(name) = deciding.or(field.map(|(name, _)| name)) {
+                if object.seen.contains(&name) {
+                    scan.refused.get_or_insert(Refused::Twice(name));
+                    return Err(A::Error::custom("a field is given twice"));
+                }
+                object.seen.push(name);
+            }
+            match (deciding, field) {
+                (Some("id"), _) => object.id = map.next_value::<Text>()?.0,
+                (Some("type"), _) => {
+                    object.kind = map.next_value::<Text>()?.0;
+                    let field = if let Place::Field(name, _) = place { name } else { "" };
+                    let wide = WIDE.iter().find(|(name, _)| *name == field);
+                    if let Some((name, kinds)) = wide
+                        && object.kind.as_deref().is_some_and(|kind| kinds.contains(&kind))
+                    {
+                        scan.refused.get_or_insert(Refused::Wide(name));
+                        return Err(A::Error::custom("a field asks for everything"));
+                    }
+                }
+                (Some("data_source_config"), _) => {
+                    let place = Place::Field("data_source_config", Form::Items);
+                    map.next_value_seed(Value { scan: &mut *scan, place })?;
+                }
+                (Some(name @ ("result" | "encrypted_content")), _) => {
+                    let text = map.next_value::<Text>()?.0;
+                    object.whole |= text.is_some_and(|text| !text.is_empty())
+                        && LOOKED_UP.iter().any(|(_, member)| *member == name);
+                }
+                (_, Some((name, form))) => {
+                    map.next_value_seed(Value { scan: &mut *scan, place: Place::Field(name, form) })?;
+                }
+                _ => map.next_value_seed(Value { scan: &mut *scan, place: Place::Plain })?,
+            }
+        }
+        scan.judge(object, place);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let place = match self.place {
+            Place::Field(name, Form::Items) => Place::Item(name),
+            // A list within a list is none of items.
+            Place::Item(_) => Place::Plain,
+            place => place,
+        };
+        while list.next_element_seed(Value { scan: &mut *self.scan, place })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        if let Place::Field(name, form) = self.place
+            && form.takes(text)
+        {
+            self.scan.add(text, true, name);
+        }
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+/// A string, or `None` for any other value.
+struct Text(Option<String>);
+
+impl<'de> serde::Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("JSON")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(Some(text.to_owned())))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Text, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Text(None))
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+
+            fn visit_unit<E>(self) -> Result<Text, E> {
+                Ok(Text(None))
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(body: &str) -> Vec<String> {
+        scan(body.as_bytes(), Dialect::OpenAi).unwrap().into_iter().map(|found| found.id).collect()
+    }
+
+    #[test]
+    fn the_table_is_sorted() {
+        assert!(FIELDS.is_sorted_by_key(|(name, _)| *name) && PARAMETERS.is_sorted_by_key(|(name, _)| *name));
+    }
+
+    #[test]
+    fn every_way_to_refer_is_seen() {
+        for (body, expected) in [
+            (r#"{"input_file_id":"file-1","endpoint":"/v1/responses"}"#, vec!["file-1"]),
+            (
+                r#"{"training_file":"file-1","validation_file":"file-2","model":"ft:gpt-4o:x"}"#,
+                vec!["file-1", "file-2", "ft:gpt-4o:x"],
+            ),
+            (r#"{"previous_response_id":"resp_1","conversation":"conv_1"}"#, vec!["resp_1", "conv_1"]),
+            (
+                r#"{"conversation":{"id":"conv_1"},"prompt":{"id":"pmpt_1","variables":{"a":{"type":"input_file","file_id":"file-1"}}}}"#,
+                vec!["conv_1", "file-1", "pmpt_1"],
+            ),
+            (
+                r#"{"tools":[{"type":"file_search","vector_store_ids":["vs_1","vs_2"]},{"container":{"type":"auto","file_ids":["file-1"]}},{"container":"cntr_1"}]}"#,
+                vec!["vs_1", "vs_2", "file-1", "cntr_1"],
+            ),
+            (
+                r#"{"input":[{"type":"message","content":[{"type":"input_file","file_id":"file-1"}]},{"id":"msg_1"},{"type":"item_reference","id":"rs_1"}]}"#,
+                vec!["file-1", "msg_1", "rs_1"],
+            ),
+            (
+                r#"{"messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"file-1"}}]},{"audio":{"id":"audio_1"}}]}"#,
+                vec!["file-1", "audio_1"],
+            ),
+            (
+                r#"{"files":[{"file_id":"file-1","attributes":{"file_id":"x"}}],"metadata":{"file_id":"x","conversation":"y"}}"#,
+                vec!["file-1"],
+            ),
+            (r#"{"data_source":{"type":"completions","source":{"type":"file_id","id":"file-1"}}}"#, vec!["file-1"]),
+            (
+                r#"{"voice":"alloy","container":"auto","skills":[{"type":"anthropic","skill_id":"pptx"},{"skill_id":"skill_1"}]}"#,
+                vec!["skill_1"],
+            ),
+            (
+                r#"{"tools":[{"type":"function","parameters":{"properties":{"file_id":"x"}}}],"input":"file_id","user":"file-1"}"#,
+                vec![],
+            ),
+            (
+                r#"{"FILE_ID":"file-1","\u0066ile_ids":["file-2"],"container\u005fid":"cntr_1","tas\u212a":"x"}"#,
+                vec!["file-1", "file-2", "cntr_1"],
+            ),
+            ("[{\"file_id\":\"file-1\"}]", vec!["file-1"]),
+            ("{\"vector_\u{17f}tore_id\":\"vs_1\",\"f\u{131}le_id\":\"file-1\"}", vec!["vs_1", "file-1"]),
+        ] {
+            let mut found = ids(body);
+            found.sort();
+            let mut expected: Vec<String> = expected.into_iter().map(str::to_owned).collect();
+            expected.sort();
+            assert_eq!(found, expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn items_that_carry_their_content_reveal_nothing() {
+        let strict = |item: &str| {
+            let found = scan(format!(r#"{{"input":[{item}]}}"#).as_bytes(), Dialect::OpenAi).unwrap();
+            (found.len() == 1).then(|| found[0].strict).unwrap()
+        };
+        assert!(!strict(r#"{"type":"message","id":"msg_1","content":"x"}"#));
+        assert!(!strict(r#"{"id":"rs_1","type":"reasoning","summary":[],"encrypted_content":"x"}"#));
+        assert!(strict(r#"{"id":"rs_1","type":"reasoning","summary":[],"encrypted_content":null}"#));
+        assert!(strict(r#"{"id":"rs_1","type":"reasoning","summary":[]}"#));
+        assert!(strict(r#"{"id":"ig_1","type":"image_generation_call"}"#));
+        assert!(strict(r#"{"id":"x","type":"item_reference","content":"x"}"#) && strict(r#"{"id":"x","content":"x"}"#));
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for body in [
+            r#"{"file_id":"a","file_id":"b"}"#,
+            r#"{"file_id":"a","FILE_ID":"b"}"#,
+            r#"{"a":[{"file_id":"a","file\u005fid":"b"}]}"#,
+            "{\"vector_store_ids\":[],\"vector_\u{17f}tore_ids\":[\"b\"]}",
+            r#"{"input":[{"type":"message","id":"a","ID":"b"}]}"#,
+            r#"{"conversation":{"id":"a","id":"b"}}"#,
+        ] {
+            assert!(matches!(scan(body.as_bytes(), Dialect::OpenAi), Err(Refused::Twice(_))), "{body}");
+        }
+        for body in ["", "{", "{} x", "no JSON", "\u{feff}{}", &"[".repeat(200)] {
+            assert!(matches!(scan(body.as_bytes(), Dialect::OpenAi), Err(Refused::Unreadable(_))), "{body}");
+        }
+        let wide = r#"{"data_source":{"type":"completions","source":{"type":"stored_completions"}}}"#;
+        assert_eq!(scan(wide.as_bytes(), Dialect::OpenAi), Err(Refused::Wide("source")));
+        let wide = r#"{"data_source_config":{"type":"logs"}}"#;
+        assert_eq!(scan(wide.as_bytes(), Dialect::OpenAi), Err(Refused::Wide("data_source_config")));
+    }
+
+    #[test]
+    fn what_anthropics_models_write_for_tools_is_no_reference() {
+        let body = br#"{"container":{"id":"container_1"},"messages":[{"content":[{"type":"tool_use","id":"toolu_1","input":{"file_id":"x"}},
+            {"type":"document","source":{"type":"file","file_id":"file_1"}}]}],"requests":[{"params":{"container":"container_2"}}]}"#;
+        let found: Vec<_> = scan(body, Dialect::Anthropic).unwrap().into_iter().map(|found| found.id).collect();
+        assert_eq!(found, ["container_1", "file_1", "container_2"]);
+    }
+
+    #[test]
+    fn the_quick_look_misses_no_reference() {
+        for body in [
+            r#"{"file_id":1}"#,
+            r#"{"FILE_IDS":1}"#,
+            r#"{"file_i\u0064":1}"#,
+            r#"{"\u0066ile\u005fid":1}"#,
+            "{\"f\u{131}le_\u{131}d\":1}",
+            "{\"file_id\u{17f}\":1}",
+            r#"{"audio":{"id":"x"}}"#,
+            r#"{"audio":{"id\u0022:"x"}}"#,
+        ] {
+            let hit = may_refer(body.as_bytes());
+            assert!(hit || body.contains("u0022"), "{body}");
+        }
+        let plain =
+            r#"{"model":"gpt-4o","messages":[{"role":"user","content":"I did\u00e9 \"say\" it\n"}],"max_tokens":3}"#;
+        assert!(!may_refer(plain.as_bytes()));
+    }
+
+    #[test]
+    fn queries_and_fields_are_read() {
+        let found: Vec<_> = query("limit=3&after=file%2D1&AFTER=b&model=ft:x&model=gpt-4o&run_id[]=r+1")
+            .into_iter()
+            .map(|r| r.id)
+            .collect();
+        assert_eq!(found, ["file-1", "b", "ft:x", "r 1"]);
+        let field =
+            |name: &str, value: &str| scan_field(name, value).unwrap().into_iter().map(|r| r.id).collect::<Vec<_>>();
+        assert_eq!(field("file_id", "file-1"), ["file-1"]);
+        assert_eq!(field("video[id]", "video_1"), ["video_1"]);
+        assert_eq!(field("input_reference[file_id]", "file-1"), ["file-1"]);
+        assert_eq!(field("file_ids[]", "file-1"), ["file-1"]);
+        assert_eq!(field("video", r#"{"id":"video_1"}"#), ["video_1"]);
+        assert_eq!(field("session", r#"{"tools":[{"file_id":"file-1"}]}"#), ["file-1"]);
+        assert!(field("prompt", "{not JSON").is_empty() && field("purpose", "batch").is_empty());
+        assert!(scan_field("session", r#"{"file_id":"a","file_id":"b"}"#).is_err());
+    }
+
+    #[test]
+    fn fine_tunes_are_told_by_their_names() {
+        for model in ["ft:gpt-4o-mini:org::1", "FT:x", "davinci:ft-org-2023", "ft:gpt-4o:org::1:ckpt-step-9"] {
+            assert!(is_fine_tune(model), "{model}");
+        }
+        for model in ["gpt-4o", "left:x", "soft-ft", "", "llama3:8b"] {
+            assert!(!is_fine_tune(model), "{model}");
+        }
+    }
+}
