@@ -9,15 +9,24 @@
 //! |---|---|
 //! | `index` | who owns an id: in memory, bounded, the oldest go first |
 //! | `table` | the same in the SQLite file: one thread writes, and reads what another process wrote |
+//! | `rules` | every path: what of it is an id, what its reply makes, what is refused (a table) |
 //! | `refs` | what a request's body and query refer to (a table of names, and how they are read) |
 //! | `form` | the fields of a multipart body |
+//! | `made` | the ids in a reply |
+//! | `page` | a list without what belongs to others |
 
 mod form;
 mod index;
+mod made;
+mod page;
 mod refs;
+mod rules;
 mod table;
 
 pub use form::{Form, boundary};
 pub use index::{Class, Owner};
+pub use made::{find, find_audio};
+pub use page::{Collected, Cursor, Page, Step};
 pub use refs::{Dialect, Reference, Refused, is_fine_tune, may_refer, query, scan, scan_field};
+pub use rules::{Action, Answer, RESPONSE, Rule, SIDE_EFFECTS, find_rule};
 pub use table::{Counts, Objects};

@@ -1,0 +1,291 @@
+//! A list without what belongs to others.
+//!
+//! A provider's page may hold nothing that a tenant may see while a later one does. The official SDKs end a list at an empty
+//! page and go on behind the last element they got, so a page must be filled: the provider is asked for one page after the
+//! other until there is enough, or no more. The client's cursors are its own ids only.
+
+use serde_json::{Map, Value, json};
+
+use super::refs::decode;
+
+/// Elements of one page from the provider, unless the client wants more: what most of its lists give at most.
+const PAGE: usize = 100;
+
+/// Where a list is read on, from the client's query.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    /// Names and values as they came, without those below.
+    rest: Vec<String>,
+    /// How many elements the client wants.
+    limit: Option<usize>,
+    /// The name of the cursor's parameter, and the id.
+    at: Option<(&'static str, String)>,
+    anthropic: bool,
+}
+
+/// Parameters with a cursor, and whether they lead backwards.
+const CURSORS: &[(&str, bool)] =
+    &[("after", false), ("before", true), ("after_id", false), ("before_id", true), ("page", false)];
+
+impl Cursor {
+    /// Reads a query; `anthropic` lists have other names for the same.
+    pub fn of(query: &str, anthropic: bool) -> Self {
+        let mut cursor = Self { rest: Vec::new(), limit: None, at: None, anthropic };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let known = CURSORS.iter().find(|(known, _)| *known == decode(name, true));
+            match (known, value.parse()) {
+                (Some((known, _)), _) => cursor.at = Some((known, decode(value, true).into_owned())),
+                (None, Ok(limit)) if name == "limit" => cursor.limit = Some(limit),
+                _ => cursor.rest.push(pair.to_owned()),
+            }
+        }
+        cursor
+    }
+
+    /// The query for the next page.
+    pub fn query(&self) -> String {
+        let limit = self.limit.map(|limit| format!("limit={}", limit.max(PAGE)));
+        let at = self.at.as_ref().map(|(name, id)| format!("{name}={}", encode(id)));
+        self.rest.iter().cloned().chain(limit).chain(at).collect::<Vec<_>>().join("&")
+    }
+
+    fn is_backwards(&self) -> bool {
+        self.at.as_ref().is_some_and(|(name, _)| CURSORS.iter().any(|(known, back)| known == name && *back))
+    }
+
+    fn forward(&self) -> &'static str {
+        if self.anthropic { "after_id" } else { "after" }
+    }
+}
+
+/// `%XX` for all that is not a letter, a digit or one of `-._~`.
+fn encode(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// One page as the provider gave it.
+#[derive(Debug)]
+pub struct Page {
+    envelope: Map<String, Value>,
+    data: Vec<Value>,
+}
+
+impl Page {
+    /// `None` for what is no list.
+    pub fn read(body: &[u8]) -> Option<Self> {
+        let Value::Object(mut envelope) = serde_json::from_slice(body).ok()? else { return None };
+        let Value::Array(data) = envelope.remove("data")? else { return None };
+        Some(Self { envelope, data })
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.envelope.get(name)?.as_str()
+    }
+
+    fn has_more(&self) -> bool {
+        self.envelope.get("has_more").and_then(Value::as_bool).unwrap_or(self.text("next_page").is_some())
+    }
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Ask for the page that the cursor now names.
+    More,
+    /// The list is as long as the client wants, or at its end.
+    Done,
+}
+
+/// What the client gets.
+#[derive(Debug)]
+pub struct Collected {
+    cursor: Cursor,
+    data: Vec<Value>,
+    envelope: Map<String, Value>,
+    wanted: Option<usize>,
+    has_more: bool,
+}
+
+impl Collected {
+    /// Nothing yet.
+    pub fn new(cursor: Cursor) -> Self {
+        let wanted = cursor.limit;
+        Self { cursor, data: Vec::new(), envelope: Map::new(), wanted, has_more: false }
+    }
+
+    /// Where the list is read on.
+    pub fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+
+    /// Nothing was found so far.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// Takes the elements of a page whose id `mine` accepts.
+    pub fn add(&mut self, page: Page, mut mine: impl FnMut(&str, &Value) -> bool) -> Step {
+        let back = self.cursor.is_backwards();
+        let more = page.has_more();
+        let token = page.text("next_page").map(str::to_owned);
+        let id = |element: Option<&Value>| Some(element?.get("id")?.as_str()?.to_owned());
+        let edge = if back { id(page.data.first()) } else { id(page.data.last()) };
+        // Without a limit the client wants as many as the provider gives at once.
+        let wanted = *self.wanted.get_or_insert(page.data.len().max(1));
+        let kept: Vec<Value> = page
+            .data
+            .into_iter()
+            .filter(|element| element.get("id").and_then(Value::as_str).is_some_and(|id| mine(id, element)))
+            .collect();
+        if self.envelope.is_empty() {
+            self.envelope = page.envelope;
+        }
+        match back {
+            true => drop(self.data.splice(0..0, kept)),
+            false => self.data.extend(kept),
+        }
+        // A token may name anything: the client gets none, and all there is.
+        if self.envelope.contains_key("next_page") {
+            return self.turn("page", token.filter(|_| more));
+        }
+        if self.data.len() > wanted {
+            match back {
+                true => drop(self.data.drain(..self.data.len() - wanted)),
+                false => self.data.truncate(wanted),
+            }
+            self.has_more = true;
+            return Step::Done;
+        }
+        if self.data.len() == wanted {
+            self.has_more = more;
+            return Step::Done;
+        }
+        let name = match (back, &self.cursor.at) {
+            (true, Some((name, _))) => name,
+            _ => self.cursor.forward(),
+        };
+        self.turn(name, edge.filter(|_| more))
+    }
+
+    /// Goes on behind `id`; there is no end in sight for one that comes again.
+    fn turn(&mut self, name: &'static str, id: Option<String>) -> Step {
+        let next = id.map(|id| (name, id));
+        if next.is_none() || next == self.cursor.at {
+            return Step::Done;
+        }
+        self.cursor.at = next;
+        Step::More
+    }
+
+    /// The provider was asked often enough: the client may go on behind what it gets.
+    pub fn break_off(&mut self) {
+        self.has_more = true;
+    }
+
+    /// The list in the provider's envelope, of which only what is known stays.
+    pub fn into_body(self) -> bytes::Bytes {
+        let id =
+            |element: Option<&Value>| element.and_then(|element| element.get("id")).cloned().unwrap_or(Value::Null);
+        let (first, last) = (id(self.data.first()), id(self.data.last()));
+        let mut out = Map::new();
+        for (name, value) in self.envelope.iter().filter(|(name, _)| *name == "object") {
+            out.insert(name.clone(), value.clone());
+        }
+        out.insert("data".into(), Value::Array(self.data));
+        for (name, value) in [("first_id", first), ("last_id", last), ("next_page", Value::Null)] {
+            if self.envelope.contains_key(name) {
+                out.insert(name.into(), value);
+            }
+        }
+        out.insert("has_more".into(), json!(self.has_more));
+        serde_json::to_vec(&out).unwrap_or_default().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A provider with 1,000 objects, every 37th of which is ours, and a client that reads as the SDKs do.
+    fn read_all(limit: Option<usize>, anthropic: bool) -> (Vec<String>, usize) {
+        let all: Vec<String> = (0..1_000).map(|n| format!("file-{n}")).collect();
+        let mine = |id: &str| id[5..].parse::<usize>().unwrap() % 37 == 36;
+        let forward = if anthropic { "after_id" } else { "after" };
+        let (mut got, mut after, mut asked) = (Vec::new(), None::<String>, 0);
+        loop {
+            let mut query = limit.map(|limit| format!("purpose=x&limit={limit}")).unwrap_or_default();
+            after.iter().for_each(|id| query.push_str(&format!("&{forward}={id}")));
+            let mut collected = Collected::new(Cursor::of(&query, anthropic));
+            loop {
+                asked += 1;
+                let query = collected.cursor().query();
+                assert!(limit.is_none() || query.starts_with("purpose=x&limit="), "{query}");
+                let value = |name: &str| {
+                    query.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}="))).map(str::to_owned)
+                };
+                let size = value("limit").map_or(20, |limit| limit.parse().unwrap());
+                let from = value(forward).map_or(0, |id| all.iter().position(|other| *other == id).unwrap() + 1);
+                let data: Vec<Value> = all[from..].iter().take(size).map(|id| json!({"id": id})).collect();
+                let body = json!({"object": "list", "data": data, "has_more": from + size < all.len(),
+                    "first_id": data[0]["id"], "last_id": data.last().unwrap()["id"], "total": 1000});
+                if collected.add(Page::read(body.to_string().as_bytes()).unwrap(), |id, _| mine(id)) == Step::Done {
+                    break;
+                }
+            }
+            let reply: Value = serde_json::from_slice(&collected.into_body()).unwrap();
+            assert!(reply.get("total").is_none());
+            let data = reply["data"].as_array().unwrap();
+            assert_eq!(reply["last_id"], data.last().map_or(Value::Null, |element| element["id"].clone()));
+            let ids = data.iter().map(|element| element["id"].as_str().unwrap().to_owned());
+            assert!(limit.is_none_or(|limit| ids.len() <= limit));
+            got.extend(ids);
+            if reply["has_more"] == false || data.is_empty() {
+                return (got, asked);
+            }
+            after = got.last().cloned();
+        }
+    }
+
+    #[test]
+    fn pages_are_full_and_nothing_of_ones_own_is_lost() {
+        let expected: Vec<String> = (0..1_000).filter(|n| n % 37 == 36).map(|n| format!("file-{n}")).collect();
+        for (limit, anthropic) in
+            [(Some(1), false), (Some(5), false), (Some(27), true), (Some(100), false), (None, false)]
+        {
+            let (got, asked) = read_all(limit, anthropic);
+            assert_eq!(got, expected, "{limit:?}");
+            assert!(asked < 100, "{asked}");
+        }
+    }
+
+    #[test]
+    fn backwards_the_nearest_come_last() {
+        let mut collected = Collected::new(Cursor::of("before=x-9&limit=2", false));
+        let page = |ids: &[&str], more: bool| {
+            let data: Vec<Value> = ids.iter().map(|id| json!({"id": id})).collect();
+            Page::read(json!({"data": data, "has_more": more}).to_string().as_bytes()).unwrap()
+        };
+        let mine = |id: &str, _: &Value| id.starts_with("m-");
+        assert_eq!(collected.add(page(&["x-5", "m-6", "x-7", "x-8"], true), mine), Step::More);
+        assert_eq!(collected.cursor().query(), "limit=100&before=x-5");
+        assert_eq!(collected.add(page(&["m-1", "m-2", "m-3", "x-4"], false), mine), Step::Done);
+        let reply: Value = serde_json::from_slice(&collected.into_body()).unwrap();
+        assert_eq!(reply, json!({"data": [{"id": "m-3"}, {"id": "m-6"}], "has_more": true}));
+    }
+
+    #[test]
+    fn tokens_are_followed_and_kept_back() {
+        let mut collected = Collected::new(Cursor::of("limit=1", true));
+        let page = |body: Value| Page::read(body.to_string().as_bytes()).unwrap();
+        let first = page(json!({"data": [{"id": "a"}], "has_more": true, "next_page": "t/1"}));
+        assert_eq!(collected.add(first, |_, _| true), Step::More);
+        assert_eq!(collected.cursor().query(), "limit=100&page=t%2F1");
+        let last = page(json!({"data": [{"id": "b"}, {"x": 1}], "has_more": false, "next_page": null}));
+        assert_eq!(collected.add(last, |_, _| true), Step::Done);
+        let reply: Value = serde_json::from_slice(&collected.into_body()).unwrap();
+        assert_eq!(reply, json!({"data": [{"id": "a"}, {"id": "b"}], "next_page": null, "has_more": false}));
+        assert!(Page::read(b"[]").is_none() && Page::read(br#"{"data":{}}"#).is_none() && Page::read(b"").is_none());
+    }
+}
