@@ -359,6 +359,20 @@ pub struct Tenant {
     pub budgets: Vec<Budget>,
     /// Paths whose cost cannot be told are allowed under a budget.
     pub unmetered_paths: bool,
+    /// Which of the providers' objects it may see.
+    pub provider_objects: ProviderObjects,
+    /// Paths that manage a provider's account are allowed.
+    pub provider_admin: bool,
+}
+
+/// Which of the objects that a provider keeps for the gateway's own key a tenant may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderObjects {
+    /// What it or a tenant below it has made through this gateway.
+    Own,
+    /// All that the account has.
+    All,
 }
 
 /// An amount of money for a span of time.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::{
-    resolved::{ClientLeft, Overrun, Period},
+    resolved::{ClientLeft, Overrun, Period, ProviderObjects},
     values::{HumanDuration, HumanUsd, SecretText},
 };
 
@@ -68,6 +68,19 @@ pub struct Tenant {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &true)]
     pub unmetered_paths: Option<bool>,
+    /// What it may list, read, change, delete and refer to of the objects that providers keep for the gateway's own key (files,
+    /// batches, stored responses, conversations, vector stores, fine-tunes and the like): `own`, what it or a tenant below it
+    /// has made through this gateway; or `all` that the account has, and also paths that the gateway does not know. Without
+    /// it: `own`, but `all` while `tenants` names nobody besides the default tenant, since there is nobody to keep apart then.
+    /// What is reached with a client's own key is not concerned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = ProviderObjects::Own)]
+    pub provider_objects: Option<ProviderObjects>,
+    /// Allow with the gateway's own key the paths that manage the provider's account: `/v1/organization`, `/v1/projects`, the
+    /// permissions of fine-tuned checkpoints. They are refused to everybody else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &true)]
+    pub provider_admin: Option<bool>,
 }
 
 /// How much at once. Each is without limit where it is absent.

@@ -93,7 +93,7 @@ impl Resolver<'_> {
         let default_provider: Arc<str> = file.default_provider.as_str().into();
         self.known_provider(&default_provider, &file.providers, &Path::of(&["default_provider"]));
         let prices_file = file.prices.file.as_ref().and_then(|path| self.file(path, &Path::of(&["prices", "file"])));
-        let (tenants, other_tenants) = self.tenants(&file.tenants);
+        let (tenants, other_tenants) = self.tenants(&file.tenants, &file.auth.default_tenant);
         let auth = self.auth(&file.auth, &file.tenants);
         let budgets = self.budgets(&file.budgets);
         let database = self.database(&file.database);

@@ -8,7 +8,7 @@ use crate::{
         fault::did_you_mean,
         overlay::TENANT_NAME,
         raw,
-        resolved::{Auth, Budget, Budgets, Database, Tenant, Webhook},
+        resolved::{Auth, Budget, Budgets, Database, ProviderObjects, Tenant, Webhook},
     },
     types::TenantId,
 };
@@ -50,15 +50,17 @@ impl Resolver<'_> {
     pub(super) fn tenants(
         &mut self,
         raw: &BTreeMap<String, raw::Tenant>,
+        default_tenant: &str,
     ) -> (BTreeMap<TenantId, Arc<Tenant>>, Option<Arc<Tenant>>) {
         let root = Path::of(&["tenants"]);
+        let alone = raw.keys().all(|name| name == default_tenant);
         let (mut tenants, mut others) = (BTreeMap::new(), None);
         for (name, entry) in raw {
             let path = root.key(name);
             if name != "*" && !TenantId::is_valid(name) {
                 self.fault(&path, format!("not a tenant's name: {TENANT_NAME}; or `*` for all others"));
             }
-            let tenant = Arc::new(self.tenant(entry, &path));
+            let tenant = Arc::new(self.tenant(entry, alone, &path));
             self.lineage(name, raw, &path.key("parent"));
             match name.as_str() {
                 "*" => others = Some(tenant),
@@ -68,7 +70,7 @@ impl Resolver<'_> {
         (tenants, others)
     }
 
-    fn tenant(&mut self, raw: &raw::Tenant, path: &Path) -> Tenant {
+    fn tenant(&mut self, raw: &raw::Tenant, alone: bool, path: &Path) -> Tenant {
         for (at, model) in raw.models.iter().enumerate() {
             if let Err(message) = check_pattern(model) {
                 self.fault(&path.key("models").index(at), message);
@@ -95,6 +97,11 @@ impl Resolver<'_> {
             limits: limits.clone(),
             budgets,
             unmetered_paths: raw.unmetered_paths.unwrap_or(false),
+            provider_objects: raw.provider_objects.unwrap_or(match alone {
+                true => ProviderObjects::All,
+                false => ProviderObjects::Own,
+            }),
+            provider_admin: raw.provider_admin.unwrap_or(false),
         }
     }
 
