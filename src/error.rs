@@ -46,6 +46,10 @@ pub enum Fault {
     ModelNotPriced,
     /// A budget holds, and the gateway cannot tell what the path costs: 403.
     PathNotMetered,
+    /// The path is not served to this tenant with the gateway's key: 403.
+    PathNotAllowed,
+    /// The object is not there, or not the tenant's, which look the same: 404.
+    ObjectNotFound,
     /// A limit of the tenant or the token is reached: 429.
     RateLimited,
     /// A budget does not have enough left: 402, or 429 where the configuration says so.
@@ -93,10 +97,11 @@ impl Fault {
             | Self::MissingScope
             | Self::ModelNotAllowed
             | Self::ModelNotPriced
-            | Self::PathNotMetered => 403,
+            | Self::PathNotMetered
+            | Self::PathNotAllowed => 403,
             Self::RateLimited | Self::BudgetHeld => 429,
             Self::IdentityUnavailable | Self::LedgerUnavailable => 503,
-            Self::UnknownPath | Self::ModelNotFound => 404,
+            Self::UnknownPath | Self::ModelNotFound | Self::ObjectNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
@@ -128,6 +133,8 @@ impl Fault {
             Self::ModelNotAllowed => "model_not_allowed",
             Self::ModelNotPriced => "model_not_priced",
             Self::PathNotMetered => "path_not_metered",
+            Self::PathNotAllowed => "path_not_allowed",
+            Self::ObjectNotFound => "object_not_found",
             Self::RateLimited => "rate_limit_exceeded",
             Self::BudgetExceeded => "budget_exceeded",
             Self::BudgetHeld => "budget_held",
@@ -160,6 +167,8 @@ impl Fault {
             | Self::ModelNotAllowed
             | Self::ModelNotPriced
             | Self::PathNotMetered
+            | Self::PathNotAllowed
+            | Self::ObjectNotFound
             | Self::RateLimited
             | Self::BudgetExceeded
             | Self::BudgetHeld
@@ -249,7 +258,9 @@ impl GatewayError {
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 26] = [
+    const ALL: [Fault; 28] = [
+        Fault::PathNotAllowed,
+        Fault::ObjectNotFound,
         Fault::UnsupportedParameter,
         Fault::NotCached,
         Fault::InvalidRequest,

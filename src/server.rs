@@ -36,6 +36,7 @@ use crate::{
     config::{Config, Listener},
     identity::Directory,
     ledger::Ledger,
+    objects::Objects,
     pricing::Catalogue,
     proxy::{Authorities, Engines, Gateway, Governance, Parties},
     routing::RouteTable,
@@ -97,7 +98,8 @@ impl Server {
         let purges = Purges::follow(&config.database.path);
         let cache = Cache::open(&config.cache, purges).map_err(|error| StartError(vec![format!("cache: {error}")]))?;
         let directory = Directory::follow(&config.database.path);
-        let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache)));
+        let objects = Arc::new(Objects::open(&config.database.path));
+        let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects));
         let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance)?));
         let config = engines.load().config.clone();
         tracing::info!("who can spend: {}", config.who_can_spend(governance.directory.holders()));
@@ -197,6 +199,9 @@ impl Server {
 
 fn last_writes(governance: &Governance) {
     governance.cache.close(LAST_WRITES);
+    if !governance.objects.flush(LAST_WRITES) {
+        tracing::error!("the owners of the last objects are not written; they are nobody's after a restart");
+    }
     if !governance.ledger.close(LAST_WRITES) {
         tracing::error!("the last entries of the ledger are not written; their requests will be recovered");
     }

@@ -86,6 +86,8 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
         ("tokens", admin.governance.directory.is_available()),
     ];
     admin.metrics.ledger(up, health.waiting, [health.written, health.alerts, health.unrecorded]);
+    let objects = admin.governance.objects.counts();
+    admin.metrics.objects(objects.known, objects.waiting, objects.forgotten);
     let config = admin.engines.load().config.clone();
     // Labels come from the configuration: tenants that the entry `*` stands for may be many.
     for budget in ledger.standings().iter().filter(|budget| config.tenants.contains_key(&budget.key.tenant)) {

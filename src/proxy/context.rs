@@ -20,6 +20,7 @@ use crate::{
     proxy::{
         downstream::Decorator,
         gateway::Engines,
+        keeper::Keeper,
         party::{Governance, Principal},
         phase::settle::{Counted, Tally},
     },
@@ -64,6 +65,10 @@ pub struct Context {
     pub tally: Option<Box<Tally>>,
     /// The body, where the gateway reads it.
     pub body: Option<Box<Body>>,
+    /// The body of a request that is only forwarded, where it was read for what it refers to.
+    pub forwarded: Option<Bytes>,
+    /// Takes down what the provider's reply tells of objects.
+    pub keeper: Option<Box<Keeper>>,
     /// What the cache does with its reply.
     pub course: Course,
     /// What the cache knows of it; `None` where it has no part.
@@ -332,6 +337,8 @@ impl Context {
             translator: None,
             credential: None,
             body: None,
+            forwarded: None,
+            keeper: None,
             course: Course::Bypass,
             cached: None,
             plan: None,
@@ -397,6 +404,7 @@ impl Context {
     /// Lets go of the request's body once no further attempt can follow: a stream may stay open for minutes.
     pub fn forget_body(&mut self) {
         self.body = None;
+        self.forwarded = None;
         if let Some(attempt) = &mut self.attempt {
             attempt.body = None;
         }

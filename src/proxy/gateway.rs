@@ -9,7 +9,9 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use pingora_core::{modules::http::HttpModules, upstreams::peer::HttpPeer, utils::tls::WrappedX509};
+use pingora_core::{
+    connectors::http::Connector, modules::http::HttpModules, upstreams::peer::HttpPeer, utils::tls::WrappedX509,
+};
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -131,12 +133,21 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     resolver: Resolver,
     contexts: ContextLengths,
+    /// For lists, which the gateway asks for itself.
+    connector: Connector,
 }
 
 impl Gateway {
     /// A gateway that follows `engines` as they are swapped.
     pub fn new(engines: Arc<ArcSwap<Engines>>, governance: Arc<Governance>, metrics: Arc<Metrics>) -> Self {
-        Self { engines, governance, metrics, resolver: Resolver::default(), contexts: ContextLengths::default() }
+        Self {
+            engines,
+            governance,
+            metrics,
+            resolver: Resolver::default(),
+            contexts: ContextLengths::default(),
+            connector: Connector::new(None),
+        }
     }
 }
 
@@ -158,7 +169,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
-        phase::accept(session, ctx, &self.contexts).await
+        let upstream = phase::list::Upstream { connector: &self.connector, resolver: &self.resolver };
+        phase::accept(session, ctx, &self.contexts, &upstream).await
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
@@ -215,6 +227,11 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
+        if let Some(keeper) = &mut ctx.keeper
+            && let Some(bytes) = body
+        {
+            keeper.pass(bytes);
+        }
         phase::relay::events(session, body, end, ctx)?;
         Ok(None)
     }

@@ -1,10 +1,10 @@
 //! The Pingora proxy. The listing of `phase/` is a request's path:
 //!
-//! identify → admit → read → plan → count → cache → translate → attempt → respond → relay → recover → finish → settle
+//! identify → admit → read → plan → own → list → count → cache → translate → attempt → respond → relay → recover → finish → settle
 //!
 //! [`Gateway`] is the switchboard that Pingora calls; [`downstream`] is the one place that touches Pingora's session
-//! internals; `party` joins a tenant's rules with its meters and budgets; [`reply`] is the only door for replies the gateway makes itself;
-//! `rates` renames Anthropic's rate limit headers; `cors` tells browsers which pages may call; `forwarded` lists the request headers that go to providers,
+//! internals; `party` joins a tenant's rules with its meters and budgets; `keeper` takes down which objects a reply tells of;
+//! [`reply`] is the only door for replies the gateway makes itself; `rates` renames Anthropic's rate limit headers; `cors` tells browsers which pages may call; `forwarded` lists the request headers that go to providers,
 //! `returned` the reply headers that do not come back.
 
 pub mod context;
@@ -13,6 +13,7 @@ pub mod downstream;
 pub mod forwarded;
 mod gateway;
 mod headers;
+mod keeper;
 mod party;
 mod phase;
 mod rates;

@@ -10,10 +10,11 @@ use http::{HeaderName, HeaderValue};
 
 use crate::{
     cache::Cache,
-    config::{self, Config},
+    config::{self, Config, ProviderObjects},
     identity::{Directory, Scope, Scopes, Token},
     ledger::{Account, Covers, Ledger, Rule},
     limits::{Meter, Rules},
+    objects::{Objects, Owner},
     types::{TenantId, TokenId},
 };
 
@@ -28,14 +29,16 @@ pub struct Governance {
     pub ledger: Arc<Ledger>,
     /// Answers.
     pub cache: Arc<Cache>,
+    /// Whose the providers' objects are.
+    pub objects: Arc<Objects>,
     tenant_meters: Mutex<HashMap<TenantId, Arc<Meter>>>,
     token_meters: Mutex<HashMap<TokenId, Arc<Meter>>>,
 }
 
 impl Governance {
     /// Nothing is counted yet.
-    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>, cache: Arc<Cache>) -> Self {
-        Self { directory, ledger, cache, tenant_meters: Mutex::default(), token_meters: Mutex::default() }
+    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>, cache: Arc<Cache>, objects: Arc<Objects>) -> Self {
+        Self { directory, ledger, cache, objects, tenant_meters: Mutex::default(), token_meters: Mutex::default() }
     }
 }
 
@@ -62,6 +65,10 @@ pub struct Party {
     limits_money: bool,
     /// Paths whose cost cannot be told are allowed.
     pub unmetered_paths: bool,
+    /// Which of the providers' objects it may see.
+    pub objects: ProviderObjects,
+    /// Paths that manage a provider's account are allowed.
+    pub provider_admin: bool,
 }
 
 /// The tenants of one configuration.
@@ -161,6 +168,15 @@ impl Parties {
         Some(Principal { party, token: Some(token), meters, own_keys_only: false })
     }
 
+    /// Whether a tenant that has objects of its own only may see what this owner has made: a tenant what it and those below it
+    /// have made, a client without a token what such clients have made, which is anybody.
+    pub fn may_see(&self, who: &Principal, owner: &Owner) -> bool {
+        match who.token {
+            Some(_) => lineage(&self.config, &owner.tenant).contains(&who.party.id),
+            None => owner.anonymous && owner.tenant == who.party.id,
+        }
+    }
+
     fn make(&self, id: &TenantId) -> Option<Party> {
         let own = self.config.tenant(id)?;
         let lineage = lineage(&self.config, id);
@@ -182,6 +198,8 @@ impl Parties {
             default_max_tokens: tenants.iter().find_map(|(_, tenant)| tenant.default_max_tokens),
             limits_money: tenants.iter().any(|(_, tenant)| tenant.limits.usd_per_minute.is_some()),
             unmetered_paths: own.unmetered_paths,
+            objects: own.provider_objects,
+            provider_admin: own.provider_admin,
         };
         for (_, tenant) in &tenants {
             for (header, value) in &tenant.headers {
@@ -231,6 +249,11 @@ impl Principal {
     /// Whether every model is allowed.
     pub fn may_ask_all(&self) -> bool {
         self.party.models.is_empty() && self.token.as_ref().is_none_or(|token| token.models.is_empty())
+    }
+
+    /// To whom what it makes belongs.
+    pub fn as_owner(&self) -> Owner {
+        Owner { tenant: self.party.id.clone(), anonymous: self.token.is_none() }
     }
 
     /// Whose limit a meter of the chain is, in words.

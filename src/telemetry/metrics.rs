@@ -51,6 +51,8 @@ pub struct Metrics {
     ledger_up: IntGaugeVec,
     ledger_waiting: IntGauge,
     ledger_entries: IntCounter,
+    objects: IntGaugeVec,
+    objects_forgotten: IntCounter,
     unrecorded: IntCounter,
     alerts: IntCounter,
     cache_requests: IntCounterVec,
@@ -119,6 +121,14 @@ impl Metrics {
             &["part"],
         )?;
         registry.register(Box::new(ledger_up.clone()))?;
+        let objects = IntGaugeVec::new(
+            Opts::new(
+                "can_objects",
+                "Objects of the providers whose owner is known. `part`: known, waiting (not in the database yet).",
+            ),
+            &["part"],
+        )?;
+        registry.register(Box::new(objects.clone()))?;
         let ledger_waiting = IntGauge::new("can_ledger_waiting_entries", "Entries that are not in the database yet.")?;
         registry.register(Box::new(ledger_waiting.clone()))?;
         let beyond = Counter::new(
@@ -192,6 +202,11 @@ impl Metrics {
                 "Streams ended by the gateway because their budget was used up.",
             )?,
             ledger_entries: single("can_ledger_entries_total", "Entries written to the database.")?,
+            objects,
+            objects_forgotten: single(
+                "can_objects_forgotten_total",
+                "Objects whose owner had to be forgotten, because there were too many. They are nobody's from then on.",
+            )?,
             unrecorded: single(
                 "can_ledger_unrecorded_requests_total",
                 "Requests without a cost that got no entry, because as many as memory has room for were waiting.",
@@ -376,6 +391,14 @@ impl Metrics {
         for (counter, total) in [&self.ledger_entries, &self.alerts, &self.unrecorded].into_iter().zip(totals) {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
+    }
+
+    /// Of how many of the providers' objects the owner is known and not yet written, and how many were forgotten.
+    pub fn objects(&self, known: usize, waiting: usize, forgotten: u64) {
+        for (part, count) in [("known", known), ("waiting", waiting)] {
+            self.objects.with_label_values(&[part]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.objects_forgotten.inc_by(forgotten.saturating_sub(self.objects_forgotten.get()));
     }
 
     /// What the cache did with a request for `model`, the configured route.

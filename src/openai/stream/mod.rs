@@ -105,6 +105,10 @@ pub struct StreamRelay {
     taken: u64,
     /// Counts the calls of tools that the provider runs.
     calls: Option<Box<CallCounter>>,
+    /// Keep the payloads that may tell of objects.
+    watch: bool,
+    /// Those kept and not yet taken.
+    watched: Vec<Vec<u8>>,
 }
 
 /// What was read on the way.
@@ -154,6 +158,8 @@ impl StreamRelay {
             generated: String::new(),
             taken: 0,
             calls: None,
+            watch: false,
+            watched: Vec::new(),
         }
     }
 
@@ -176,6 +182,18 @@ impl StreamRelay {
     #[must_use]
     pub fn tallying(self, on: bool) -> Self {
         Self { tally: on, ..self }
+    }
+
+    /// Keeps, when `on`, the payloads of those events that may name an object which the provider has made: a response, an item
+    /// of one, a container, a file. [`Self::take_watched`] hands them out.
+    #[must_use]
+    pub fn watching(self, on: bool) -> Self {
+        Self { watch: on, ..self }
+    }
+
+    /// Hands out the payloads that were kept since the last time, see [`Self::watching`].
+    pub fn take_watched(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.watched)
     }
 
     /// Takes upstream bytes and returns what to send now, perhaps nothing. A chunk of whole events that need no change
@@ -325,6 +343,9 @@ impl StreamRelay {
         if let Some(calls) = &mut self.calls {
             calls.event(data);
         }
+        if self.watch && self.names_an_object(fields.event, data) {
+            self.watched.push(data.to_vec());
+        }
         match self.kind {
             StreamKind::Chat => {
                 let verdict = self.chat(&fields, data);
@@ -335,6 +356,20 @@ impl StreamRelay {
             }
             StreamKind::Responses => self.responses(fields.event, data),
             StreamKind::Messages => self.messages(data),
+        }
+    }
+
+    /// Whether an event may name an object: cheap, and sometimes a yes too many.
+    fn names_an_object(&self, name: Option<&[u8]>, data: &[u8]) -> bool {
+        let holds = |word: &str| memchr::memmem::find(data, word.as_bytes()).is_some();
+        match self.kind {
+            // Every chunk has the id of the first.
+            StreamKind::Chat => self.seen.events == 1 || holds("\"audio\""),
+            StreamKind::Responses => match name {
+                Some(name) => !name.ends_with(b".delta"),
+                None => holds("\"id\"") || holds("_id\""),
+            },
+            StreamKind::Messages => holds("\"container\"") || holds("\"file_id\""),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Idle upstream connections are dropped before the usual server closes them (OpenAI and most others: 60 s or more).
-const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
 
 /// Names connections that must not come from the pool.
 static FRESH: AtomicU64 = AtomicU64::new(1);
@@ -48,7 +48,9 @@ pub fn arm(session: &mut Session, ctx: &mut Context) {
     if drains {
         ctx.decorator.outlive_client(Parting::Drain);
     }
-    if cache::arm_shield(ctx) || drains || ctx.body.as_ref().is_some_and(|body| body.bytes.len() > NATIVE_REPLAY) {
+    let forwarded = ctx.forwarded.as_ref().map_or(0, Bytes::len);
+    let length = ctx.body.as_ref().map_or(forwarded, |body| body.bytes.len());
+    if cache::arm_shield(ctx) || drains || length > NATIVE_REPLAY {
         ctx.decorator.install(session);
     }
 }
@@ -57,7 +59,7 @@ pub fn arm(session: &mut Session, ctx: &mut Context) {
 ///
 /// # Errors
 /// A host name that does not resolve, marked for the next target where there is one.
-pub async fn begin(session: &mut Session, ctx: &mut Context, resolver: &Resolver) -> Result<Box<HttpPeer>> {
+pub async fn begin(session: &Session, ctx: &mut Context, resolver: &Resolver) -> Result<Box<HttpPeer>> {
     if ctx.prepared.is_none()
         && let Err(refusal) = translate::prepare(ctx).await
     {
@@ -196,10 +198,21 @@ fn upstream_uri(session: &Session, ctx: &Context, provider: &Provider) -> Result
     let uri = &session.req_header().uri;
     let path = uri.path().strip_prefix("/v1").unwrap_or(uri.path());
     let path = if ctx.endpoint == Endpoint::Other { path } else { path.trim_end_matches('/') };
-    let (mut target, own) = match ctx.exchange() {
-        Some(exchange) => (exchange.path(provider), None),
-        None => (format!("{}{path}", provider.base.prefix), uri.query()),
-    };
+    match ctx.exchange() {
+        Some(exchange) => target_uri(provider, exchange.path(provider), None),
+        None => forwarded_uri(provider, path, uri.query()),
+    }
+}
+
+/// The address of a path of the provider's API, which is the one behind `/v1`.
+///
+/// # Errors
+/// A path that cannot be forwarded.
+pub fn forwarded_uri(provider: &Provider, path: &str, query: Option<&str>) -> Result<http::Uri> {
+    target_uri(provider, format!("{}{path}", provider.base.prefix), query)
+}
+
+fn target_uri(provider: &Provider, mut target: String, own: Option<&str>) -> Result<http::Uri> {
     for (separator, query) in ['?', '&'].into_iter().zip([own, provider.query.as_deref()].into_iter().flatten()) {
         target.push(separator);
         target.push_str(query);

@@ -7,7 +7,9 @@ mod count;
 pub mod finish;
 pub mod identify;
 mod invalidate;
+pub mod list;
 mod models;
+mod own;
 mod plan;
 mod read;
 pub mod recover;
@@ -19,6 +21,7 @@ mod translate;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
+use self::{list::Upstream, own::Passage};
 use super::{context::Context, reply};
 use crate::{
     error::{Fault, GatewayError},
@@ -40,14 +43,19 @@ impl From<GatewayError> for Stop {
     }
 }
 
-/// identify → admit → read → plan → cache. `Ok(true)` says that the reply has been sent.
-pub async fn accept(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool> {
+/// identify → admit → read → plan → own → cache. `Ok(true)` says that the reply has been sent.
+pub async fn accept(
+    session: &mut Session,
+    ctx: &mut Context,
+    contexts: &ContextLengths,
+    upstream: &Upstream<'_>,
+) -> Result<bool> {
     if session.req_header().method == http::Method::OPTIONS {
         // It needs no credential, counts in no limit, and no provider is asked.
         read::discard(session).await;
         return reply::options(session, ctx).await.map(|()| true);
     }
-    match walk(session, ctx, contexts).await {
+    match walk(session, ctx, contexts, upstream).await {
         Ok(answered) => Ok(answered),
         Err(stop) => answer(session, ctx, stop).await.map(|()| true),
     }
@@ -83,11 +91,18 @@ async fn answer(session: &mut Session, ctx: &mut Context, stop: Stop) -> Result<
     }
 }
 
-async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLengths) -> Result<bool, Stop> {
+async fn walk(
+    session: &mut Session,
+    ctx: &mut Context,
+    contexts: &ContextLengths,
+    upstream: &Upstream<'_>,
+) -> Result<bool, Stop> {
     ctx.endpoint = identify::identify(session, ctx)?;
-    ctx.principal = Some(admit::authenticate(ctx)?);
+    let principal = admit::authenticate(ctx)?;
+    ctx.principal = Some(principal.clone());
     ctx.token = None;
     admit::enter(session, ctx)?;
+    let mut passage = Passage::Unread;
     match &ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => {
             let (status, body) = models::answer(ctx)?;
@@ -99,23 +114,27 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
             reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
             return Ok(true);
         }
-        Endpoint::Other => ctx.plan = Some(plan::unread(ctx)?),
+        Endpoint::Other => {
+            ctx.plan = Some(plan::unread(ctx)?);
+            plan::refuse_stranger(ctx)?;
+            passage = own::forwarded(session, ctx, &principal, upstream).await?;
+            if matches!(passage, Passage::Answered) {
+                return Ok(true);
+            }
+        }
         _ => {
             let bytes = read::body(session, &ctx.engines.config.http).await?;
             let body = plan::peek(&ctx.endpoint, bytes).await?;
             let mut plan = plan::route(ctx, &body)?;
-            if let Some(principal) = &ctx.principal {
-                admit::require_model(principal, body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL), &plan)?;
-            }
+            let model = body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL);
+            admit::require_model(&principal, model, &plan)?;
             let body = plan::limit_answer(ctx, &plan, body).await?;
             ctx.context_wish = plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;
             ctx.plan = Some(plan);
             ctx.body = Some(body);
+            plan::refuse_stranger(ctx)?;
+            own::understood(session, ctx, &principal).await?;
         }
-    }
-    if plan::is_stranger(ctx) {
-        // Before anything is done for it, also what needs no provider.
-        plan::require_credential(ctx)?;
     }
     if ctx.endpoint == Endpoint::CountTokens
         && let Some(body) = count::answer(ctx).await?
@@ -134,7 +153,7 @@ async fn walk(session: &mut Session, ctx: &mut Context, contexts: &ContextLength
         }
         translate::prepare(ctx).await.map_err(|refusal| *refusal)?;
     }
-    if ctx.endpoint == Endpoint::Other {
+    if ctx.endpoint == Endpoint::Other && matches!(passage, Passage::Unread) {
         read::invite_body(session).await?;
     }
     Ok(false)

@@ -162,6 +162,15 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
     Err(GatewayError::new(Fault::MissingCredential, message))
 }
 
+/// Refuses one who has nothing of the gateway's own keys, and no key for any deployment, before anything is done for it: also
+/// what needs no provider.
+///
+/// # Errors
+/// As for [`require_credential`].
+pub fn refuse_stranger(ctx: &mut Context) -> Result<(), GatewayError> {
+    if is_stranger(ctx) { require_credential(ctx) } else { Ok(()) }
+}
+
 /// Whether the one who asks has nothing of the gateway's own keys.
 pub fn is_stranger(ctx: &Context) -> bool {
     ctx.principal.as_ref().is_some_and(|principal| principal.own_keys_only)

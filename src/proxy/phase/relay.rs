@@ -70,6 +70,10 @@ pub fn events(session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &
         }
     }
     let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
+    if let Some(keeper) = &ctx.keeper {
+        // Before the client can know of them.
+        relay.take_watched().iter().for_each(|payload| keeper.keep_event(payload));
+    }
     let state = relay.state();
     if state != StreamState::Open {
         ctx.stream_over.get_or_insert_with(Instant::now);

@@ -24,7 +24,9 @@ use crate::{
     providers::{exchange, quirks},
     proxy::{
         context::{Bill, Context, Delivery},
-        cors, headers, rates,
+        cors, headers,
+        keeper::Keeper,
+        rates,
         reply::{self, Reader},
         returned::{self, Account},
     },
@@ -78,7 +80,12 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
         return Err(Error::explain(REDIRECTED, "the provider redirects").into_up());
     }
     let head = session.req_header().method == http::Method::HEAD;
+    ctx.keeper = match ctx.keeper.take().filter(|_| response.status.is_success()) {
+        None if ctx.endpoint.reads_body() && response.status.is_success() => Keeper::understood(ctx).map(Box::new),
+        keeper => keeper,
+    };
     ctx.delivery = delivery(response, ctx, refuses_our_key, head);
+    keep_forwarded(response, ctx);
     if head && refuses_our_key {
         response.set_status(Fault::UpstreamAuthentication.status())?;
     }
@@ -125,7 +132,11 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     }
     // What is in another dialect never passes as it is: at the worst it becomes an error.
     let exchange = ctx.exchange();
-    if exchange.is_none() && encoded || ctx.endpoint == Endpoint::Other || !response.status.is_success() && !failed {
+    if ctx.endpoint == Endpoint::Other {
+        let tells = ctx.keeper.is_some() && !encoded && content_type.starts_with("application/json");
+        return if tells { Delivery::Hold } else { Delivery::Pass };
+    }
+    if exchange.is_none() && encoded || !response.status.is_success() && !failed {
         return Delivery::Pass;
     }
     if failed || encoded {
@@ -144,7 +155,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
         let repair_tools = exchange.is_none() && vendor.is_some_and(quirks::repairs_tools);
         let relay = StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true);
         let counter = ctx.call_prices().map(|calls| CallCounter::new(calls.hosted().clone()));
-        return Delivery::Relay(Box::new(relay.counting(counter)));
+        return Delivery::Relay(Box::new(relay.counting(counter).watching(ctx.keeper.is_some())));
     }
     if exchange.is_some() || content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
 }
@@ -164,6 +175,19 @@ fn account(ctx: &Context) -> Account {
 
 fn strip(headers: &mut HeaderMap, account: Account) {
     headers::remove(headers, |name| returned::stays_here(name.as_str(), account));
+}
+
+/// A reply to a request that was only forwarded may tell of objects in a header, or in events that pass.
+fn keep_forwarded(response: &ResponseHeader, ctx: &mut Context) {
+    let Some(keeper) = ctx.keeper.as_mut().filter(|_| ctx.endpoint == Endpoint::Other) else { return };
+    if text(response, &header::CONTENT_TYPE).starts_with("text/event-stream") {
+        keeper.follow_events();
+    }
+    // A call's id comes there: `/v1/realtime/calls/rtc_…`.
+    let place = text(response, &header::LOCATION).split(['?', '#']).next().unwrap_or_default();
+    if let Some((_, id)) = place.rsplit_once("/realtime/calls/") {
+        keeper.keep_id(id);
+    }
 }
 
 /// Takes off what is not the client's business and puts on who served it.
@@ -228,6 +252,21 @@ pub fn send(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Cont
 const MAX_TRANSLATED: usize = 32 << 20;
 
 fn hold(session: &mut Session, ctx: &mut Context) {
+    let keeper = ctx.keeper.take();
+    let keep = move |body: &Bytes| {
+        if let Some(keeper) = &keeper {
+            keeper.keep(body);
+        }
+    };
+    let refused = ctx.attempt.as_ref().is_some_and(|attempt| attempt.status == Some(401) && !attempt.own_credential);
+    if ctx.endpoint == Endpoint::Other && !refused {
+        let finish = move |_: &mut ResponseHeader, body: Bytes| {
+            keep(&body);
+            body
+        };
+        ctx.decorator.hold(ctx.engines.config.http.max_held_reply_bytes, false, Box::new(finish));
+        return ctx.decorator.install(session);
+    }
     let requested_tier = ctx.tier();
     let price = ctx.price();
     let quote = ctx.quote;
@@ -263,6 +302,7 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         if !framed && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_err() {
             return interrupted(header, &provider, &reader, &metrics);
         }
+        keep(&body);
         let read = |body: &Bytes| {
             let counted = count(body);
             let uncounted = counted.is_none().then(|| openai::generated_text(body));
@@ -370,7 +410,7 @@ fn refuse_key(header: &mut ResponseHeader, provider: &str, reader: &Reader, metr
 }
 
 /// Gives a provider's error the shape that the client reads; one that has it already passes byte for byte.
-fn normalise_error(
+pub fn normalise_error(
     header: &mut ResponseHeader,
     body: Bytes,
     dialect: Dialect,

@@ -76,6 +76,7 @@ fn adopt(ctx: &mut Context, target: Target, made: Option<Result<(Bytes, Exchange
             }
             splice(&body.bytes, &body.peek, &edits)
         });
+        let body = body.or_else(|| ctx.forwarded.clone());
         ctx.prepared = Some(Box::new(Prepared { target, body, exchange: None }));
         return;
     };

@@ -1,0 +1,162 @@
+//! Takes down which objects a provider's reply tells of, and whose they are: before the reply leaves, so that its client can
+//! use them at once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{context::Context, party::Principal};
+use crate::{
+    objects::{Answer, Class, Objects, Owner, RESPONSE, Rule, SIDE_EFFECTS, find, find_audio},
+    openai::Endpoint,
+    routing::Target,
+    sse::Scanner,
+};
+
+/// Where the events of a response's stream tell of it and its items.
+const RESPONSE_EVENT: Answer =
+    &["response.id", "response.conversation", "response.conversation.id", "response.output.[].id", "item.id"];
+/// The files and containers of its tools in the events.
+const SIDE_EFFECTS_EVENT: Answer = &[
+    "response.output.[].container_id",
+    "response.output.[].environment.container_id",
+    "response.output.[].content.[].annotations.[].container_id",
+    "response.output.[].content.[].annotations.[].file_id",
+    "response.output.[].outputs.[].file_id",
+    "item.container_id",
+    "item.environment.container_id",
+    "item.content.[].annotations.[].container_id",
+    "item.content.[].annotations.[].file_id",
+    "item.outputs.[].file_id",
+    "annotation.container_id",
+    "annotation.file_id",
+];
+const COMPLETION: Answer = &["id"];
+/// The container of Anthropic's code execution, and the files that it leaves.
+const MESSAGE: Answer = &["container.id", "content.[].content.content.[].file_id", "content.[].content.file_id"];
+/// The same in the events.
+const MESSAGE_EVENT: Answer = &[
+    "message.container.id",
+    "delta.container.id",
+    "content_block.content.content.[].file_id",
+    "content_block.content.file_id",
+];
+
+/// Gives the objects of one reply their owner.
+pub struct Keeper {
+    objects: Arc<Objects>,
+    provider: Arc<str>,
+    owner: Owner,
+    /// Where a JSON reply tells of them.
+    document: Vec<(Answer, Class)>,
+    /// Where an event of a stream does.
+    event: Vec<(Answer, Class)>,
+    audio: bool,
+    /// Cuts the stream of a path that is only forwarded into its events.
+    scanner: Option<Scanner>,
+}
+
+impl Keeper {
+    /// For a path that is only forwarded; `None` where its reply tells of nothing. What is made within another's object
+    /// belongs to the owner of that.
+    pub fn forwarded(ctx: &Context, target: &Target, rule: &Rule, owner: Owner) -> Option<Self> {
+        let document = vec![(rule.answer, rule.class)];
+        (!rule.answer.is_empty()).then(|| Self {
+            objects: ctx.governance.objects.clone(),
+            provider: target.provider.name.clone(),
+            owner,
+            event: document.clone(),
+            document,
+            audio: false,
+            scanner: None,
+        })
+    }
+
+    /// For an endpoint that is understood; `None` where nothing is kept by the provider, or not with the gateway's key.
+    pub fn understood(ctx: &Context) -> Option<Self> {
+        let attempt = ctx.attempt.as_ref().filter(|attempt| !attempt.own_credential && attempt.exchange.is_none())?;
+        let peek = &ctx.body.as_ref()?.peek;
+        let (mut document, mut event, mut audio) = (Vec::new(), Vec::new(), false);
+        match ctx.endpoint {
+            Endpoint::Responses => {
+                // OpenAI keeps a response unless it is told not to.
+                if peek.store != Some(false) {
+                    document.push((RESPONSE, Class::Turn));
+                    event.push((RESPONSE_EVENT, Class::Turn));
+                }
+                if peek.has_tools {
+                    document.push((SIDE_EFFECTS, Class::Kept));
+                    event.push((SIDE_EFFECTS_EVENT, Class::Kept));
+                }
+            }
+            Endpoint::ChatCompletions => {
+                let speaks = || ctx.body.as_ref().and_then(|body| memchr::memmem::find(&body.bytes, b"\"audio\""));
+                audio = speaks().is_some();
+                if peek.store == Some(true) {
+                    document.push((COMPLETION, Class::Turn));
+                    event.push((COMPLETION, Class::Turn));
+                }
+            }
+            Endpoint::Messages if peek.has_tools => {
+                document.push((MESSAGE, Class::Kept));
+                event.push((MESSAGE_EVENT, Class::Kept));
+            }
+            _ => {}
+        }
+        if document.is_empty() && !audio {
+            return None;
+        }
+        let owner = ctx.principal.as_ref().map(Principal::as_owner)?;
+        let provider = attempt.target.provider.name.clone();
+        Some(Self { objects: ctx.governance.objects.clone(), provider, owner, document, event, audio, scanner: None })
+    }
+
+    /// Takes a whole JSON reply.
+    pub fn keep(&self, json: &[u8]) {
+        self.read(json, &self.document);
+    }
+
+    /// Takes the payload of one event.
+    pub fn keep_event(&self, json: &[u8]) {
+        self.read(json, &self.event);
+    }
+
+    /// Takes the id that a header tells of.
+    pub fn keep_id(&self, id: &str) {
+        let class = self.document.first().map_or(Class::Kept, |(_, class)| *class);
+        self.objects.record(&self.provider, [id], &self.owner, class);
+    }
+
+    /// From now on the body is a stream of events, see [`Self::pass`].
+    pub fn follow_events(&mut self) {
+        self.scanner = Some(Scanner::new());
+    }
+
+    /// Takes what passes of a stream.
+    pub fn pass(&mut self, bytes: &Bytes) {
+        let Some(mut scanner) = self.scanner.take() else { return };
+        scanner.push(bytes.clone());
+        loop {
+            match scanner.next_event() {
+                Ok(Some(event)) => drop(event.data().map(|data| self.keep_event(&data))),
+                Ok(None) => break,
+                // What is larger than any event is read no further: what comes of it is nobody's.
+                Err(_) => return,
+            }
+        }
+        self.scanner = Some(scanner);
+    }
+
+    fn read(&self, json: &[u8], places: &[(Answer, Class)]) {
+        for (paths, class) in places {
+            let ids = find(json, paths);
+            if !ids.is_empty() {
+                self.objects.record(&self.provider, ids.iter().map(String::as_str), &self.owner, *class);
+            }
+        }
+        if self.audio {
+            let ids = find_audio(json);
+            self.objects.record(&self.provider, ids.iter().map(String::as_str), &self.owner, Class::Turn);
+        }
+    }
+}

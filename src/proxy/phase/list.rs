@@ -1,0 +1,332 @@
+//! List: answer a list with what the tenant may see of it, and look into a file before a batch is made of it.
+//!
+//! Both ask the provider themselves, outside of Pingora's loop: one request of a client takes several there.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use pingora_core::{connectors::http::Connector, protocols::http::client::HttpSession, upstreams::peer::HttpPeer};
+use pingora_error::{Error, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use super::{Stop, attempt, own, respond};
+use crate::{
+    config::Dialect,
+    error::{Fault, GatewayError},
+    objects::{self, Class, Collected, Cursor, Page, Rule, Step},
+    proxy::{
+        context::Context,
+        headers,
+        party::Principal,
+        reply::{self, Reader},
+        resolve::Resolver,
+    },
+    routing::Target,
+};
+
+/// Pages that are looked through for one request. At a hundred elements each that is a list of ten thousand.
+const MAX_PAGES: usize = 100;
+
+/// The same in time.
+const MAX_TIME: Duration = Duration::from_secs(60);
+
+/// The largest page, in bytes.
+const MAX_PAGE: usize = 32 << 20;
+
+/// How long a batch's file may take.
+const MAX_INSPECTION: Duration = Duration::from_secs(300);
+
+/// Ways to a provider.
+pub struct Upstream<'a> {
+    /// Keeps connections of its own.
+    pub connector: &'a Connector,
+    /// Host names to addresses.
+    pub resolver: &'a Resolver,
+}
+
+/// A reply whose header has come.
+struct Reply {
+    session: HttpSession,
+    peer: Box<HttpPeer>,
+    header: ResponseHeader,
+}
+
+/// Answers a list.
+///
+/// # Errors
+/// A provider that cannot be reached, or that sends no list; a client that left.
+pub(super) async fn answer(
+    session: &mut Session,
+    ctx: &mut Context,
+    principal: &Principal,
+    target: &Target,
+    rule: &'static Rule,
+    upstream: &Upstream<'_>,
+) -> Result<(), Stop> {
+    let uri = session.req_header().uri.clone();
+    let path = uri.path().trim_end_matches('/');
+    let anthropic = target.provider.dialect == Dialect::Anthropic;
+    let mut collected = Collected::new(Cursor::of(uri.query().unwrap_or_default(), anthropic));
+    let begun = Instant::now();
+    for page in 1.. {
+        let query = collected.cursor().query();
+        let mut reply = get(session, ctx, path, Some(&query), upstream).await?;
+        let status = reply.header.status.as_u16();
+        let body = read_all(&mut reply.session, MAX_PAGE).await.map_err(|error| failed(ctx, &error))?;
+        release(reply.session, &reply.peer, upstream).await;
+        if !(200..300).contains(&status) {
+            return pass_on(session, ctx, reply.header, body).await;
+        }
+        let page_read = Page::read(&body).ok_or_else(|| misunderstood(ctx))?;
+        let step = collected.add(page_read, |id, element| {
+            let owner = ctx.governance.objects.owner(&target.provider.name, id);
+            let Some(owner) = owner.filter(|owner| ctx.engines.parties.may_see(principal, owner)) else { return false };
+            note(ctx, target, rule, element, &owner);
+            true
+        });
+        if step == Step::Done {
+            break;
+        }
+        if page >= MAX_PAGES || begun.elapsed() > MAX_TIME {
+            if collected.is_empty() {
+                let message = format!(
+                    "None of the first {MAX_PAGES} pages of the provider's list holds anything of tenant '{}'. Narrow the list \
+                     down, or ask for the objects by their ids.",
+                    principal.party.id
+                );
+                return Err(GatewayError::new(Fault::UpstreamTimeout, message).into());
+            }
+            collected.break_off();
+            break;
+        }
+    }
+    reply::json(session, ctx, 200, collected.into_body()).await.map_err(|_| Stop::Gone)
+}
+
+/// An element tells of other objects: they belong to its owner.
+fn note(ctx: &Context, target: &Target, rule: &Rule, element: &serde_json::Value, owner: &objects::Owner) {
+    if rule.answer.is_empty() {
+        return;
+    }
+    let ids = objects::find(&serde_json::to_vec(element).unwrap_or_default(), rule.answer);
+    ctx.governance.objects.record(&target.provider.name, ids.iter().map(String::as_str), owner, Class::Kept);
+}
+
+/// Looks into the file that a batch is to be made of: each of its lines is a request, and may refer to what is another's. The
+/// provider would not ask whose it is, and a file does not change.
+///
+/// # Errors
+/// A line that refers to what is not the tenant's, or a file that cannot be read.
+pub(super) async fn inspect_batch(
+    session: &mut Session,
+    ctx: &mut Context,
+    principal: &Principal,
+    target: &Target,
+    file: &str,
+    upstream: &Upstream<'_>,
+) -> Result<(), Stop> {
+    let path = format!("/v1/files/{file}/content");
+    let mut reply = get(session, ctx, &path, None, upstream).await?;
+    let status = reply.header.status.as_u16();
+    if !(200..300).contains(&status) {
+        let body = read_all(&mut reply.session, MAX_PAGE).await.map_err(|error| failed(ctx, &error))?;
+        // An error of the provider is the answer to the batch, and tells of the file that the client has named.
+        return Err(provider_error(ctx, reply.header, &body).into());
+    }
+    let longest = ctx.engines.config.http.max_body_bytes;
+    let (mut line, mut number, begun) = (BytesMut::new(), 1_u64, Instant::now());
+    while let Some(chunk) = reply.session.read_response_body().await.map_err(|error| failed(ctx, &error))? {
+        let mut rest = &chunk[..];
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            line.extend_from_slice(&rest[..end]);
+            inspect_line(ctx, principal, target, &line, number)?;
+            line.clear();
+            number += 1;
+            rest = &rest[end + 1..];
+        }
+        line.extend_from_slice(rest);
+        if line.len() > longest || begun.elapsed() > MAX_INSPECTION {
+            return Err(line_error(number, "it is too large to be checked").into());
+        }
+        // Other requests have their turn between two chunks.
+        tokio::task::yield_now().await;
+    }
+    inspect_line(ctx, principal, target, &line, number)?;
+    release(reply.session, &reply.peer, upstream).await;
+    Ok(())
+}
+
+fn inspect_line(
+    ctx: &Context,
+    principal: &Principal,
+    target: &Target,
+    line: &[u8],
+    number: u64,
+) -> Result<(), GatewayError> {
+    if line.iter().all(u8::is_ascii_whitespace) {
+        return Ok(());
+    }
+    let found = objects::scan(line, objects::Dialect::OpenAi);
+    let checked = found.map_err(own::unreadable).and_then(|found| own::check(ctx, principal, target, &found));
+    checked.map_err(|error| line_error(number, &error.message))
+}
+
+fn line_error(number: u64, why: &str) -> GatewayError {
+    let why = why.trim_end_matches('.');
+    super::invalid(format!("Line {number} of the batch's input file cannot be served: {why}."))
+        .with_param(Some("input_file_id"))
+}
+
+/// Asks the provider with the headers of the client's request.
+async fn get(
+    session: &Session,
+    ctx: &mut Context,
+    path: &str,
+    query: Option<&str>,
+    upstream: &Upstream<'_>,
+) -> Result<Reply, GatewayError> {
+    for fresh in [false, true] {
+        match once(session, ctx, path, query, upstream, fresh).await {
+            Ok(reply) => return Ok(reply),
+            // A connection that the provider had closed in the pool says nothing about the provider.
+            Err((error, true)) if !fresh => tracing::debug!(%error, "a pooled connection was stale"),
+            Err((error, _)) => return Err(failed(ctx, &error)),
+        }
+    }
+    Err(GatewayError::new(Fault::Internal, "The provider could not be asked."))
+}
+
+async fn once(
+    session: &Session,
+    ctx: &mut Context,
+    path: &str,
+    query: Option<&str>,
+    upstream: &Upstream<'_>,
+    fresh: bool,
+) -> Result<Reply, (Box<Error>, bool)> {
+    let sure = |error: Box<Error>| (error, false);
+    // Each page is the first attempt at the only target.
+    (ctx.cursor, ctx.attempts, ctx.prepared, ctx.repeated) = (0, 0, None, fresh);
+    let peer = attempt::begin(session, ctx, upstream.resolver).await.map_err(sure)?;
+    let mut request: RequestHeader = session.req_header().clone();
+    attempt::rewrite_header(session, &mut request, ctx).map_err(sure)?;
+    let Some(provider) = ctx.attempt.as_ref().map(|attempt| attempt.target.provider.clone()) else {
+        return Err(sure(Error::explain(ErrorType::InternalError, "no attempt under way")));
+    };
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    let uri = attempt::forwarded_uri(&provider, path, query.filter(|query| !query.is_empty())).map_err(sure)?;
+    headers::change_request(&mut request, |parts| {
+        (parts.method, parts.version, parts.uri) = (http::Method::GET, http::Version::HTTP_11, uri);
+        remove_hop(&mut parts.headers);
+    });
+    let (mut exchange, reused) = upstream.connector.get_http_session(&*peer).await.map_err(sure)?;
+    let maybe_stale = |error: Box<Error>| (error, reused);
+    exchange.set_read_timeout(peer.options.read_timeout);
+    exchange.set_write_timeout(peer.options.write_timeout);
+    exchange.write_request_header(Box::new(request)).await.map_err(maybe_stale)?;
+    exchange.finish_request_body().await.map_err(maybe_stale)?;
+    let header = loop {
+        exchange.read_response_header().await.map_err(maybe_stale)?;
+        match exchange.response_header() {
+            Some(header) if header.status.is_informational() => {}
+            Some(header) => break header.clone(),
+            None => return Err(sure(Error::explain(ErrorType::InvalidHTTPHeader, "no header"))),
+        }
+    };
+    if let Some(attempt) = &mut ctx.attempt {
+        let status = header.status.as_u16();
+        attempt.status = Some(status);
+        ctx.metrics.attempt_answered(&attempt.target.provider.name, status, attempt.started.elapsed());
+    }
+    Ok(Reply { session: exchange, peer, header })
+}
+
+/// What belongs to the client's own exchange: its body, its conditions, its connection.
+fn remove_hop(headers: &mut HeaderMap) {
+    for name in [
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        header::TE,
+        header::TRAILER,
+        header::UPGRADE,
+        header::EXPECT,
+        header::RANGE,
+        header::IF_RANGE,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_UNMODIFIED_SINCE,
+    ] {
+        headers.remove(name);
+    }
+}
+
+async fn read_all(exchange: &mut HttpSession, limit: usize) -> Result<Bytes, Box<Error>> {
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = exchange.read_response_body().await? {
+        if whole.len() + chunk.len() > limit {
+            return Err(Error::explain(ErrorType::ReadError, "the reply is too large to be held"));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.freeze())
+}
+
+async fn release(exchange: HttpSession, peer: &HttpPeer, upstream: &Upstream<'_>) {
+    upstream.connector.release_http_session(exchange, peer, Some(attempt::UPSTREAM_IDLE)).await;
+}
+
+/// An error of the provider, in the client's shape.
+async fn pass_on(
+    session: &mut Session,
+    ctx: &mut Context,
+    mut header: ResponseHeader,
+    body: Bytes,
+) -> Result<(), Stop> {
+    if header.status.as_u16() == 401 {
+        return Err(provider_error(ctx, header, &body).into());
+    }
+    let dialect = ctx.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
+    let body = respond::normalise_error(&mut header, body, dialect, false, &Reader::of(ctx));
+    let status = header.status.as_u16();
+    reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)
+}
+
+fn provider_error(ctx: &Context, header: ResponseHeader, body: &[u8]) -> GatewayError {
+    let provider = ctx.provider();
+    let status = header.status.as_u16();
+    tracing::warn!(id = %ctx.id, provider, status, bytes = body.len(), "the provider refused to show an object");
+    match status {
+        401 => {
+            let message =
+                format!("Provider '{provider}' refused the gateway's API key. The gateway's operator has to renew it.");
+            GatewayError::new(Fault::UpstreamAuthentication, message)
+        }
+        _ => {
+            let message = format!("Provider '{provider}' does not show the input file (status {status}).");
+            super::invalid(message).with_param(Some("input_file_id"))
+        }
+    }
+}
+
+fn misunderstood(ctx: &Context) -> GatewayError {
+    let message = format!("Provider '{}' sent a reply that is no list.", ctx.provider());
+    GatewayError::new(Fault::UpstreamInterrupted, message)
+}
+
+fn failed(ctx: &Context, error: &Error) -> GatewayError {
+    let provider = ctx.provider();
+    ctx.metrics.attempt_failed(provider, "interrupted");
+    tracing::warn!(id = %ctx.id, provider, error = error.etype().as_str(), "exchange broke");
+    match error.etype() {
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
+            GatewayError::new(Fault::UpstreamTimeout, format!("Provider '{provider}' did not answer in time."))
+        }
+        _ => GatewayError::new(Fault::UpstreamUnreachable, format!("Provider '{provider}' cannot be reached.")),
+    }
+}

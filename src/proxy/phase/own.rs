@@ -1,0 +1,284 @@
+//! Own: with the gateway's key a client sees, changes and refers to only what is its tenant's.
+//!
+//! What is another's looks like what is not there, and no provider is asked about it. A client's own key opens the client's own
+//! account: nothing is checked there, and nothing is kept.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+use http::header;
+use pingora_proxy::Session;
+use tokio::task::spawn_blocking;
+
+use super::{Stop, admit, identify, invalid, list, plan, read};
+use crate::{
+    config::{self, ProviderObjects},
+    error::{Fault, GatewayError},
+    objects::{
+        Action, Dialect, Form, Reference, Refused, Rule, boundary, find_rule, is_fine_tune, may_refer, query, scan,
+        scan_field,
+    },
+    openai::Endpoint,
+    proxy::{context::Context, keeper::Keeper, party::Principal},
+    routing::Target,
+};
+
+/// What becomes of a request that is only forwarded.
+pub enum Passage {
+    /// It goes to the provider; the body is yet to be read.
+    Unread,
+    /// It goes to the provider with the body in `ctx.forwarded`.
+    Read,
+    /// It has its answer.
+    Answered,
+}
+
+/// Checks a request that is only forwarded, and answers it where it asks for a list.
+///
+/// # Errors
+/// An object that is not the tenant's, a path that is not for it, or a body that cannot be read.
+pub async fn forwarded(
+    session: &mut Session,
+    ctx: &mut Context,
+    principal: &Principal,
+    upstream: &list::Upstream<'_>,
+) -> Result<Passage, Stop> {
+    let Some(target) = ctx.plan.as_ref().and_then(|plan| plan.targets.first()).cloned() else {
+        return Err(GatewayError::new(Fault::Internal, "There is nowhere to send the request.").into());
+    };
+    if plan::credential(ctx, &target).is_some_and(|(_, own)| own) {
+        return Ok(Passage::Unread);
+    }
+    let party = principal.party.clone();
+    let uri = session.req_header().uri.clone();
+    let found = find_rule(session.req_header().method.as_str(), uri.path());
+    if found.as_ref().is_some_and(|(rule, _)| rule.action == Action::Admin) {
+        let knob = "provider_admin: true";
+        return if party.provider_admin { Ok(Passage::Unread) } else { Err(refuse(session, principal, knob).into()) };
+    }
+    if party.objects == ProviderObjects::All {
+        // Nothing is checked; what is made is kept all the same, for the day on which there are other tenants.
+        if let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::List) {
+            ctx.keeper = keeper(ctx, principal, &target, rule, &ids);
+        }
+        return Ok(Passage::Unread);
+    }
+    // What goes over a WebSocket is not seen; in a realtime session there is nothing to refer to but its own items.
+    let hidden = identify::is_websocket(session) && uri.path().trim_end_matches('/') != "/v1/realtime";
+    let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::Shared && !hidden) else {
+        return Err(refuse(session, principal, "provider_objects: all").into());
+    };
+    let named = ids.iter().map(|id| Reference { id: id.clone().into_owned(), strict: true, param: "id" });
+    let mut references: Vec<Reference> = named.chain(uri.query().map(query).unwrap_or_default()).collect();
+    check(ctx, principal, &target, &references)?;
+    if rule.action == Action::List {
+        admit::reserve(session, ctx).await?;
+        list::answer(session, ctx, principal, &target, rule, upstream).await?;
+        return Ok(Passage::Answered);
+    }
+    let mut body = None;
+    if reads_body(session, rule.action) {
+        let bytes = read::body(session, &ctx.engines.config.http).await?;
+        if !bytes.is_empty() {
+            let found = references_of(session, &target, &bytes).await?;
+            check(ctx, principal, &target, &found)?;
+            references.extend(found);
+        }
+        body = Some(bytes);
+    }
+    if let Some(file) = references.iter().find(|reference| reference.param == "input_file_id") {
+        list::inspect_batch(session, ctx, principal, &target, &file.id, upstream).await?;
+        // The client's own request is yet to come.
+        (ctx.cursor, ctx.attempts, ctx.prepared, ctx.attempt) = (0, 0, None, None);
+    }
+    let passage = if body.is_some() { Passage::Read } else { Passage::Unread };
+    ctx.forwarded = body.filter(|bytes| !bytes.is_empty());
+    ctx.keeper = keeper(ctx, principal, &target, rule, &ids);
+    Ok(passage)
+}
+
+/// Takes down what the reply tells of: it is the caller's, or, within an object, that object's owner's. What is within an
+/// object of nobody stays nobody's, also after it was read.
+fn keeper(
+    ctx: &Context,
+    principal: &Principal,
+    target: &Target,
+    rule: &Rule,
+    ids: &[Cow<'_, str>],
+) -> Option<Box<Keeper>> {
+    let owner = match ids.first() {
+        Some(id) => ctx.governance.objects.owner(&target.provider.name, id)?,
+        None => principal.as_owner(),
+    };
+    Keeper::forwarded(ctx, target, rule, owner).map(Box::new)
+}
+
+/// Checks what a request to an endpoint that is understood refers to. Deployments where an object is not the tenant's are
+/// passed over.
+///
+/// # Errors
+/// None is left.
+pub async fn understood(session: &Session, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
+    let (Some(plan), Some(body)) = (&ctx.plan, &ctx.body) else { return Ok(()) };
+    let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
+    if principal.party.objects == ProviderObjects::All || plan.targets.iter().all(is_own) {
+        return Ok(());
+    }
+    let (bytes, model) = (body.bytes.clone(), body.peek.model.clone());
+    let reads = match ctx.endpoint {
+        Endpoint::Responses | Endpoint::Messages | Endpoint::CountTokens => true,
+        Endpoint::ChatCompletions => may_refer(&bytes),
+        _ => false,
+    };
+    let anthropic = ctx.endpoint.is_anthropic();
+    let mut references = match reads {
+        true => json_references(bytes, if anthropic { Dialect::Anthropic } else { Dialect::OpenAi }).await?,
+        false => Vec::new(),
+    };
+    references.extend(session.req_header().uri.query().map(query).unwrap_or_default());
+    // The model that is asked for is one of the gateway's; what a target calls it is looked at below.
+    references.retain(|reference| reference.param != "model" || Some(&reference.id) != model.as_ref());
+    let Some(plan) = &ctx.plan else { return Ok(()) };
+    // A route that names a fine-tune offers it; only a name that the client brought has to be its own.
+    let offered = !matches!(&*plan.label, "default") && !plan.label.ends_with("/*");
+    let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
+    let mut refused = None;
+    let mut targets = Vec::with_capacity(plan.targets.len());
+    for target in plan.targets.iter() {
+        let outcome = match is_own(target) {
+            true => Ok(()),
+            false => require_fine_tune(ctx, principal, target, offered)
+                .and_then(|()| check(ctx, principal, target, &references)),
+        };
+        match outcome {
+            Ok(()) => targets.push(target.clone()),
+            Err(error) => drop(refused.get_or_insert(error)),
+        }
+    }
+    match refused {
+        None => Ok(()),
+        Some(error) if targets.is_empty() => Err(error),
+        Some(_) => {
+            let plan = plan.clone();
+            ctx.plan = Some(crate::routing::Plan { targets: targets.into(), ..plan });
+            Ok(())
+        }
+    }
+}
+
+fn require_fine_tune(ctx: &Context, principal: &Principal, target: &Target, offered: bool) -> Result<(), GatewayError> {
+    let model = &target.model;
+    let reference = Reference { id: model.to_string(), strict: true, param: "model" };
+    if offered || !is_fine_tune(model) || may_use(ctx, principal, &target.provider, &reference) {
+        return Ok(());
+    }
+    let message = format!("The model '{model}' does not exist.");
+    Err(GatewayError::new(Fault::ModelNotFound, message).with_param(Some("model")))
+}
+
+/// Whether each id is one that the tenant may see.
+///
+/// # Errors
+/// One is another's, or nobody's.
+pub fn check(ctx: &Context, principal: &Principal, target: &Target, ids: &[Reference]) -> Result<(), GatewayError> {
+    match ids.iter().find(|reference| !may_use(ctx, principal, &target.provider, reference)) {
+        Some(reference) => Err(not_found(&reference.id, reference.param)),
+        None => Ok(()),
+    }
+}
+
+fn may_use(ctx: &Context, principal: &Principal, provider: &Arc<config::Provider>, reference: &Reference) -> bool {
+    match ctx.governance.objects.owner(&provider.name, &reference.id) {
+        Some(owner) => ctx.engines.parties.may_see(principal, &owner),
+        None => !reference.strict,
+    }
+}
+
+/// What is said of an object that is another's, and of one that is not there.
+fn not_found(id: &str, param: &'static str) -> GatewayError {
+    let shown: String = id.chars().filter(|char| !char.is_control()).take(100).collect();
+    GatewayError::new(Fault::ObjectNotFound, format!("No such object: '{shown}'.")).with_param(Some(param))
+}
+
+fn refuse(session: &Session, principal: &Principal, knob: &str) -> GatewayError {
+    let request = session.req_header();
+    let shown: String = request.uri.path().chars().take(200).collect();
+    let (method, tenant) = (&request.method, &principal.party.id);
+    let message = format!(
+        "{method} {shown} is not served to tenant '{tenant}' with the gateway's key, because it could show or change what is \
+         another's. The gateway's operator can allow it (tenants.{tenant}: {{{knob}}})."
+    );
+    GatewayError::new(Fault::PathNotAllowed, message)
+}
+
+/// Whether the body has to be read for what it refers to. An upload that calls itself JSON is none.
+fn reads_body(session: &Session, action: Action) -> bool {
+    let request = session.req_header();
+    let json = || content_type(session).is_ok_and(|kind| kind.to_ascii_lowercase().contains("json"));
+    let bodiless = matches!(request.method, http::Method::GET | http::Method::HEAD | http::Method::DELETE);
+    !bodiless && (action != Action::Upload || json()) && !identify::is_websocket(session)
+}
+
+/// The type of the body; empty where none is given.
+fn content_type(session: &Session) -> Result<Cow<'_, str>, GatewayError> {
+    let mut all = session.req_header().headers.get_all(header::CONTENT_TYPE).iter();
+    let first = all.next().map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
+    match all.next() {
+        Some(_) => Err(invalid("The header 'content-type' is given more than once.")),
+        None => Ok(first),
+    }
+}
+
+/// What a forwarded body refers to.
+async fn references_of(session: &Session, target: &Target, bytes: &Bytes) -> Result<Vec<Reference>, GatewayError> {
+    let kind = content_type(session)?;
+    let lower = kind.to_ascii_lowercase();
+    if lower.starts_with("multipart/") {
+        let boundary = boundary(&kind).ok_or_else(|| invalid("The content type is not that of a plain form."))?;
+        let form = Form::read(bytes, boundary).ok_or_else(|| {
+            invalid("The multipart body is not in the plain form that the gateway can check for references.")
+        })?;
+        let mut found = Vec::new();
+        for (name, value) in &form.fields {
+            found.extend(scan_field(name, value).map_err(unreadable)?);
+        }
+        return Ok(found);
+    }
+    if lower.starts_with("application/sdp") && session.req_header().uri.path() == "/v1/realtime/calls" {
+        // The description of a media session, which is no JSON and refers to nothing.
+        return Ok(Vec::new());
+    }
+    let anthropic = target.provider.dialect == config::Dialect::Anthropic;
+    json_references(bytes.clone(), if anthropic { Dialect::Anthropic } else { Dialect::OpenAi }).await
+}
+
+async fn json_references(bytes: Bytes, dialect: Dialect) -> Result<Vec<Reference>, GatewayError> {
+    let outcome = match bytes.len() <= plan::PARSE_INLINE {
+        true => scan(&bytes, dialect),
+        false => spawn_blocking(move || scan(&bytes, dialect))
+            .await
+            .map_err(|_| GatewayError::new(Fault::Internal, "The request body could not be read."))?,
+    };
+    outcome.map_err(unreadable)
+}
+
+/// A body that could not be checked.
+pub fn unreadable(refused: Refused) -> GatewayError {
+    match refused {
+        Refused::Twice(field) => {
+            let message =
+                format!("The field '{field}' is given more than once, if keys are read without regard to case.");
+            invalid(message).with_param(Some(field))
+        }
+        Refused::Wide(field) => {
+            let message = format!(
+                "The field '{field}' asks for all that the provider's account has. The gateway's operator can allow that \
+                 (tenants.NAME.provider_objects: all)."
+            );
+            GatewayError::new(Fault::PathNotAllowed, message).with_param(Some(field))
+        }
+        Refused::Unreadable(why) => {
+            invalid(format!("The request body is no JSON that can be checked for what it refers to: {why}."))
+        }
+    }
+}
