@@ -24,6 +24,7 @@ mod layers;
 mod leaving;
 mod lifecycle;
 mod money;
+mod objects;
 mod quotes;
 mod reserved;
 mod streams;

@@ -158,6 +158,11 @@ impl Fake {
         self.seen.lock().unwrap().clone()
     }
 
+    /// Those behind the first so many.
+    pub fn seen_since(&self, number: usize) -> Vec<Seen> {
+        self.seen.lock().unwrap()[number..].to_vec()
+    }
+
     pub fn last(&self) -> Seen {
         self.seen().pop().expect("the provider was asked")
     }
