@@ -166,7 +166,8 @@ fn create(settings: &Settings, args: CreateArgs) -> Result<ExitCode, String> {
         expires_at: args.expires.map(|when| when.after(unix_now())),
     };
     let mut connection = settings.open_or_make()?;
-    let first = Tokens(&mut connection).list(None).map_err(said)?.is_empty();
+    let others = Tokens(&mut connection).list(None).map_err(said)?;
+    let first = new.scopes.asks_models() && !others.iter().any(|token| token.scopes.asks_models());
     let (token, secret) = Tokens(&mut connection).create(&new).map_err(said)?;
     let ends = token.expires_at.map_or_else(|| "never expires".into(), |at| format!("expires {}", moment(at)));
     // A running gateway knows of the token within a second.

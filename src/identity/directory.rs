@@ -37,7 +37,20 @@ pub struct Directory {
     absent: bool,
 }
 
-type Known = HashMap<[u8; 32], Arc<Token>>;
+#[derive(Default)]
+struct Known {
+    tokens: HashMap<[u8; 32], Arc<Token>>,
+    /// Tenants with a token that may ask models.
+    clients: usize,
+}
+
+impl Known {
+    fn new(tokens: HashMap<[u8; 32], Arc<Token>>) -> Self {
+        let clients: HashSet<_> =
+            tokens.values().filter(|token| token.scopes.asks_models()).map(|token| &token.tenant).collect();
+        Self { clients: clients.len(), tokens }
+    }
+}
 
 impl Directory {
     /// Reads the file, and goes on following it in a thread that ends with the directory. A file that cannot be read is
@@ -47,9 +60,9 @@ impl Directory {
         let keeps = known.clone();
         let follower = Follower::start(path, "tokens", move |connection| {
             let tokens = tokens::all(connection)?.into_iter().map(|(token, hash)| (hash, Arc::new(token)));
-            let now = tokens.collect::<Known>();
+            let now = Known::new(tokens.collect());
             let before: Option<Arc<Known>> = keeps.load_full();
-            if before.is_some_and(|before| before.is_empty()) && !now.is_empty() {
+            if before.is_some_and(|before| before.clients == 0) && now.clients > 0 {
                 tracing::info!(
                     "the first token was made: callers without one are served on the gateway's own keys only where \
                      auth.anonymous names a tenant"
@@ -71,7 +84,7 @@ impl Directory {
     pub fn authenticate(&self, presented: &str) -> Result<Arc<Token>, Refused> {
         let hash = secret::hash(presented);
         let known = self.known.load();
-        let token = known.as_ref().ok_or(Refused::Unavailable)?.get(&hash).ok_or(Refused::Unknown)?;
+        let token = known.as_ref().ok_or(Refused::Unavailable)?.tokens.get(&hash).ok_or(Refused::Unknown)?;
         match token.state(unix_now()) {
             "active" => Ok(token.clone()),
             "expired" => Err(Refused::Expired),
@@ -79,18 +92,16 @@ impl Directory {
         }
     }
 
-    /// Whether a token was ever made; `None` before that is known. Revoked and expired ones count: taking the last one back
-    /// opens nothing to strangers.
+    /// Whether a token that may ask models was ever made; `None` before that is known. Revoked and expired ones count: taking
+    /// the last one back opens nothing to strangers.
     pub fn has_tokens(&self) -> Option<bool> {
         let known = self.known.load();
-        known.as_ref().map(|known| !known.is_empty()).or_else(|| self.absent.then_some(false))
+        known.as_ref().map(|known| known.clients > 0).or_else(|| self.absent.then_some(false))
     }
 
-    /// How many tenants have tokens; `None` before that is known.
+    /// How many tenants have tokens that may ask models; `None` before that is known.
     pub fn holders(&self) -> Option<usize> {
-        let known = self.known.load();
-        let tenants: HashSet<_> = known.as_ref()?.values().map(|token| &token.tenant).collect();
-        Some(tenants.len())
+        self.known.load().as_ref().map(|known| known.clients)
     }
 
     /// Reads the file now. A change that was made before is known when this returns.

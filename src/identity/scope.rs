@@ -62,6 +62,11 @@ impl Scopes {
         self.0 & 1 << scope as u8 != 0
     }
 
+    /// Whether its holder is a client, and not only an administrator.
+    pub fn asks_models(self) -> bool {
+        self.0 & Self::CLIENT.0 != 0
+    }
+
     /// Its members in a fixed order.
     pub fn iter(self) -> impl Iterator<Item = Scope> {
         Scope::ALL.into_iter().filter(move |scope| self.has(*scope))

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use chittycan::identity::Tokens;
+use chittycan::identity::{NewToken, Scope, Tokens};
 use serde_json::Value;
 
 use crate::support::{
@@ -71,6 +71,10 @@ async fn the_first_token_closes_a_running_gateway_and_taking_it_back_does_not_op
     let fake = Fake::always(Answer::completion()).await;
     let gateway = Gateway::start(&open(&fake));
     assert_eq!(post(&gateway, None).await, 200, "nobody to tell apart");
+    // Who only administers is no client.
+    let (_, admin) =
+        gateway.token_of(&NewToken { scopes: [Scope::Admin].into_iter().collect(), ..new("default") }).await;
+    assert_eq!((post(&gateway, None).await, post(&gateway, Some(&admin)).await), (200, 403));
     // As the command line does, beside the running gateway.
     let mut connection = chittycan::store::open(&gateway.database()).unwrap();
     let (token, secret) = Tokens(&mut connection).create(&new("default")).unwrap();

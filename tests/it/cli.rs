@@ -88,6 +88,7 @@ fn a_token_lives_from_create_to_revoke() {
     let secret = made.stdout.strip_suffix('\n').unwrap();
     assert!(is_secret(secret), "standard output is the secret and nothing else: {}", made.stdout);
     assert!(made.stderr.contains("of tenant default") && !made.stderr.contains(secret), "{}", made.stderr);
+    assert!(made.stderr.contains("(auth.anonymous"), "the first token closes an open gateway: {}", made.stderr);
 
     let list = desk.json("auth token list --json");
     let first = &list[0];
@@ -148,6 +149,8 @@ fn what_cannot_be_is_refused_in_a_line() {
     assert_eq!(unknown, expected);
     assert!(!desk.database().exists());
     assert!(is_secret(desk.ok("auth token create --config can.yaml --tenant research").trim_end()));
+    let second = desk.run("auth token create --config can.yaml");
+    assert!(!second.stderr.contains("auth.anonymous"), "{}", second.stderr);
     assert!(desk.refused("auth token show tok_1").contains("no token has the id `tok_1`"));
     assert!(desk.refused("auth token create --expires 2020-01-01").contains("ended already"));
     desk.configure("htp: 1\n");

@@ -338,6 +338,7 @@ def serve(can, name, arguments, database):
 TENANTS = """\
 cache: {enabled: false}
 routes: [{model: gpt-4.1, to: [openai/gpt-4.1], cache: {enabled: true}}]
+auth: {anonymous: default}
 tenants:
   team: {}
   broke: {budgets: [{usd: 0.000001}]}

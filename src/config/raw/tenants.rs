@@ -20,7 +20,7 @@ pub struct Auth {
     pub passthrough: bool,
     /// The tenant as which clients without a token are served on the gateway's own keys, within its limits and budgets.
     /// Without it they are served so, as the default tenant, only as long as there is nobody to tell apart: no tenant is
-    /// named besides the default one, and no token was ever made (`can auth token create`). From then on a client without a
+    /// named besides the default one, and no token that may ask models was ever made. From then on a client without a
     /// token needs a key of its own for a provider, and counts as the default tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &"default")]
