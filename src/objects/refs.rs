@@ -14,7 +14,7 @@ use crate::openai::fold::{fold_char, folds_to};
 pub enum Dialect {
     /// OpenAI's.
     OpenAi,
-    /// Anthropic's, where `input` is what a model has written for a tool.
+    /// Anthropic's, where the `input` of a `tool_use` is what a model has written.
     Anthropic,
 }
 
@@ -157,20 +157,41 @@ pub fn is_fine_tune(model: &str) -> bool {
     begins(model, "ft:") || model.split(':').skip(1).any(|part| begins(part, "ft-"))
 }
 
-/// A quick look at a body that seldom refers to anything (a chat completion): false where it holds neither a key that ends in
-/// `id` or `ids` nor an escape that could hide one.
+/// The fields of [`FIELDS`] that refer by a string and whose names do not end in `id` or `ids`.
+const OTHER_NAMES: &[&str] = &[
+    "characters",
+    "consent",
+    "container",
+    "conversation",
+    "thread",
+    "training_file",
+    "validation_file",
+    "video",
+    "voice",
+];
+
+/// No name of a field is longer, in the longest characters that fold to its letters.
+const LONGEST_NAME: usize = 64;
+
+/// A quick look at a body that seldom refers to anything (a chat completion): false where no string in it could be the name of
+/// a field that refers, and no escape could hide one.
 pub fn may_refer(body: &[u8]) -> bool {
-    let ends = |at: usize| match &body[at + 1..] {
-        [b'"', ..] | [b's' | b'S', b'"', ..] => true,
-        // A long s.
-        [0xc5, 0xbf, b'"', ..] => true,
-        _ => false,
-    };
-    let begins = |at: usize| at > 0 && matches!(body[at - 1], b'i' | b'I' | 0xb0 | 0xb1);
-    memchr::memchr3_iter(b'd', b'D', b'\\', body).any(|at| match body[at] {
-        b'\\' => hides(&body[at + 1..]),
-        _ => begins(at) && ends(at),
+    if memchr::memchr_iter(b'\\', body).any(|at| hides(&body[at + 1..])) {
+        return true;
+    }
+    let mut start = body.len();
+    memchr::memchr_iter(b'"', body).any(|end| {
+        let word = body.get(start..end).unwrap_or_default();
+        start = end + 1;
+        (2..=LONGEST_NAME).contains(&word.len()) && std::str::from_utf8(word).is_ok_and(could_refer)
     })
+}
+
+fn could_refer(word: &str) -> bool {
+    let mut back = word.chars().rev().map(fold);
+    let last = back.next();
+    let last = if last == Some('s') { back.next() } else { last };
+    last == Some('d') && back.next() == Some('i') || OTHER_NAMES.iter().any(|name| folds_to(word, name))
 }
 
 /// Whether an escape stands for a character that a key may fold to.
@@ -304,6 +325,8 @@ struct Object {
     seen: Vec<&'static str>,
     /// It carries the member that spares a look-up.
     whole: bool,
+    /// Which of the references found so far stand in its `input`.
+    input: std::ops::Range<usize>,
 }
 
 fn known(key: &str) -> Option<(&'static str, Form)> {
@@ -357,7 +380,7 @@ impl<'de> Visitor<'de> for Value<'_> {
         let (scan, place) = (self.scan, self.place);
         let mut object = Object::default();
         while let Some(key) = map.next_key::<Cow<'_, str>>()? {
-            if FREE.contains(&&*key) || scan.dialect == Dialect::Anthropic && key == "input" {
+            if FREE.contains(&&*key) {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
@@ -392,11 +415,21 @@ impl<'de> Visitor<'de> for Value<'_> {
                     object.whole |= text.is_some_and(|text| !text.is_empty())
                         && LOOKED_UP.iter().any(|(_, member)| *member == name);
                 }
+                (_, Some(("input", _))) if scan.dialect == Dialect::Anthropic => {
+                    let before = scan.found.len();
+                    let place = Place::Field("input", Form::Items);
+                    map.next_value_seed(Value { scan: &mut *scan, place })?;
+                    object.input = before..scan.found.len();
+                }
                 (_, Some((name, form))) => {
                     map.next_value_seed(Value { scan: &mut *scan, place: Place::Field(name, form) })?;
                 }
                 _ => map.next_value_seed(Value { scan: &mut *scan, place: Place::Plain })?,
             }
+        }
+        // What a model has written for a tool refers to nothing, wherever `type` stands.
+        if object.kind.as_deref().is_some_and(|kind| kind.ends_with("tool_use")) {
+            scan.found.drain(object.input.clone());
         }
         scan.judge(object, place);
         Ok(())
@@ -601,6 +634,9 @@ mod tests {
             {"type":"document","source":{"type":"file","file_id":"file_1"}}]}],"requests":[{"params":{"container":"container_2"}}]}"#;
         let found: Vec<_> = scan(body, Dialect::Anthropic).unwrap().into_iter().map(|found| found.id).collect();
         assert_eq!(found, ["container_1", "file_1", "container_2"]);
+        let body = br#"{"a":[{"input":{"file_id":"x"},"type":"server_tool_use"}],"input":[{"file_id":"file_1"}]}"#;
+        let found: Vec<_> = scan(body, Dialect::Anthropic).unwrap().into_iter().map(|found| found.id).collect();
+        assert_eq!(found, ["file_1"]);
     }
 
     #[test]
@@ -613,10 +649,17 @@ mod tests {
             "{\"f\u{131}le_\u{131}d\":1}",
             "{\"file_id\u{17f}\":1}",
             r#"{"audio":{"id":"x"}}"#,
-            r#"{"audio":{"id\u0022:"x"}}"#,
+            r#"{"conversation":"x"}"#,
+            r#"{"x":"\"","Container" :"x"}"#,
+            "{\"training_f\u{131}le\":1}",
         ] {
-            let hit = may_refer(body.as_bytes());
-            assert!(hit || body.contains("u0022"), "{body}");
+            assert!(may_refer(body.as_bytes()), "{body}");
+        }
+        // No name is missing in the quick look.
+        for (name, form) in FIELDS {
+            let ends = name.ends_with("id") || name.ends_with("ids");
+            let refers = matches!(form, Form::Any | Form::Prefixed(_));
+            assert_eq!(refers && !ends, OTHER_NAMES.contains(name), "{name}");
         }
         let plain =
             r#"{"model":"gpt-4o","messages":[{"role":"user","content":"I did\u00e9 \"say\" it\n"}],"max_tokens":3}"#;

@@ -127,8 +127,8 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
     let (bytes, model) = (body.bytes.clone(), body.peek.model.clone());
     let reads = match ctx.endpoint {
         Endpoint::Responses | Endpoint::Messages | Endpoint::CountTokens => true,
-        Endpoint::ChatCompletions => may_refer(&bytes),
-        _ => false,
+        // The others keep little and are asked often.
+        _ => may_refer(&bytes),
     };
     let anthropic = ctx.endpoint.is_anthropic();
     let mut references = match reads {
@@ -212,11 +212,10 @@ fn refuse(session: &Session, principal: &Principal, knob: &str) -> GatewayError 
 }
 
 /// Whether the body has to be read for what it refers to. An upload that calls itself JSON is none.
-fn reads_body(session: &Session, action: Action) -> bool {
-    let request = session.req_header();
+fn reads_body(session: &mut Session, action: Action) -> bool {
     let json = || content_type(session).is_ok_and(|kind| kind.to_ascii_lowercase().contains("json"));
-    let bodiless = matches!(request.method, http::Method::GET | http::Method::HEAD | http::Method::DELETE);
-    !bodiless && (action != Action::Upload || json()) && !identify::is_websocket(session)
+    let upload = action == Action::Upload && !json();
+    !upload && !identify::is_websocket(session) && !session.as_mut().is_body_empty()
 }
 
 /// The type of the body; empty where none is given.
