@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -33,7 +33,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     admin::{Admin, AxumApp},
     cache::{Cache, Purges},
-    config::{Config, Listener},
+    config::{Config, FileText, Listener, Loaded},
     identity::Directory,
     ledger::Ledger,
     objects::Objects,
@@ -65,8 +65,8 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Loads the configuration afresh and names the files it was read from; called on every reload.
-pub type Load = Box<dyn Fn() -> Result<(Config, Vec<PathBuf>), StartError> + Send>;
+/// Loads the configuration afresh; called on every reload.
+pub type Load = Box<dyn Fn() -> Result<Loaded, StartError> + Send>;
 
 /// A gateway that is composed but not running yet.
 pub struct Server {
@@ -149,10 +149,11 @@ impl Server {
         Ok(Self { pingora, addresses, admin, engines, governance, metrics, ready, reserved: sockets.reserved })
     }
 
-    /// A handle to reload the configuration of the running server.
-    pub fn reloader(&self, load: Load) -> Reloader {
+    /// A handle to reload the configuration of the running server; `text` is the file in force.
+    pub fn reloader(&self, load: Load, text: FileText) -> Reloader {
         Reloader {
             load,
+            in_force: Mutex::new(text),
             engines: self.engines.clone(),
             governance: self.governance.clone(),
             metrics: self.metrics.clone(),
@@ -368,6 +369,8 @@ fn read_catalogue(path: &PathBuf) -> Result<Catalogue, StartError> {
 /// Swaps a new configuration into the running server, whole or not at all.
 pub struct Reloader {
     load: Load,
+    /// The configuration file as it was when it was last applied.
+    in_force: Mutex<FileText>,
     engines: Arc<ArcSwap<Engines>>,
     governance: Arc<Governance>,
     metrics: Arc<Metrics>,
@@ -379,9 +382,22 @@ impl Reloader {
     /// # Errors
     /// Every fault of the new configuration.
     pub fn reload(&self) -> Result<Vec<PathBuf>, StartError> {
-        match (self.load)().and_then(|(config, files)| Ok((engines(config, &self.governance)?, files))) {
-            Ok((new, files)) => {
+        self.apply(|_, _| None)
+    }
+
+    /// The same where nobody asked for it, but a file was seen to change: what looks like an interrupted write is refused.
+    ///
+    /// # Errors
+    /// Every fault of the new configuration.
+    pub fn reload_changed(&self) -> Result<Vec<PathBuf>, StartError> {
+        self.apply(FileText::cut_off)
+    }
+
+    fn apply(&self, objection: fn(&FileText, &FileText) -> Option<String>) -> Result<Vec<PathBuf>, StartError> {
+        match self.read(objection) {
+            Ok((new, text, files)) => {
                 let old = self.engines.swap(Arc::new(new));
+                *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = text;
                 let new = self.engines.load();
                 let waiting = old.config.needs_restart(&new.config);
                 if !waiting.is_empty() {
@@ -399,5 +415,17 @@ impl Reloader {
                 Err(error)
             }
         }
+    }
+
+    fn read(
+        &self,
+        objection: fn(&FileText, &FileText) -> Option<String>,
+    ) -> Result<(Engines, FileText, Vec<PathBuf>), StartError> {
+        let Loaded { config, text, files, .. } = (self.load)()?;
+        let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(why) = objection(&in_force, &text) {
+            return Err(StartError(vec![format!("the configuration file {why}")]));
+        }
+        Ok((engines(config, &self.governance)?, text, files))
     }
 }

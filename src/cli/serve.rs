@@ -62,8 +62,12 @@ fn serve(args: Serve) -> Result<(), StartError> {
     };
     let server = Server::compose(apply(first.config), args.upgrade)?;
     let files = first.files;
-    let reload: Load = Box::new(move || load(&source).map(|loaded| (apply(loaded.config), loaded.files)));
-    watch(server.reloader(reload), files);
+    let reload: Load = Box::new(move || {
+        let mut loaded = load(&source)?;
+        loaded.config = apply(loaded.config);
+        Ok(loaded)
+    });
+    watch(server.reloader(reload, first.text), files);
     if let Some(admin) = server.admin {
         tracing::info!(%admin, "admin API");
     }
@@ -132,7 +136,8 @@ async fn follow(reloader: &Reloader, mut files: Vec<PathBuf>) {
         if asked || settled && now != applied {
             applied = now;
             // A refusal is logged and counted where it is known; the files stay the ones to watch.
-            if let Ok(read) = reloader.reload() {
+            let outcome = if asked { reloader.reload() } else { reloader.reload_changed() };
+            if let Ok(read) = outcome {
                 files = read;
                 applied = stamps(&files);
                 last.clone_from(&applied);

@@ -1,12 +1,15 @@
 //! From a file and the environment to a [`Config`].
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{Config, Fault, overlay, raw, resolve, shape, yaml::Node};
+use super::{
+    Config, Fault, overlay, raw, resolve, shape,
+    yaml::{Node, Yaml},
+};
 
 /// The largest file that is read: far beyond any configuration, and no danger to memory.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -47,6 +50,8 @@ pub struct Loaded {
     /// The files it was read from (configuration, keys, prices, certificate authorities): a change of one of them is a
     /// reason to load again.
     pub files: Vec<PathBuf>,
+    /// What stands in the configuration file; empty where there is none. A reload compares it with what is in force.
+    pub text: FileText,
     effective: raw::File,
 }
 
@@ -60,11 +65,14 @@ impl Loaded {
 }
 
 impl Config {
-    /// Reads file and environment. All faults are reported at once, in the order of the file.
+    /// Reads file and environment. All faults are reported at once, in the order of the file. A file without a single key is
+    /// a fault: it is what an interrupted write leaves, and would turn off every token and budget.
     pub fn load(source: &Source) -> Result<Loaded, Vec<Fault>> {
         let text = match &source.file {
             None => String::new(),
-            Some(file) => read(file).map_err(|message| vec![Fault { line: None, path: String::new(), message }])?,
+            Some(file) => read(file)
+                .and_then(|text| if is_empty(&text) { Err(EMPTY.to_owned()) } else { Ok(text) })
+                .map_err(|message| vec![Fault { line: None, path: String::new(), message }])?,
         };
         let mut loaded = Self::load_text(&text, source)?;
         loaded.files.extend(source.file.clone());
@@ -96,7 +104,45 @@ impl Config {
         let context = resolve::Context { tree: &tree, env: &env, simulate: source.simulate, base_dir, named };
         let resolved = resolve::resolve(&file, context, faults)?;
         let resolve::Resolved { config, warnings, files } = resolved;
-        Ok(Loaded { config, warnings, files, effective: file })
+        Ok(Loaded { config, warnings, files, text: FileText(text.into()), effective: file })
+    }
+}
+
+/// Why a configuration file is refused that has no key.
+const EMPTY: &str = "is empty; a file must have at least one key. To run on the defaults and the environment, leave out the \
+                     file (no `--config`, no `CAN_CONFIG`)";
+
+/// True for a text of nothing but white space, comments, `null` or `{}`. One that cannot be parsed is not empty.
+fn is_empty(text: &str) -> bool {
+    matches!(Node::parse(text, &mut Vec::new()), Ok(Node { value: Yaml::Map(keys), .. }) if keys.is_empty())
+}
+
+/// What stands in a configuration file. It may hold secrets: it is compared, never shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct FileText(Arc<str>);
+
+impl FileText {
+    /// Why `found` looks like this text, which is in force, cut off: an interrupted write, or a full disk. `None` for any
+    /// other text.
+    pub fn cut_off(&self, found: &Self) -> Option<String> {
+        let (in_force, found) = (&*self.0, &*found.0);
+        if in_force.len() > found.len() && in_force.starts_with(found) {
+            let (part, whole) = (found.len(), in_force.len());
+            return Some(format!(
+                "is truncated: it has only the first {part} of the {whole} bytes that are in force; SIGHUP applies it as it is"
+            ));
+        }
+        let lost = in_force.ends_with('\n') && !found.ends_with('\n');
+        lost.then(|| {
+            "is truncated: its last line has no line break, which the file in force has; SIGHUP applies it as it is"
+                .into()
+        })
+    }
+}
+
+impl fmt::Debug for FileText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
     }
 }
 

@@ -27,7 +27,7 @@ mod yaml;
 pub use base_url::BaseUrl;
 pub use fault::Fault;
 pub(crate) use fault::{Path, Step, did_you_mean};
-pub use load::{Loaded, Source, process_env};
+pub use load::{FileText, Loaded, Source, process_env};
 pub use overlay::{ENVIRONMENT, EnvVar};
 pub use presets::{PRESETS, Preset};
 pub use reference::reference;

@@ -354,6 +354,47 @@ fn files_are_read_from_beside_the_configuration() {
 }
 
 #[test]
+fn a_file_without_a_key_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("can.yaml");
+    let mut source = source(&[]);
+    assert!(Config::load(&source).is_ok(), "no file is no empty file");
+    source.file = Some(file.clone());
+    for text in ["", " \n\n", "# all of it\n# commented out\n", "null\n", "~", "{}\n", "---\n...\n", "\u{feff}"] {
+        fs::write(&file, text).unwrap();
+        let faults = Config::load(&source).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].message.starts_with("is empty; "), "{text:?}: {faults:?}");
+    }
+    fs::write(&file, "mode: normal\n").unwrap();
+    assert!(Config::load(&source).is_ok());
+    fs::write(&file, "a: [").unwrap();
+    assert!(Config::load(&source).unwrap_err()[0].message.starts_with("not valid YAML"), "a broken one says so");
+}
+
+#[test]
+fn a_file_that_was_cut_off_is_told_from_one_that_was_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut source = source(&[]);
+    source.file = Some(dir.path().join("can.yaml"));
+    let text = |text: &str| {
+        fs::write(source.file.as_ref().unwrap(), text).unwrap();
+        Config::load(&source).unwrap().text
+    };
+    let whole = text("mode: normal\nlog: {level: info}\n");
+    for cut in ["mode: normal\n", "mode: normal\nlog:", "mode: normal\nlog: {level: info}"] {
+        assert!(whole.cut_off(&text(cut)).unwrap().starts_with("is truncated: "), "{cut:?}");
+    }
+    assert!(whole.cut_off(&text("mode: normal\nlog: {level: warn}")).unwrap().contains("line break"));
+    for other in
+        ["mode: normal\nlog: {level: info}\n", "mode: normal\nlog: {level: info}\n# more\n", "log: {level: info}\n"]
+    {
+        assert_eq!(whole.cut_off(&text(other)), None, "{other:?}");
+    }
+    assert_eq!(text("mode: normal").cut_off(&text("mode: dev")), None, "neither has a last line break");
+    assert!(!format!("{whole:?}").contains("normal"), "it may hold secrets");
+}
+
+#[test]
 fn a_provider_without_a_key_is_worth_a_word() {
     let loaded = load("providers:\n  groq: {}\n  openai: {credentials: mapped}\n", &[]).unwrap();
     let shown: Vec<_> = loaded.warnings.iter().map(Fault::to_string).collect();

@@ -188,7 +188,7 @@ pub fn may_refer(body: &[u8]) -> bool {
 }
 
 fn could_refer(word: &str) -> bool {
-    let mut back = word.chars().rev().map(fold);
+    let mut back = word.chars().rev().filter_map(fold_char);
     let last = back.next();
     let last = if last == Some('s') { back.next() } else { last };
     last == Some('d') && back.next() == Some('i') || OTHER_NAMES.iter().any(|name| folds_to(word, name))

@@ -25,6 +25,7 @@ mod leaving;
 mod lifecycle;
 mod money;
 mod objects;
+mod ownership;
 mod quotes;
 mod reserved;
 mod streams;

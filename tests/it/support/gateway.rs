@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use chittycan::{
-    config::{Config, Limits, Source},
+    config::{Config, Limits, Loaded, Source},
     identity::{NewToken, Scopes, Token, Tokens},
     server::{Reloader, Server, StartError},
 };
@@ -66,18 +66,17 @@ impl Gateway {
         let env: Arc<[(String, String)]> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let load = {
             let (file, env) = (file.clone(), env.clone());
-            move || -> Result<(Config, Vec<PathBuf>), StartError> {
+            move || -> Result<Loaded, StartError> {
                 let env = env.clone();
                 let look = move |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
                 Config::load(&Source { file: Some(file.clone()), env: Arc::new(look), simulate: false })
-                    .map(|loaded| (loaded.config, loaded.files))
                     .map_err(|faults| StartError(faults.iter().map(|fault| fault.in_file(&file)).collect()))
             }
         };
-        let (config, _) = load().unwrap_or_else(|error| panic!("{error}"));
-        let server = Server::compose(config, false).unwrap_or_else(|error| panic!("{error}"));
+        let first = load().unwrap_or_else(|error| panic!("{error}"));
+        let server = Server::compose(first.config, false).unwrap_or_else(|error| panic!("{error}"));
         let (addresses, admin) = (server.addresses.clone(), server.admin.expect("an admin listener"));
-        let (ready, reloader) = (server.ready(), server.reloader(Box::new(load)));
+        let (ready, reloader) = (server.ready(), server.reloader(Box::new(load), first.text));
         let (stop, idle) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
         let (signal, told) = (Stop(stop.clone()), idle.clone());
         thread::spawn(move || {
