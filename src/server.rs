@@ -40,6 +40,7 @@ use crate::{
     pricing::Catalogue,
     proxy::{Authorities, Engines, Gateway, Governance, Parties},
     routing::RouteTable,
+    store::StoreError,
     telemetry::Metrics,
 };
 
@@ -93,8 +94,10 @@ impl Server {
     pub fn compose(config: Config, upgrade: bool) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError(vec![e.to_string()]))?);
         let ready = Arc::new(AtomicBool::new(false));
-        let ledger = Ledger::open(&config.database)
-            .map_err(|error| StartError(vec![format!("{}: {error}", config.database.path.display())]))?;
+        let ledger = Ledger::open(&config.database).map_err(|error| match error {
+            StoreError::Owned(message) => StartError(vec![message]),
+            error => StartError(vec![format!("{}: {error}", config.database.path.display())]),
+        })?;
         let purges = Purges::follow(&config.database.path);
         let cache = Cache::open(&config.cache, purges).map_err(|error| StartError(vec![format!("cache: {error}")]))?;
         let directory = Directory::follow(&config.database.path);
@@ -127,7 +130,8 @@ impl Server {
             options.h2c = true;
             proxy.server_options = Some(options);
         }
-        let addresses = config.listeners.iter().map(|listener| sockets.listen(&mut client_api, listener)).collect();
+        let addresses: Vec<_> =
+            config.listeners.iter().map(|listener| sockets.listen(&mut client_api, listener)).collect();
         let admin = config.admin.map(|address| {
             let api = Admin {
                 metrics: metrics.clone(),
@@ -145,6 +149,7 @@ impl Server {
         if !sockets.faults.is_empty() {
             return Err(StartError(sockets.faults));
         }
+        governance.ledger.announce(addresses.iter().chain(&admin).map(ToString::to_string).collect());
         pingora.add_service(client_api);
         Ok(Self { pingora, addresses, admin, engines, governance, metrics, ready, reserved: sockets.reserved })
     }

@@ -131,7 +131,7 @@ pub fn start(shared: Arc<Shared>) -> io::Result<Bell> {
 }
 
 fn deliver(shared: &Shared, due: &mut HashMap<String, Instant>) -> Result<(), StoreError> {
-    let Some(hook) = shared.webhook() else { return Ok(()) };
+    let Some(hook) = shared.webhook().filter(|_| shared.ownership.is_held()) else { return Ok(()) };
     let connection = store::open(&shared.path)?;
     let mut open = Vec::new();
     for alert in undelivered(&connection)? {

@@ -11,6 +11,7 @@ use std::{
     borrow::Cow,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -114,12 +115,10 @@ impl Journal {
     }
 
     fn begin(&self) -> io::Result<Segment> {
-        fs::create_dir_all(&self.folder)?;
+        private(&self.folder)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{:016x}-{number}.log", self.process));
-        let mut options = OpenOptions::new();
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.append(true).create_new(true).open(&path)?;
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
         // A segment that nobody could tell from an abandoned one would be recovered by another process.
         file.try_lock()?;
         Ok(Segment { path, file, written: AtomicU64::new(0), begun: Instant::now(), closed: AtomicBool::new(false) })
@@ -196,6 +195,18 @@ impl Journal {
         found.sort();
         Ok(found)
     }
+}
+
+/// Makes the folder, for its owner only: intents name tenants and what they spend. One that others may read is narrowed.
+fn private(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    if fs::metadata(folder)?.permissions().mode() & 0o077 != 0
+        && let Err(error) = fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+    {
+        // Its files are 0600 in any case.
+        tracing::warn!(%error, folder = %folder.display(), "the folder of intents can be listed by others, and cannot be narrowed");
+    }
+    Ok(())
 }
 
 impl Drop for Segment {
@@ -322,6 +333,22 @@ mod tests {
         assert_eq!(intents[1].route, "gpt-4o\n");
         found.delete().unwrap();
         assert_eq!(living.others().unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn intents_are_for_their_owner_only_also_in_a_folder_that_was_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        for made in [None, Some(0o755), Some(0o777)] {
+            let folder = parent.path().join(format!("{made:?}"));
+            if let Some(mode) = made {
+                fs::create_dir(&folder).unwrap();
+                fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            Journal::new(folder.clone(), 1).renew().unwrap();
+            let segment = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+            assert_eq!((mode(&folder), mode(&segment)), (0o700, 0o600));
+        }
     }
 
     #[test]

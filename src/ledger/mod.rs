@@ -64,7 +64,7 @@ use writer::Message;
 
 use crate::{
     config::{self, OnFailure},
-    store::StoreError,
+    store::{Ownership, StoreError},
     types::{NanoUsd, TenantId, unix_now},
 };
 
@@ -74,6 +74,8 @@ const MAX_WAITING: usize = 500_000;
 
 /// Between a wish to read the history and giving up on it.
 const READ: Duration = Duration::from_secs(5);
+/// A gateway that is ending has this long to let go of the database when another one starts.
+const LAST_MOMENTS: Duration = Duration::from_secs(1);
 
 /// Why no money could be reserved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +99,8 @@ pub struct Ledger {
 /// What requests, the writer and the reports share.
 struct Shared {
     path: PathBuf,
+    /// Only the owner of the file writes to it.
+    ownership: Ownership,
     process: i64,
     books: Mutex<Books>,
     /// Other processes that live (this one is taking over from them), and what each tenant had spent through them when it
@@ -169,7 +173,8 @@ impl Ledger {
     /// Opens the ledger: recovers what processes that are gone left behind, and starts the writer.
     ///
     /// # Errors
-    /// With `on_failure: refuse` a file that cannot be used. With `serve` it is tried again and again.
+    /// A file that another gateway owns; with `on_failure: refuse` any that cannot be used. With `serve` that is tried again
+    /// and again, and nothing is written before this process owns the file.
     pub fn open(database: &config::Database) -> Result<Arc<Self>, StoreError> {
         let process = random_process();
         let mut folder = database.path.clone().into_os_string();
@@ -177,6 +182,7 @@ impl Ledger {
         let journal = Arc::new(Journal::new(folder.into(), process));
         let shared = Arc::new(Shared {
             path: database.path.clone(),
+            ownership: Ownership::of(&database.path),
             process,
             books: Mutex::default(),
             others: Mutex::default(),
@@ -189,10 +195,16 @@ impl Ledger {
             alerts: AtomicU64::new(0),
             unrecorded: AtomicU64::new(0),
         });
+        // What cannot be owned for another reason cannot be opened either.
+        if let Err(error @ StoreError::Owned(_)) = shared.ownership.claim_within(LAST_MOMENTS) {
+            return Err(error);
+        }
         let (to_writer, inbox) = mpsc::channel();
         let opened = writer::start(shared.clone(), journal.clone(), database.retention, inbox)?;
-        if let (Err(error), OnFailure::Refuse) = (opened, database.on_failure) {
-            return Err(error);
+        match opened {
+            Err(error @ StoreError::Owned(_)) => return Err(error),
+            Err(error) if database.on_failure == OnFailure::Refuse => return Err(error),
+            _ => {}
         }
         Ok(Arc::new(Self { shared, journal, to_writer, on_failure: database.on_failure }))
     }
@@ -410,6 +422,11 @@ impl Ledger {
     /// Lets go of budgets that the configuration does not have any more.
     pub fn retain(&self, configured: impl Fn(&BudgetKey) -> bool) {
         self.shared.books().budgets.retain(|key, _| configured(key));
+    }
+
+    /// Tells a gateway that is refused the same database where this one listens.
+    pub fn announce(&self, addresses: Vec<String>) {
+        self.shared.ownership.announce(addresses);
     }
 
     /// The file.

@@ -414,6 +414,8 @@ fn two_processes_over_one_file_see_what_the_other_spends() {
     };
     spend(&old, &old_account, 100);
     flush(&old);
+    assert!(matches!(Ledger::open(&database(folder.path())), Err(StoreError::Owned(_))));
+    old.shared.ownership.hand_over();
     let (new, _, new_budget) = start();
     assert_eq!(new_budget.standing(unix_now()).spent, NanoUsd(100));
     // The old one goes on with what it had under way, as in an upgrade.
@@ -435,32 +437,29 @@ fn two_processes_over_one_file_see_what_the_other_spends() {
 #[test]
 fn steady_load_does_not_keep_the_writer_from_its_other_work() {
     let folder = tempfile::tempdir().unwrap();
-    let start = || {
-        let ledger = Ledger::open(&database(folder.path())).unwrap();
-        ledger.read_history(&[rule(0)]);
-        let (account, budget) = alone(&ledger, "team", &rule(1_000_000));
-        (ledger, account, budget)
-    };
-    let (old, old_account, _) = start();
-    let (new, _, new_budget) = start();
-    let open = old.reserve(&old_account, subject("team"), NanoUsd(300)).unwrap();
+    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    ledger.read_history(&[rule(0)]);
+    let (_, budget) = alone(&ledger, "team", &rule(1_000_000));
+    let another = journal::Journal::new(folder.path().join("can.db-intents"), 7);
+    another.renew().unwrap();
+    let pin = another.note(&subject("team"), NanoUsd(300)).unwrap();
     let busy = AtomicBool::new(true);
     thread::scope(|scope| {
         scope.spawn(|| {
             while busy.load(Ordering::Relaxed) {
-                new.record(cost(&subject("other"), 0));
+                ledger.record(cost(&subject("other"), 0));
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        open.forget();
-        drop((old, old_account));
+        // Its process ends, and leaves a request under way.
+        drop((another, pin));
         let begun = Instant::now();
-        let recovered = || new_budget.standing(unix_now()).spent == NanoUsd(300);
+        let recovered = || budget.standing(unix_now()).spent == NanoUsd(300);
         while !recovered() && begun.elapsed() < Duration::from_secs(8) {
             thread::sleep(Duration::from_millis(20));
         }
         busy.store(false, Ordering::Relaxed);
-        assert!(recovered(), "{new_budget:?}");
+        assert!(recovered(), "{budget:?}");
     });
 }
 

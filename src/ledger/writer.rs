@@ -64,6 +64,8 @@ struct Writer {
     alerts: VecDeque<Box<Crossed>>,
     flushes: Vec<SyncSender<()>>,
     histories: Vec<(BTreeSet<history::Key>, SyncSender<bool>)>,
+    /// Another gateway owned the file at the last try.
+    owned: bool,
     /// The last try to begin a segment failed.
     no_intents: bool,
     ticked: Instant,
@@ -92,6 +94,7 @@ pub fn start(
         alerts: VecDeque::new(),
         flushes: Vec::new(),
         histories: Vec::new(),
+        owned: false,
         no_intents: false,
         ticked: Instant::now(),
         rolled_up: None,
@@ -161,18 +164,23 @@ impl Writer {
     fn attempt(&mut self, action: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let opened = match self.connection {
             Some(_) => Ok(()),
-            None => store::open(&self.shared.path).map(|connection| self.connection = Some(connection)),
+            None => self.open(),
         };
         let outcome = opened.and_then(|()| action(self));
         match &outcome {
             Err(error) => {
                 // The next attempt begins afresh: the file may be another one by then.
                 self.connection = None;
+                let owned = matches!(error, StoreError::Owned(_));
+                if owned && !std::mem::replace(&mut self.owned, owned) {
+                    tracing::error!(%error, "nothing is written to the ledger: its file has another owner");
+                }
                 if self.shared.up.swap(false, Ordering::Relaxed) {
                     tracing::error!(%error, file = %self.shared.path.display(), "the ledger cannot be written; entries wait in memory");
                 }
             }
             Ok(()) if self.waiting.is_empty() => {
+                self.owned = false;
                 if !self.shared.up.swap(true, Ordering::Relaxed) {
                     tracing::info!("the ledger is written again");
                 }
@@ -180,6 +188,13 @@ impl Writer {
             Ok(()) => {}
         }
         outcome
+    }
+
+    /// Opens the file once this process owns it.
+    fn open(&mut self) -> Result<(), StoreError> {
+        self.shared.ownership.claim()?;
+        self.connection = Some(store::open(&self.shared.path)?);
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
@@ -219,13 +234,18 @@ impl Writer {
 
     /// What has to be done now and then.
     fn tick(&mut self) {
-        let renewed = self.journal.renew();
+        // Without the file nothing is written beside it either: the folder may be one that is to be mounted.
+        let renewed = self.shared.ownership.claim().and_then(|()| Ok(self.journal.renew()?));
         if let Err(error) = &renewed
             && !self.no_intents
         {
             tracing::error!(%error, "intents cannot be written: requests under way would be lost with the process");
         }
         self.no_intents = renewed.is_err();
+        if !self.shared.ownership.may_write() {
+            // Its lock file was deleted or replaced: whoever takes the new one owns the file.
+            self.connection = None;
+        }
         let due = self.rolled_up.is_none_or(|at| at.elapsed() >= ROLL_UP);
         let _ = self.attempt(|writer| {
             writer.catch_up()?;

@@ -1,10 +1,11 @@
 //! The SQLite file: opening it, its schema, and who may do what with it.
 //!
-//! One file keeps tokens, the ledger and alerts. The gateway never asks it anything while a request waits: tokens are
+//! One file keeps tokens, the ledger and alerts, and one gateway owns it (`owner`). The gateway never asks it anything while a request waits: tokens are
 //! read into memory, entries are written by one thread. The command line opens the same file beside a running gateway;
 //! SQLite's write-ahead log lets one write while others read.
 
 mod follow;
+mod owner;
 
 use std::{
     fmt, io,
@@ -16,6 +17,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use follow::{Follower, LOOK};
+pub use owner::{Owner, Ownership};
 
 /// How long a writer waits for another one. Long enough for any honest transaction, short enough to notice a stuck one.
 pub const BUSY: Duration = Duration::from_secs(2);
@@ -42,6 +44,8 @@ pub enum StoreError {
     Io(io::Error),
     /// A file that another version of the gateway, or another program, has made.
     Foreign(String),
+    /// Another gateway owns it, or may own it under another name; the text says which.
+    Owned(String),
 }
 
 impl fmt::Display for StoreError {
@@ -49,7 +53,7 @@ impl fmt::Display for StoreError {
         match self {
             Self::Sqlite(error) => error.fmt(f),
             Self::Io(error) => error.fmt(f),
-            Self::Foreign(message) => f.write_str(message),
+            Self::Foreign(message) | Self::Owned(message) => f.write_str(message),
         }
     }
 }
@@ -193,6 +197,13 @@ mod tests {
         drop(open(&path).unwrap());
         drop(open_to_read(&path).unwrap());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        // SQLite makes the write-ahead log and its index as readable as the file is.
+        let connection = open(&path).unwrap();
+        connection.execute("INSERT INTO days VALUES (0, 'team', 'openai', 'gpt-4o', 1, 0, 2, 3, 4, 0)", []).unwrap();
+        for name in ["can.db", "can.db-wal", "can.db-shm"] {
+            let facts = std::fs::metadata(path.with_file_name(name)).unwrap();
+            assert_eq!(facts.permissions().mode() & 0o777, 0o600, "{name}");
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use crate::config::{resolved::OnFailure, values::HumanDuration};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Database {
-    /// The file; it is made where it is not there. Its neighbours with `-wal`, `-shm` and `-intents` in their names belong
-    /// to it. `CAN_DATABASE` replaces it.
+    /// The file; it is made where it is not there. Its neighbours with `-wal`, `-shm`, `-intents` and `-owner` in their names
+    /// belong to it. One gateway owns it; another one on the same file does not start. `CAN_DATABASE` replaces it.
     pub path: String,
     /// While it cannot be written: `serve` goes on with what is in memory and writes it down later, `refuse` answers 503.
     pub on_failure: OnFailure,
