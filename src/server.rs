@@ -1,5 +1,7 @@
 //! The composition root: configuration → engines → a Pingora server, its reloads and its end.
 
+mod handover;
+
 use std::{
     collections::BTreeMap,
     fmt, io,
@@ -30,12 +32,14 @@ use pingora_proxy::http_proxy_service_with_name;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use handover::{Incoming, Outgoing, Signals};
+
 use crate::{
     admin::{Admin, AxumApp},
     cache::{Cache, Purges},
     config::{Config, FileText, Listener, Loaded},
     identity::Directory,
-    ledger::Ledger,
+    ledger::{Ledger, Snapshot},
     objects::Objects,
     pricing::Catalogue,
     proxy::{Authorities, Engines, Gateway, Governance, Parties},
@@ -82,19 +86,28 @@ pub struct Server {
     ready: Arc<AtomicBool>,
     /// Holds the ports that were chosen here until Pingora has them.
     reserved: Vec<Socket>,
+    /// The gateway that this one takes over from.
+    before: Option<Incoming>,
+    outgoing: Arc<Outgoing>,
 }
 
 impl Server {
     /// Builds the engines and binds nothing yet but the ports that the system is to choose.
     ///
-    /// With `upgrade`, the listeners are taken over from the process that gets SIGQUIT; this waits for it.
+    /// With `upgrade`, reservations, database and listeners are taken over from the process that gets SIGQUIT; this waits for it.
     ///
     /// # Errors
-    /// An address in use, an unreadable certificate or price file.
+    /// A database that another gateway owns, a gateway that does not hand over, an address in use, an unreadable certificate or price file.
     pub fn compose(config: Config, upgrade: bool) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError(vec![e.to_string()]))?);
         let ready = Arc::new(AtomicBool::new(false));
-        let ledger = Ledger::open(&config.database).map_err(|error| match error {
+        let socket = config.server.upgrade_socket.clone();
+        let before = match upgrade {
+            true => Some(Incoming::wait(&socket, &config.database.path).map_err(|error| StartError(vec![error]))?),
+            false => None,
+        };
+        let snapshot = before.as_ref().map(|before| &before.snapshot);
+        let ledger = Ledger::open_after(&config.database, snapshot).map_err(|error| match error {
             StoreError::Owned(message) => StartError(vec![message]),
             error => StartError(vec![format!("{}: {error}", config.database.path.display())]),
         })?;
@@ -104,13 +117,16 @@ impl Server {
         let objects = Arc::new(Objects::open(&config.database.path));
         let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects));
         let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance)?));
+        if let Some(snapshot) = snapshot {
+            inherit(&engines, &governance, snapshot);
+        }
         let config = engines.load().config.clone();
         tracing::info!("who can spend: {}", config.who_can_spend(governance.directory.holders()));
         let mut sockets = Sockets { reserved: Vec::new(), faults: Vec::new(), upgrade };
 
         let conf = ServerConf {
             threads: config.server.threads,
-            upgrade_sock: config.server.upgrade_socket.display().to_string(),
+            upgrade_sock: handover::listeners_socket(&socket).display().to_string(),
             grace_period_seconds: Some(config.server.shutdown_grace.as_secs()),
             graceful_shutdown_timeout_seconds: Some(1),
             upstream_keepalive_pool_size: config.server.upstream_pool,
@@ -151,7 +167,9 @@ impl Server {
         }
         governance.ledger.announce(addresses.iter().chain(&admin).map(ToString::to_string).collect());
         pingora.add_service(client_api);
-        Ok(Self { pingora, addresses, admin, engines, governance, metrics, ready, reserved: sockets.reserved })
+        let outgoing = Outgoing::new(socket, governance.ledger.clone());
+        let reserved = sockets.reserved;
+        Ok(Self { pingora, addresses, admin, engines, governance, metrics, ready, reserved, before, outgoing })
     }
 
     /// A handle to reload the configuration of the running server; `text` is the file in force.
@@ -170,15 +188,29 @@ impl Server {
         self.ready.clone()
     }
 
+    /// The signals that end the process: SIGQUIT hands over to a successor, SIGTERM lets open requests end, SIGINT does not.
+    pub fn signals(&self) -> RunArgs {
+        RunArgs { shutdown_signal: Box::new(Signals(self.outgoing.clone())) }
+    }
+
     /// Serves until a signal of `args` ends it. `on_idle` is called once, when a graceful end has begun and no request is
     /// open any more; the binary exits there, since Pingora itself would wait for the whole grace period.
     pub fn run(mut self, args: RunArgs, on_idle: impl FnOnce() + Send + 'static) {
+        if let Some(before) = self.before.take() {
+            let (engines, governance) = (self.engines.clone(), self.governance.clone());
+            let listeners = PathBuf::from(&self.pingora.configuration.upgrade_sock);
+            thread::spawn(move || {
+                before.follow(&listeners, |snapshot| inherit(&engines, &governance, &snapshot));
+                governance.ledger.predecessor_ended();
+            });
+        }
         self.pingora.bootstrap();
         let reserved = self.reserved.iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect();
         let all = self.addresses.iter().chain(&self.admin).copied().collect();
         announce_when_ready(all, self.addresses.clone(), reserved, self.ready.clone());
         let mut phases = self.pingora.watch_execution_phase();
         let (metrics, ready, governance) = (self.metrics.clone(), self.ready.clone(), self.governance.clone());
+        let outgoing = self.outgoing.clone();
         thread::spawn(move || {
             loop {
                 match phases.blocking_recv() {
@@ -192,6 +224,7 @@ impl Server {
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 }
             }
+            outgoing.drained();
             wait_until_idle(&metrics);
             last_writes(&governance);
             on_idle();
@@ -201,6 +234,12 @@ impl Server {
         // An end that did not wait for open requests: SIGINT, or a grace period that was too short.
         last_writes(&governance);
     }
+}
+
+/// Holds in the budgets of the tenants what the gateway before this one may still spend.
+fn inherit(engines: &ArcSwap<Engines>, governance: &Governance, snapshot: &Snapshot) {
+    let engines = engines.load();
+    governance.ledger.inherit(snapshot, |tenant| Some(engines.parties.of(tenant)?.account.clone()));
 }
 
 fn last_writes(governance: &Governance) {

@@ -8,7 +8,6 @@ use std::{
 };
 
 use clap::Args;
-use pingora_core::server::RunArgs;
 
 use super::config::file_or_env;
 use crate::{
@@ -30,7 +29,8 @@ pub struct Serve {
     /// Answer from the built-in simulated provider: no key, no network, no cost.
     #[arg(long)]
     simulate: bool,
-    /// Take the listening sockets over from a running gateway, which is then to get SIGQUIT.
+    /// Take the listening sockets, the reservations and the database over from a running gateway, which is to get SIGQUIT
+    /// within 30 s.
     #[arg(long)]
     upgrade: bool,
 }
@@ -74,7 +74,8 @@ fn serve(args: Serve) -> Result<(), StartError> {
     if target.is_some() {
         tracing::warn!("every provider is simulated: answers are made up and cost nothing");
     }
-    server.run(RunArgs::default(), || {
+    let signals = server.signals();
+    server.run(signals, || {
         tracing::info!("no request is open, exiting");
         std::process::exit(0);
     });

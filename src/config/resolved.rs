@@ -81,7 +81,7 @@ pub struct Server {
     pub threads: usize,
     /// How long open requests may go on after SIGTERM.
     pub shutdown_grace: Duration,
-    /// Unix socket over which `can serve --upgrade` takes the listeners over.
+    /// Unix socket over which `can serve --upgrade` takes over from the running gateway, in a folder of its own.
     pub upgrade_socket: PathBuf,
     /// Idle upstream connections that each worker thread keeps for reuse.
     pub upstream_pool: usize,

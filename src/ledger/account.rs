@@ -13,7 +13,7 @@ use std::{
 use slab::Slab;
 
 use super::budget::{Budget, Crossed, Exceeded, Held};
-use crate::types::{NanoUsd, TenantId};
+use crate::types::{NanoUsd, RequestId, TenantId};
 
 /// The budgets that a request counts in: its tenant's, then its ancestors'.
 pub type Budgets = Arc<[Arc<Budget>]>;
@@ -32,6 +32,7 @@ struct State {
 
 /// What one open request holds.
 struct Open {
+    id: RequestId,
     /// Milliseconds since 1970: decides the period.
     at: u64,
     amount: NanoUsd,
@@ -98,11 +99,24 @@ impl Account {
     }
 
     /// Holds an amount in all budgets, or in none.
-    pub(super) fn hold(&self, at: u64, amount: NanoUsd) -> Result<Slot, Short> {
+    pub(super) fn hold(&self, id: RequestId, at: u64, amount: NanoUsd) -> Result<Slot, Short> {
         let mut state = self.lock();
         let budgets = state.budgets.clone();
         let held = hold_all(&budgets, at, amount)?;
-        Ok(Slot(state.open.insert(Open { at, amount, budgets, held })))
+        Ok(Slot(state.open.insert(Open { id, at, amount, budgets, held })))
+    }
+
+    /// Holds what a request holds in another process, whether it fits or not.
+    pub(super) fn inherit(&self, id: RequestId, at: u64, amount: NanoUsd) -> Slot {
+        let mut state = self.lock();
+        let budgets = state.budgets.clone();
+        let held = budgets.iter().map(|budget| budget.hold_anyway(at, amount)).collect();
+        Slot(state.open.insert(Open { id, at, amount, budgets, held }))
+    }
+
+    /// The open requests: id, admission, amount held.
+    pub(super) fn open_requests(&self) -> Vec<(RequestId, u64, NanoUsd)> {
+        self.lock().open.iter().map(|(_, open)| (open.id, open.at, open.amount)).collect()
     }
 
     /// Holds more for an open request, in all of its budgets or in none.

@@ -51,6 +51,8 @@ struct State {
     reserved: NanoUsd,
     /// How many of `alert_at` have been passed in this period.
     alerted: usize,
+    /// What may still be reserved where a successor grants the rest.
+    allowance: Option<NanoUsd>,
 }
 
 /// Why a hard budget refuses.
@@ -117,6 +119,8 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     start: u64,
+    /// It was taken out of an allowance.
+    allowed: bool,
 }
 
 impl Held {
@@ -140,6 +144,7 @@ impl Budget {
             spent,
             reserved: NanoUsd::ZERO,
             alerted: 0,
+            allowance: None,
         };
         Self { key, zone, state: Mutex::new(state), queue: Queue::default() }
     }
@@ -193,7 +198,24 @@ impl Budget {
     pub(super) fn hold_anyway(&self, now: u64, amount: NanoUsd) -> Held {
         let mut state = self.lock_at(now);
         state.reserved = state.reserved.saturating_add(amount);
-        Held { start: state.start }
+        Held { start: state.start, allowed: false }
+    }
+
+    /// From now on a hard budget grants no more than an allowance, which is made of what it has left; returns it.
+    pub(super) fn freeze(&self, now: u64, allowance: impl Fn(NanoUsd) -> NanoUsd) -> Option<NanoUsd> {
+        if !self.key.hard {
+            return None;
+        }
+        let mut state = self.lock_at(now);
+        let left = state.limit.saturating_sub(state.spent.saturating_add(state.reserved));
+        state.allowance = Some(allowance(left));
+        state.allowance
+    }
+
+    /// Undoes that.
+    pub(super) fn thaw(&self) {
+        self.lock().allowance = None;
+        self.queue.wake();
     }
 
     /// Holds an amount back.
@@ -201,7 +223,8 @@ impl Budget {
         let mut state = self.lock_at(now);
         let held = state.spent.saturating_add(state.reserved);
         // What would saturate is refused like anything else that is too much.
-        let fits = held.checked_add(amount).is_some_and(|sum| sum <= state.limit);
+        let allowed = state.allowance.is_none_or(|left| amount <= left);
+        let fits = allowed && held.checked_add(amount).is_some_and(|sum| sum <= state.limit);
         if self.key.hard && !fits {
             return Err(Exceeded {
                 tenant: self.key.tenant.clone(),
@@ -214,7 +237,8 @@ impl Budget {
             });
         }
         state.reserved = state.reserved.saturating_add(amount);
-        Ok(Held { start: state.start })
+        state.allowance = state.allowance.map(|left| left.saturating_sub(amount));
+        Ok(Held { start: state.start, allowed: state.allowance.is_some() })
     }
 
     /// Gives back what was held, and counts what was spent of it. Returns the percentages this has passed.
@@ -225,6 +249,10 @@ impl Budget {
             return Vec::new();
         }
         state.reserved = state.reserved.saturating_sub(amount);
+        if held.allowed {
+            let back = amount.saturating_sub(cost);
+            state.allowance = state.allowance.map(|left| left.saturating_add(back));
+        }
         let crossed = self.add(&mut state, cost);
         drop(state);
         self.queue.wake();
@@ -290,6 +318,8 @@ impl Budget {
             state.spent = NanoUsd::ZERO;
             state.reserved = NanoUsd::ZERO;
             state.alerted = 0;
+            // The new period is the successor's.
+            state.allowance = state.allowance.map(|_| NanoUsd::ZERO);
         }
         state
     }

@@ -23,12 +23,14 @@
 //! | `writer` | the thread that writes entries in batches, recovers and rolls up |
 //! | `alerts`, `webhook` | thresholds passed: raised once, delivered until they are taken |
 //! | `history` | what was spent before |
+//! | `handover` | what a successor has to hold for the process before it |
 //! | `report` | what the tables tell: costs by day, latency percentiles |
 
 mod account;
 mod alerts;
 mod budget;
 mod entry;
+mod handover;
 mod history;
 mod journal;
 mod period;
@@ -55,9 +57,11 @@ use std::{
 pub use account::{Account, Budgets};
 pub use budget::{Budget, BudgetKey, Covers, Crossed, Exceeded, Standing};
 pub use entry::{Basis, Entry, Subject};
+pub use handover::{NoHandover, OpenRequest, Snapshot};
 pub use reservation::Reservation;
 
 use account::Short;
+use handover::Predecessor;
 use history::History;
 use journal::{Journal, Pin};
 use writer::Message;
@@ -74,6 +78,7 @@ const MAX_WAITING: usize = 500_000;
 
 /// Between a wish to read the history and giving up on it.
 const READ: Duration = Duration::from_secs(5);
+
 /// A gateway that is ending has this long to let go of the database when another one starts.
 const LAST_MOMENTS: Duration = Duration::from_secs(1);
 
@@ -103,10 +108,6 @@ struct Shared {
     ownership: Ownership,
     process: i64,
     books: Mutex<Books>,
-    /// Other processes that live (this one is taking over from them), and what each tenant had spent through them when it
-    /// was last looked at, counted from `others_since`.
-    others: Mutex<HashMap<i64, HashMap<TenantId, NanoUsd>>>,
-    others_since: u64,
     webhook: Mutex<Option<config::Webhook>>,
     waiting: AtomicUsize,
     written: AtomicU64,
@@ -123,6 +124,10 @@ struct Books {
     history: History,
     /// Those in the history who have no account (yet).
     strangers: HashSet<TenantId>,
+    /// The process before this one, while it still has requests under way.
+    predecessor: Option<Predecessor>,
+    /// A successor takes over: budgets that are new grant nothing here.
+    frozen: bool,
 }
 
 impl Books {
@@ -176,6 +181,14 @@ impl Ledger {
     /// A file that another gateway owns; with `on_failure: refuse` any that cannot be used. With `serve` that is tried again
     /// and again, and nothing is written before this process owns the file.
     pub fn open(database: &config::Database) -> Result<Arc<Self>, StoreError> {
+        Self::open_after(database, None)
+    }
+
+    /// The same as the successor of a process that has handed over; [`Self::inherit`] is to follow once there are accounts.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_after(database: &config::Database, before: Option<&Snapshot>) -> Result<Arc<Self>, StoreError> {
         let process = random_process();
         let mut folder = database.path.clone().into_os_string();
         folder.push("-intents");
@@ -184,10 +197,7 @@ impl Ledger {
             path: database.path.clone(),
             ownership: Ownership::of(&database.path),
             process,
-            books: Mutex::default(),
-            others: Mutex::default(),
-            // A sum from before its first entry only grows.
-            others_since: unix_now().saturating_sub(31 * 86_400_000),
+            books: Mutex::new(Books { predecessor: before.map(Predecessor::new), ..Books::default() }),
             webhook: Mutex::default(),
             waiting: AtomicUsize::new(0),
             written: AtomicU64::new(0),
@@ -234,7 +244,7 @@ impl Ledger {
     pub fn account(&self, tenant: &TenantId, rules: &[Rule<'_>]) -> Arc<Account> {
         let now = unix_now();
         let mut books = self.shared.books();
-        let Books { accounts, budgets, history, strangers } = &mut *books;
+        let Books { accounts, budgets, history, strangers, predecessor, frozen } = &mut *books;
         let mut fresh = Vec::new();
         let mut chain = Vec::with_capacity(rules.len());
         for Rule { owner, budget: rule, covers } in rules {
@@ -250,6 +260,12 @@ impl Ledger {
                     let covered = strangers.iter().filter(|id| covers(id));
                     let spent = history.spent_by(period, &rule.timezone, now, covered);
                     let budget = Arc::new(Budget::new(key.clone(), rule, covers.clone(), spent, now));
+                    if *frozen {
+                        budget.freeze(now, |_| NanoUsd::ZERO);
+                    }
+                    if let Some(predecessor) = predecessor {
+                        predecessor.hold_allowance(&budget, now);
+                    }
                     budgets.insert(key, budget.clone());
                     fresh.push(budget.clone());
                     budget
@@ -350,7 +366,7 @@ impl Ledger {
         if !self.is_open() {
             return Err((Refused::Unavailable, None));
         }
-        let slot = account.hold(subject.at, amount).map_err(|Short { budget, exceeded }| {
+        let slot = account.hold(subject.id, subject.at, amount).map_err(|Short { budget, exceeded }| {
             let refused = if exceeded.is_passing() { Refused::Held(exceeded) } else { Refused::Exceeded(exceeded) };
             (refused, Some(budget))
         })?;

@@ -102,9 +102,10 @@ impl Reservation {
 
 impl Open {
     fn close(self, entry: Entry) {
-        let crossed = self.account.settle(self.slot, entry.cost);
-        self.ledger.raise(crossed);
+        let cost = entry.cost;
+        // First the entry, then the account: at a hand-over a request is open, or its entry is on its way into the file.
         self.ledger.write(entry, self.pin);
+        self.ledger.raise(self.account.settle(self.slot, cost));
     }
 }
 

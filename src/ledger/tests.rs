@@ -398,40 +398,86 @@ fn a_file_that_comes_late_brings_what_was_spent_before() {
 }
 
 #[test]
-fn two_processes_over_one_file_see_what_the_other_spends() {
+fn a_successor_holds_what_the_process_before_it_may_still_spend() {
     let folder = tempfile::tempdir().unwrap();
-    let start = || {
-        let ledger = Ledger::open(&database(folder.path())).unwrap();
-        ledger.read_history(&[rule(0)]);
-        let (account, budget) = alone(&ledger, "team", &rule(1_000));
-        (ledger, account, budget)
-    };
-    let (old, old_account, _) = start();
-    let spend = |ledger: &Arc<Ledger>, account: &Arc<Account>, amount| {
+    let old = Ledger::open(&database(folder.path())).unwrap();
+    old.read_history(&[rule(0)]);
+    let (old_account, old_budget) = alone(&old, "team", &rule(1_000));
+    let reserve = |ledger: &Arc<Ledger>, account: &Arc<Account>, amount| {
         let subject = subject("team");
-        let reservation = ledger.reserve(account, subject.clone(), NanoUsd(amount)).unwrap();
-        reservation.settle(cost(&subject, amount));
+        ledger.reserve(account, subject.clone(), NanoUsd(amount)).map(|reservation| (subject, reservation))
     };
-    spend(&old, &old_account, 100);
-    flush(&old);
-    assert!(matches!(Ledger::open(&database(folder.path())), Err(StoreError::Owned(_))));
-    old.shared.ownership.hand_over();
-    let (new, _, new_budget) = start();
-    assert_eq!(new_budget.standing(unix_now()).spent, NanoUsd(100));
-    // The old one goes on with what it had under way, as in an upgrade.
-    thread::sleep(Duration::from_millis(1_200));
-    spend(&old, &old_account, 200);
-    flush(&old);
-    let open = old.reserve(&old_account, subject("team"), NanoUsd(300)).unwrap();
-    open.forget();
-    drop((old, old_account));
-    let begun = Instant::now();
-    while new_budget.standing(unix_now()).spent != NanoUsd(600) {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{new_budget:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
+    let (first, reservation) = reserve(&old, &old_account, 100).unwrap();
+    reservation.settle(cost(&first, 100));
+    let open = [reserve(&old, &old_account, 200).unwrap(), reserve(&old, &old_account, 100).unwrap()];
+
+    let snapshot = old.freeze().unwrap();
+    assert_eq!(snapshot.allowances, [(TenantId::from("team"), 300)], "half of what is left");
+    assert_eq!(snapshot.open.iter().map(|open| open.amount).sum::<u64>(), 300);
+    assert!(matches!(reserve(&old, &old_account, 301), Err(Refused::Held(_))), "the rest is the successor's");
+    old.thaw();
+    drop(reserve(&old, &old_account, 600).unwrap());
+    let snapshot = old.freeze().unwrap();
+    old.let_go();
+
+    let new = Ledger::open_after(&database(folder.path()), Some(&snapshot)).unwrap();
+    new.read_history(&[rule(0)]);
+    let (new_account, new_budget) = alone(&new, "team", &rule(1_000));
+    new.inherit(&snapshot, |_| Some(new_account.clone()));
+    let stands = |budget: &Budget| {
+        let standing = budget.standing(unix_now());
+        (standing.spent.0, standing.reserved.0)
+    };
+    assert_eq!(stands(&new_budget), (100, 600), "open requests and the allowance");
+    assert!(matches!(reserve(&new, &new_account, 301), Err(Refused::Held(_))));
+    let (mine, reservation) = reserve(&new, &new_account, 300).unwrap();
+    reservation.settle(cost(&mine, 0));
+    assert_eq!(new.freeze(), Err(NoHandover::Unfinished));
+
+    // What the old one settles is spent, and not held any more.
+    let until = |wanted: (u64, u64)| {
+        let begun = Instant::now();
+        while stands(&new_budget) != wanted {
+            let (spent, reserved) = stands(&new_budget);
+            assert!(
+                spent + reserved <= 1_000 && begun.elapsed() < Duration::from_secs(10),
+                "{new_budget:?}, not {wanted:?}"
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let [(second, settled), (_, extended)] = open;
+    settled.settle(cost(&second, 150));
+    until((250, 400));
+    // A request that still comes to the old one is paid from the allowance, as is more for one that is open.
+    let (late, reservation) = reserve(&old, &old_account, 250).unwrap();
+    let mut extended = extended;
+    assert!(extended.extend(NanoUsd(51)).is_err());
+    extended.extend(NanoUsd(50)).unwrap();
+    assert!(reserve(&old, &old_account, 1).is_err());
+    reservation.settle(cost(&late, 50));
+    let last = reserve(&old, &old_account, 200).unwrap();
+    let (older, newer) = (stands(&old_budget), stands(&new_budget));
+    assert!(older.0 + older.1 <= 1_000 && newer.0 + newer.1 <= 1_000);
+    until((300, 400));
+
+    // Its listeners are closed: the allowance is the successor's, what is open is held exactly.
+    let rest = old.drain().unwrap();
+    assert!(reserve(&old, &old_account, 1).is_err());
+    new.inherit(&rest, |_| Some(new_account.clone()));
+    until((300, 350));
+    // It is killed: what it had under way counts as what was reserved, once.
+    let (_, last) = last;
+    last.forget();
+    extended.forget();
+    drop((old, old_account, old_budget));
+    new.predecessor_ended();
+    until((650, 0));
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(stands(&new_budget), (650, 0));
     flush(&new);
-    assert_eq!(rows(new.path(), "team").0, 600);
+    assert_eq!(rows(new.path(), "team").0, 650);
+    assert!(new.freeze().is_ok(), "it may hand over in its turn");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     io,
     sync::{
-        Arc, MutexGuard, PoisonError,
+        Arc,
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
     },
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     store::{self, StoreError},
-    types::{NanoUsd, RequestId, TenantId, unix_now},
+    types::{NanoUsd, RequestId, unix_now},
 };
 
 /// After the first entry of a batch the writer sleeps this long: those that come meanwhile share its commit, and do not
@@ -33,6 +33,9 @@ const GATHER: Duration = Duration::from_millis(20);
 
 /// Between two looks at what has to be done now and then, and before another try at a file that cannot be written.
 const TICK: Duration = Duration::from_secs(1);
+
+/// The same while the process before this one still spends.
+const FOLLOW: Duration = Duration::from_millis(200);
 
 /// Rows in one transaction, so that others get their turn.
 const BATCH: usize = 2_000;
@@ -69,6 +72,8 @@ struct Writer {
     /// The last try to begin a segment failed.
     no_intents: bool,
     ticked: Instant,
+    /// The last look at what the process before this one has spent.
+    follow_took: Duration,
     rolled_up: Option<Instant>,
 }
 
@@ -97,6 +102,7 @@ pub fn start(
         owned: false,
         no_intents: false,
         ticked: Instant::now(),
+        follow_took: Duration::ZERO,
         rolled_up: None,
     };
     let outcome = writer.attempt(|writer| {
@@ -110,7 +116,7 @@ pub fn start(
 impl Writer {
     fn run(mut self, inbox: &Receiver<Message>) {
         loop {
-            match inbox.recv_timeout(TICK) {
+            match inbox.recv_timeout(self.pause()) {
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -131,7 +137,7 @@ impl Writer {
                     break;
                 }
                 // Under steady load there is always more to write; what is due now and then must not wait for a lull.
-                if self.ticked.elapsed() >= TICK {
+                if self.ticked.elapsed() >= self.pause() {
                     break;
                 }
             }
@@ -141,13 +147,22 @@ impl Writer {
                     let _ = done.try_send(());
                 }
             }
-            if self.ticked.elapsed() >= TICK {
+            if self.ticked.elapsed() >= self.pause() {
                 self.ticked = Instant::now();
                 self.tick();
             }
         }
         inbox.try_iter().for_each(|message| self.take(message));
         let _ = self.attempt(Self::commit);
+    }
+
+    /// Between two ticks.
+    fn pause(&self) -> Duration {
+        match self.shared.books().predecessor {
+            // Most of the time is for writing.
+            Some(_) => FOLLOW.max(self.follow_took * 10),
+            None => TICK,
+        }
     }
 
     fn take(&mut self, message: Message) {
@@ -285,10 +300,9 @@ impl Writer {
         let Some(connection) = &self.connection else { return Ok(()) };
         // One snapshot for all sums, and for how far those that live are followed.
         connection.execute_batch("BEGIN")?;
-        let living: Vec<i64> = self.others().keys().copied().collect();
-        let followed = living.into_iter().try_for_each(|process| self.follow(process));
+        let followed = self.follow();
         let Some(connection) = &self.connection else { return Ok(()) };
-        let read = followed.and_then(|()| Ok(history::read(connection, keys, self.shared.process)?));
+        let read = followed.and_then(|_| Ok(history::read(connection, keys, self.shared.process)?));
         connection.execute_batch("COMMIT")?;
         let history = read?;
         let mut books = self.shared.books();
@@ -299,47 +313,84 @@ impl Writer {
         Ok(())
     }
 
-    /// Turns the intents of processes that are gone into entries, and counts what processes that still live have spent.
+    /// Turns the intents of processes that are gone into entries, and counts what the process before this one has spent.
     fn recover(&mut self) -> Result<(), StoreError> {
-        let segments = self.journal.others()?;
-        let (mut gone, mut living) = (Vec::new(), Vec::new());
-        for path in segments {
-            let process = journal::process_of(&path);
+        let before = self.shared.books().predecessor.as_ref().map(|known| (known.process, known.ended));
+        let (mut gone, mut dead, mut lives) = (Vec::new(), false, before.is_some_and(|(_, ended)| !ended));
+        for path in self.journal.others()? {
             match Abandoned::take(&path) {
-                Ok(Some(segment)) => gone.push(segment),
-                Ok(None) => living.extend(process),
+                Ok(Some(segment)) => {
+                    dead |= before.is_some_and(|(process, _)| segment.process() == Some(process));
+                    gone.push(segment);
+                }
+                Ok(None) => lives |= before.is_some_and(|(process, _)| journal::process_of(&path) == Some(process)),
                 // Its owner, or another that recovers, has just deleted it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        let mut watched: BTreeSet<i64> = self.others().keys().copied().collect();
-        watched.extend(&living);
-        for process in watched {
-            // Also once more after its end: what it wrote last counts too.
-            self.follow(process)?;
+        let begun = Instant::now();
+        self.follow_predecessor()?;
+        self.follow_took = begun.elapsed();
+        self.settle_abandoned(gone)?;
+        // A lock goes with its process, perhaps before the end of the connection is noticed.
+        if before.is_some() && (dead || !lives) {
+            self.shared.books().release_inherited();
+            tracing::info!("the gateway before this one has ended; nothing is held for it any more");
         }
-        self.others().retain(|process, _| living.contains(process));
-        self.settle_abandoned(gone)
+        Ok(())
     }
 
-    fn others(&self) -> MutexGuard<'_, HashMap<i64, HashMap<TenantId, NanoUsd>>> {
-        self.shared.others.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Counts what the process before this one has spent since the last look, and then gives back what is held for those of
+    /// its requests that have ended.
+    fn follow_predecessor(&mut self) -> Result<(), StoreError> {
+        let open = match &self.shared.books().predecessor {
+            Some(predecessor) => predecessor.open(),
+            None => return Ok(()),
+        };
+        let Some(connection) = &self.connection else { return Ok(()) };
+        // One snapshot: what has ended is in the sums.
+        connection.execute_batch("BEGIN")?;
+        let ended = self.follow().and_then(|()| {
+            let Some(connection) = &self.connection else { return Ok(Vec::new()) };
+            let mut statement = connection.prepare_cached("SELECT 1 FROM entries WHERE id = ?1")?;
+            let mut ended = Vec::new();
+            for id in open {
+                if statement.exists(params![id.as_bytes()])? {
+                    ended.push(id);
+                }
+            }
+            Ok(ended)
+        });
+        if let Some(connection) = &self.connection {
+            connection.execute_batch("COMMIT")?;
+        }
+        let ended = ended?;
+        if let Some(predecessor) = &mut self.shared.books().predecessor {
+            ended.into_iter().for_each(|id| predecessor.release(id));
+        }
+        Ok(())
     }
 
-    /// Counts what another process has spent since the last look. What it had spent when the history was read is in that; one
-    /// that began later has all it spent counted.
-    fn follow(&mut self, process: i64) -> Result<(), StoreError> {
+    /// Counts what the process before this one has spent since the last look. What it had spent when the history was read is
+    /// in that.
+    fn follow(&mut self) -> Result<(), StoreError> {
         let Some(connection) = &self.connection else { return Ok(()) };
         let shared = self.shared.clone();
-        let known = shared.books().history.complete;
-        let now = history::sum_since(connection, shared.others_since, Rows::Of(process))?;
-        let before = shared.others.lock().unwrap_or_else(PoisonError::into_inner).insert(process, now.clone());
+        let (known, process, since) = {
+            let books = shared.books();
+            let Some(predecessor) = &books.predecessor else { return Ok(()) };
+            (books.history.complete, predecessor.process, predecessor.since)
+        };
+        let now = history::sum_since(connection, since, Rows::Of(process))?;
+        let before = match &mut shared.books().predecessor {
+            Some(predecessor) => std::mem::replace(&mut predecessor.seen, now.clone()),
+            None => return Ok(()),
+        };
         if !known {
             // The history is read with everything in it, this too.
             return Ok(());
         }
-        let before = before.unwrap_or_default();
         for (tenant, sum) in &now {
             let more = sum.saturating_sub(before.get(tenant).copied().unwrap_or_default());
             if more > NanoUsd::ZERO {

@@ -17,7 +17,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use follow::{Follower, LOOK};
-pub use owner::{Owner, Ownership};
+pub use owner::{Owner, Ownership, canonical};
 
 /// How long a writer waits for another one. Long enough for any honest transaction, short enough to notice a stuck one.
 pub const BUSY: Duration = Duration::from_secs(2);

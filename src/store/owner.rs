@@ -227,7 +227,7 @@ fn beside(database: &Path) -> PathBuf {
 ///
 /// # Errors
 /// A folder that is not there, or links that lead in a circle.
-fn canonical(path: &Path) -> io::Result<PathBuf> {
+pub fn canonical(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::canonicalize(&path) {

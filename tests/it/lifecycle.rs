@@ -13,7 +13,7 @@ use crate::support::{Answer, Fake, Gateway, Process, Step, chat, fake::send, fre
 fn config(folder: &Path, port: u16, upstream: SocketAddr, grace: &str) -> String {
     let text = format!(
         "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: off\nserver: {{threads: 1, shutdown_grace: {grace}, upgrade_socket: {}}}\n{}",
-        folder.join("upgrade.sock").display(),
+        folder.join("upgrade/socket").display(),
         providers(&[("openai", upstream)])
     );
     let file = folder.join("can.yaml");

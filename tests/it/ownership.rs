@@ -2,11 +2,15 @@
 //! that was cut off is refused.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     os::unix::fs::symlink,
     path::Path,
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -178,6 +182,234 @@ fn what_lies_beside_the_database_is_for_its_owner_only() {
         files += 1;
     }
     assert_eq!(files, 1);
+}
+
+/// What every reply of the provider costs: 9 prompt and 50 completion tokens of gpt-4o.
+const REPLY: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"gpt-4o-2024-08-06","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":50,"total_tokens":59}}"#;
+
+async fn status(port: u16, extra: &str) -> Result<u16, reqwest::Error> {
+    let url = format!("http://127.0.0.1:{port}/v1/chat/completions");
+    let reply = reqwest::Client::new().post(url).body(chat("gpt-4o", extra)).send().await?;
+    let status = reply.status().as_u16();
+    reply.bytes().await?;
+    Ok(status)
+}
+
+/// One part of the budget of the tenant `default`, in US dollars.
+async fn part(admin: u16, part: &str) -> f64 {
+    let text = reqwest::get(format!("http://127.0.0.1:{admin}/metrics")).await.unwrap().text().await.unwrap();
+    let line =
+        text.lines().find(|line| line.starts_with("can_budget_usd{") && line.contains(&format!("part=\"{part}\"")));
+    line.unwrap_or_else(|| panic!("{text}")).rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_under_load_spends_no_cent_past_a_hard_budget_and_loses_none() {
+    // "slow" requests are answered while the old gateway drains.
+    let fake = Fake::start(|seen, _| {
+        let slow = seen.json()["user"] == "slow";
+        let wait = Duration::from_millis(if slow { 9_000 } else { 20 });
+        Answer { before: wait, ..Answer::json(200, REPLY) }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let (port, old_admin, new_admin) = (free_port(), free_port(), free_port());
+    let limit = 0.2;
+    let budget = format!("tenants: {{default: {{budgets: [{{usd: {limit}}}]}}}}\n");
+    let old_file = configure(folder.path(), "can.db", port, old_admin, fake.address, &budget);
+    let mut old = Process::start(&["serve", "--config", &old_file]);
+    old.until("ready");
+    let slow: Vec<_> = (0..8).map(|_| tokio::spawn(status(port, r#","max_tokens":100,"user":"slow""#))).collect();
+    while fake.count() < 8 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let reserved = part(old_admin, "reserved").await;
+    assert!(reserved > 0.008, "{reserved}");
+
+    let new_file = configure(folder.path(), "can.db", port, new_admin, fake.address, &budget);
+    let new = Process::start(&["serve", "--config", &new_file, "--upgrade"]);
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let mut seen = BTreeMap::<u16, usize>::new();
+                while !stop.load(Ordering::Relaxed) {
+                    *seen.entry(status(port, r#","max_tokens":100"#).await.unwrap()).or_default() += 1;
+                }
+                seen
+            })
+        })
+        .collect();
+    old.signal(Signal::SIGQUIT);
+    old.until("handed over");
+    new.until("ready");
+    let (mut inherited, begun) = (0.0_f64, Instant::now());
+    let ended = loop {
+        let (spent, reserved) = (part(new_admin, "spent").await, part(new_admin, "reserved").await);
+        inherited = inherited.max(reserved);
+        // Two looks: what is settled between them counts in both.
+        assert!(spent + reserved <= limit + 0.02, "{spent} spent, {reserved} reserved");
+        if let Some(status) = old.ended_within(Duration::from_millis(50)) {
+            break status;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(40), "the old gateway ends");
+    };
+    assert!(ended.success(), "{ended}");
+    assert!(inherited >= 0.008, "the new one holds what is open in the old one: {inherited}");
+    for slow in slow {
+        assert_eq!(slow.await.unwrap().unwrap(), 200, "a request of the old gateway was cut");
+    }
+    // Until the money is gone.
+    let begun = Instant::now();
+    while status(port, r#","max_tokens":100"#).await.unwrap() != 402 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it ends some time");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        let seen = client.await.unwrap();
+        println!("{seen:?}");
+        assert!(seen.keys().all(|status| [200, 402, 429].contains(status)), "{seen:?}");
+    }
+    let cost = 9.0 * 2.5e-6 + 50.0 * 1e-5;
+    let begun = Instant::now();
+    loop {
+        let connection = chittycan::store::open_to_read(&folder.path().join("can.db")).unwrap();
+        let (sum, paid): (i64, usize) = connection
+            .query_row("SELECT sum(cost), count(*) FROM entries WHERE cost > 0", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .unwrap();
+        let (bill, ledger) = (fake.count() as f64 * cost, sum as f64 / 1e9);
+        assert!(bill <= limit && ledger <= limit, "{bill} billed, {ledger} in the ledger");
+        if paid == fake.count() && (bill - ledger).abs() < 1e-9 && part(new_admin, "reserved").await == 0.0 {
+            println!("{} requests, ${bill} of ${limit}", fake.count());
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{paid} of {} are paid, {ledger} of {bill}", fake.count());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_fails_changes_nothing() {
+    let fake = Fake::always(Answer::json(200, REPLY)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (port, admin) = (free_port(), free_port());
+    let budget = "tenants: {default: {budgets: [{usd: 0.04}]}}\n";
+    let file = configure(folder.path(), "can.db", port, admin, fake.address, budget);
+    let old = Process::start(&["serve", "--config", &file]);
+    old.until("ready");
+
+    // None comes.
+    old.signal(Signal::SIGQUIT);
+    let line = old.until("no upgrade: this gateway goes on serving");
+    assert!(line.contains("no successor within 5 s"), "{line}");
+    assert_eq!(status(port, r#","max_tokens":100"#).await.unwrap(), 200);
+
+    // One that cannot start after it has got the reservations, and one on another database.
+    std::fs::write(folder.path().join("prices.yaml"), "models: 5\n").unwrap();
+    for (name, more, why) in [
+        ("can.db", "prices: {file: prices.yaml}\n", "prices.yaml"),
+        ("other.db, on_failure: refuse", "", "an upgrade keeps the database"),
+    ] {
+        let socket = folder.path().join("can.db-upgrade/socket");
+        let text =
+            std::fs::read_to_string(configure(folder.path(), name, free_port(), admin, fake.address, more)).unwrap();
+        let text =
+            text.replace("shutdown_grace: 30s", &format!("shutdown_grace: 30s, upgrade_socket: {}", socket.display()));
+        let file = folder.path().join("new.yaml");
+        std::fs::write(&file, text).unwrap();
+        let mut new = Process::start(&["serve", "--config", &file.display().to_string(), "--upgrade"]);
+        old.signal(Signal::SIGQUIT);
+        new.until(why);
+        assert_eq!(new.ended_within(Duration::from_secs(10)).expect("it gives up").code(), Some(1));
+        old.until("no upgrade: this gateway goes on serving");
+        let (ok, said) = run(&[
+            "serve",
+            "--config",
+            &configure(folder.path(), "can.db", free_port(), free_port(), fake.address, ""),
+        ]);
+        assert!(!ok && said.contains(&format!("(process {} on host", old.child.id())), "{said}");
+        // Its budget is whole again: a reservation of more than half of it fits (three attempts of 700 tokens, $0.021).
+        assert_eq!(status(port, r#","max_tokens":700"#).await.unwrap(), 200);
+    }
+
+    // And one that is as it should be.
+    let mut old = old;
+    let new = Process::start(&["serve", "--config", &file, "--upgrade"]);
+    old.signal(Signal::SIGQUIT);
+    new.until("ready");
+    assert!(old.ended_within(Duration::from_secs(20)).expect("it ends").success());
+    assert_eq!(status(port, r#","max_tokens":100"#).await.unwrap(), 200);
+    ledger_up(admin, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_takes_no_socket_and_no_open_folder_is_used() {
+    use std::os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        process::CommandExt,
+    };
+    let fake = Fake::always(Answer::json(200, REPLY)).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (port, admin) = (free_port(), free_port());
+    let file = configure(folder.path(), "can.db", port, admin, fake.address, "");
+    let old = Process::start(&["serve", "--config", &file]);
+    old.until("ready");
+    let private = folder.path().join("can.db-upgrade");
+    let refused = |why: &str| {
+        let (ok, said) = run(&["serve", "--config", &file, "--upgrade"]);
+        assert!(!ok && said.contains("server.upgrade_socket: the folder ") && said.contains(why), "{said}");
+    };
+    std::fs::create_dir(&private).unwrap();
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o750)).unwrap();
+    refused("is open to other users (mode 0750): it must be 0700");
+    old.signal(Signal::SIGQUIT);
+    let line = old.until("no upgrade");
+    assert!(line.contains("is open to other users"), "{line}");
+    std::fs::remove_dir(&private).unwrap();
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::set_permissions(&elsewhere, std::fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(&elsewhere, &private).unwrap();
+    refused("is no folder of its own, but a link or a file");
+    std::fs::remove_file(&private).unwrap();
+
+    const NOBODY: u32 = 65534;
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        println!("not root: nobody else can be played");
+        return;
+    }
+    let as_nobody = |file: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_can"));
+        Process::run(command.args(["serve", "--config", file, "--upgrade"]).env_clear().uid(NOBODY).gid(NOBODY))
+    };
+    // Another user's process cannot wait in the folder.
+    std::fs::create_dir(&private).unwrap();
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let mut intruder = as_nobody(&file);
+    intruder.until("belongs to user 0, not to this process's user 65534");
+    assert!(!intruder.ended_within(Duration::from_secs(5)).expect("it gives up").success());
+
+    // Its socket, slipped into the folder, is not spoken to.
+    let theirs = folder.path().join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    let file = configure(&theirs, "can.db", free_port(), free_port(), fake.address, "");
+    chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
+    let _intruder = as_nobody(&file);
+    let (from, to) = (theirs.join("can.db-upgrade/socket"), private.join("socket"));
+    let begun = Instant::now();
+    while !std::fs::metadata(&from).is_ok_and(|facts| facts.mode() & 0o777 == 0o600) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it waits there, at a socket of its user only");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    std::fs::rename(from, to).unwrap();
+    old.signal(Signal::SIGQUIT);
+    let line = old.until("no upgrade");
+    assert!(line.contains("its process belongs to user 65534, not to this process's user 0"), "{line}");
+    assert_eq!(status(port, "").await.unwrap(), 200, "the old one goes on");
 }
 
 const BUDGET: &str = "tenants: {default: {budgets: [{usd: 0.000001}]}}\n";

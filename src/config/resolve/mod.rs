@@ -87,7 +87,6 @@ impl Resolver<'_> {
         let listeners = self.listeners(&file.listen);
         let admin = self.admin(&file.admin, &listeners);
         let admin_hosts = self.admin_hosts(&file.admin);
-        let server = self.server(&file.server);
         let providers = self.providers(&file.providers);
         let routes = self.routes(file);
         let default_provider: Arc<str> = file.default_provider.as_str().into();
@@ -97,6 +96,7 @@ impl Resolver<'_> {
         let auth = self.auth(&file.auth, &file.tenants);
         let budgets = self.budgets(&file.budgets);
         let database = self.database(&file.database);
+        let server = self.server(&file.server, &database);
         let cache = self.cache(&file.cache, &database);
         let config = Config {
             listeners,
@@ -141,15 +141,22 @@ impl Resolver<'_> {
         }
     }
 
-    fn server(&mut self, server: &raw::Server) -> Server {
-        if server.upgrade_socket.trim().is_empty() {
+    fn server(&mut self, server: &raw::Server, database: &Database) -> Server {
+        if server.upgrade_socket.as_ref().is_some_and(|path| path.trim().is_empty()) {
             self.fault(&Path::of(&["server", "upgrade_socket"]), "the path is empty");
         }
         let cores = || thread::available_parallelism().map_or(1, |cores| cores.get());
         Server {
             threads: if server.threads == 0 { cores() } else { server.threads as usize },
             shutdown_grace: server.shutdown_grace.0,
-            upgrade_socket: self.context.base_dir.join(&server.upgrade_socket),
+            upgrade_socket: match &server.upgrade_socket {
+                Some(path) => self.context.base_dir.join(path),
+                None => {
+                    let mut folder = database.path.clone().into_os_string();
+                    folder.push("-upgrade");
+                    PathBuf::from(folder).join("socket")
+                }
+            },
             upstream_pool: server.upstream_pool as usize,
         }
     }
