@@ -139,8 +139,10 @@ async fn follow(reloader: &Reloader, mut files: Vec<PathBuf>) {
             // A refusal is logged and counted where it is known; the files stay the ones to watch.
             let outcome = if asked { reloader.reload() } else { reloader.reload_changed() };
             if let Ok(read) = outcome {
-                files = read;
-                applied = stamps(&files);
+                // A file that changed since it was read is as it was before: it will be read again.
+                let known = |file: &PathBuf| files.iter().position(|other| other == file).map(|at| applied[at]);
+                let stamped = read.iter().map(|file| known(file).unwrap_or_else(|| stamp(file))).collect();
+                (files, applied) = (read, stamped);
                 last.clone_from(&applied);
             }
         }
