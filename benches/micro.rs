@@ -15,7 +15,7 @@ use chittycan::{
     config::{self, Period},
     dialect::Model,
     identity::{Directory, NewToken, Scopes, Tokens},
-    ledger::{Basis, Entry, Ledger, Subject},
+    ledger::{Basis, Entry, Ledger, Rule, Subject},
     limits::{Meter, Permit, Rules},
     openai::{
         Bound, Edit, Endpoint, Field, Peek, RelayOptions, StreamKind, StreamRelay, canonical, escape_json_string,
@@ -23,7 +23,7 @@ use chittycan::{
     },
     providers::exchange,
     tokenizer,
-    types::{NanoUsd, RequestId, Usage, unix_now},
+    types::{NanoUsd, RequestId, TenantId, Usage, unix_now},
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -209,8 +209,9 @@ fn money(c: &mut Criterion) {
         hard: true,
         alert_at: vec![50, 80, 100],
     };
-    let budgets = ["team", "company"].map(|tenant| ledger.budget(&tenant.into(), &rule, Arc::new(|_| true)));
-    let budgets: chittycan::ledger::Budgets = Arc::new(budgets);
+    let [team, company] = ["team", "company"].map(TenantId::from);
+    let rules = [&team, &company].map(|owner| Rule { owner, budget: &rule, covers: Arc::new(|_| true) });
+    let account = ledger.account(&team, &rules);
     let team = NewToken {
         tenant: "team".into(),
         name: None,
@@ -232,7 +233,7 @@ fn money(c: &mut Criterion) {
             endpoint: "chat_completions",
             route: "gpt-4o".into(),
         };
-        let reservation = ledger.reserve(budgets.clone(), subject.clone(), NanoUsd(5_000)).unwrap();
+        let reservation = ledger.reserve(&account, subject.clone(), NanoUsd(5_000)).unwrap();
         reservation.settle(Entry::bare(subject, NanoUsd(3_000), Basis::Provider));
     };
     group.bench_function("reserve_settle", |b| {
