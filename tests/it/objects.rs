@@ -58,13 +58,15 @@ impl Got {
 
 fn yaml(openai: &Account, anthropic: &Account, tenants: &str) -> String {
     format!(
-        "providers:\n  openai: {{base_url: \"http://{}/v1\", api_key: sk-gateway, credentials: auto}}\n  \
-         anthropic: {{base_url: \"http://{}/v1\", api_key: sk-ant-gateway, credentials: auto}}\n{tenants}\n",
+        "providers:\n  openai: {{base_url: \"http://{}/v1\", api_key: sk-gateway, credentials: auto, forward_headers: [{AS}]}}\n  \
+         anthropic: {{base_url: \"http://{}/v1\", api_key: sk-ant-gateway, credentials: auto, forward_headers: [{AS}]}}\n{tenants}\n",
         openai.fake.address, anthropic.fake.address
     )
 }
 
-const TENANTS: &str = "tenants: {parent: {}, child: {parent: parent}, sibling: {parent: parent}}";
+/// Clients without a token are served as a tenant of their own.
+const TENANTS: &str =
+    "auth: {anonymous: guests}\ntenants: {guests: {}, parent: {}, child: {parent: parent}, sibling: {parent: parent}}";
 
 impl World {
     async fn start() -> Self {
@@ -705,7 +707,7 @@ async fn a_clients_own_key_keeps_its_own_world() {
 #[tokio::test(flavor = "multi_thread")]
 async fn accounts_and_unknown_paths_are_refused_unless_they_are_allowed() {
     let world = World::with(
-        "tenants: {parent: {provider_objects: all}, child: {parent: parent}, sibling: {parent: parent, provider_admin: true}}",
+        "auth: {anonymous: guests}\ntenants: {guests: {}, parent: {provider_objects: all}, child: {parent: parent}, sibling: {parent: parent, provider_admin: true}}",
     )
     .await;
     let file = world.upload(CHILD, "x").await;
@@ -776,7 +778,7 @@ async fn a_gateway_for_one_is_as_it_was_and_remembers_for_the_day_when_it_is_for
     assert_eq!(get("/v1/organization/users", None).await, 403);
     let made = client.post(gateway.url("/v1/files")).body("x").send().await.unwrap().json::<Value>().await.unwrap();
     let made = made["id"].as_str().unwrap();
-    let text = std::fs::read_to_string(&gateway.file).unwrap() + "tenants: {team: {}}\n";
+    let text = std::fs::read_to_string(&gateway.file).unwrap() + "auth: {anonymous: default}\ntenants: {team: {}}\n";
     std::fs::write(&gateway.file, text).unwrap();
     gateway.reloader.reload().unwrap();
     let (team, default) = (gateway.token("team").await, gateway.token("default").await);
@@ -800,6 +802,10 @@ async fn a_gateway_for_one_is_as_it_was_and_remembers_for_the_day_when_it_is_for
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_tenants_share_opens_nothing() {
     let world = World::with(&format!("{TENANTS}\ncache: {{namespace: shared}}")).await;
+    // A forwarded header is part of the key: without it the two ask the same.
+    let text = std::fs::read_to_string(&world.gateway.file).unwrap().replace(&format!(", forward_headers: [{AS}]"), "");
+    std::fs::write(&world.gateway.file, text).unwrap();
+    world.gateway.reloader.reload().unwrap();
     let body = json!({"model": "gpt-4o", "input": "hi", "temperature": 0, "store": true});
     let first = world.post(CHILD, "/v1/responses", body.clone()).await;
     let unstored = json!({"model": "gpt-4o", "input": "hi", "temperature": 0});

@@ -109,7 +109,13 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
             parts.headers.insert(header::CACHE_CONTROL, reply::NO_CACHE);
             parts.headers.insert(reply::ACCEL_BUFFERING, reply::NO);
         }
+        let call = (ctx.endpoint == Endpoint::Other).then(|| call_of(&parts.headers)).flatten();
+        let call = call.map(|id| format!("/v1/realtime/calls/{id}"));
         dress(&mut parts.headers, ctx);
+        if let Some(place) = call.and_then(|place| HeaderValue::try_from(place).ok()) {
+            // Where the client finds the call that it has made: here, not at the provider.
+            parts.headers.insert(header::LOCATION, place);
+        }
         cors::put(&mut parts.headers, ctx, &session.req_header().headers);
     });
     if relayed {
@@ -183,11 +189,16 @@ fn keep_forwarded(response: &ResponseHeader, ctx: &mut Context) {
     if text(response, &header::CONTENT_TYPE).starts_with("text/event-stream") {
         keeper.follow_events();
     }
-    // A call's id comes there: `/v1/realtime/calls/rtc_…`.
-    let place = text(response, &header::LOCATION).split(['?', '#']).next().unwrap_or_default();
-    if let Some((_, id)) = place.rsplit_once("/realtime/calls/") {
+    if let Some(id) = call_of(&response.headers) {
         keeper.keep_id(id);
     }
+}
+
+/// The id of a realtime call that was made; it comes in `Location: …/realtime/calls/rtc_…` only.
+fn call_of(headers: &HeaderMap) -> Option<&str> {
+    let place = headers.get(header::LOCATION)?.to_str().ok()?;
+    let (_, id) = place.split(['?', '#']).next()?.rsplit_once("/realtime/calls/")?;
+    Some(id).filter(|id| !id.is_empty() && !id.contains('/'))
 }
 
 /// Takes off what is not the client's business and puts on who served it.
