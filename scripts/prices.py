@@ -52,9 +52,10 @@ MAX_TOKENS_PER_SECOND = {"openai": 1000, "anthropic": 1000}
 SEARCH = "search_context_cost_per_query"  # by the size of the context that a search brings along
 MAPS = "google_maps_grounding_cost_per_query"
 
-# The same for all models of a provider, where an entry does not say otherwise. The facts do not have these; they are from
-# the vendors' own price pages, read 2026-11: https://platform.openai.com/docs/pricing ("Built-in tools") and
-# https://platform.claude.com/docs/en/about-claude/pricing ("Feature-specific pricing").
+# The same for all models of a provider, where an entry does not say otherwise. The facts do not have these. They are what
+# the vendors' price pages said as far as this project knows (platform.openai.com/docs/pricing, "Built-in tools";
+# platform.claude.com/docs/en/about-claude/pricing, "Feature-specific pricing"), written down in November 2026 without
+# access to them: compare before you rely on them.
 CALLS = {
     "openai": {
         # The dearest: the preview tool with a model that does not reason, $25 for 1000 searches.

@@ -69,6 +69,11 @@ impl Account {
         self.lock().budgets.clone()
     }
 
+    /// Requests wait for what is held in one of its budgets: whoever comes now stands behind them.
+    pub fn has_line(&self) -> bool {
+        self.lock().budgets.iter().any(|budget| budget.queue().is_used())
+    }
+
     /// Changes the budgets. `before` tells what the tenant spent in the current period of a budget through other processes;
     /// it is asked for budgets that are new to the account, unless the account itself is new: then they have it already.
     pub(super) fn set_budgets(&self, budgets: Budgets, now: u64, before: Option<&dyn Fn(&Budget) -> NanoUsd>) {

@@ -191,6 +191,8 @@ pub struct Prepared {
 pub struct Attempt {
     /// Where to.
     pub target: Target,
+    /// What that costs, where the price list knows.
+    pub price: Option<Arc<Price>>,
     /// When it began.
     pub started: Instant,
     /// The body as this provider gets it.
@@ -391,14 +393,14 @@ impl Context {
 
     /// The price of the current target.
     pub fn price(&self) -> Option<Arc<Price>> {
-        self.engines.price(&self.endpoint, &self.attempt.as_ref()?.target)
+        self.attempt.as_ref()?.price.clone()
     }
 
     /// What the calls of tools cost that the current target's provider runs; `None` where it runs none for this request, or
     /// where the model has no price.
     pub fn call_prices(&self) -> Option<CallPrices> {
-        let target = &self.attempt.as_ref()?.target;
-        self.engines.call_prices(&self.endpoint, self.hosted.as_ref(), target, &*self.price()?)
+        let Attempt { target, price, .. } = self.attempt.as_ref()?;
+        self.engines.call_prices(&self.endpoint, self.hosted.as_ref(), target, price.as_deref()?)
     }
 
     /// Lets go of the request's body once no further attempt can follow: a stream may stay open for minutes.

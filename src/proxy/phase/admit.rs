@@ -359,11 +359,19 @@ pub async fn reserve(session: &mut Session, ctx: &mut Context) -> Result<(), Sto
     }
     let (ledger, account) = (ctx.governance.ledger.clone(), &principal.party.account);
     let subject = subject(ctx, &principal);
-    let turn = ledger.reserve_within(account, subject, quote.worst_case, ctx.engines.config.budgets.wait);
-    let outcome = tokio::select! {
-        biased;
-        outcome = turn => outcome,
-        () = departure(session) => return Err(Stop::Gone),
+    let amount = quote.worst_case;
+    let at_once = (!account.has_line()).then(|| ledger.reserve(account, subject.clone(), amount));
+    let outcome = match at_once {
+        None | Some(Err(ledger::Refused::Held(_))) => {
+            let patience = ctx.engines.config.budgets.wait;
+            let turn = Box::pin(ledger.reserve_within(account, subject, amount, patience));
+            tokio::select! {
+                biased;
+                outcome = turn => outcome,
+                () = Box::pin(departure(session)) => return Err(Stop::Gone),
+            }
+        }
+        Some(outcome) => outcome,
     };
     match outcome {
         Ok(reservation) => {

@@ -79,7 +79,9 @@ pub async fn begin(session: &Session, ctx: &mut Context, resolver: &Resolver) ->
         ctx.decorator.set_body(body.clone());
     }
     let provider = target.provider.clone();
-    ctx.attempt = Some(Attempt { target, started: Instant::now(), body, exchange, own_credential, status: None });
+    let price = ctx.engines.price(&ctx.endpoint, &target);
+    ctx.attempt =
+        Some(Attempt { target, price, started: Instant::now(), body, exchange, own_credential, status: None });
 
     let address = match resolver.resolve(&provider.base.host, provider.base.port).await {
         Ok(address) => address,

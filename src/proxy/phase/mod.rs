@@ -117,7 +117,8 @@ async fn walk(
         Endpoint::Other => {
             ctx.plan = Some(plan::unread(ctx)?);
             plan::refuse_stranger(ctx)?;
-            passage = own::forwarded(session, ctx, &principal, upstream).await?;
+            // Boxed, as it is seldom needed: every request would carry its size along.
+            passage = Box::pin(own::forwarded(session, ctx, &principal, upstream)).await?;
             if matches!(passage, Passage::Answered) {
                 return Ok(true);
             }
