@@ -19,6 +19,7 @@ use crate::{
         scan_field,
     },
     openai::Endpoint,
+    providers::exchange,
     proxy::{context::Context, keeper::Keeper, party::Principal},
     routing::Target,
 };
@@ -120,7 +121,11 @@ fn keeper(
 /// None is left.
 pub async fn understood(session: &Session, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
     let (Some(plan), Some(body)) = (&ctx.plan, &ctx.body) else { return Ok(()) };
-    let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
+    // A translated request is built anew and can refer to nothing: its translation refuses what would need a memory.
+    let is_own = |target: &Target| {
+        exchange::is_translated(&ctx.endpoint, &target.provider)
+            || plan::credential(ctx, target).is_some_and(|(_, own)| own)
+    };
     if principal.party.objects == ProviderObjects::All || plan.targets.iter().all(is_own) {
         return Ok(());
     }
@@ -141,7 +146,11 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
     let Some(plan) = &ctx.plan else { return Ok(()) };
     // A route that names a fine-tune offers it; only a name that the client brought has to be its own.
     let offered = !matches!(&*plan.label, "default") && !plan.label.ends_with("/*");
-    let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
+    // A translated request is built anew and can refer to nothing: its translation refuses what would need a memory.
+    let is_own = |target: &Target| {
+        exchange::is_translated(&ctx.endpoint, &target.provider)
+            || plan::credential(ctx, target).is_some_and(|(_, own)| own)
+    };
     let mut refused = None;
     let mut targets = Vec::with_capacity(plan.targets.len());
     for target in plan.targets.iter() {
