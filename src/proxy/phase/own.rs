@@ -121,11 +121,7 @@ fn keeper(
 /// None is left.
 pub async fn understood(session: &Session, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
     let (Some(plan), Some(body)) = (&ctx.plan, &ctx.body) else { return Ok(()) };
-    // A translated request is built anew and can refer to nothing: its translation refuses what would need a memory.
-    let is_own = |target: &Target| {
-        exchange::is_translated(&ctx.endpoint, &target.provider)
-            || plan::credential(ctx, target).is_some_and(|(_, own)| own)
-    };
+    let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
     if principal.party.objects == ProviderObjects::All || plan.targets.iter().all(is_own) {
         return Ok(());
     }
@@ -146,18 +142,20 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
     let Some(plan) = &ctx.plan else { return Ok(()) };
     // A route that names a fine-tune offers it; only a name that the client brought has to be its own.
     let offered = !matches!(&*plan.label, "default") && !plan.label.ends_with("/*");
-    // A translated request is built anew and can refer to nothing: its translation refuses what would need a memory.
-    let is_own = |target: &Target| {
-        exchange::is_translated(&ctx.endpoint, &target.provider)
-            || plan::credential(ctx, target).is_some_and(|(_, own)| own)
-    };
+    let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
+    // A translated request is built anew and refers to nothing: what nobody has made is left to its translation, which
+    // refuses what would need a memory.
+    let known = |reference: &Reference| Reference { id: reference.id.clone(), strict: false, param: reference.param };
+    let lenient: Vec<Reference> = references.iter().map(known).collect();
     let mut refused = None;
     let mut targets = Vec::with_capacity(plan.targets.len());
     for target in plan.targets.iter() {
+        let translated = exchange::is_translated(&ctx.endpoint, &target.provider);
+        let references = if translated { &lenient } else { &references };
         let outcome = match is_own(target) {
             true => Ok(()),
             false => require_fine_tune(ctx, principal, target, offered)
-                .and_then(|()| check(ctx, principal, target, &references)),
+                .and_then(|()| check(ctx, principal, target, references)),
         };
         match outcome {
             Ok(()) => targets.push(target.clone()),
