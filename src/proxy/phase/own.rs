@@ -150,7 +150,8 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
     let mut refused = None;
     let mut targets = Vec::with_capacity(plan.targets.len());
     for target in plan.targets.iter() {
-        let translated = exchange::is_translated(&ctx.endpoint, &target.provider);
+        let translated =
+            ctx.endpoint == Endpoint::Responses && exchange::is_translated(&ctx.endpoint, &target.provider);
         let references = if translated { &lenient } else { &references };
         let outcome = match is_own(target) {
             true => Ok(()),
