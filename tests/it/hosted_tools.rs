@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Fake, Gateway, Step, fake::send, gateway::providers};
+use crate::support::{Answer, Fake, Gateway, Step, fake::send, gateway::providers, reads_well};
 
 const NANO: f64 = 1e9;
 
@@ -45,7 +45,9 @@ fn with_budget(yaml: &str, usd: &str) -> String {
 async fn ask(gateway: &Gateway, path: &str, body: String) -> (u16, Value, Option<f64>) {
     let reply = reqwest::Client::new().post(gateway.url(path)).body(body).send().await.unwrap();
     let cost = reply.headers().get("x-chittycan-cost").map(|value| value.to_str().unwrap().parse().unwrap());
-    (reply.status().as_u16(), reply.json().await.unwrap_or_default(), cost)
+    let (status, body) = (reply.status().as_u16(), reply.json().await.unwrap_or_default());
+    assert!(reads_well(&body), "{body}");
+    (status, body, cost)
 }
 
 /// What the ledger has, in US dollars, once it has `entries`.

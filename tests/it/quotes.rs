@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Fake, Gateway, chat, gateway::providers};
+use crate::support::{Answer, Fake, Gateway, chat, gateway::providers, reads_well};
 
 async fn ask(gateway: &Gateway, path: &str, headers: &[(&str, &str)], body: String) -> (u16, Value, Option<String>) {
     let mut request = reqwest::Client::new().post(gateway.url(path)).body(body);
@@ -11,7 +11,9 @@ async fn ask(gateway: &Gateway, path: &str, headers: &[(&str, &str)], body: Stri
     }
     let reply = request.send().await.unwrap();
     let cost = reply.headers().get("x-chittycan-cost").map(|value| value.to_str().unwrap().to_owned());
-    (reply.status().as_u16(), reply.json().await.unwrap_or_default(), cost)
+    let (status, body) = (reply.status().as_u16(), reply.json().await.unwrap_or_default());
+    assert!(reads_well(&body), "{body}");
+    (status, body, cost)
 }
 
 async fn chat_status(gateway: &Gateway, body: String) -> (u16, Value, Option<String>) {

@@ -250,7 +250,8 @@ fn require_price(
     let refuse = |fault, param, message: String| Err(GatewayError::new(fault, message).with_param(Some(param)));
     if body.peek.service_tier == Some(ServiceTier::Unknown) {
         let message = format!(
-            "There is a budget for tenant '{tenant}', and the tier that 'service_tier' names has no price for '{name}'. Tiers              with prices are default, flex, priority and auto."
+            "There is a budget for tenant '{tenant}', and the tier that 'service_tier' names has no price for '{name}'. Tiers \
+             with prices are default, flex, priority and auto."
         );
         return refuse(Fault::ModelNotPriced, "service_tier", message);
     }
@@ -260,7 +261,8 @@ fn require_price(
         && !price.has_step_up_to(LONG_PROMPT)
     {
         let message = format!(
-            "There is a budget for tenant '{tenant}', and nobody knows what '{name}' costs with the long context that              'anthropic-beta' asks for. The gateway's operator can add it (prices.file, 'above' of the entry '{name}')."
+            "There is a budget for tenant '{tenant}', and nobody knows what '{name}' costs with the long context that \
+             'anthropic-beta' asks for. The gateway's operator can add it (prices.file, 'above' of the entry '{name}')."
         );
         return refuse(Fault::ModelNotPriced, "anthropic-beta", message);
     }
@@ -269,14 +271,16 @@ fn require_price(
     let limits = matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure | Vendor::Anthropic);
     if !limits || !hosted.is_bounded() {
         let message = format!(
-            "The spend of tenant '{tenant}' is bounded, and nothing bounds how often '{name}' runs tools of its provider for              '{}'. The gateway can bound the tools of OpenAI's Responses API and of Anthropic's Messages.",
+            "The spend of tenant '{tenant}' is bounded, and nothing bounds how often '{name}' runs tools of its provider for \
+             '{}'. The gateway can bound the tools of OpenAI's Responses API and of Anthropic's Messages.",
             hosted.name()
         );
         return refuse(Fault::PathNotMetered, "tools", message);
     }
     if let Some(tool) = calls.missing() {
         let message = format!(
-            "There is a budget for tenant '{tenant}', and a call of the tool '{tool}', which the provider runs, has no price for              '{name}'. The gateway's operator can add one (prices.file, calls.{}.{tool}).",
+            "There is a budget for tenant '{tenant}', and a call of the tool '{tool}', which the provider runs, has no price for \
+             '{name}'. The gateway's operator can add one (prices.file, calls.{}.{tool}).",
             target.provider.name
         );
         return refuse(Fault::ModelNotPriced, "tools", message);
