@@ -6,7 +6,7 @@ use http::HeaderValue;
 use pingora_proxy::Session;
 use serde_json::json;
 
-use super::Stop;
+use super::{Stop, incomplete};
 use crate::{
     config::{Config, Dialect, Vendor},
     error::{Extra, Fault, GatewayError},
@@ -65,8 +65,7 @@ pub fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
 ///
 /// # Errors
 /// A scope that is missing, a path that a budget forbids, or a limit that is reached.
-pub fn enter(session: &Session, ctx: &mut Context) -> Result<(), GatewayError> {
-    let Some(principal) = &ctx.principal else { return Ok(()) };
+pub fn enter(session: &Session, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
     let scope = match ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => Scope::AiRead,
         Endpoint::InvalidateCache if principal.may(Scope::Admin) => Scope::Admin,
@@ -143,7 +142,7 @@ pub fn require_model(principal: &Principal, model: &str, plan: &Plan) -> Result<
 /// # Errors
 /// As there.
 pub fn estimate(session: &Session, ctx: &mut Context) -> Result<(), GatewayError> {
-    let (Some(body), Some(mut plan)) = (ctx.body.take(), ctx.plan.take()) else { return Ok(()) };
+    let (Some(body), Some(mut plan)) = (ctx.body.take(), ctx.plan.take()) else { return Err(incomplete()) };
     let quote = quote(session, ctx, &body, &mut plan);
     ctx.hosted = body.hosted.clone();
     (ctx.body, ctx.plan) = (Some(body), Some(plan));
@@ -351,7 +350,7 @@ fn not_priced(ctx: &Context, target: &Target) -> GatewayError {
 /// # Errors
 /// A limit that is reached, a budget that does not have enough, a disk that does not take the intent, or a client that left.
 pub async fn reserve(session: &mut Session, ctx: &mut Context) -> Result<(), Stop> {
-    let Some(principal) = ctx.principal.clone() else { return Ok(()) };
+    let Some(principal) = ctx.principal.clone() else { return Err(incomplete().into()) };
     let Some(quote) = ctx.quote else {
         // Nothing to reserve; the entry is still to be written.
         return if ctx.governance.ledger.is_open() { Ok(()) } else { Err(unavailable().into()) };

@@ -101,7 +101,7 @@ async fn walk(
     let principal = admit::authenticate(ctx)?;
     ctx.principal = Some(principal.clone());
     ctx.token = None;
-    admit::enter(session, ctx)?;
+    admit::enter(session, ctx, &principal)?;
     let mut passage = Passage::Unread;
     match &ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => {
@@ -158,6 +158,11 @@ async fn walk(
         read::invite_body(session).await?;
     }
     Ok(false)
+}
+
+/// A check found nothing to check, because what it needs was not worked out before it. Never an admission.
+fn incomplete() -> GatewayError {
+    GatewayError::new(Fault::Internal, "The request was not worked out far enough to be checked.")
 }
 
 /// An error about the request itself.

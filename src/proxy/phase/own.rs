@@ -10,7 +10,7 @@ use http::header;
 use pingora_proxy::Session;
 use tokio::task::spawn_blocking;
 
-use super::{Stop, admit, identify, invalid, list, plan, read};
+use super::{Stop, admit, identify, incomplete, invalid, list, plan, read};
 use crate::{
     config::{self, ProviderObjects},
     error::{Fault, GatewayError},
@@ -45,7 +45,7 @@ pub async fn forwarded(
     upstream: &list::Upstream<'_>,
 ) -> Result<Passage, Stop> {
     let Some(target) = ctx.plan.as_ref().and_then(|plan| plan.targets.first()).cloned() else {
-        return Err(GatewayError::new(Fault::Internal, "There is nowhere to send the request.").into());
+        return Err(incomplete().into());
     };
     if plan::credential(ctx, &target).is_some_and(|(_, own)| own) {
         return Ok(Passage::Unread);
@@ -120,7 +120,7 @@ fn keeper(
 /// # Errors
 /// None is left.
 pub async fn understood(session: &Session, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
-    let (Some(plan), Some(body)) = (&ctx.plan, &ctx.body) else { return Ok(()) };
+    let (Some(plan), Some(body)) = (&ctx.plan, &ctx.body) else { return Err(incomplete()) };
     let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
     if principal.party.objects == ProviderObjects::All || plan.targets.iter().all(is_own) {
         return Ok(());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::invalid;
+use super::{incomplete, invalid};
 use crate::{
     config::{Credentials, Preset, Vendor},
     error::{Fault, GatewayError},
@@ -128,21 +128,20 @@ pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
 /// # Errors
 /// Neither the client nor the gateway has a key for any deployment.
 pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
-    let Some(plan) = &ctx.plan else { return Ok(()) };
+    let Some(plan) = &ctx.plan else { return Err(incomplete()) };
     let stranger = is_stranger(ctx);
     let usable = |target: &&Target| {
         !stranger && !Preset::of(target.provider.vendor).needs_key || credential(ctx, target).is_some()
     };
     let count = plan.targets.iter().filter(usable).count();
-    if count == plan.targets.len() {
-        return Ok(());
-    }
     if count > 0 {
-        let targets = plan.targets.iter().filter(usable).cloned().collect();
-        ctx.plan = Some(Plan { targets, ..plan.clone() });
+        if count < plan.targets.len() {
+            let targets = plan.targets.iter().filter(usable).cloned().collect();
+            ctx.plan = Some(Plan { targets, ..plan.clone() });
+        }
         return Ok(());
     }
-    let Some(provider) = plan.targets.first().map(|target| &target.provider) else { return Ok(()) };
+    let Some(provider) = plan.targets.first().map(|target| &target.provider) else { return Err(incomplete()) };
     if stranger {
         let own = match plan.targets.iter().find(|target| target.provider.takes_own_keys()) {
             Some(target) => format!(", or send a key of your own, which provider '{}' gets", target.provider.name),
