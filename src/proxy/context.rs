@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -159,8 +159,8 @@ pub struct Spoiled {
     pub price: Arc<Price>,
     /// The provider adds to the prompt what the body does not show: only the most it was expected to cost is a bound.
     pub unbounded: bool,
-    /// From its start until it broke: what can have been generated is bounded by it.
-    pub worked: Duration,
+    /// The most tokens that it can have generated.
+    pub generated: u64,
     /// The most it was expected to cost.
     pub worst_case: NanoUsd,
 }

@@ -112,7 +112,7 @@ fn pay_for(ctx: &mut Context) -> bool {
     let worked = attempt.started.elapsed();
     let held = ctx.reservation.as_mut().is_none_or(|reservation| reservation.extend(quote.worst_case).is_ok());
     if held {
-        ctx.spoiled.push(Spoiled { price, unbounded: quote.unbounded_prompt, worked, worst_case: quote.worst_case });
+        ctx.spoiled.push(Spoiled::after(worked, price, &quote));
     }
     held
 }

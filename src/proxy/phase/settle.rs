@@ -317,8 +317,8 @@ pub struct Count {
     so_far: Option<Usage>,
     /// What the last attempt cost, where that is known already.
     known: Option<Settled>,
-    /// Attempts that broke, and the tokens that each may have generated.
-    spoiled: Vec<(Spoiled, u64)>,
+    /// Attempts that broke before it.
+    spoiled: Vec<Spoiled>,
 }
 
 /// What a request cost, or what it takes to know that.
@@ -443,8 +443,17 @@ fn unseen(ctx: &Context) -> u64 {
     generated_within(&price, quote, time)
 }
 
+/// The most tokens that a provider can have generated in this time, within what the request allows.
 fn generated_within(price: &Price, quote: &Quote, time: Duration) -> u64 {
     price.generated_within(time).saturating_mul(quote.choices).min(quote.most_answer)
+}
+
+impl Spoiled {
+    /// Of an attempt that broke just now, after it had `worked` for so long.
+    pub fn after(worked: Duration, price: Arc<Price>, quote: &Quote) -> Self {
+        let generated = generated_within(&price, quote, worked + NOTICE);
+        Self { price, unbounded: quote.unbounded_prompt, generated, worst_case: quote.worst_case }
+    }
 }
 
 impl Count {
@@ -455,18 +464,7 @@ impl Count {
             Some(tally) => (tally.prompt, tally.counted, tally.counting),
             None => (Prompt::of(ctx, WHOLE), 0, Vec::new()),
         };
-        let tokens = |spoiled: &Spoiled| {
-            let worked = spoiled.worked + NOTICE;
-            ctx.quote.as_ref().map_or(0, |quote| generated_within(&spoiled.price, quote, worked))
-        };
         let spoiled = std::mem::take(&mut ctx.spoiled);
-        let spoiled = spoiled
-            .into_iter()
-            .map(|spoiled| {
-                let tokens = tokens(&spoiled);
-                (spoiled, tokens)
-            })
-            .collect();
         let most_prompt = ctx.quote.map_or(u64::MAX, |quote| quote.most_prompt);
         let ceiling = ctx.reservation.as_ref().map_or(NanoUsd::MAX, Reservation::amount);
         let (price, tier) = (ctx.price(), ctx.tier());
@@ -520,8 +518,8 @@ impl Count {
             }
             (None, None) => Settled { usage: Some(usage), cost: None, basis: Basis::Unpriced },
         };
-        for (Spoiled { price, unbounded, worst_case, .. }, completion_tokens) in self.spoiled {
-            let lost = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
+        for Spoiled { price, unbounded, generated, worst_case } in self.spoiled {
+            let lost = Usage { prompt_tokens, completion_tokens: generated, ..Usage::default() };
             let lost_cost = if unbounded { worst_case } else { price.cost(&lost, tier).min(worst_case) };
             let cost = settled.cost.unwrap_or_default().saturating_add(lost_cost);
             let usage = settled.usage.unwrap_or_default();
