@@ -27,6 +27,6 @@ pub use form::{Form, boundary};
 pub use index::{Class, Owner};
 pub use made::{find, find_audio};
 pub use page::{Collected, Cursor, Page, Step};
-pub use refs::{Dialect, Reference, Refused, is_fine_tune, may_refer, query, scan, scan_field};
+pub use refs::{Dialect, Reference, Refused, decode, is_fine_tune, may_refer, query, scan, scan_field};
 pub use rules::{Action, Answer, RESPONSE, Rule, SIDE_EFFECTS, find_rule};
 pub use table::{Counts, Objects};

@@ -6,6 +6,7 @@ use pingora_proxy::Session;
 use crate::{
     error::{Fault, GatewayError},
     identity::PREFIX,
+    objects::decode,
     openai::Endpoint,
     proxy::context::Context,
     types::Secret,
@@ -78,13 +79,13 @@ fn is_disguised(path: &str) -> bool {
     path.contains("//")
         || path.contains(['\\', ';'])
         || path.split('/').any(|segment| matches!(segment, "." | ".."))
-        || path.contains('%') && path.split('/').any(|segment| matches!(&*decode(segment), b"." | b".."))
+        || path.contains('%') && path.split('/').any(|segment| matches!(&*decode(segment, false), "." | ".."))
 }
 
 /// True for a query with the parameter by which some servers let a form choose the method.
 fn overrides_method(query: &str) -> bool {
     let names = query.split(['&', ';']).map(|pair| pair.split('=').next().unwrap_or_default());
-    names.filter(|name| name.len() >= 7).any(|name| decode(name).eq_ignore_ascii_case(b"_method"))
+    names.filter(|name| name.len() >= 7).any(|name| decode(name, false).eq_ignore_ascii_case("_method"))
 }
 
 /// True where `%XX` stands for a character that needs no encoding, for a separator, or for white space: most servers decode
@@ -97,25 +98,6 @@ fn hides_structure(path: &str) -> bool {
                 byte.is_ascii_alphanumeric() || byte.is_ascii_control() || b"-._~/\\?#; %".contains(&byte)
             })
         })
-}
-
-fn decode(segment: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let code = tail.get(..2).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 16).ok());
-        match (first, code) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                rest = &tail[2..];
-            }
-            _ => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    out
 }
 
 /// How a browser presents a key when it opens a WebSocket, where it cannot set headers (OpenAI's realtime API).

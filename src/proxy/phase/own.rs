@@ -139,24 +139,23 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
     references.extend(session.req_header().uri.query().map(query).unwrap_or_default());
     // The model that is asked for is one of the gateway's; what a target calls it is looked at below.
     references.retain(|reference| reference.param != "model" || Some(&reference.id) != model.as_ref());
-    let Some(plan) = &ctx.plan else { return Ok(()) };
+    let Some(plan) = &ctx.plan else { return Err(incomplete()) };
     // A route that names a fine-tune offers it; only a name that the client brought has to be its own.
     let offered = !matches!(&*plan.label, "default") && !plan.label.ends_with("/*");
     let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
-    // A translated request is built anew and refers to nothing: what nobody has made is left to its translation, which
-    // refuses what would need a memory.
-    let known = |reference: &Reference| Reference { id: reference.id.clone(), strict: false, param: reference.param };
-    let lenient: Vec<Reference> = references.iter().map(known).collect();
     let mut refused = None;
     let mut targets = Vec::with_capacity(plan.targets.len());
     for target in plan.targets.iter() {
-        let translated =
-            ctx.endpoint == Endpoint::Responses && exchange::is_translated(&ctx.endpoint, &target.provider);
-        let references = if translated { &lenient } else { &references };
+        let provider = &target.provider;
+        // A translated request is built anew and refers to nothing: what nobody has made is left to its translation, which
+        // refuses what would need a memory.
+        let translated = ctx.endpoint == Endpoint::Responses && exchange::is_translated(&ctx.endpoint, provider);
+        let objects = &ctx.governance.objects;
+        let counts = |reference: &&Reference| !translated || objects.owner(&provider.name, &reference.id).is_some();
         let outcome = match is_own(target) {
             true => Ok(()),
             false => require_fine_tune(ctx, principal, target, offered)
-                .and_then(|()| check(ctx, principal, target, references)),
+                .and_then(|()| check(ctx, principal, target, references.iter().filter(counts))),
         };
         match outcome {
             Ok(()) => targets.push(target.clone()),
@@ -188,8 +187,13 @@ fn require_fine_tune(ctx: &Context, principal: &Principal, target: &Target, offe
 ///
 /// # Errors
 /// One is another's, or nobody's.
-pub fn check(ctx: &Context, principal: &Principal, target: &Target, ids: &[Reference]) -> Result<(), GatewayError> {
-    match ids.iter().find(|reference| !may_use(ctx, principal, &target.provider, reference)) {
+pub fn check<'a>(
+    ctx: &Context,
+    principal: &Principal,
+    target: &Target,
+    ids: impl IntoIterator<Item = &'a Reference>,
+) -> Result<(), GatewayError> {
+    match ids.into_iter().find(|reference| !may_use(ctx, principal, &target.provider, reference)) {
         Some(reference) => Err(not_found(&reference.id, reference.param)),
         None => Ok(()),
     }
