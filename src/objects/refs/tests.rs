@@ -1,0 +1,165 @@
+use super::*;
+
+fn ids(body: &str) -> Vec<String> {
+    scan(body.as_bytes(), Dialect::OpenAi).unwrap().into_iter().map(|found| found.id).collect()
+}
+
+#[test]
+fn the_table_is_sorted() {
+    assert!(FIELDS.is_sorted_by_key(|(name, _)| *name) && PARAMETERS.is_sorted_by_key(|(name, _)| *name));
+}
+
+#[test]
+fn every_way_to_refer_is_seen() {
+    for (body, expected) in [
+        (r#"{"input_file_id":"file-1","endpoint":"/v1/responses"}"#, vec!["file-1"]),
+        (
+            r#"{"training_file":"file-1","validation_file":"file-2","model":"ft:gpt-4o:x"}"#,
+            vec!["file-1", "file-2", "ft:gpt-4o:x"],
+        ),
+        (r#"{"previous_response_id":"resp_1","conversation":"conv_1"}"#, vec!["resp_1", "conv_1"]),
+        (
+            r#"{"conversation":{"id":"conv_1"},"prompt":{"id":"pmpt_1","variables":{"a":{"type":"input_file","file_id":"file-1"}}}}"#,
+            vec!["conv_1", "file-1", "pmpt_1"],
+        ),
+        (
+            r#"{"tools":[{"type":"file_search","vector_store_ids":["vs_1","vs_2"]},{"container":{"type":"auto","file_ids":["file-1"]}},{"container":"cntr_1"}]}"#,
+            vec!["vs_1", "vs_2", "file-1", "cntr_1"],
+        ),
+        (
+            r#"{"input":[{"type":"message","content":[{"type":"input_file","file_id":"file-1"}]},{"id":"msg_1"},{"type":"item_reference","id":"rs_1"}]}"#,
+            vec!["file-1", "msg_1", "rs_1"],
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"file-1"}}]},{"audio":{"id":"audio_1"}}]}"#,
+            vec!["file-1", "audio_1"],
+        ),
+        (
+            r#"{"files":[{"file_id":"file-1","attributes":{"file_id":"x"}}],"metadata":{"file_id":"x","conversation":"y"}}"#,
+            vec!["file-1"],
+        ),
+        (r#"{"data_source":{"type":"completions","source":{"type":"file_id","id":"file-1"}}}"#, vec!["file-1"]),
+        (
+            r#"{"voice":"alloy","container":"auto","skills":[{"type":"anthropic","skill_id":"pptx"},{"skill_id":"skill_1"}]}"#,
+            vec!["skill_1"],
+        ),
+        (
+            r#"{"tools":[{"type":"function","parameters":{"properties":{"file_id":"x"}}}],"input":"file_id","user":"file-1"}"#,
+            vec![],
+        ),
+        (
+            r#"{"FILE_ID":"file-1","\u0066ile_ids":["file-2"],"container\u005fid":"cntr_1","tas\u212a":"x"}"#,
+            vec!["file-1", "file-2", "cntr_1"],
+        ),
+        ("[{\"file_id\":\"file-1\"}]", vec!["file-1"]),
+        ("{\"vector_\u{17f}tore_id\":\"vs_1\",\"f\u{131}le_id\":\"file-1\"}", vec!["vs_1", "file-1"]),
+    ] {
+        let mut found = ids(body);
+        found.sort();
+        let mut expected: Vec<String> = expected.into_iter().map(str::to_owned).collect();
+        expected.sort();
+        assert_eq!(found, expected, "{body}");
+    }
+}
+
+#[test]
+fn items_that_carry_their_content_reveal_nothing() {
+    let strict = |item: &str| {
+        let found = scan(format!(r#"{{"input":[{item}]}}"#).as_bytes(), Dialect::OpenAi).unwrap();
+        (found.len() == 1).then(|| found[0].strict).unwrap()
+    };
+    assert!(!strict(r#"{"type":"message","id":"msg_1","content":"x"}"#));
+    assert!(!strict(r#"{"id":"rs_1","type":"reasoning","summary":[],"encrypted_content":"x"}"#));
+    assert!(strict(r#"{"id":"rs_1","type":"reasoning","summary":[],"encrypted_content":null}"#));
+    assert!(strict(r#"{"id":"rs_1","type":"reasoning","summary":[]}"#));
+    assert!(strict(r#"{"id":"ig_1","type":"image_generation_call"}"#));
+    assert!(strict(r#"{"id":"x","type":"item_reference","content":"x"}"#) && strict(r#"{"id":"x","content":"x"}"#));
+}
+
+#[test]
+fn what_could_be_read_in_two_ways_is_refused() {
+    for body in [
+        r#"{"file_id":"a","file_id":"b"}"#,
+        r#"{"file_id":"a","FILE_ID":"b"}"#,
+        r#"{"a":[{"file_id":"a","file\u005fid":"b"}]}"#,
+        "{\"vector_store_ids\":[],\"vector_\u{17f}tore_ids\":[\"b\"]}",
+        r#"{"input":[{"type":"message","id":"a","ID":"b"}]}"#,
+        r#"{"conversation":{"id":"a","id":"b"}}"#,
+    ] {
+        assert!(matches!(scan(body.as_bytes(), Dialect::OpenAi), Err(Refused::Twice(_))), "{body}");
+    }
+    for body in ["", "{", "{} x", "no JSON", "\u{feff}{}", &"[".repeat(200)] {
+        assert!(matches!(scan(body.as_bytes(), Dialect::OpenAi), Err(Refused::Unreadable(_))), "{body}");
+    }
+    let wide = r#"{"data_source":{"type":"completions","source":{"type":"stored_completions"}}}"#;
+    assert_eq!(scan(wide.as_bytes(), Dialect::OpenAi), Err(Refused::Wide("source")));
+    let wide = r#"{"data_source_config":{"type":"logs"}}"#;
+    assert_eq!(scan(wide.as_bytes(), Dialect::OpenAi), Err(Refused::Wide("data_source_config")));
+}
+
+#[test]
+fn what_anthropics_models_write_for_tools_is_no_reference() {
+    let body = br#"{"container":{"id":"container_1"},"messages":[{"content":[{"type":"tool_use","id":"toolu_1","input":{"file_id":"x"}},
+        {"type":"document","source":{"type":"file","file_id":"file_1"}}]}],"requests":[{"params":{"container":"container_2"}}]}"#;
+    let found: Vec<_> = scan(body, Dialect::Anthropic).unwrap().into_iter().map(|found| found.id).collect();
+    assert_eq!(found, ["container_1", "file_1", "container_2"]);
+    let body = br#"{"a":[{"input":{"file_id":"x"},"type":"server_tool_use"}],"input":[{"file_id":"file_1"}]}"#;
+    let found: Vec<_> = scan(body, Dialect::Anthropic).unwrap().into_iter().map(|found| found.id).collect();
+    assert_eq!(found, ["file_1"]);
+}
+
+#[test]
+fn the_quick_look_misses_no_reference() {
+    for body in [
+        r#"{"file_id":1}"#,
+        r#"{"FILE_IDS":1}"#,
+        r#"{"file_i\u0064":1}"#,
+        r#"{"\u0066ile\u005fid":1}"#,
+        "{\"f\u{131}le_\u{131}d\":1}",
+        "{\"file_id\u{17f}\":1}",
+        r#"{"audio":{"id":"x"}}"#,
+        r#"{"conversation":"x"}"#,
+        r#"{"x":"\"","Container" :"x"}"#,
+        "{\"training_f\u{131}le\":1}",
+    ] {
+        assert!(may_refer(body.as_bytes()), "{body}");
+    }
+    // No name is missing in the quick look.
+    for (name, form) in FIELDS {
+        let ends = name.ends_with("id") || name.ends_with("ids");
+        let refers = matches!(form, Form::Any | Form::Prefixed(_));
+        assert_eq!(refers && !ends, OTHER_NAMES.contains(name), "{name}");
+    }
+    let plain =
+        r#"{"model":"gpt-4o","messages":[{"role":"user","content":"I did\u00e9 \"say\" it\n"}],"max_tokens":3}"#;
+    assert!(!may_refer(plain.as_bytes()));
+}
+
+#[test]
+fn queries_and_fields_are_read() {
+    let found: Vec<_> = query("limit=3&after=file%2D1&AFTER=b&model=ft:x&model=gpt-4o&run_id[]=r+1")
+        .into_iter()
+        .map(|r| r.id)
+        .collect();
+    assert_eq!(found, ["file-1", "b", "ft:x", "r 1"]);
+    let field =
+        |name: &str, value: &str| scan_field(name, value).unwrap().into_iter().map(|r| r.id).collect::<Vec<_>>();
+    assert_eq!(field("file_id", "file-1"), ["file-1"]);
+    assert_eq!(field("video[id]", "video_1"), ["video_1"]);
+    assert_eq!(field("input_reference[file_id]", "file-1"), ["file-1"]);
+    assert_eq!(field("file_ids[]", "file-1"), ["file-1"]);
+    assert_eq!(field("video", r#"{"id":"video_1"}"#), ["video_1"]);
+    assert_eq!(field("session", r#"{"tools":[{"file_id":"file-1"}]}"#), ["file-1"]);
+    assert!(field("prompt", "{not JSON").is_empty() && field("purpose", "batch").is_empty());
+    assert!(scan_field("session", r#"{"file_id":"a","file_id":"b"}"#).is_err());
+}
+
+#[test]
+fn fine_tunes_are_told_by_their_names() {
+    for model in ["ft:gpt-4o-mini:org::1", "FT:x", "davinci:ft-org-2023", "ft:gpt-4o:org::1:ckpt-step-9"] {
+        assert!(is_fine_tune(model), "{model}");
+    }
+    for model in ["gpt-4o", "left:x", "soft-ft", "", "llama3:8b"] {
+        assert!(!is_fine_tune(model), "{model}");
+    }
+}
