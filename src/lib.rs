@@ -16,6 +16,7 @@
 //! | L2 | [`config`] | the YAML file, the environment, all faults at once, the schema |
 //! | L2 | [`store`] | the SQLite file: opening, schema, changes by other processes |
 //! | L3 | [`cache`] | what is deterministic, keys, entries in memory and on disk, flights, purges |
+//! | L3 | [`connections`] | how many connections clients may have, which of them take too long or have to make room |
 //! | L3 | [`identity`] | `chitty_` tokens, scopes, tenants |
 //! | L3 | [`ledger`] | budgets: reserve → settle or release; entries, journal, alerts, reports |
 //! | L3 | [`limits`] | requests, LLM tokens, money and concurrency per tenant and token |
@@ -33,6 +34,7 @@ pub mod admin;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod dialect;
 pub mod error;
 pub mod identity;

@@ -28,6 +28,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("dialect", 2),
     ("store", 2),
     ("cache", 3),
+    ("connections", 3),
     ("identity", 3),
     ("ledger", 3),
     ("limits", 3),
