@@ -1,43 +1,50 @@
 //! The composition root: configuration → engines → a Pingora server, its reloads and its end.
 
+mod ending;
+mod front;
 mod handover;
+mod limits;
+mod listen;
+mod stream;
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
-    net::{SocketAddr, TcpStream},
+    fmt,
+    io::{self, IsTerminal},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use pingora_core::{
-    apps::HttpServerOptions,
-    listeners::{ListenerConfig, TcpSocketOptions, tls::TlsSettings},
-    protocols::l4::stream::L4BufferSettings,
+    listeners::tls::TlsSettings,
     server::{
         ExecutionPhase, RunArgs, Server as PingoraServer,
         configuration::{Opt, ServerConf},
     },
-    services::listening::Service,
     tls::RootCertStore,
     utils::tls::{WrappedX509, parse_x509},
 };
-use pingora_proxy::http_proxy_service_with_name;
+use pingora_proxy::http_proxy;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::watch;
 
+use ending::Ending;
+use front::{AdminApi, ClientApi};
 use handover::{Incoming, Outgoing, Signals};
+use listen::{Endpoint, Listening, Readiness};
 
 use crate::{
-    admin::{Admin, AxumApp},
+    admin::Admin,
     cache::{Cache, Purges},
     config::{Config, FileText, Listener, Loaded},
+    connections::Connections,
     identity::Directory,
     ledger::{Ledger, Snapshot},
     objects::Objects,
@@ -48,15 +55,11 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// After the listeners closed, the process waits this long without an open request before it exits: a connection that
-/// was accepted in the last moment has not become a request yet.
-const QUIET: Duration = Duration::from_millis(250);
+/// Long enough for a load balancer's health checks, where nobody waits at a terminal.
+const LAME_DUCK: Duration = Duration::from_secs(5);
 
 /// At the end the ledger's last entries have this long to be written. What is not written then is recovered at the next start.
 const LAST_WRITES: Duration = Duration::from_secs(5);
-
-/// Bytes read ahead on a client's connection.
-const READ_BUFFER: usize = 4096;
 
 /// Why the gateway cannot start or reload; each line names its place.
 #[derive(Debug)]
@@ -84,11 +87,10 @@ pub struct Server {
     governance: Arc<Governance>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
-    /// Holds the ports that were chosen here until Pingora has them.
-    reserved: Vec<Socket>,
     /// The gateway that this one takes over from.
     before: Option<Incoming>,
     outgoing: Arc<Outgoing>,
+    ending: Arc<Ending>,
 }
 
 impl Server {
@@ -122,8 +124,6 @@ impl Server {
         }
         let config = engines.load().config.clone();
         tracing::info!("who can spend: {}", config.who_can_spend(governance.directory.holders()));
-        let mut sockets = Sockets { reserved: Vec::new(), faults: Vec::new(), upgrade };
-
         let conf = ServerConf {
             threads: config.server.threads,
             upgrade_sock: handover::listeners_socket(&socket).display().to_string(),
@@ -137,39 +137,55 @@ impl Server {
         let opt = upgrade.then(|| Opt { upgrade: true, ..Opt::default() });
         let mut pingora = PingoraServer::new_with_opt_and_conf(opt, conf);
 
-        let gateway = Gateway::new(engines.clone(), governance.clone(), metrics.clone());
-        let mut client_api = http_proxy_service_with_name(&pingora.configuration, gateway, "client API");
-        if config.listeners.iter().any(|listener| listener.http2 && listener.tls.is_none())
-            && let Some(proxy) = client_api.app_logic_mut()
-        {
-            let mut options = HttpServerOptions::default();
-            options.h2c = true;
-            proxy.server_options = Some(options);
+        let mut faults = Vec::new();
+        let endpoints = listeners(&config, upgrade, &mut faults);
+        let admin = config.admin.and_then(|address| endpoint(address, upgrade, &mut faults));
+        if !faults.is_empty() {
+            return Err(StartError(faults));
         }
-        let addresses: Vec<_> =
-            config.listeners.iter().map(|listener| sockets.listen(&mut client_api, listener)).collect();
-        let admin = config.admin.map(|address| {
-            let api = Admin {
+        let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address).collect();
+        let admin_address = admin.as_ref().map(|endpoint| endpoint.address);
+        let shown: Vec<_> = addresses.iter().chain(&admin_address).map(ToString::to_string).collect();
+        let readiness = Readiness::new(shown.len(), ready.clone(), shown[..addresses.len()].join(","));
+        governance.ledger.announce(shown);
+        let draining = watch::Sender::new(false);
+        let connections = Connections::new(limits::of_clients(&config.server));
+        if let Some(endpoint) = admin {
+            let state = Admin {
                 metrics: metrics.clone(),
                 ready: ready.clone(),
                 engines: engines.clone(),
                 governance: governance.clone(),
+                connections: connections.clone(),
             };
-            let mut service = Service::new("admin API".to_owned(), AxumApp::new(api.router()));
-            service.threads = Some(1);
-            let listener = Listener { address, tls: None, http2: false };
-            let address = sockets.listen(&mut service, &listener);
-            pingora.add_service(service);
-            address
-        });
-        if !sockets.faults.is_empty() {
-            return Err(StartError(sockets.faults));
+            pingora.add_service(Listening {
+                name: "admin API",
+                threads: Some(1),
+                api: Arc::new(AdminApi::new(state.router())),
+                endpoints: vec![endpoint],
+                connections: Connections::new(limits::OF_ADMIN),
+                readiness: readiness.clone(),
+                // It says how the gateway ends, to the end.
+                draining: watch::Sender::new(false),
+            });
         }
-        governance.ledger.announce(addresses.iter().chain(&admin).map(ToString::to_string).collect());
-        pingora.add_service(client_api);
+        let gateway = Gateway::new(engines.clone(), governance.clone(), metrics.clone());
+        let proxy = http_proxy(&pingora.configuration, gateway);
+        pingora.add_service(Listening {
+            name: "client API",
+            threads: None,
+            api: Arc::new(ClientApi::new(proxy, engines.clone())),
+            endpoints,
+            connections: connections.clone(),
+            readiness,
+            draining: draining.clone(),
+        });
         let outgoing = Outgoing::new(socket, governance.ledger.clone());
-        let reserved = sockets.reserved;
-        Ok(Self { pingora, addresses, admin, engines, governance, metrics, ready, reserved, before, outgoing })
+        let lame_duck =
+            config.server.lame_duck.unwrap_or(if io::stderr().is_terminal() { Duration::ZERO } else { LAME_DUCK });
+        let ending = Ending { ready: ready.clone(), draining, connections, metrics: metrics.clone(), lame_duck };
+        let (admin, ending) = (admin_address, Arc::new(ending));
+        Ok(Self { pingora, addresses, admin, engines, governance, metrics, ready, before, outgoing, ending })
     }
 
     /// A handle to reload the configuration of the running server; `text` is the file in force.
@@ -190,7 +206,14 @@ impl Server {
 
     /// The signals that end the process: SIGQUIT hands over to a successor, SIGTERM lets open requests end, SIGINT does not.
     pub fn signals(&self) -> RunArgs {
-        RunArgs { shutdown_signal: Box::new(Signals(self.outgoing.clone())) }
+        RunArgs { shutdown_signal: Box::new(Signals { outgoing: self.outgoing.clone(), ending: self.ending.clone() }) }
+    }
+
+    /// How long a connection may be idle after a successor has the listeners: its client may believe it to be kept. Half of
+    /// the time that open requests have leaves the other half to one that comes last.
+    fn kept(&self) -> Duration {
+        let config = &self.engines.load().config;
+        config.http.keepalive.min(config.server.shutdown_grace / 2)
     }
 
     /// Serves until a signal of `args` ends it. `on_idle` is called once, when a graceful end has begun and no request is
@@ -205,17 +228,14 @@ impl Server {
             });
         }
         self.pingora.bootstrap();
-        let reserved = self.reserved.iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect();
-        let all = self.addresses.iter().chain(&self.admin).copied().collect();
-        announce_when_ready(all, self.addresses.clone(), reserved, self.ready.clone());
         let mut phases = self.pingora.watch_execution_phase();
-        let (metrics, ready, governance) = (self.metrics.clone(), self.ready.clone(), self.governance.clone());
-        let outgoing = self.outgoing.clone();
+        let (ending, governance, outgoing) = (self.ending.clone(), self.governance.clone(), self.outgoing.clone());
+        let kept = self.kept();
         thread::spawn(move || {
             loop {
                 match phases.blocking_recv() {
                     Ok(ExecutionPhase::GracefulTerminate | ExecutionPhase::GracefulUpgradeTransferringFds) => {
-                        ready.store(false, Ordering::Release);
+                        ending.ready.store(false, Ordering::Release);
                     }
                     Ok(ExecutionPhase::ShutdownGracePeriod) => break,
                     Ok(_) => {}
@@ -224,8 +244,9 @@ impl Server {
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 }
             }
+            // Without a successor a client comes back in vain, whether its connection is kept or not.
+            ending.wait(if outgoing.has_successor() { kept } else { Duration::ZERO });
             outgoing.drained();
-            wait_until_idle(&metrics);
             last_writes(&governance);
             on_idle();
         });
@@ -252,72 +273,11 @@ fn last_writes(governance: &Governance) {
     }
 }
 
-fn wait_until_idle(metrics: &Metrics) {
-    let mut quiet_since = Instant::now();
-    while quiet_since.elapsed() < QUIET {
-        thread::sleep(Duration::from_millis(10));
-        if metrics.open_requests() > 0 {
-            quiet_since = Instant::now();
-        }
-    }
-}
-
-/// Pingora does not say when it listens, so we look.
-fn announce_when_ready(
-    all: Vec<SocketAddr>,
-    addresses: Vec<SocketAddr>,
-    reserved: Vec<SocketAddr>,
-    ready: Arc<AtomicBool>,
-) {
-    thread::spawn(move || {
-        for address in &all {
-            while !is_listening(*address, reserved.contains(address)) {
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
-        ready.store(true, Ordering::Release);
-        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        tracing::info!(addresses = addresses.join(","), "ready");
-    });
-}
-
-/// An address that can be bound once more is not listened on yet: the system refuses it only then, as long as both sides
-/// allow reuse. A connection would tell too, but a TLS listener logs one that says nothing as an error; it serves for
-/// reserved ports, which may always be bound again.
-fn is_listening(address: SocketAddr, reserved: bool) -> bool {
-    if reserved {
-        return TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok();
-    }
-    let probe = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())
-    };
-    probe().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
-}
-
-struct Sockets {
-    reserved: Vec<Socket>,
-    faults: Vec<String>,
-    upgrade: bool,
-}
-
-impl Sockets {
-    /// Adds a listener to a service; returns its address with the port filled in.
-    fn listen<A>(&mut self, service: &mut Service<A>, listener: &Listener) -> SocketAddr {
-        let (address, chosen) = match self.claim(listener.address) {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                self.faults.push(format!("cannot listen on {}: {error}", listener.address));
-                return listener.address;
-            }
-        };
-        let mut options = TcpSocketOptions::default();
-        options.so_reuseport = chosen.then_some(true);
-        let mut endpoint = ListenerConfig::tcp(address.to_string())
-            .tcp_socket_options(options)
-            // Requests are small, and large bodies bypass this buffer: less memory for each open stream.
-            .l4_buffer(L4BufferSettings::default().read(READ_BUFFER));
+/// Where the client API listens.
+fn listeners(config: &Config, upgrade: bool, faults: &mut Vec<String>) -> Vec<Endpoint> {
+    let open = |listener: &Listener| {
+        let mut endpoint = endpoint(listener.address, upgrade, faults)?;
+        endpoint.http2 = listener.http2;
         if let Some(tls) = &listener.tls {
             let (cert, key) = (tls.cert.display().to_string(), tls.key.display().to_string());
             match tls_settings(&cert, &key) {
@@ -325,38 +285,18 @@ impl Sockets {
                     if listener.http2 {
                         settings.enable_h2();
                     }
-                    endpoint = endpoint.tls(settings);
+                    endpoint.tls = Some(settings.build());
                 }
-                Err(error) => {
-                    self.faults.push(format!("TLS for {address}: {error}"));
-                    return address;
-                }
+                Err(error) => faults.push(format!("TLS for {}: {error}", listener.address)),
             }
         }
-        service.add_listener(endpoint);
-        address
-    }
+        Some(endpoint)
+    };
+    config.listeners.iter().filter_map(open).collect()
+}
 
-    /// Checks that an address is free, or reserves a free port for port 0. Pingora would panic in a task of its own
-    /// and leave a process that serves nobody.
-    fn claim(&mut self, address: SocketAddr) -> io::Result<(SocketAddr, bool)> {
-        if self.upgrade && address.port() != 0 {
-            return Ok((address, false));
-        }
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        let chosen = address.port() == 0;
-        socket.set_reuse_port(chosen)?;
-        socket.bind(&address.into())?;
-        if !chosen {
-            // Only listening tells whether another process listens there.
-            socket.listen(1)?;
-            return Ok((address, false));
-        }
-        let claimed = socket.local_addr()?.as_socket().unwrap_or(address);
-        self.reserved.push(socket);
-        Ok((claimed, true))
-    }
+fn endpoint(address: SocketAddr, upgrade: bool, faults: &mut Vec<String>) -> Option<Endpoint> {
+    Endpoint::bind(address, upgrade).map_err(|error| faults.push(format!("cannot listen on {address}: {error}"))).ok()
 }
 
 fn tls_settings(cert: &str, key: &str) -> Result<TlsSettings, String> {

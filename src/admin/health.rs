@@ -12,6 +12,8 @@ use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
+use crate::connections::Cause;
+
 use super::{Admin, openapi::Refusals, values::StatusWord};
 
 /// How the gateway's own parts are.
@@ -94,6 +96,10 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
         let parts = [budget.limit, budget.spent, budget.reserved];
         admin.metrics.budget(budget.key.tenant.as_str(), budget.key.period.label(), parts);
     }
+    let counts = admin.connections.counts();
+    let closed: Vec<_> = Cause::ALL.into_iter().map(Cause::label).zip(counts.closed).collect();
+    let refused: Vec<_> = ["all", "address"].into_iter().zip(counts.refused).collect();
+    admin.metrics.connections([counts.busy, counts.waiting, counts.limit], &closed, &refused);
     let cache = &admin.governance.cache;
     let usage = cache.usage();
     let bytes = [usage.memory_bytes, usage.memory_limit, usage.disk_bytes, usage.disk_limit];

@@ -25,13 +25,9 @@ mod tenants;
 mod tokens;
 mod values;
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use axum::{
     Router,
     extract::DefaultBodyLimit,
@@ -39,12 +35,10 @@ use axum::{
     middleware,
     routing::{MethodRouter, get, post},
 };
-use hyper::server::conn::http1;
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use pingora_core::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
 
 use self::error::{ApiError, Code};
 use crate::{
+    connections::Connections,
     proxy::{Engines, Governance},
     telemetry::Metrics,
 };
@@ -63,6 +57,8 @@ pub struct Admin {
     pub engines: Arc<ArcSwap<Engines>>,
     /// Tokens, money and answers.
     pub governance: Arc<Governance>,
+    /// Those of clients.
+    pub connections: Arc<Connections>,
 }
 
 impl Admin {
@@ -112,41 +108,4 @@ async fn no_such_path(uri: Uri) -> ApiError {
 
 async fn no_such_method(method: Method) -> ApiError {
     ApiError::new(Code::MethodNotAllowed, format!("The path does not take {method}."))
-}
-
-/// Serves a router on a Pingora listener, so that the admin socket is handed over in an upgrade like any other.
-pub struct AxumApp {
-    router: Router,
-}
-
-impl AxumApp {
-    /// Wraps a router.
-    pub fn new(router: Router) -> Self {
-        Self { router }
-    }
-}
-
-#[async_trait]
-impl ServerApp for AxumApp {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let mut shutdown = shutdown.clone();
-        let service = TowerToHyperService::new(self.router.clone());
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        let told = async move {
-            while !*shutdown.borrow_and_update() {
-                if shutdown.changed().await.is_err() {
-                    break;
-                }
-            }
-            Ok::<(), Infallible>(())
-        };
-        tokio::select! {
-            // A client that breaks off is no news.
-            _ = connection.as_mut() => return None,
-            _ = told => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
-        None
-    }
 }

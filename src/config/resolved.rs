@@ -81,6 +81,12 @@ pub struct Server {
     pub threads: usize,
     /// How long open requests may go on after SIGTERM.
     pub shutdown_grace: Duration,
+    /// How long the listeners stay open after SIGTERM; `None`: as fits where the process runs.
+    pub lame_duck: Option<Duration>,
+    /// Connections of clients in all; `None`: as many as there are descriptors for.
+    pub max_connections: Option<usize>,
+    /// Connections of clients from one address; `None`: a part of all.
+    pub max_connections_per_address: Option<usize>,
     /// Unix socket over which `can serve --upgrade` takes over from the running gateway, in a folder of its own.
     pub upgrade_socket: PathBuf,
     /// Idle upstream connections that each worker thread keeps for reuse.
@@ -94,6 +100,8 @@ pub struct Http {
     pub max_body_bytes: usize,
     /// A whole body must have arrived within this time, or the client gets a 408.
     pub body_timeout: Duration,
+    /// The header of a request must have arrived within this time, or its connection is closed.
+    pub header_timeout: Duration,
     /// Idle time after which a client's keep-alive connection is closed.
     pub keepalive: Duration,
     /// Largest JSON reply that is held back until its cost is known; above it the cost header is absent.

@@ -11,6 +11,7 @@ use http::HeaderValue;
 use crate::{
     cache::{Entry, Key, Lead},
     config::CacheRules,
+    connections::Connection,
     error::{Fault, GatewayError},
     ledger::Reservation,
     limits::Permit,
@@ -39,6 +40,8 @@ pub struct Context {
     pub started: Instant,
     /// What is asked for; `Other` until identified.
     pub endpoint: Endpoint,
+    /// The connection that it came on, if that serves one request at a time.
+    pub connection: Option<Arc<Connection>>,
     /// The client is one of Anthropic's: it reads errors in that shape.
     pub anthropic: bool,
     /// What lives longer than a configuration: tokens, meters, budgets.
@@ -332,6 +335,7 @@ impl Context {
             id: RequestId::now(),
             started: Instant::now(),
             endpoint: Endpoint::Other,
+            connection: None,
             anthropic: false,
             prepared: None,
             refusal: None,

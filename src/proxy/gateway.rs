@@ -1,6 +1,7 @@
 //! The switchboard: Pingora calls a method, the method calls a phase.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     sync::{Arc, LazyLock},
     time::Duration,
@@ -24,6 +25,7 @@ use super::{
 };
 use crate::{
     config::{Config, Dialect, Preset, Vendor},
+    connections::Connection,
     dialect::anthropic::MAX_SEARCHES,
     openai::{CallPrices, Endpoint, Hosted, Kind},
     pricing::{Catalogue, Price},
@@ -162,6 +164,19 @@ impl ProxyHttp for Gateway {
 
     /// No modules: a compression module would run before the held reply is read.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    /// The listener gives each request of HTTP/1 its connection along; its header has come by now.
+    fn on_connection_reuse(
+        &self,
+        _session: &mut Session,
+        ctx: &mut Box<Context>,
+        connection: Box<dyn Any + Send + Sync>,
+    ) {
+        if let Ok(connection) = connection.downcast::<Arc<Connection>>() {
+            connection.request_began();
+            ctx.connection = Some(*connection);
+        }
+    }
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<()> {
         phase::identify::prepare_connection(session, ctx);

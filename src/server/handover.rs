@@ -34,6 +34,7 @@ use tokio::{
     sync::oneshot,
 };
 
+use super::ending::Ending;
 use crate::{
     ledger::{Ledger, NoHandover, Snapshot},
     store,
@@ -246,6 +247,11 @@ impl Outgoing {
         Err(Failure::Nobody(self.socket.clone()))
     }
 
+    /// Another gateway has taken over.
+    pub fn has_successor(&self) -> bool {
+        self.successor.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// The listeners are closed: no request comes any more, so the successor gets the allowance back. Blocks.
     pub fn drained(&self) {
         let mut successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
@@ -280,7 +286,12 @@ impl fmt::Display for Failure {
 }
 
 /// The signals that end a gateway: SIGQUIT hands over to a successor, SIGTERM lets open requests end, SIGINT does not.
-pub struct Signals(pub Arc<Outgoing>);
+pub struct Signals {
+    /// Hands over.
+    pub outgoing: Arc<Outgoing>,
+    /// Ends without a successor.
+    pub ending: Arc<Ending>,
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
@@ -292,7 +303,7 @@ impl ShutdownSignalWatch for Signals {
             let handed_over = async {
                 next(&mut quit).await;
                 let (done, outcome) = oneshot::channel();
-                let outgoing = self.0.clone();
+                let outgoing = self.outgoing.clone();
                 // Not on the runtime: its end would wait for it.
                 let spawned = thread::Builder::new().name("handover".into()).spawn(move || {
                     // Another signal may have ended the wait.
@@ -308,9 +319,15 @@ impl ShutdownSignalWatch for Signals {
                     Ok(()) => return ShutdownSignal::GracefulUpgrade,
                     Err(error) => tracing::error!(%error, "no upgrade: this gateway goes on serving"),
                 },
-                () = next(&mut terminate) => return ShutdownSignal::GracefulTerminate,
+                () = next(&mut terminate) => break,
                 () = next(&mut interrupt) => return ShutdownSignal::FastShutdown,
             }
+        }
+        tokio::select! {
+            () = self.ending.announce() => ShutdownSignal::GracefulTerminate,
+            // Whoever asks twice does not want to wait.
+            () = next(&mut terminate) => ShutdownSignal::GracefulTerminate,
+            () = next(&mut interrupt) => ShutdownSignal::FastShutdown,
         }
     }
 }

@@ -63,6 +63,9 @@ pub struct Metrics {
     cache_entries: IntGauge,
     cache_flights: IntGauge,
     cache_disk_errors: IntCounter,
+    connections: IntGaugeVec,
+    connections_closed: IntCounterVec,
+    connections_refused: IntCounterVec,
 }
 
 /// One open request; gives its place back on drop.
@@ -129,6 +132,14 @@ impl Metrics {
             &["part"],
         )?;
         registry.register(Box::new(objects.clone()))?;
+        let connections = IntGaugeVec::new(
+            Opts::new(
+                "can_connections",
+                "Connections of clients, as of the scrape. `part`: busy (a request is served), waiting (for one), limit.",
+            ),
+            &["part"],
+        )?;
+        registry.register(Box::new(connections.clone()))?;
         let ledger_waiting = IntGauge::new("can_ledger_waiting_entries", "Entries that are not in the database yet.")?;
         registry.register(Box::new(ledger_waiting.clone()))?;
         let beyond = Counter::new(
@@ -183,6 +194,18 @@ impl Metrics {
             cache_disk_errors: single(
                 "can_cache_disk_errors_total",
                 "Reads and writes of the cache's disk that failed or took too long; each is a miss.",
+            )?,
+            connections,
+            connections_closed: counter(
+                "can_connections_closed_total",
+                "Connections of clients that the gateway closed. `cause`: header_timeout, idle_timeout, made_room (another one \
+                 needed its place), drained (the gateway ends).",
+                &["cause"],
+            )?,
+            connections_refused: counter(
+                "can_connections_refused_total",
+                "Connections that were not let in, since all others served a request. `bound`: all, address.",
+                &["bound"],
             )?,
             limited: counter(
                 "can_rate_limited_total",
@@ -433,6 +456,19 @@ impl Metrics {
         self.cache_entries.set(signed(entries));
         self.cache_flights.set(signed(flights));
         self.cache_disk_errors.inc_by(disk_errors.saturating_sub(self.cache_disk_errors.get()));
+    }
+
+    /// Connections of clients: busy, waiting, limit; and how many were closed and refused so far, with what each count is of.
+    pub fn connections(&self, parts: [usize; 3], closed: &[(&str, u64)], refused: &[(&str, u64)]) {
+        for (part, count) in ["busy", "waiting", "limit"].into_iter().zip(parts) {
+            self.connections.with_label_values(&[part]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        for (counters, counts) in [(&self.connections_closed, closed), (&self.connections_refused, refused)] {
+            for (label, count) in counts {
+                let counter = counters.with_label_values(&[label]);
+                counter.inc_by(count.saturating_sub(counter.get()));
+            }
+        }
     }
 
     /// A reload was `applied` or `refused`.

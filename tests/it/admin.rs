@@ -450,7 +450,7 @@ async fn a_secret_is_shown_once_and_never_again() {
     let file = folder.path().join("can.yaml");
     let yaml = format!(
         "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: {{address: 127.0.0.1:{admin}}}\nlog: {{level: trace}}\n\
-         server: {{threads: 1, upgrade_socket: {}}}\n{}",
+         server: {{threads: 1, lame_duck: 0s, upgrade_socket: {}}}\n{}",
         folder.path().join("up.sock").display(),
         providers(&[("openai", fake.address)])
     );

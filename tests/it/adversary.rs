@@ -407,7 +407,7 @@ fn configure(file: &std::path::Path, port: u16, provider: u16, variant: usize) {
         )
     };
     let text = format!(
-        "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: off\nserver: {{threads: 2, shutdown_grace: 20s}}\nlog: {{access: false, level: error}}\n\
+        "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: off\nserver: {{threads: 2, shutdown_grace: 20s, lame_duck: 0s}}\nlog: {{access: false, level: error}}\n\
          providers:\n{}{}routes:\n  - {{model: o3-mini, to: [{order}]}}\ntenants: {{\"*\": {{budgets: [{budget}]}}}}\nbudgets: {{wait: 100ms}}\n",
         provider("openai"),
         provider("openai-two")

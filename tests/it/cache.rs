@@ -604,8 +604,10 @@ async fn kill_9_in_a_fill_or_a_write_leaves_right_answers_or_none() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("can.yaml");
     let port = free_port();
-    let yaml =
-        format!("listen: [{{address: \"127.0.0.1:{port}\"}}]\nadmin: off\n{}", providers(&[("openai", fake.address)]));
+    let yaml = format!(
+        "listen: [{{address: \"127.0.0.1:{port}\"}}]\nadmin: off\nserver: {{lame_duck: 0s}}\n{}",
+        providers(&[("openai", fake.address)])
+    );
     std::fs::write(&file, yaml).unwrap();
     let file = file.display().to_string();
     let url = format!("http://127.0.0.1:{port}/v1/chat/completions");
@@ -678,7 +680,7 @@ async fn answers_outlive_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("can.yaml");
     let port = free_port();
-    let listen = format!("listen: [{{address: \"127.0.0.1:{port}\"}}]\nadmin: off\n");
+    let listen = format!("listen: [{{address: \"127.0.0.1:{port}\"}}]\nadmin: off\nserver: {{lame_duck: 0s}}\n");
     std::fs::write(&file, listen + &providers(&[("openai", fake.address)])).unwrap();
     for (expected, usage) in [("MISS", 1), ("HIT", 1)] {
         let mut process = Process::start(&["serve", "--config", &file.display().to_string()]);

@@ -8,11 +8,11 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Answer, Fake, Gateway, Process, Step, chat, fake::send, free_port, gateway::providers};
+use crate::support::{Answer, Fake, Gateway, Process, Step, chat, fake::send, free_port, gateway::providers, raw};
 
 fn config(folder: &Path, port: u16, upstream: SocketAddr, grace: &str) -> String {
     let text = format!(
-        "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: off\nserver: {{threads: 1, shutdown_grace: {grace}, upgrade_socket: {}}}\n{}",
+        "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: off\nserver: {{threads: 1, shutdown_grace: {grace}, lame_duck: 0s, upgrade_socket: {}}}\n{}",
         folder.join("upgrade/socket").display(),
         providers(&[("openai", upstream)])
     );
@@ -262,4 +262,90 @@ async fn the_admin_listener_tells_health_readiness_and_metrics() {
         assert!(begun.elapsed() < Duration::from_secs(3), "not idle after 3 s");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_it_goes_it_says_so() {
+    let fake = Fake::always(Answer::completion()).await;
+    let (folder, port, admin) = (tempfile::tempdir().unwrap(), free_port(), free_port());
+    let file = config(folder.path(), port, fake.address, "5s");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace("lame_duck: 0s", "lame_duck: 1500ms");
+    std::fs::write(&file, text.replace("admin: off", &format!("admin: {{address: 127.0.0.1:{admin}}}"))).unwrap();
+    let mut process = Process::start(&["serve", "--config", &file]);
+    process.until("ready");
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut kept = raw::Client::connect(address).await;
+    let body = chat("gpt-4o", "");
+    kept.post("/v1/chat/completions", "", body.as_bytes()).await;
+    let reply = kept.reply().await.unwrap();
+    assert_ne!(reply.header("connection"), Some("close"), "{}", reply.head);
+    process.signal(Signal::SIGTERM);
+    let readyz = || async { reqwest::get(format!("http://127.0.0.1:{admin}/readyz")).await.unwrap().status().as_u16() };
+    let begun = Instant::now();
+    while readyz().await != 503 {
+        assert!(begun.elapsed() < Duration::from_secs(1), "still ready");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A connection that was kept, and a new one: both are served, and both are told.
+    for mut client in [kept, raw::Client::connect(address).await] {
+        client.post("/v1/chat/completions", "", body.as_bytes()).await;
+        let reply = client.reply().await.expect("it is served");
+        assert_eq!((reply.status, reply.header("connection")), (200, Some("close")), "{}", reply.head);
+        assert!(client.closes_within(Duration::from_secs(1)).await);
+    }
+    assert!(begun.elapsed() < Duration::from_millis(1500), "the test was too slow to see it");
+    assert!(process.ended_within(Duration::from_secs(5)).expect("it ends").success());
+    assert!(begun.elapsed() >= Duration::from_millis(1400), "it went after {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_keeps_the_connections_that_were_announced_as_kept() {
+    let fake = Fake::always(Answer::completion()).await;
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let file = config(folder.path(), port, fake.address, "30s");
+    let mut old = Process::start(&["serve", "--config", &file]);
+    old.until("ready");
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let body = chat("gpt-4o", "");
+    let mut idle = raw::Client::connect(address).await;
+    idle.post("/v1/chat/completions", "", body.as_bytes()).await;
+    assert_eq!(idle.reply().await.unwrap().status, 200);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let load = (0..8).map(|_| {
+        let (stop, client) = (stop.clone(), reqwest::Client::new());
+        tokio::spawn(async move {
+            let (mut good, mut bad) = (0, Vec::new());
+            let url = format!("http://127.0.0.1:{port}/v1/chat/completions");
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                match client.post(&url).body(chat("gpt-4o", "")).send().await {
+                    Ok(reply) if reply.status() == 200 => good += usize::from(reply.bytes().await.is_ok()),
+                    other => bad.push(format!("{other:?}")),
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            (good, bad)
+        })
+    });
+    let load: Vec<_> = load.collect();
+    let new = Process::start(&["serve", "--config", &file, "--upgrade"]);
+    old.signal(Signal::SIGQUIT);
+    new.until("ready");
+    // Pingora closes the old listeners 5 s after it gave them away.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(old.child.try_wait().unwrap().is_none(), "a connection is kept");
+    idle.post("/v1/chat/completions", "", body.as_bytes()).await;
+    let reply = idle.reply().await.expect("the connection is kept");
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")), "{}", reply.head);
+    let status = old.ended_within(Duration::from_secs(25)).expect("the old process ends");
+    assert!(status.success());
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut all = 0;
+    for client in load {
+        let (good, bad) = client.await.unwrap();
+        assert!(bad.is_empty(), "{bad:?}");
+        all += good;
+    }
+    println!("{all} requests on kept connections during the upgrade, none failed");
+    assert!(all > 500, "{all}");
 }

@@ -406,7 +406,7 @@ async fn kill_9_under_load_loses_no_entry_and_counts_none_twice() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let yaml = format!(
-        "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: off\nlog: {{access: false}}\n{}{}",
+        "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: off\nserver: {{lame_duck: 0s}}\nlog: {{access: false}}\n{}{}",
         providers(&[("openai", fake.address)]),
         budget("1000")
     );

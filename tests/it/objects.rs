@@ -826,7 +826,10 @@ async fn a_restart_keeps_the_owners_also_after_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let file = folder.path().join("can.yaml");
-    let text = format!("listen: [{{address: 127.0.0.1:{port}}}]\nadmin: off\n{}", yaml(&openai, &anthropic, TENANTS));
+    let text = format!(
+        "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: off\nserver: {{lame_duck: 0s}}\n{}",
+        yaml(&openai, &anthropic, TENANTS)
+    );
     std::fs::write(&file, text).unwrap();
     let secret = |tenant: &str| {
         let mut connection = chittycan::store::open(&folder.path().join("can.db")).unwrap();

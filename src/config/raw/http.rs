@@ -13,6 +13,9 @@ pub struct Http {
     pub max_body: HumanSize,
     /// A whole JSON body must have arrived within this time, or it is refused with 408.
     pub body_timeout: HumanDuration,
+    /// The header of a request must have arrived within this time from its first byte, and that of the first request from the
+    /// beginning of its connection, handshakes included; else the connection is closed.
+    pub header_timeout: HumanDuration,
     /// How long a client's idle connection stays open.
     pub keepalive: HumanDuration,
     /// Largest JSON reply that is held back until its cost is known; a larger one carries no `X-ChittyCan-Cost`.
@@ -26,6 +29,7 @@ impl Default for Http {
         Self {
             max_body: HumanSize::mib(64),
             body_timeout: HumanDuration::secs(60),
+            header_timeout: HumanDuration::secs(15),
             keepalive: HumanDuration::secs(60),
             max_held_reply: HumanSize::mib(8),
             cors: Cors::default(),

@@ -14,6 +14,23 @@ pub struct Server {
     pub threads: u32,
     /// How long open requests may go on after SIGTERM. The process exits earlier when it is idle.
     pub shutdown_grace: HumanDuration,
+    /// After SIGTERM the gateway goes on accepting connections for this long: `/readyz` answers 503, and each reply says that
+    /// its connection closes, so that load balancers and clients go elsewhere before it is gone. Without it: 5s, but nothing
+    /// on a terminal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"5s")]
+    pub lame_duck: Option<HumanDuration>,
+    /// Connections that clients may have in all. Where there is no room for another one, the oldest goes on which no request is
+    /// served. Without it: half of the file descriptors that the process may have (`ulimit -n`), less 256, and at most
+    /// 50000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000), example = &10_000)]
+    pub max_connections: Option<u32>,
+    /// Connections that clients may have from one IPv4 address, or from one IPv6 network of 64 bits. Without it: three
+    /// quarters of `max_connections`, since a load balancer in front of the gateway is one address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000), example = &1_000)]
+    pub max_connections_per_address: Option<u32>,
     /// Unix socket over which `can serve --upgrade` takes over from the running gateway. Its folder must belong to the
     /// gateway's user and be closed to others (0700); it is made where it is missing. Without it: `socket` in the folder
     /// named like the database with `-upgrade`, such as `can.db-upgrade`.
@@ -26,6 +43,14 @@ pub struct Server {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { threads: 0, shutdown_grace: HumanDuration::secs(30), upgrade_socket: None, upstream_pool: 512 }
+        Self {
+            threads: 0,
+            shutdown_grace: HumanDuration::secs(30),
+            lame_duck: None,
+            max_connections: None,
+            max_connections_per_address: None,
+            upgrade_socket: None,
+            upstream_pool: 512,
+        }
     }
 }

@@ -106,6 +106,7 @@ impl Resolver<'_> {
             http: Http {
                 max_body_bytes: file.http.max_body.bytes(),
                 body_timeout: file.http.body_timeout.0,
+                header_timeout: file.http.header_timeout.0,
                 keepalive: file.http.keepalive.0,
                 max_held_reply_bytes: file.http.max_held_reply.bytes(),
                 cors: self.cors(&file.http.cors),
@@ -149,6 +150,9 @@ impl Resolver<'_> {
         Server {
             threads: if server.threads == 0 { cores() } else { server.threads as usize },
             shutdown_grace: server.shutdown_grace.0,
+            lame_duck: server.lame_duck.map(|span| span.0),
+            max_connections: server.max_connections.map(|most| most as usize),
+            max_connections_per_address: server.max_connections_per_address.map(|most| most as usize),
             upgrade_socket: match &server.upgrade_socket {
                 Some(path) => self.context.base_dir.join(path),
                 None => {
@@ -163,7 +167,11 @@ impl Resolver<'_> {
 
     /// Bounds that nothing could ever meet.
     fn no_zero_time(&mut self, file: &raw::File) {
-        let http = [("body_timeout", file.http.body_timeout.0), ("keepalive", file.http.keepalive.0)];
+        let http = [
+            ("body_timeout", file.http.body_timeout.0),
+            ("header_timeout", file.http.header_timeout.0),
+            ("keepalive", file.http.keepalive.0),
+        ];
         for (key, span) in http {
             if span.is_zero() {
                 self.fault(&Path::of(&["http", key]), "must be longer than 0");

@@ -386,7 +386,6 @@ async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower
             };
             if !whole {
                 ctx.fault = Some(Fault::UpstreamInterrupted);
-                session.set_keepalive(None);
             }
             let last = reader.finish(&end);
             if !last.is_empty() {

@@ -1,0 +1,64 @@
+//! The end of a gateway that others still send requests to: it says that it goes before it goes.
+//!
+//! ```text
+//! SIGTERM ─▶ /readyz 503, replies say `Connection: close` ─ lame duck ─▶ listeners close ─▶ open requests end ─▶ exit
+//! SIGQUIT ─▶ a successor has the listeners ─▶ replies say `Connection: close`, connections that were kept serve one more
+//!            request ─▶ exit
+//! ```
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use crate::{connections::Connections, telemetry::Metrics};
+
+/// After the listeners closed, the process waits this long without an open request before it exits: a connection that
+/// was accepted in the last moment has not become a request yet.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// What has to be told and waited for at the end.
+pub struct Ending {
+    /// Cleared at once: no new client is to come.
+    pub ready: Arc<AtomicBool>,
+    /// From now on replies are the last on their connections.
+    pub draining: watch::Sender<bool>,
+    /// Those of clients.
+    pub connections: Arc<Connections>,
+    /// The requests that are open.
+    pub metrics: Arc<Metrics>,
+    /// The listeners stay open for this long.
+    pub lame_duck: Duration,
+}
+
+impl Ending {
+    /// Tells clients and load balancers that this gateway ends, and gives them time to notice.
+    pub async fn announce(&self) {
+        self.ready.store(false, Ordering::Release);
+        self.draining.send_replace(true);
+        if !self.lame_duck.is_zero() {
+            tracing::info!(lame_duck = ?self.lame_duck, "ending: the listeners stay open for a while");
+            tokio::time::sleep(self.lame_duck).await;
+        }
+    }
+
+    /// After the listeners closed: waits until no request is open, and none can come on a connection that clients may
+    /// believe to be kept. Those are closed after `patience`. Blocks.
+    pub fn wait(&self, patience: Duration) {
+        self.connections.drain(patience);
+        let is_open = || self.metrics.open_requests() > 0 || !patience.is_zero() && self.connections.live() > 0;
+        let mut quiet_since = Instant::now();
+        while quiet_since.elapsed() < QUIET {
+            thread::sleep(Duration::from_millis(10));
+            if is_open() {
+                quiet_since = Instant::now();
+            }
+        }
+    }
+}
