@@ -28,6 +28,7 @@ mod objects;
 mod ownership;
 mod quotes;
 mod reserved;
+mod slow_clients;
 mod streams;
 mod strict;
 mod support;
