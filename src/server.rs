@@ -6,6 +6,7 @@ mod handover;
 mod limits;
 mod listen;
 mod stream;
+pub mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +24,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use pingora_core::{
-    listeners::tls::TlsSettings,
     server::{
         ExecutionPhase, RunArgs, Server as PingoraServer,
         configuration::{Opt, ServerConf},
@@ -38,10 +38,11 @@ use tokio::sync::watch;
 use ending::Ending;
 use front::{AdminApi, ClientApi};
 use handover::{Incoming, Outgoing, Signals};
-use listen::{Endpoint, Listening, Readiness};
+use listen::{Endpoint, Listening, Startup};
+use tls::{Certificates, Renewal};
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, ClientListener, Readiness},
     cache::{Cache, Purges},
     config::{Config, FileText, Listener, Loaded},
     connections::Connections,
@@ -87,6 +88,7 @@ pub struct Server {
     governance: Arc<Governance>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
+    certificates: Arc<Certificates>,
     /// The gateway that this one takes over from.
     before: Option<Incoming>,
     outgoing: Arc<Outgoing>,
@@ -101,6 +103,10 @@ impl Server {
     /// # Errors
     /// A database that another gateway owns, a gateway that does not hand over, an address in use, an unreadable certificate or price file.
     pub fn compose(config: Config, upgrade: bool) -> Result<Self, StartError> {
+        let found = tls::check(&config);
+        if !found.faults.is_empty() {
+            return Err(StartError(found.faults.iter().map(ToString::to_string).collect()));
+        }
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError(vec![e.to_string()]))?);
         let ready = Arc::new(AtomicBool::new(false));
         let socket = config.server.upgrade_socket.clone();
@@ -138,7 +144,8 @@ impl Server {
         let mut pingora = PingoraServer::new_with_opt_and_conf(opt, conf);
 
         let mut faults = Vec::new();
-        let endpoints = listeners(&config, upgrade, &mut faults);
+        let mut certificates = Certificates::default();
+        let endpoints = listeners(&config, upgrade, &mut certificates, &mut faults);
         let admin = config.admin.and_then(|address| endpoint(address, upgrade, &mut faults));
         if !faults.is_empty() {
             return Err(StartError(faults));
@@ -146,14 +153,16 @@ impl Server {
         let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address).collect();
         let admin_address = admin.as_ref().map(|endpoint| endpoint.address);
         let shown: Vec<_> = addresses.iter().chain(&admin_address).map(ToString::to_string).collect();
-        let readiness = Readiness::new(shown.len(), ready.clone(), shown[..addresses.len()].join(","));
+        let startup = Startup::new(shown.len(), ready.clone(), shown[..addresses.len()].join(","));
+        let asked = |endpoint: &Endpoint| ClientListener { address: endpoint.address, tls: endpoint.tls.is_some() };
+        let readiness = Arc::new(Readiness::new(ready.clone(), endpoints.iter().map(asked).collect()));
         governance.ledger.announce(shown);
         let draining = watch::Sender::new(false);
         let connections = Connections::new(limits::of_clients(&config.server));
         if let Some(endpoint) = admin {
             let state = Admin {
                 metrics: metrics.clone(),
-                ready: ready.clone(),
+                readiness,
                 engines: engines.clone(),
                 governance: governance.clone(),
                 connections: connections.clone(),
@@ -164,7 +173,7 @@ impl Server {
                 api: Arc::new(AdminApi::new(state.router())),
                 endpoints: vec![endpoint],
                 connections: Connections::new(limits::OF_ADMIN),
-                readiness: readiness.clone(),
+                startup: startup.clone(),
                 // It says how the gateway ends, to the end.
                 draining: watch::Sender::new(false),
             });
@@ -177,15 +186,27 @@ impl Server {
             api: Arc::new(ClientApi::new(proxy, engines.clone())),
             endpoints,
             connections: connections.clone(),
-            readiness,
+            startup,
             draining: draining.clone(),
         });
         let outgoing = Outgoing::new(socket, governance.ledger.clone());
         let lame_duck =
             config.server.lame_duck.unwrap_or(if io::stderr().is_terminal() { Duration::ZERO } else { LAME_DUCK });
         let ending = Ending { ready: ready.clone(), draining, connections, metrics: metrics.clone(), lame_duck };
-        let (admin, ending) = (admin_address, Arc::new(ending));
-        Ok(Self { pingora, addresses, admin, engines, governance, metrics, ready, before, outgoing, ending })
+        certificates.tell(&metrics);
+        Ok(Self {
+            pingora,
+            addresses,
+            admin: admin_address,
+            engines,
+            governance,
+            metrics,
+            ready,
+            certificates: Arc::new(certificates),
+            before,
+            outgoing,
+            ending: Arc::new(ending),
+        })
     }
 
     /// A handle to reload the configuration of the running server; `text` is the file in force.
@@ -196,6 +217,7 @@ impl Server {
             engines: self.engines.clone(),
             governance: self.governance.clone(),
             metrics: self.metrics.clone(),
+            certificates: self.certificates.clone(),
         }
     }
 
@@ -231,6 +253,7 @@ impl Server {
         let mut phases = self.pingora.watch_execution_phase();
         let (ending, governance, outgoing) = (self.ending.clone(), self.governance.clone(), self.outgoing.clone());
         let kept = self.kept();
+        self.certificates.watch(&self.metrics);
         thread::spawn(move || {
             loop {
                 match phases.blocking_recv() {
@@ -274,19 +297,18 @@ fn last_writes(governance: &Governance) {
 }
 
 /// Where the client API listens.
-fn listeners(config: &Config, upgrade: bool, faults: &mut Vec<String>) -> Vec<Endpoint> {
+fn listeners(
+    config: &Config,
+    upgrade: bool,
+    certificates: &mut Certificates,
+    faults: &mut Vec<String>,
+) -> Vec<Endpoint> {
     let open = |listener: &Listener| {
         let mut endpoint = endpoint(listener.address, upgrade, faults)?;
         endpoint.http2 = listener.http2;
         if let Some(tls) = &listener.tls {
-            let (cert, key) = (tls.cert.display().to_string(), tls.key.display().to_string());
-            match tls_settings(&cert, &key) {
-                Ok(mut settings) => {
-                    if listener.http2 {
-                        settings.enable_h2();
-                    }
-                    endpoint.tls = Some(settings.build());
-                }
+            match certificates.serve(listener, tls, endpoint.address.to_string()) {
+                Ok(settings) => endpoint.tls = Some(settings.build()),
                 Err(error) => faults.push(format!("TLS for {}: {error}", listener.address)),
             }
         }
@@ -297,14 +319,6 @@ fn listeners(config: &Config, upgrade: bool, faults: &mut Vec<String>) -> Vec<En
 
 fn endpoint(address: SocketAddr, upgrade: bool, faults: &mut Vec<String>) -> Option<Endpoint> {
     Endpoint::bind(address, upgrade).map_err(|error| faults.push(format!("cannot listen on {address}: {error}"))).ok()
-}
-
-fn tls_settings(cert: &str, key: &str) -> Result<TlsSettings, String> {
-    match pingora_core::tls::load_certs_and_key_files(cert, key) {
-        Ok(Some(_)) => TlsSettings::intermediate(cert, key).map_err(|e| e.to_string()),
-        Ok(None) => Err(format!("{cert} or {key} holds no usable certificate or key")),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 fn engines(config: Config, governance: &Arc<Governance>) -> Result<Engines, StartError> {
@@ -358,6 +372,7 @@ pub struct Reloader {
     engines: Arc<ArcSwap<Engines>>,
     governance: Arc<Governance>,
     metrics: Arc<Metrics>,
+    certificates: Arc<Certificates>,
 }
 
 impl Reloader {
@@ -379,7 +394,8 @@ impl Reloader {
 
     fn apply(&self, objection: fn(&FileText, &FileText) -> Option<String>) -> Result<Vec<PathBuf>, StartError> {
         match self.read(objection) {
-            Ok((new, text, files)) => {
+            Ok((new, text, files, renewal)) => {
+                self.certificates.renew(renewal, &self.metrics);
                 let old = self.engines.swap(Arc::new(new));
                 *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = text;
                 let new = self.engines.load();
@@ -404,12 +420,13 @@ impl Reloader {
     fn read(
         &self,
         objection: fn(&FileText, &FileText) -> Option<String>,
-    ) -> Result<(Engines, FileText, Vec<PathBuf>), StartError> {
+    ) -> Result<(Engines, FileText, Vec<PathBuf>, Renewal), StartError> {
         let Loaded { config, text, files, .. } = (self.load)()?;
         let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(why) = objection(&in_force, &text) {
             return Err(StartError(vec![format!("the configuration file {why}")]));
         }
-        Ok((engines(config, &self.governance)?, text, files))
+        let renewal = self.certificates.read(&config).map_err(StartError)?;
+        Ok((engines(config, &self.governance)?, text, files, renewal))
     }
 }

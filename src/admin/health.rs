@@ -1,7 +1,5 @@
 //! Health, for anyone who asks and, in more detail, for operators.
 
-use std::sync::atomic::Ordering;
-
 use axum::{
     Json,
     extract::State,
@@ -14,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::connections::Cause;
 
-use super::{Admin, openapi::Refusals, values::StatusWord};
+use super::{Admin, openapi::Refusals, readiness::NotReady, values::StatusWord};
 
 /// How the gateway's own parts are.
 #[derive(Debug, Serialize, ToSchema)]
@@ -51,6 +49,8 @@ pub async fn healthz() -> Response {
 }
 
 /// The client API takes requests
+///
+/// Its listeners are asked: each has to accept a connection, with `tls` a handshake. `not_accepting` names those that do not.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -59,15 +59,22 @@ pub async fn healthz() -> Response {
     security(()),
     responses(
         (status = 200, description = "It does."),
-        (status = 503, description = "Not yet, or not any more."),
+        (status = 503, description = "Not yet, or not any more, or a listener does not accept connections."),
     )
 )]
 pub async fn readyz(State(admin): State<Admin>) -> Response {
-    let (status, word) = match admin.ready.load(Ordering::Acquire) {
-        true => (StatusCode::OK, "ready"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    let open = admin.metrics.open_requests();
+    let (status, body) = match admin.readiness.check().await {
+        Ok(()) => (StatusCode::OK, json!({ "status": "ready", "open_requests": open })),
+        Err(NotReady::NotServing) => {
+            (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "not ready", "open_requests": open }))
+        }
+        Err(NotReady::NotAccepting(listeners)) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            json!({ "status": "not ready", "open_requests": open, "not_accepting": listeners }),
+        ),
     };
-    (status, Json(json!({ "status": word, "open_requests": admin.metrics.open_requests() }))).into_response()
+    (status, Json(body)).into_response()
 }
 
 /// Metrics for Prometheus

@@ -9,6 +9,7 @@
 //! | `tenants` | who may spend what, and what is spent |
 //! | `cache` | what the cache holds and has done; what of it no longer counts |
 //! | `health` | `/healthz`, `/readyz`, `/metrics`, and the health of the ledger |
+//! | `readiness` | whether the client listeners accept connections |
 //! | `extract` | what handlers take from a request |
 //! | `values` | how times and money look in JSON |
 //! | `error` | every refusal, in one shape |
@@ -21,11 +22,12 @@ mod extract;
 mod health;
 mod host;
 mod openapi;
+mod readiness;
 mod tenants;
 mod tokens;
 mod values;
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -35,6 +37,8 @@ use axum::{
     middleware,
     routing::{MethodRouter, get, post},
 };
+
+pub use self::readiness::{ClientListener, Readiness};
 
 use self::error::{ApiError, Code};
 use crate::{
@@ -51,8 +55,8 @@ const API: &str = "/api/v1";
 pub struct Admin {
     /// Scraped at `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// `/readyz` answers 200 while it is set.
-    pub ready: Arc<AtomicBool>,
+    /// What `/readyz` asks.
+    pub readiness: Arc<Readiness>,
     /// The configuration in effect.
     pub engines: Arc<ArcSwap<Engines>>,
     /// Tokens, money and answers.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     config::{Config, Fault, Source},
     pricing::Catalogue,
+    server::tls,
 };
 
 /// Arguments of `can check`.
@@ -25,7 +26,7 @@ pub struct CheckArgs {
     json: bool,
 }
 
-/// Checks the file, and the price list it names, together with the environment. Exit status 1 when there is a fault;
+/// Checks the file, and the price list, certificates and keys it names, together with the environment. Exit status 1 when there is a fault;
 /// warnings do not count.
 pub fn run(args: CheckArgs) -> ExitCode {
     let verdict = Verdict::of(&args.file);
@@ -46,22 +47,27 @@ struct Verdict {
 
 impl Verdict {
     fn of(file: &Path) -> Self {
-        let here = |faults: Vec<Fault>| faults.into_iter().map(|fault| (file.to_owned(), fault)).collect();
+        let here = |faults: Vec<Fault>| -> Vec<(PathBuf, Fault)> {
+            faults.into_iter().map(|fault| (file.to_owned(), fault)).collect()
+        };
         match Config::load(&Source::new(Some(file.to_owned()))) {
             Err(faults) => {
                 Self { file: file.into(), faults: here(faults), warnings: Vec::new(), summary: String::new() }
             }
-            Ok(loaded) => Self {
-                file: file.into(),
-                faults: price_faults(loaded.config.prices_file.as_deref()),
-                warnings: here(loaded.warnings),
-                summary: format!(
+            Ok(loaded) => {
+                let certificates = tls::check(&loaded.config);
+                let mut faults: Vec<_> = here(certificates.faults);
+                faults.extend(price_faults(loaded.config.prices_file.as_deref()));
+                let mut warnings = here(loaded.warnings);
+                warnings.extend(here(certificates.warnings));
+                let summary = format!(
                     "{}\n{}: who can spend: {}",
                     summary(&loaded.config),
                     file.display(),
                     loaded.config.who_can_spend(None)
-                ),
-            },
+                );
+                Self { file: file.into(), faults, warnings, summary }
+            }
         }
     }
 

@@ -530,8 +530,12 @@ impl Config {
 
     /// The keys whose change from `self` to `new` takes effect only after a restart.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        // Certificates and keys are read again, from wherever they are.
+        let listens = |config: &Self| -> Vec<_> {
+            config.listeners.iter().map(|listen| (listen.address, listen.tls.is_some(), listen.http2)).collect()
+        };
         let changed = [
-            ("listen", self.listeners != new.listeners),
+            ("listen", listens(self) != listens(new)),
             ("admin", self.admin != new.admin),
             ("server", self.server != new.server),
             ("log", self.log != new.log),

@@ -81,13 +81,13 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// Tells when all listeners accept connections.
-pub struct Readiness {
+pub struct Startup {
     missing: AtomicUsize,
     ready: Arc<AtomicBool>,
     addresses: String,
 }
 
-impl Readiness {
+impl Startup {
     /// After as many listeners. `addresses` are told in the log.
     pub fn new(listeners: usize, ready: Arc<AtomicBool>, addresses: String) -> Arc<Self> {
         Arc::new(Self { missing: AtomicUsize::new(listeners), ready, addresses })
@@ -114,7 +114,7 @@ pub struct Listening<A> {
     /// Those that are open.
     pub connections: Arc<Connections>,
     /// Told of each endpoint.
-    pub readiness: Arc<Readiness>,
+    pub startup: Arc<Startup>,
     /// Turns true when the process begins to end.
     pub draining: watch::Sender<bool>,
 }
@@ -135,7 +135,7 @@ impl<A: Api> Service for Listening<A> {
                         endpoint: Arc::new(endpoint),
                     };
                     accepting.push(tokio::spawn(acceptor.run(listener, shutdown.clone())));
-                    self.readiness.listening();
+                    self.startup.listening();
                 }
                 Err(error) => tracing::error!(%address, %error, "cannot listen"),
             }

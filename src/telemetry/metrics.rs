@@ -42,6 +42,7 @@ pub struct Metrics {
     interrupted: IntCounterVec,
     doubted: IntCounterVec,
     reloads: IntCounterVec,
+    certificates: IntGaugeVec,
     limited: IntCounterVec,
     budget_refused: IntCounter,
     budget_held: IntCounter,
@@ -124,6 +125,14 @@ impl Metrics {
             &["part"],
         )?;
         registry.register(Box::new(ledger_up.clone()))?;
+        let certificates = IntGaugeVec::new(
+            Opts::new(
+                "can_tls_certificate_expires_timestamp_seconds",
+                "When the certificate in force ends, in seconds since 1970, by the address of its listener.",
+            ),
+            &["listener"],
+        )?;
+        registry.register(Box::new(certificates.clone()))?;
         let objects = IntGaugeVec::new(
             Opts::new(
                 "can_objects",
@@ -294,6 +303,7 @@ impl Metrics {
                 "Reloads of the configuration. `outcome`: applied, refused.",
                 &["outcome"],
             )?,
+            certificates,
             in_flight,
             open: AtomicI64::new(0),
             cost,
@@ -469,6 +479,11 @@ impl Metrics {
                 counter.inc_by(count.saturating_sub(counter.get()));
             }
         }
+    }
+
+    /// When the certificate of a listener ends, in seconds since 1970.
+    pub fn certificate_expires(&self, listener: &str, at: i64) {
+        self.certificates.with_label_values(&[listener]).set(at);
     }
 
     /// A reload was `applied` or `refused`.

@@ -11,6 +11,7 @@ mod bodies;
 mod cache;
 mod cache_admin;
 mod cache_privacy;
+mod certificates;
 mod cli;
 mod credentials;
 mod dev_mode;

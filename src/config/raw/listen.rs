@@ -11,7 +11,8 @@ pub struct Listen {
     pub address: String,
     /// HTTP/2 beside HTTP/1.1: by ALPN with `tls`, by prior knowledge without.
     pub http2: bool,
-    /// Certificate and key (PEM). Without them the listener speaks plain text.
+    /// Certificate and key (PEM). Without them the listener speaks plain text. Both are read again on every reload, also when one
+    /// of the files changes: connections made from then on get the new certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = Tls::example())]
     pub tls: Option<Tls>,
@@ -23,7 +24,8 @@ impl Default for Listen {
     }
 }
 
-/// PEM files of a TLS listener.
+/// PEM files of a TLS listener. A key that does not belong to the certificate is refused: at the start, and on a reload, where the
+/// pair in force stays.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
