@@ -478,6 +478,8 @@ pub struct Database {
     pub on_failure: OnFailure,
     /// How long single entries are kept.
     pub retention: Duration,
+    /// How long counts of refusals by minute are kept.
+    pub refusal_retention: Duration,
 }
 
 /// What happens to requests while the database cannot be written.

@@ -19,6 +19,7 @@
 //! | `queue` | requests that wait for what is only reserved |
 //! | `reservation` | the guard over all budgets of a request |
 //! | `entry` | one finished request |
+//! | `refusals` | requests that cost nothing and reached no provider, counted by minute |
 //! | `journal` | intents on disk, so that a killed process leaves a trace |
 //! | `writer` | the thread that writes entries in batches, recovers and rolls up |
 //! | `alerts`, `webhook` | thresholds passed: raised once, delivered until they are taken |
@@ -35,6 +36,7 @@ mod history;
 mod journal;
 mod period;
 mod queue;
+mod refusals;
 pub mod report;
 mod reservation;
 #[cfg(test)]
@@ -58,13 +60,15 @@ pub use account::{Account, Budgets};
 pub use budget::{Budget, BudgetKey, Covers, Crossed, Exceeded, Standing};
 pub use entry::{Basis, Entry, Subject};
 pub use handover::{NoHandover, OpenRequest, Snapshot};
+pub use refusals::Refusal;
 pub use reservation::Reservation;
 
 use account::Short;
 use handover::Predecessor;
 use history::History;
 use journal::{Journal, Pin};
-use writer::Message;
+use refusals::Refusals;
+use writer::{Message, Retention};
 
 use crate::{
     config::{self, OnFailure},
@@ -110,6 +114,7 @@ struct Shared {
     books: Mutex<Books>,
     webhook: Mutex<Option<config::Webhook>>,
     waiting: AtomicUsize,
+    refusals: Mutex<Refusals>,
     written: AtomicU64,
     up: AtomicBool,
     alerts: AtomicU64,
@@ -164,9 +169,9 @@ pub struct Health {
     pub database: bool,
     /// Intents can be written.
     pub journal: bool,
-    /// Entries that are not in the file yet.
+    /// Entries that are not in the file yet, and kinds of refusals that are not.
     pub waiting: usize,
-    /// Entries written by this process.
+    /// Requests written by this process: entries, and those that are only counted.
     pub written: u64,
     /// Alerts raised by this process.
     pub alerts: u64,
@@ -200,6 +205,7 @@ impl Ledger {
             books: Mutex::new(Books { predecessor: before.map(Predecessor::new), ..Books::default() }),
             webhook: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            refusals: Mutex::default(),
             written: AtomicU64::new(0),
             up: AtomicBool::new(true),
             alerts: AtomicU64::new(0),
@@ -210,7 +216,8 @@ impl Ledger {
             return Err(error);
         }
         let (to_writer, inbox) = mpsc::channel();
-        let opened = writer::start(shared.clone(), journal.clone(), database.retention, inbox)?;
+        let retention = Retention { entries: database.retention, refusals: database.refusal_retention };
+        let opened = writer::start(shared.clone(), journal.clone(), retention, inbox)?;
         match opened {
             Err(error @ StoreError::Owned(_)) => return Err(error),
             Err(error) if database.on_failure == OnFailure::Refuse => return Err(error),
@@ -388,11 +395,24 @@ impl Ledger {
         self.write(entry, None);
     }
 
+    /// Counts a request that cost nothing and reached no provider, admitted at `at`.
+    pub fn refuse(&self, refusal: Refusal, at: u64) {
+        let mut refusals = self.shared.refusals();
+        let idle = refusals.len() == 0;
+        if !refusals.add(refusal, at, unix_now()) {
+            self.shared.unrecorded.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(refusals);
+        if idle {
+            let _ = self.to_writer.send(Message::Refusals);
+        }
+    }
+
     /// Whether requests may be served: the file can be written, or the configuration does without it for now.
     pub fn is_open(&self) -> bool {
-        let health = self.health();
-        let full = health.waiting >= MAX_WAITING;
-        !full && (self.on_failure == OnFailure::Serve || health.database && health.journal)
+        let full = self.shared.waiting.load(Ordering::Relaxed) >= MAX_WAITING;
+        let up = || self.shared.up.load(Ordering::Relaxed) && self.journal.is_up();
+        !full && (self.on_failure == OnFailure::Serve || up())
     }
 
     /// How it is.
@@ -400,7 +420,7 @@ impl Ledger {
         Health {
             database: self.shared.up.load(Ordering::Relaxed),
             journal: self.journal.is_up(),
-            waiting: self.shared.waiting.load(Ordering::Relaxed),
+            waiting: self.shared.waiting.load(Ordering::Relaxed) + self.shared.refusals().waiting(),
             written: self.shared.written.load(Ordering::Relaxed),
             alerts: self.shared.alerts.load(Ordering::Relaxed),
             unrecorded: self.shared.unrecorded.load(Ordering::Relaxed),
@@ -471,6 +491,10 @@ impl Ledger {
 impl Shared {
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts what was spent elsewhere in the budgets it belongs to.

@@ -31,7 +31,7 @@ const MAX_DAYS: u64 = 3_660;
 pub struct Day {
     /// Its first millisecond, UTC.
     pub day: u64,
-    /// Entries of any kind: what was refused, and listings of models, too.
+    /// Requests of any kind: what was refused, and listings of models, too.
     pub calls: u64,
     /// Those that the cache answered, with an expired answer too.
     pub hits: u64,
@@ -59,7 +59,7 @@ impl Day {
 /// The traffic of a span of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Entries of every endpoint but the listings of models.
+    /// Requests to every endpoint but the listings of models, refused ones too.
     pub requests: u64,
     /// Those that the cache answered, with an expired answer too (`STALE`).
     pub hits: u64,
@@ -195,6 +195,10 @@ pub fn costs_of(
         add(row.get(1)?, &part);
     }
 
+    for refused in refused(&snapshot, &span)?.iter().filter(|refused| covered.has(&refused.tenant)) {
+        add(refused.start, &Day { calls: refused.count, ..Day::default() });
+    }
+
     let mut statement = snapshot.prepare(
         "SELECT tenant, day, calls, hits, prompt_tokens, completion_tokens, cost, saved FROM days \
          WHERE day >= ?1 AND day < ?2",
@@ -283,6 +287,13 @@ pub fn summary_of(
         match models.get_mut(&label) {
             Some(requests) => *requests += 1,
             None => drop(models.insert(label.clone(), 1)),
+        }
+    }
+    for refused in refused(&snapshot, &span)?.iter().filter(|refused| !refused.is_listing) {
+        if covered.has(&refused.tenant) {
+            summary.requests += refused.count;
+            summary.misses += if refused.is_miss { refused.count } else { 0 };
+            *models.entry(NO_MODEL.to_owned()).or_default() += refused.count;
         }
     }
     summary.latency = latency(durations);
@@ -376,6 +387,43 @@ fn name(label: &mut String, provider: &str, model: &str) {
             label.push_str(model);
         }
     }
+}
+
+/// Requests that are only counted: they cost nothing and reached no provider.
+struct Refused {
+    tenant: Box<str>,
+    /// First millisecond of the minute, or of the hour.
+    start: u64,
+    /// Listings of models.
+    is_listing: bool,
+    /// The cache could have answered them.
+    is_miss: bool,
+    count: u64,
+}
+
+const MINUTE_MS: u64 = 60_000;
+
+/// What was counted in the minutes of a span; the first one counts as a whole. A file that an earlier version has made and no
+/// gateway of this one has opened has no such table.
+fn refused(connection: &Connection, span: &Span) -> rusqlite::Result<Vec<Refused>> {
+    let table = "SELECT 1 FROM sqlite_schema WHERE name = 'refusals'";
+    if !connection.prepare(table)?.exists([])? {
+        return Ok(Vec::new());
+    }
+    let mut statement = connection.prepare(
+        "SELECT tenant, start, listing, cache = 'MISS', sum(count) FROM refusals WHERE start >= ?1 AND start < ?2 \
+         GROUP BY start, tenant, listing, cache = 'MISS'",
+    )?;
+    let rows = statement.query_map(params![span.since - span.since % MINUTE_MS, span.until], |row| {
+        Ok(Refused {
+            tenant: row.get_ref(0)?.as_str()?.into(),
+            start: row.get(1)?,
+            is_listing: row.get(2)?,
+            is_miss: row.get(3)?,
+            count: row.get(4)?,
+        })
+    })?;
+    rows.collect()
 }
 
 /// A span of time as the table has it.

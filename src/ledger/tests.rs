@@ -26,6 +26,7 @@ fn database(folder: &Path) -> config::Database {
         path: folder.join("can.db"),
         on_failure: OnFailure::Serve,
         retention: Duration::from_secs(40 * 86_400),
+        refusal_retention: Duration::from_secs(10 * 86_400),
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     entry::{self, Basis, Entry, Subject},
     history::{self, Rows},
     journal::{self, Abandoned, Intent, Journal, Pin},
+    refusals,
 };
 use crate::{
     store::{self, StoreError},
@@ -49,6 +50,8 @@ const DAY_MS: u64 = 86_400_000;
 pub enum Message {
     /// Write this, then let go of its intent.
     Entry(Box<Entry>, Option<Pin>),
+    /// There are refusals to write.
+    Refusals,
     /// A budget has passed a threshold.
     Alert(Box<Crossed>),
     /// Say when everything before this is written.
@@ -57,16 +60,27 @@ pub enum Message {
     History(BTreeSet<history::Key>, SyncSender<bool>),
 }
 
+/// How long what is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Single entries.
+    pub entries: Duration,
+    /// Refusals by minute.
+    pub refusals: Duration,
+}
+
 struct Writer {
     shared: Arc<Shared>,
     journal: Arc<Journal>,
-    retention: Duration,
+    retention: Retention,
     connection: Option<Connection>,
     bell: Bell,
     waiting: VecDeque<(Box<Entry>, Option<Pin>)>,
     alerts: VecDeque<Box<Crossed>>,
     flushes: Vec<SyncSender<()>>,
     histories: Vec<(BTreeSet<history::Key>, SyncSender<bool>)>,
+    /// The last try to write refusals failed.
+    stuck: bool,
     /// Another gateway owned the file at the last try.
     owned: bool,
     /// The last try to begin a segment failed.
@@ -85,7 +99,7 @@ struct Writer {
 pub fn start(
     shared: Arc<Shared>,
     journal: Arc<Journal>,
-    retention: Duration,
+    retention: Retention,
     inbox: Receiver<Message>,
 ) -> Result<Result<(), StoreError>, StoreError> {
     let bell = alerts::start(shared.clone()).map_err(StoreError::Io)?;
@@ -99,6 +113,7 @@ pub fn start(
         alerts: VecDeque::new(),
         flushes: Vec::new(),
         histories: Vec::new(),
+        stuck: false,
         owned: false,
         no_intents: false,
         ticked: Instant::now(),
@@ -122,26 +137,27 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.answer_histories();
-            loop {
+            let written = loop {
                 if self.flushes.is_empty() {
                     thread::sleep(GATHER);
                 }
                 inbox.try_iter().for_each(|message| self.take(message));
-                if self.waiting.is_empty() && self.alerts.is_empty() {
-                    break;
+                if self.is_idle() {
+                    break true;
                 }
                 self.answer_histories();
                 if self.attempt(Self::commit).is_err() {
                     // Nothing is lost: it waits in memory.
                     thread::sleep(TICK / 4);
-                    break;
+                    break false;
                 }
                 // Under steady load there is always more to write; what is due now and then must not wait for a lull.
                 if self.ticked.elapsed() >= self.pause() {
-                    break;
+                    break true;
                 }
-            }
-            if self.waiting.is_empty() && self.alerts.is_empty() {
+            };
+            // What came since is not waited for: under steady load there is always something.
+            if written {
                 for done in self.flushes.drain(..) {
                     // Whoever asked may have lost patience.
                     let _ = done.try_send(());
@@ -156,6 +172,11 @@ impl Writer {
         let _ = self.attempt(Self::commit);
     }
 
+    /// Nothing waits to be written.
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.alerts.is_empty() && self.shared.refusals().len() == 0
+    }
+
     /// Between two ticks.
     fn pause(&self) -> Duration {
         match self.shared.books().predecessor {
@@ -168,6 +189,8 @@ impl Writer {
     fn take(&mut self, message: Message) {
         match message {
             Message::Entry(entry, pin) => self.waiting.push_back((entry, pin)),
+            // They are looked up where they are.
+            Message::Refusals => {}
             Message::Alert(crossed) => self.alerts.push_back(crossed),
             Message::Flush(done) => self.flushes.push(done),
             Message::History(keys, done) => self.histories.push((keys, done)),
@@ -194,7 +217,7 @@ impl Writer {
                     tracing::error!(%error, file = %self.shared.path.display(), "the ledger cannot be written; entries wait in memory");
                 }
             }
-            Ok(()) if self.waiting.is_empty() => {
+            Ok(()) if self.waiting.is_empty() && !self.stuck => {
                 self.owned = false;
                 if !self.shared.up.swap(true, Ordering::Relaxed) {
                     tracing::info!("the ledger is written again");
@@ -213,6 +236,28 @@ impl Writer {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        self.commit_entries()?;
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let waiting = self.shared.refusals().take();
+        let written = match waiting.is_empty() {
+            true => Ok(()),
+            false => write_refusals(connection, &waiting),
+        };
+        self.stuck = written.is_err();
+        match written {
+            Ok(()) => {
+                self.shared.refusals().written();
+                self.shared.written.fetch_add(waiting.requests(), Ordering::Relaxed);
+            }
+            Err(_) => {
+                let lost = self.shared.refusals().put_back(waiting);
+                self.shared.unrecorded.fetch_add(lost, Ordering::Relaxed);
+            }
+        }
+        written
+    }
+
+    fn commit_entries(&mut self) -> Result<(), StoreError> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         while !self.waiting.is_empty() || !self.alerts.is_empty() {
             let rows = self.waiting.len().min(BATCH);
@@ -444,18 +489,28 @@ impl Writer {
         Ok(())
     }
 
-    /// Turns entries that are older than the retention into sums per day.
+    /// Turns what is older than its retention into sums per day.
     fn roll_up(&mut self) -> Result<(), StoreError> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        let keep = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
         // Whole days, so that a day is either rolled up or not.
-        let before = unix_now().saturating_sub(keep) / DAY_MS * DAY_MS;
-        let rolled = roll_up_before(connection, before)?;
-        if rolled > 0 {
-            tracing::info!(entries = rolled, "entries older than the retention became sums per day");
+        let before = |keep: Duration| {
+            let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
+            unix_now().saturating_sub(keep) / DAY_MS * DAY_MS
+        };
+        let entries = roll_up_before(connection, before(self.retention.entries))?;
+        let refusals = roll_up_refusals_before(connection, before(self.retention.refusals))?;
+        if entries > 0 || refusals > 0 {
+            tracing::info!(entries, refusals, "rows older than the retention became sums per day");
         }
         Ok(())
     }
+}
+
+/// Adds refusals to the table.
+fn write_refusals(connection: &mut Connection, refusals: &refusals::Waiting) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    refusals.write(&transaction)?;
+    Ok(transaction.commit()?)
 }
 
 /// One day at a time, each in its own transaction.
@@ -481,6 +536,25 @@ pub(super) fn roll_up_before(connection: &mut Connection, before: u64) -> rusqli
             range,
         )?;
         rolled += transaction.execute("DELETE FROM entries WHERE at >= ?1 AND at < ?2", range)?;
+        transaction.commit()?;
+    }
+}
+
+/// The same for refusals, whose days have neither provider nor model.
+pub(super) fn roll_up_refusals_before(connection: &mut Connection, before: u64) -> rusqlite::Result<usize> {
+    let mut rolled = 0;
+    loop {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let oldest: Option<u64> = transaction.query_row("SELECT min(start) FROM refusals", [], |row| row.get(0))?;
+        let Some(day) = oldest.map(|at| at / DAY_MS * DAY_MS).filter(|day| *day < before) else { return Ok(rolled) };
+        let range = params![day, day + DAY_MS];
+        transaction.execute(
+            "INSERT INTO days SELECT ?1, tenant, '-', '-', sum(count), 0, 0, 0, 0, 0 FROM refusals \
+             WHERE start >= ?1 AND start < ?2 GROUP BY tenant \
+             ON CONFLICT DO UPDATE SET calls = calls + excluded.calls",
+            range,
+        )?;
+        rolled += transaction.execute("DELETE FROM refusals WHERE start >= ?1 AND start < ?2", range)?;
         transaction.commit()?;
     }
 }

@@ -27,7 +27,12 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// What makes the tables of each version out of those of the one before. The first makes them out of nothing; a new file
 /// takes every step, an old one those that it lacks.
-const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("purges.sql"), include_str!("objects.sql")];
+const STEPS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("purges.sql"),
+    include_str!("objects.sql"),
+    include_str!("refusals.sql"),
+];
 
 /// Kept in `PRAGMA user_version`: the number of steps taken.
 const VERSION: i32 = STEPS.len() as i32;

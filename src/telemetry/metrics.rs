@@ -233,7 +233,10 @@ impl Metrics {
                 "can_streams_stopped_total",
                 "Streams ended by the gateway because their budget was used up.",
             )?,
-            ledger_entries: single("can_ledger_entries_total", "Entries written to the database.")?,
+            ledger_entries: single(
+                "can_ledger_entries_total",
+                "Requests written to the database: as an entry, or counted where they cost nothing and reached no provider.",
+            )?,
             objects,
             objects_forgotten: single(
                 "can_objects_forgotten_total",

@@ -7,7 +7,12 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::support::{Answer, COMPLETION, Fake, Gateway, Step, chat, fake::send, gateway::providers, raw};
+use crate::support::{
+    Answer, COMPLETION, Fake, Gateway, Step, chat,
+    fake::send,
+    gateway::{RECORDED, providers},
+    raw,
+};
 
 /// A model that thinks, by the built-in price list: $1.10 and $4.40 per million, and what the list says it generates in a
 /// second at most.
@@ -189,7 +194,7 @@ async fn leaving_early_again_and_again_ends_with_the_budget() {
     // What a provider can have charged for what it served is in the ledger, and within the limit.
     let bill = served * (PROMPT * INPUT + 9_000 * OUTPUT);
     let begun = Instant::now();
-    while gateway.query("SELECT count(*) FROM entries").await < 12 {
+    while gateway.query(RECORDED).await < 12 {
         assert!(begun.elapsed() < Duration::from_secs(10), "not settled");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

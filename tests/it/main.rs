@@ -23,6 +23,7 @@ mod headers;
 mod hosted_tools;
 mod layers;
 mod leaving;
+mod ledger_size;
 mod lifecycle;
 mod money;
 mod objects;

@@ -169,6 +169,6 @@ async fn a_client_that_leaves_its_place_in_the_line_asks_no_provider() {
     drop(client);
     gateway.metrics_with("can_requests_in_flight 1").await;
     assert_eq!(first.await.unwrap().as_u16(), 200);
-    assert_eq!(gateway.query("SELECT count(*) FROM entries WHERE status = 499 AND cost = 0").await, 1);
+    assert_eq!(gateway.query("SELECT sum(count) FROM refusals WHERE status = 499").await, 1);
     assert_eq!(fake.count(), 1);
 }

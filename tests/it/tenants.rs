@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::{
     Answer, Fake, Gateway, Step, chat,
-    gateway::{new_token as new, providers},
+    gateway::{RECORDED, new_token as new, providers},
     raw,
 };
 
@@ -85,7 +85,11 @@ async fn strange_ended_and_huge_tokens_are_401_in_the_same_time_and_nothing_is_s
     let small = || medians.iter().filter(|(name, _)| *name != "large").map(|(_, time)| *time);
     assert!(small().max().unwrap() < small().min().unwrap() * 4, "{medians:?}");
     assert_eq!(fake.count(), 0);
-    assert_eq!(gateway.query("SELECT count(*) FROM entries WHERE status = 401").await, 0, "no tenant is known of them");
+    assert_eq!(
+        gateway.query("SELECT count(*) FROM refusals WHERE status = 401").await,
+        0,
+        "no tenant is known of them"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,7 +277,7 @@ async fn slots_and_reservations_return_to_zero_after_ten_thousand_requests() {
     }
     gateway.metrics_with("can_requests_in_flight 0").await;
     gateway.metrics_with(r#"can_budget_usd{part="reserved",period="monthly",tenant="default"} 0"#).await;
-    let entries = gateway.query("SELECT count(*) FROM entries").await;
+    let entries = gateway.query(RECORDED).await;
     println!("{entries} entries");
     assert!(entries > 8_000, "{entries}");
     // All slots are there: as many slow requests at once as there are slots, and not one more.

@@ -53,10 +53,18 @@ pub fn show(settings: &Settings, args: &ShowArgs) -> Result<ExitCode, String> {
     let covers = |id: &TenantId| args.tenant.as_ref().is_none_or(|tenant| settings.is_below(id, tenant));
     // What is happening in this millisecond belongs to it.
     let summary = report::summary_of(&connection, covers, since, now + 1).map_err(unreadable)?;
-    if since < now.saturating_sub(millis(settings.config.database.retention)) {
-        note(
-            "older requests are kept as sums per day, which are not counted here: `can registry analytics costs` has them",
-        );
+    let database = &settings.config.database;
+    let older = if since < now.saturating_sub(millis(database.retention)) {
+        Some("older requests")
+    } else if since < now.saturating_sub(millis(database.refusal_retention)) {
+        Some("older requests that were refused")
+    } else {
+        None
+    };
+    if let Some(older) = older {
+        note(&format!(
+            "{older} are kept as sums per day, which are not counted here: `can registry analytics costs` has them"
+        ));
     }
     if args.json {
         return Ok(say(&output::json(&as_json(&summary, args.tenant.as_ref(), since, now))?));

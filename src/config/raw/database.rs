@@ -16,10 +16,18 @@ pub struct Database {
     pub on_failure: OnFailure,
     /// How long single entries of the ledger are kept; older ones become sums per day. At least 35d.
     pub retention: HumanDuration,
+    /// How long requests that cost nothing and reached no provider are kept: refused ones, listings of models, clients that left.
+    /// They are counted by minute, tenant and code; older ones become sums per day. At least 1d, and no longer than `retention`.
+    pub refusal_retention: HumanDuration,
 }
 
 impl Default for Database {
     fn default() -> Self {
-        Self { path: "can.db".into(), on_failure: OnFailure::Serve, retention: HumanDuration::secs(180 * 86_400) }
+        Self {
+            path: "can.db".into(),
+            on_failure: OnFailure::Serve,
+            retention: HumanDuration::secs(180 * 86_400),
+            refusal_retention: HumanDuration::secs(30 * 86_400),
+        }
     }
 }

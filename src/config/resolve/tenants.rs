@@ -1,6 +1,6 @@
 //! Tenants, their budgets, and where all of it is kept.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Path, Resolver, routes::check_pattern};
 use crate::{
@@ -172,6 +172,16 @@ impl Resolver<'_> {
             let message = format!("must be at least {MIN_RETENTION_DAYS}d: a month's spend is summed from the entries");
             self.fault(&Path::of(&["database", "retention"]), message);
         }
-        Database { path: self.context.base_dir.join(&raw.path), on_failure: raw.on_failure, retention: raw.retention.0 }
+        let day = Duration::from_secs(86_400);
+        if raw.refusal_retention.0 < day || raw.refusal_retention.0 > raw.retention.0 {
+            let message = "must be at least 1d, and no longer than `database.retention`";
+            self.fault(&Path::of(&["database", "refusal_retention"]), message);
+        }
+        Database {
+            path: self.context.base_dir.join(&raw.path),
+            on_failure: raw.on_failure,
+            retention: raw.retention.0,
+            refusal_retention: raw.refusal_retention.0,
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
-use super::{Covered, Span, name, rate};
+use super::{Covered, NO_MODEL, Span, name, rate, refused};
 use crate::types::{NanoUsd, TenantId};
 
 /// What came of requests that a cache stood before.
@@ -70,7 +70,8 @@ pub fn cache(
 ) -> rusqlite::Result<CacheReport> {
     let mut covered = Covered::new(covers);
     let span = Span::new(since_ms, until_ms);
-    let mut statement = connection.prepare(
+    let snapshot = connection.unchecked_transaction()?;
+    let mut statement = snapshot.prepare(
         "SELECT tenant, provider, model, cache, count(*), sum(saved) FROM entries \
          WHERE id >= ?1 AND id < ?2 AND at >= ?3 AND at < ?4 AND endpoint NOT IN ('models', 'model') \
          GROUP BY tenant, provider, model, cache",
@@ -95,6 +96,17 @@ pub fn cache(
         let mut model = String::new();
         name(&mut model, row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?);
         found.entry((tenant.into(), model)).or_default().add(&part);
+    }
+    for refused in refused(&snapshot, &span)?.iter().filter(|refused| !refused.is_listing) {
+        if !covered.has(&refused.tenant) {
+            continue;
+        }
+        let part = match refused.is_miss {
+            true => CacheUse { misses: refused.count, ..CacheUse::default() },
+            false => CacheUse { bypassed: refused.count, ..CacheUse::default() },
+        };
+        total.add(&part);
+        found.entry(((&*refused.tenant).into(), NO_MODEL.to_owned())).or_default().add(&part);
     }
     let lines = found.into_iter().map(|((tenant, model), done)| CacheLine { tenant, model, done });
     let mut lines: Vec<_> = lines.collect();

@@ -283,3 +283,44 @@ fn the_cache_is_told_by_tenant_and_model() {
     writer::roll_up_before(&mut book.connection, now + 24 * HOUR).unwrap();
     assert_eq!((before, hits(&book)), (5, 5), "the first day counts from its beginning");
 }
+
+#[test]
+fn what_is_only_counted_counts_in_every_report() {
+    let mut book = Book::new();
+    let now = at("2026-11-24T12:00:30Z");
+    let since = now - 24 * HOUR;
+    book.add("a", now - HOUR, |_| {});
+    let refuse = |book: &Book, start: u64, tenant: &str, listing: bool, cache: &str, count: u64| {
+        let row = rusqlite::params![start, tenant, listing, cache, count];
+        let sql = "INSERT INTO refusals VALUES (?1, ?2, 429, 'rate_limit_exceeded', ?3, ?4, ?5)";
+        book.connection.execute(sql, row).unwrap();
+    };
+    let minute = at("2026-11-23T12:00:00Z");
+    refuse(&book, minute - 60_000, "a", false, "BYPASS", 1_000);
+    // Its minute begins before the span, and ends in it.
+    refuse(&book, minute, "a", false, "BYPASS", 40);
+    refuse(&book, minute, "a", false, "MISS", 2);
+    refuse(&book, minute, "a", true, "BYPASS", 5);
+    refuse(&book, minute, "b", false, "BYPASS", 7);
+    let of_a = Some(TenantId::from("a"));
+    let all = |book: &Book| {
+        let found = summary(&book.connection, of_a.as_ref(), since, now).unwrap();
+        let models = vec![(NO_MODEL.to_owned(), 42), ("gpt-4o".to_owned(), 1)];
+        assert_eq!((found.requests, found.hits, found.misses, found.models), (43, 0, 3, models));
+        assert_eq!(found.latency.unwrap().p50, Duration::from_secs(1));
+        let report = cache(&book.connection, |_| true, since, now).unwrap();
+        assert_eq!((report.total.misses, report.total.bypassed), (3, 47));
+        costs(&book.connection, None, since, now).unwrap().iter().map(|day| day.calls).collect::<Vec<_>>()
+    };
+    assert_eq!(all(&book), [1_054, 1]);
+    // The sums per day keep the number.
+    assert_eq!(writer::roll_up_refusals_before(&mut book.connection, at("2026-11-24T00:00:00Z")).unwrap(), 5);
+    let rolled = costs(&book.connection, None, since, now).unwrap();
+    assert_eq!(rolled.iter().map(|day| day.calls).collect::<Vec<_>>(), [1_054, 1]);
+    let b = costs(&book.connection, Some(&"b".into()), since, now).unwrap();
+    assert_eq!(b[0], Day { day: at("2026-11-23T00:00:00Z"), calls: 7, ..Day::default() });
+    assert_eq!(spent(&book.connection, |_| true, 0).unwrap(), NanoUsd(10_000_000));
+    // A file of an earlier version, which nobody has opened to write.
+    book.connection.execute_batch("DROP TABLE refusals").unwrap();
+    assert_eq!(summary(&book.connection, None, since, now).unwrap().requests, 1);
+}

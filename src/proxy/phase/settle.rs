@@ -20,7 +20,7 @@ use crate::{
     config::{Dialect, Overrun},
     dialect,
     error::GatewayError,
-    ledger::{Basis, Entry, Exceeded, Reservation, Subject},
+    ledger::{Basis, Entry, Exceeded, Refusal, Reservation, Subject},
     limits::Permit,
     openai::{Endpoint, ErrorBody, IMAGE_ESTIMATE, StreamRelay, ThinkingWish},
     pricing::Price,
@@ -294,6 +294,8 @@ pub struct Closing {
     model: Arc<str>,
     attempts: u32,
     course: Course,
+    /// Of the error that the gateway answered with; `-` for none.
+    code: &'static str,
     saved: NanoUsd,
     end: End,
 }
@@ -366,6 +368,7 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
         ledger: ctx.governance.ledger.clone(),
         attempts: ctx.attempts,
         course: ctx.course,
+        code: ctx.fault.map_or("-", |fault| fault.code()),
         saved: served.map_or(NanoUsd::ZERO, |entry| entry.cost),
         end,
     };
@@ -557,6 +560,7 @@ impl Closing {
             attempts,
             end,
             course,
+            code,
             saved,
         } = self;
         let mut cost = settled.cost.unwrap_or_default();
@@ -585,6 +589,14 @@ impl Closing {
             metrics.saved(saved);
         }
         let Some(subject) = subject else { return settled };
+        let is_listing = matches!(subject.endpoint, "models" | "model");
+        let cost_nothing = settled.basis == Basis::Nothing && attempts == 0 && saved == NanoUsd::ZERO;
+        if cost_nothing && reservation.is_none() && !course.is_served() && (end.status >= 400 || is_listing) {
+            let cache = course.label();
+            let refusal = Refusal { tenant: subject.tenant, status: end.status, code, is_listing, cache };
+            ledger.refuse(refusal, subject.at);
+            return settled;
+        }
         let entry = Entry {
             provider,
             model,

@@ -20,6 +20,9 @@ use chittycan::{
 use pingora_core::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
 use tokio::sync::Notify;
 
+/// How many requests the ledger has: its entries, and those that are only counted.
+pub const RECORDED: &str = "SELECT (SELECT count(*) FROM entries) + (SELECT coalesce(sum(count), 0) FROM refusals)";
+
 /// A running gateway; ends when dropped.
 pub struct Gateway {
     pub addresses: Vec<SocketAddr>,

@@ -1,0 +1,257 @@
+//! Requests that cost nothing and reached no provider: refused ones, listings of models, clients that left before anything
+//! happened. They are counted by minute, tenant and outcome, so that somebody who is refused a million times fills no disk.
+//!
+//! Memory and file are bounded whatever is sent: a tenant has [`MOST_OF_TENANT`] kinds in a minute and all of them together
+//! [`MOST`]. What comes in more kinds is counted by the hour and as `other`: its tenant and its number stay exact.
+
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::{Connection, params};
+
+use crate::types::TenantId;
+
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 3_600_000;
+
+/// Kinds of all tenants that are told apart in a minute.
+const MOST: usize = 256;
+
+/// Kinds of one tenant that are told apart in a minute.
+const MOST_OF_TENANT: usize = 16;
+
+/// Kinds that wait in memory for a file that cannot be written. Beyond that they are counted by the hour.
+const MOST_WAITING: usize = 16_384;
+
+/// The same for those that are counted by the hour: more than there are tenants.
+const MOST_BY_HOUR: usize = 4 * MOST_WAITING;
+
+/// What stands for any code, where kinds are not told apart.
+const OTHER: &str = "other";
+
+/// A request that cost nothing and reached no provider.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Refusal {
+    /// Whose it was.
+    pub tenant: TenantId,
+    /// The status the client got; 499 for one that left.
+    pub status: u16,
+    /// The code of the error; `-` where there was none.
+    pub code: &'static str,
+    /// It asked for the list of models, or one of them.
+    pub is_listing: bool,
+    /// `MISS` or `BYPASS`.
+    pub cache: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    /// First millisecond of the minute, or of the hour.
+    start: u64,
+    kind: Refusal,
+}
+
+/// What was counted and is not in the file yet.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    counts: HashMap<Key, u64>,
+    /// The minute that `known` belongs to, by the clock.
+    minute: u64,
+    /// Kinds that are told apart in it.
+    known: HashSet<Key>,
+    of_tenant: HashMap<TenantId, usize>,
+    /// Rows that are being written.
+    taken: usize,
+}
+
+impl Refusals {
+    /// Counts a request that was admitted at `at`. False where it could not be: memory is at its end.
+    pub(super) fn add(&mut self, kind: Refusal, at: u64, now: u64) -> bool {
+        let exact = Key { start: at - at % MINUTE_MS, kind };
+        let key = if self.tells_apart(&exact, now) { exact } else { by_hour(exact) };
+        if self.counts.len() >= MOST_BY_HOUR && !self.counts.contains_key(&key) {
+            return false;
+        }
+        let sum = self.counts.entry(key).or_default();
+        *sum = sum.saturating_add(1);
+        true
+    }
+
+    fn tells_apart(&mut self, key: &Key, now: u64) -> bool {
+        let minute = now / MINUTE_MS;
+        if minute != self.minute {
+            self.minute = minute;
+            self.known.clear();
+            self.of_tenant.clear();
+        }
+        if self.known.contains(key) {
+            return true;
+        }
+        let used = self.of_tenant.get(&key.kind.tenant).copied().unwrap_or(0);
+        if used >= MOST_OF_TENANT || self.known.len() >= MOST || self.counts.len() >= MOST_WAITING {
+            return false;
+        }
+        self.known.insert(key.clone());
+        self.of_tenant.insert(key.kind.tenant.clone(), used + 1);
+        true
+    }
+
+    /// How many rows are to be written, besides those that are being written.
+    pub(super) fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// How many rows are not in the file yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.counts.len() + self.taken
+    }
+
+    /// Takes what is to be written; [`Self::written`] or [`Self::put_back`] is to follow.
+    pub(super) fn take(&mut self) -> Waiting {
+        self.taken = self.counts.len();
+        Waiting(std::mem::take(&mut self.counts))
+    }
+
+    /// What was taken is in the file.
+    pub(super) fn written(&mut self) {
+        self.taken = 0;
+    }
+
+    /// Puts back what could not be written. Returns how many requests memory has no room for.
+    pub(super) fn put_back(&mut self, Waiting(counts): Waiting) -> u64 {
+        let mut lost = 0;
+        self.taken = 0;
+        for (key, count) in counts {
+            let key = if self.counts.len() >= MOST_WAITING { by_hour(key) } else { key };
+            if self.counts.len() >= MOST_BY_HOUR && !self.counts.contains_key(&key) {
+                lost += count;
+                continue;
+            }
+            let sum = self.counts.entry(key).or_default();
+            *sum = sum.saturating_add(count);
+        }
+        lost
+    }
+}
+
+/// Rows that are being written.
+pub(super) struct Waiting(HashMap<Key, u64>);
+
+impl Waiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many requests they are.
+    pub(super) fn requests(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// Adds them to the table.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(super) fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut statement = connection.prepare_cached(
+            "INSERT INTO refusals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
+             ON CONFLICT DO UPDATE SET count = count + excluded.count",
+        )?;
+        for (Key { start, kind }, count) in &self.0 {
+            let Refusal { tenant, status, code, is_listing, cache } = kind;
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            statement.execute(params![start, tenant.as_str(), status, code, is_listing, cache, count])?;
+        }
+        Ok(())
+    }
+}
+
+/// The kind that stands for all of a tenant's in an hour.
+fn by_hour(Key { start, kind }: Key) -> Key {
+    Key { start: start - start % HOUR_MS, kind: Refusal { status: 0, code: OTHER, ..kind } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store;
+
+    const NOW: u64 = 1_795_000_000_000;
+
+    fn kind(tenant: &str, status: u16) -> Refusal {
+        Refusal { tenant: tenant.into(), status, code: "-", is_listing: false, cache: "BYPASS" }
+    }
+
+    fn sum(refusals: &Refusals, tenant: &str) -> u64 {
+        refusals.counts.iter().filter(|(key, _)| key.kind.tenant.as_str() == tenant).map(|(_, count)| count).sum()
+    }
+
+    #[test]
+    fn a_million_of_a_kind_are_one_row_a_minute() {
+        let mut refusals = Refusals::default();
+        for n in 0..1_000_000 {
+            assert!(refusals.add(kind("team", 429), NOW + n / 10, NOW + n / 10));
+        }
+        // A hundred seconds touch two or three minutes.
+        assert!((2..=3).contains(&refusals.len()), "{}", refusals.len());
+        assert_eq!(sum(&refusals, "team"), 1_000_000);
+    }
+
+    #[test]
+    fn who_sends_many_kinds_loses_detail_and_takes_none_from_others() {
+        let mut refusals = Refusals::default();
+        for n in 0..10_000 {
+            assert!(refusals.add(kind("attacker", 400 + n % 100), NOW, NOW));
+        }
+        assert_eq!((refusals.len(), sum(&refusals, "attacker")), (MOST_OF_TENANT + 1, 10_000));
+        assert!(refusals.add(kind("honest", 429), NOW, NOW));
+        let honest = Key { start: NOW - NOW % MINUTE_MS, kind: kind("honest", 429) };
+        assert_eq!(refusals.counts[&honest], 1);
+        for n in 0..5_000 {
+            assert!(refusals.add(kind(&format!("t{n}"), 429), NOW, NOW));
+        }
+        let by_minute = refusals.counts.keys().filter(|key| key.kind.code != OTHER).count();
+        assert_eq!(by_minute, MOST);
+        assert_eq!(sum(&refusals, "t4999"), 1, "the number stays with its tenant");
+        assert!(refusals.add(kind("t4999", 429), NOW + MINUTE_MS, NOW + MINUTE_MS), "the next minute has room again");
+        let again = Key { start: (NOW + MINUTE_MS) / MINUTE_MS * MINUTE_MS, kind: kind("t4999", 429) };
+        assert_eq!(refusals.counts[&again], 1);
+    }
+
+    #[test]
+    fn memory_is_bounded_while_nothing_can_be_written() {
+        let mut refusals = Refusals::default();
+        let mut lost = 0;
+        for minute in 0..3_000 {
+            for n in 0..100 {
+                let now = NOW + minute * MINUTE_MS;
+                lost += u64::from(!refusals.add(kind(&format!("t{}", minute % 600 * 100 + n), 429), now, now));
+            }
+        }
+        assert!(refusals.len() <= MOST_BY_HOUR, "{}", refusals.len());
+        let counted: u64 = refusals.counts.values().sum();
+        assert_eq!(counted + lost, 300_000);
+        let waiting = refusals.take();
+        assert!(refusals.add(kind("team", 403), NOW, NOW));
+        let lost = refusals.put_back(waiting);
+        assert!(lost <= 1 && refusals.len() <= MOST_BY_HOUR, "{lost}");
+        assert_eq!(refusals.counts.values().sum::<u64>() + lost, counted + 1);
+    }
+
+    #[test]
+    fn what_is_written_adds_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = store::open(&folder.path().join("can.db")).unwrap();
+        let mut refusals = Refusals::default();
+        for _ in 0..3 {
+            for n in 0..20 {
+                refusals.add(kind("team", 400 + n), NOW, NOW);
+            }
+            let waiting = refusals.take();
+            assert_eq!(waiting.requests(), 20);
+            waiting.write(&connection).unwrap();
+        }
+        let of = |sql: &str| -> u64 { connection.query_row(sql, [], |row| row.get(0)).unwrap() };
+        assert_eq!(of("SELECT sum(count) FROM refusals"), 60);
+        assert_eq!(of("SELECT count(*) FROM refusals"), MOST_OF_TENANT as u64 + 1);
+        assert_eq!(of("SELECT count FROM refusals WHERE code = 'other' AND start % 3600000 = 0"), 12);
+    }
+}
