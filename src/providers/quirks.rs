@@ -14,7 +14,8 @@ use crate::{
 /// The edits that turn a client's body into the one this provider gets for this model.
 pub fn edits(endpoint: &Endpoint, provider: &Provider, model: &str, body: &Bytes, peek: &Peek) -> Vec<Edit> {
     let mut edits = Vec::new();
-    if peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL) != model {
+    // A request without a model stays one: what serves it has a model of its own for it.
+    if !model.is_empty() && peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL) != model {
         edits.push(Edit::Set(Field::Model, escape_json_string(model)));
     }
     if !matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions) {

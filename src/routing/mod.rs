@@ -221,6 +221,19 @@ impl RouteTable {
         Some(self.account_plan(account, ""))
     }
 
+    /// For a response whose stored prompt brings the model along: the default provider where it has the Responses API, else
+    /// the first of those that have it and a key. The target's model is empty.
+    pub fn responses_plan(&self) -> Option<Plan> {
+        let serves = |account: &&Account| account.provider.responses_api;
+        let has_key = |account: &&Account| account.provider.key.is_some();
+        let default = Some(&self.default).filter(serves);
+        let account = default.or_else(|| self.accounts.values().filter(serves).find(has_key))?;
+        // Not through the map of models: there is no name to map.
+        let provider = account.provider.clone();
+        let targets = [Target { provider, wire: account.wire.clone(), model: "".into() }];
+        Some(Plan { targets: targets.into(), ..self.account_plan(account, "") })
+    }
+
     fn account_plan(&self, account: &Account, model: &str) -> Plan {
         let targets = targets(&[(account.clone(), None)], model);
         Plan { targets, label: "default".into(), cache: self.cache.clone(), strict: false, default_max_tokens: None }
@@ -261,9 +274,9 @@ mod tests {
         for (model, target) in [
             ("gpt-4o", "openai/gpt-4o"),
             ("text-embedding-3-small", "openai/text-embedding-3-small"),
-            ("claude-sonnet-4", "anthropic/claude-sonnet-4-0"),
+            ("claude-sonnet-4", "anthropic/claude-sonnet-4-6"),
             ("claude-haiku-5-5", "anthropic/claude-haiku-5-5"),
-            ("llama-3-70b", "groq/llama-3.3-70b-versatile"),
+            ("llama-3-70b", "groq/openai/gpt-oss-120b"),
             ("never-heard-of", "openai/never-heard-of"),
         ] {
             assert_eq!(goes_to(&table, model), [target]);
@@ -295,6 +308,19 @@ mod tests {
         let ids: Vec<_> = table.models().iter().map(|m| (m.id.as_str(), m.owned_by.as_str())).collect();
         assert!(ids.contains(&("quick", "groq")) && ids.contains(&("fast", "groq")), "{ids:?}");
         assert!(ids.is_sorted() && !ids.iter().any(|(id, _)| id.contains('*')));
+    }
+
+    #[test]
+    fn a_response_without_a_model_goes_to_who_has_the_api() {
+        let goes_to = |yaml: &str| {
+            let plan = table(yaml).responses_plan()?;
+            Some((plan.targets[0].provider.name.to_string(), plan.targets[0].model.to_string()))
+        };
+        let to = |name: &str| Some((name.to_owned(), String::new()));
+        assert_eq!(goes_to(""), to("openai"));
+        assert_eq!(goes_to("default_provider: xai"), to("xai"));
+        assert_eq!(goes_to("default_provider: groq"), None, "nobody else has a key");
+        assert_eq!(goes_to("default_provider: groq\nproviders: {xai: {api_key: k}}"), to("xai"));
     }
 
     #[test]

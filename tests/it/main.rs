@@ -16,6 +16,7 @@ mod cli;
 mod credentials;
 mod dev_mode;
 mod dialects;
+mod dropin;
 mod errors;
 mod failover;
 mod hardening;

@@ -125,8 +125,18 @@ fn is_free(method: &http::Method, path: &str) -> bool {
 /// Whether the model is one that the tenant and the token may ask for.
 ///
 /// # Errors
-/// It is not.
-pub fn require_model(principal: &Principal, model: &str, plan: &Plan) -> Result<(), GatewayError> {
+/// It is not, or the request names none where not every model is allowed.
+pub fn require_model(principal: &Principal, model: Option<&str>, plan: &Plan) -> Result<(), GatewayError> {
+    let Some(model) = model else {
+        if principal.may_ask_all() {
+            return Ok(());
+        }
+        let message = format!(
+            "Tenant '{}' or its token may use only some models, and the request names none.",
+            principal.party.id
+        );
+        return Err(GatewayError::new(Fault::ModelNotAllowed, message).with_param(Some("model")));
+    };
     // The label of what no route names says nothing about the model.
     let route = Some(&*plan.label).filter(|label| *label != "default");
     if principal.may_ask(model, route) {
@@ -337,6 +347,13 @@ fn prompt_bound(endpoint: &Endpoint, bound: &Bound, price: Option<&Price>, tools
 fn not_priced(ctx: &Context, target: &Target) -> GatewayError {
     let missing = format!("{}/{}", target.provider.name, target.model);
     let tenant = ctx.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
+    if target.model.is_empty() {
+        let message = format!(
+            "There is a budget for tenant '{tenant}', and the request names no model: nobody can tell what the one of its \
+             stored prompt costs. Name it in 'model'."
+        );
+        return GatewayError::new(Fault::ModelNotPriced, message).with_param(Some("model"));
+    }
     let message = format!(
         "There is a budget for tenant '{tenant}', and '{missing}' has no price. The gateway's operator can add one \
          (prices.file, entry '{missing}'; 0 for a model that costs nothing)."

@@ -132,6 +132,10 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
     if !rules.enabled {
         return Ok("off");
     }
+    if first.model.is_empty() {
+        // The model is that of a stored prompt, and may change there.
+        return Ok("stored_prompt");
+    }
     let Some(body) = &ctx.body else { return Ok("endpoint") };
     let inline = body.bytes.len() <= plan::PARSE_INLINE;
     // Most of what is asked ends here, so nothing is made before.

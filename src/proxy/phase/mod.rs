@@ -127,7 +127,11 @@ async fn walk(
             let bytes = read::body(session, &ctx.engines.config.http).await?;
             let body = plan::peek(&ctx.endpoint, bytes).await?;
             let mut plan = plan::route(ctx, &body)?;
-            let model = body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL);
+            let model = match &ctx.endpoint {
+                // What a stored prompt brings along cannot be told.
+                Endpoint::Responses => body.peek.model.as_deref(),
+                _ => Some(body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL)),
+            };
             admit::require_model(&principal, model, &plan)?;
             let body = plan::limit_answer(ctx, &plan, body).await?;
             ctx.context_wish = plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;

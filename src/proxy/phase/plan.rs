@@ -56,8 +56,14 @@ pub fn route(ctx: &Context, body: &Body) -> Result<Plan, GatewayError> {
         Some(model) if !model.is_empty() => Ok(ctx.engines.routes.plan(model)),
         // The one endpoint whose model OpenAI does not require; the body stays without one.
         None if ctx.endpoint == Endpoint::Moderations => Ok(ctx.engines.routes.plan(DEFAULT_MODERATION_MODEL)),
-        _ => Err(invalid("you must provide a model parameter").with_param(Some("model"))),
+        // A stored prompt names the model.
+        None if ctx.endpoint == Endpoint::Responses => ctx.engines.routes.responses_plan().ok_or_else(no_model),
+        _ => Err(no_model()),
     }
+}
+
+fn no_model() -> GatewayError {
+    invalid("you must provide a model parameter").with_param(Some("model"))
 }
 
 /// Writes the limit that the configuration has for answers into a request whose client states none. From there on it is the

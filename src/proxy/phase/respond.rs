@@ -230,8 +230,9 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
         headers.insert(reply::PROVIDER, attempt.target.wire.name.clone());
         headers.insert(reply::ATTEMPTS, ctx.attempts.into());
         if ctx.endpoint != Endpoint::Other {
-            // A model's name may hold what no header can.
-            let model = HeaderValue::from_bytes(attempt.target.model.as_bytes()).unwrap_or(reply::UNPRINTABLE);
+            // A model's name may hold what no header can; a stored prompt brings one along that is not known here.
+            let model = Some(attempt.target.model.as_bytes()).filter(|model| !model.is_empty());
+            let model = model.and_then(|model| HeaderValue::from_bytes(model).ok()).unwrap_or(reply::UNPRINTABLE);
             headers.insert(reply::MODEL, model);
             headers.insert(reply::CACHE, ctx.course.header());
             reply::put_cache_key(headers, ctx);

@@ -356,7 +356,10 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
         },
         model: match &served {
             Some(entry) => entry.model.clone(),
-            None => target.filter(|_| has_model).map_or(nobody, |target| target.model.clone()),
+            None => match target.filter(|target| has_model && !target.model.is_empty()) {
+                Some(target) => target.model.clone(),
+                None => nobody,
+            },
         },
         reservation: ctx.reservation.take(),
         permit: ctx.permit.take(),
