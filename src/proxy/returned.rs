@@ -52,6 +52,7 @@ const NAMES: &[Rule] = &[
     always("content-security-policy", "A rule for pages of the provider's host."),
     always("content-security-policy-report-only", "As `content-security-policy`."),
     always("expect-ct", "The certificate of the provider's host."),
+    always("keep-alive", "The connection to the provider (hop-by-hop): how long it stays open there."),
     mapped("link", "URLs at the provider."),
     mapped("location", "A URL at the provider, perhaps one that is signed with the account's key."),
     always("nel", "Where browsers report the provider's network errors to."),

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Fake, Gateway, gateway::providers, reads_well};
+use crate::support::{Answer, Fake, Gateway, chat, gateway::providers, raw, reads_well};
 
 const RESPONSE: &str = r#"{"id":"resp_1","object":"response","created_at":1,"status":"completed","model":"gpt-4o","output":[],"usage":{"input_tokens":5,"output_tokens":5,"total_tokens":10}}"#;
 
@@ -76,4 +76,80 @@ async fn what_names_no_model_is_refused_under_a_budget_and_to_those_who_may_use_
         assert_eq!((status, &error["code"], &error["param"]), (403, &json!(code), &json!("model")), "{error}");
     }
     assert_eq!(fake.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_about_a_missing_key_names_the_header_that_the_client_uses() {
+    let yaml = "listen: [{address: 127.0.0.1:0}]\nproviders: {openai: {base_url: \"http://127.0.0.1:1/v1\"}, \
+                anthropic: {base_url: \"http://127.0.0.1:1/v1\"}}\n";
+    let tokens_only = format!("{yaml}auth: {{passthrough: false}}\n");
+    let mapped = "providers: {anthropic: {base_url: \"http://127.0.0.1:1/v1\", api_key: k}}\n\
+                  tenants: {default: {}, other: {}}\n";
+    let strangers = Gateway::start(mapped);
+    strangers.token("other").await;
+    let messages = r#"{"model":"claude-sonnet-4-6","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}"#;
+    for gateway in [Gateway::start(yaml), Gateway::start(&tokens_only), strangers] {
+        let (status, error) = refusal(post(&gateway, "/v1/messages", messages).await).await;
+        let message = error["message"].as_str().unwrap().to_owned();
+        assert!(status == 401 && message.contains("x-api-key: ") && !message.contains("Authorization"), "{message}");
+        let (status, error) = refusal(post(&gateway, "/v1/chat/completions", messages).await).await;
+        let message = error["message"].as_str().unwrap().to_owned();
+        assert!(
+            status == 401 && message.contains("Authorization: Bearer ") && !message.contains("x-api-key"),
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_only_forwarded_may_be_compressed_and_what_is_read_here_may_not() {
+    let list = r#"{"object":"list","data":[],"has_more":false}"#;
+    let fake = Fake::start(move |seen, _| match seen.path.split('?').next().unwrap() {
+        "/v1/files" if seen.method == "GET" => Answer::json(200, list),
+        "/v1/files" | "/v1/batches" => Answer::json(200, r#"{"id":"file-1"}"#),
+        "/v1/chat/completions" => Answer::completion(),
+        _ => Answer::json(200, "\u{1f}compressed").header("content-encoding", "gzip"),
+    })
+    .await;
+    let gateway = Gateway::start(&(providers(&[("openai", fake.address)]) + "tenants: {default: {}, a: {}}\n"));
+    let token = gateway.token("a").await;
+    let mut client = raw::Client::connect(gateway.addresses[0]).await;
+    let mut ask = async |request: &str, encoding: &str, body: &str| {
+        let length = body.len();
+        let head = format!(
+            "{request} HTTP/1.1\r\nhost: gw\r\nauthorization: Bearer {token}\r\n{encoding}content-length: {length}\r\n\
+             content-type: application/json\r\n\r\n{body}"
+        );
+        client.write(head).await;
+        let reply = client.reply().await.unwrap();
+        assert_eq!(reply.status, 200, "{request}: {}", String::from_utf8_lossy(&reply.body));
+        (reply, fake.last().header("accept-encoding").map(str::to_owned))
+    };
+    let offer = "accept-encoding: gzip, br;q=0.5\r\n";
+    // Ids are read in the reply, or the whole of it.
+    for (request, body) in
+        [("POST /v1/files", "{}"), ("GET /v1/files", ""), ("POST /v1/chat/completions", &*chat("gpt-4o", ""))]
+    {
+        assert_eq!(ask(request, offer, body).await.1.as_deref(), Some("identity"), "{request}");
+    }
+    // The file of before is the tenant's own, and nobody reads it here.
+    let (reply, got) = ask("GET /v1/files/file-1/content", offer, "").await;
+    assert_eq!(got.as_deref(), Some("gzip, br;q=0.5"));
+    assert_eq!((reply.header("content-encoding"), &reply.body[..]), (Some("gzip"), "\u{1f}compressed".as_bytes()));
+    assert_eq!(ask("GET /v1/files/file-1/content", "", "").await.1.as_deref(), Some("identity"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_providers_keep_alive_is_about_its_own_connection() {
+    let fake = Fake::start(|seen, _| {
+        let answer = if seen.method == "GET" { Answer::json(200, "{}") } else { Answer::completion() };
+        answer.header("keep-alive", "timeout=5, max=1")
+    })
+    .await;
+    let gateway =
+        Gateway::start(&(providers(&[("openai", fake.address)]) + "tenants: {default: {provider_objects: all}}\n"));
+    let reply = post(&gateway, "/v1/chat/completions", &chat("gpt-4o", "")).await;
+    assert!(reply.status().is_success() && reply.headers().get("keep-alive").is_none(), "{:?}", reply.headers());
+    let reply = reqwest::get(gateway.url("/v1/files/file-1")).await.unwrap();
+    assert!(reply.status().is_success() && reply.headers().get("keep-alive").is_none(), "{:?}", reply.headers());
 }

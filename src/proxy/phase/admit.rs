@@ -6,7 +6,7 @@ use http::HeaderValue;
 use pingora_proxy::Session;
 use serde_json::json;
 
-use super::{Stop, incomplete};
+use super::{Stop, incomplete, plan::presenting};
 use crate::{
     config::{Config, Dialect, Vendor},
     error::{Extra, Fault, GatewayError},
@@ -39,8 +39,7 @@ pub fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
     let parties = &ctx.engines.parties;
     let Some(presented) = &ctx.token else {
         if !ctx.engines.config.auth.passthrough {
-            let message =
-                format!("This gateway serves tokens only. Present yours as `Authorization: Bearer {PREFIX}…`.");
+            let message = format!("This gateway serves tokens only. Present yours as {}.", presenting(ctx, PREFIX));
             return Err(GatewayError::new(Fault::InvalidToken, message));
         }
         return parties.anonymous().ok_or_else(|| GatewayError::new(Fault::Internal, "There is no default tenant."));
@@ -77,7 +76,7 @@ pub fn enter(session: &Session, ctx: &mut Context, principal: &Principal) -> Res
     }
     if ctx.endpoint == Endpoint::InvalidateCache && principal.own_keys_only {
         let message =
-            format!("Answers are removed by holders of a token. Present yours as `Authorization: Bearer {PREFIX}…`.");
+            format!("Answers are removed by holders of a token. Present yours as {}.", presenting(ctx, PREFIX));
         return Err(GatewayError::new(Fault::MissingCredential, message));
     }
     if ctx.endpoint == Endpoint::Other {

@@ -35,7 +35,8 @@ static FRESH: AtomicU64 = AtomicU64::new(1);
 /// The version of Anthropic's API, for clients that do not name one.
 const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
-const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+/// The `accept-encoding` of a request whose reply is read here.
+pub const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS_OR_JSON: HeaderValue = HeaderValue::from_static("text/event-stream, application/json");
@@ -143,11 +144,15 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
     let websocket = ctx.endpoint == Endpoint::Other && identify::is_websocket(session);
     let only_forwarded = ctx.endpoint == Endpoint::Other;
     let way = Way { provider, own_credential: attempt.own_credential, only_forwarded, websocket };
+    // A compressed reply would hide its usage, its events and the ids that it tells of; what nobody reads here stays as the
+    // client wants it.
+    let unread = only_forwarded && ctx.keeper.is_none();
+    let encoded = |name: &HeaderName| unread && *name == header::ACCEPT_ENCODING;
     let events = ctx.body.as_ref().is_some_and(|body| body.peek.stream);
     headers::change_request(request, |parts| {
         parts.uri = uri;
         let headers = &mut parts.headers;
-        headers::remove(headers, |name| !way.takes(name));
+        headers::remove(headers, |name| !way.takes(name) && !encoded(name));
         if websocket {
             // Its other words name headers that are not forwarded.
             headers.insert(header::CONNECTION, UPGRADE);
@@ -165,8 +170,9 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
             headers.entry(identify::ANTHROPIC_VERSION).or_insert(VERSION);
         }
         identify::remove_subprotocol_keys(headers);
-        // A compressed reply would hide its usage and its events.
-        headers.insert(header::ACCEPT_ENCODING, IDENTITY);
+        if !unread || !headers.contains_key(header::ACCEPT_ENCODING) {
+            headers.insert(header::ACCEPT_ENCODING, IDENTITY);
+        }
         headers.insert(header::HOST, attempt.target.wire.host.clone());
         if let Some((name, value)) = credential {
             headers.insert(name, value);

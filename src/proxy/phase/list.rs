@@ -220,6 +220,8 @@ async fn once(
     headers::change_request(&mut request, |parts| {
         (parts.method, parts.version, parts.uri) = (http::Method::GET, http::Version::HTTP_11, uri);
         remove_hop(&mut parts.headers);
+        // It is read here.
+        parts.headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
     });
     let (mut exchange, reused) = upstream.connector.get_http_session(&*peer).await.map_err(sure)?;
     let maybe_stale = |error: Box<Error>| (error, reused);

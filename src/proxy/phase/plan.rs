@@ -149,22 +149,34 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
     }
     let Some(provider) = plan.targets.first().map(|target| &target.provider) else { return Err(incomplete()) };
     if stranger {
+        let present = presenting(ctx, PREFIX);
         let own = match plan.targets.iter().find(|target| target.provider.takes_own_keys()) {
             Some(target) => format!(", or send a key of your own, which provider '{}' gets", target.provider.name),
             None => String::new(),
         };
         let message = format!(
-            "This gateway serves its own keys to holders of a token only. Present yours as `Authorization: Bearer {PREFIX}…`\
-             {own}. Its operator can serve callers without a token as a tenant (auth.anonymous)."
+            "This gateway serves its own keys to holders of a token only. Present yours as {present}{own}. \
+             Its operator can serve callers without a token as a tenant (auth.anonymous)."
         );
         return Err(GatewayError::new(Fault::MissingCredential, message));
     }
     let message = format!(
-        "No API key for provider '{}'. Send your own in an Authorization header (Authorization: Bearer sk-...) where the \
-         provider is OpenAI or Anthropic, or give the gateway one (providers.{}.api_key).",
-        provider.name, provider.name
+        "No API key for provider '{}'. Send your own as {} where the provider is OpenAI or Anthropic, or give the gateway one \
+         (providers.{}.api_key).",
+        provider.name,
+        presenting(ctx, if provider.vendor == Vendor::Anthropic { "sk-ant-" } else { "sk-" }),
+        provider.name
     );
     Err(GatewayError::new(Fault::MissingCredential, message))
+}
+
+/// How the client presents a credential that begins so: Anthropic's clients have a header of their own for it.
+pub fn presenting(ctx: &Context, beginning: &str) -> String {
+    if ctx.anthropic {
+        format!("`x-api-key: {beginning}…`")
+    } else {
+        format!("`Authorization: Bearer {beginning}…`")
+    }
 }
 
 /// Refuses one who has nothing of the gateway's own keys, and no key for any deployment, before anything is done for it: also
