@@ -49,6 +49,7 @@ pub fn translate(
             Refusal::new("", format!("The request cannot be translated for provider '{}': {error}.", provider.name))
         })
     };
+    let read = || read().and_then(require_ranges);
     let mut exchange = Exchange { lost: Vec::new(), steps: Vec::new(), dialect: provider.dialect };
     let mut chat = match endpoint {
         Endpoint::ChatCompletions => read()?,
@@ -70,6 +71,21 @@ pub fn translate(
     };
     exchange.steps.reverse();
     Ok((body, exchange))
+}
+
+/// The highest temperature of any vendor (OpenAI's). A vendor's own lower limit is its translation's business.
+const MAX_TEMPERATURE: f64 = 2.0;
+
+/// Refuses what no vendor takes, before a translation makes something else of it.
+fn require_ranges(body: Value) -> Result<Value, Refusal> {
+    match body["temperature"].as_f64() {
+        Some(given) if !(0.0..=MAX_TEMPERATURE).contains(&given) => {
+            let message =
+                format!("Invalid 'temperature': expected a number from 0 to {MAX_TEMPERATURE}, but got {given}.");
+            Err(Refusal::new("temperature", message))
+        }
+        _ => Ok(body),
+    }
 }
 
 /// A Chat request as its vendor wants it.

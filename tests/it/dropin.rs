@@ -153,3 +153,29 @@ async fn a_providers_keep_alive_is_about_its_own_connection() {
     let reply = reqwest::get(gateway.url("/v1/files/file-1")).await.unwrap();
     assert!(reply.status().is_success() && reply.headers().get("keep-alive").is_none(), "{:?}", reply.headers());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_temperature_that_no_vendor_takes_is_refused_in_translation_too() {
+    let fake = Fake::always(Answer::json(500, "{}")).await;
+    let gateway = Gateway::start(&format!(
+        "providers:\n  anthropic: {{base_url: \"http://{0}/v1\", api_key: k, credentials: mapped}}\n  \
+         groq: {{base_url: \"http://{0}/v1\", api_key: k}}\n  ollama: {{base_url: \"http://{0}/v1\"}}\n\
+         routes:\n  - {{model: claude, to: [anthropic/claude-haiku-4-5]}}\n  - {{model: chat, to: [groq/openai/gpt-oss-20b]}}\n",
+        fake.address
+    ));
+    let messages = r#""messages":[{"role":"user","content":"hi"}],"max_tokens":5"#;
+    for temperature in ["2.1", "-0.1", "1e300", "-1"] {
+        for (path, body) in [
+            ("/v1/chat/completions", format!(r#"{{"model":"claude",{messages},"temperature":{temperature}}}"#)),
+            ("/v1/responses", format!(r#"{{"model":"chat","input":"hi","temperature":{temperature}}}"#)),
+            ("/v1/messages", format!(r#"{{"model":"chat",{messages},"temperature":{temperature}}}"#)),
+        ] {
+            let (status, error) = refusal(post(&gateway, path, &body).await).await;
+            let message = error["message"].as_str().unwrap();
+            assert!(status == 400 && message.contains("'temperature'"), "{path} {temperature}: {status} {error}");
+        }
+    }
+    assert_eq!(fake.count(), 0);
+    post(&gateway, "/v1/chat/completions", &format!(r#"{{"model":"claude",{messages},"temperature":2}}"#)).await;
+    assert_eq!(fake.last().json()["temperature"], 1, "what some vendor takes is brought within the other's range");
+}
