@@ -38,9 +38,9 @@ fn nothing_at_all_is_the_playbook() {
     assert_eq!(config.admin.unwrap().to_string(), "127.0.0.1:8081");
     assert_eq!(&*config.default_provider, "openai");
     assert_eq!(route(&config, "gpt-4o"), [("openai", Some("gpt-4o"))]);
-    assert_eq!(route(&config, "claude-sonnet-4"), [("anthropic", Some("claude-sonnet-4-0"))]);
+    assert_eq!(route(&config, "claude-sonnet-4"), [("anthropic", Some("claude-sonnet-4-6"))]);
     assert_eq!(route(&config, "claude-*"), [("anthropic", None)]);
-    assert_eq!(route(&config, "llama-3-70b"), [("groq", Some("llama-3.3-70b-versatile"))]);
+    assert_eq!(route(&config, "llama-3-70b"), [("groq", Some("openai/gpt-oss-120b"))]);
     let names: Vec<_> = config.providers.keys().map(|name| &**name).collect();
     assert_eq!(
         names.join(" "),

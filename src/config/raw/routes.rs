@@ -78,16 +78,18 @@ pub struct Prices {
     pub file: Option<String>,
 }
 
-/// The playbook's model table, and Anthropic's models under their own names.
+/// The playbook's model table, and Anthropic's models under their own names. What a vendor has retired (by the dates in the
+/// source of the price list) goes to that vendor's nearest model that is served: Anthropic's Sonnet 4.6 for Sonnet 4, OpenAI's
+/// small reasoning model for o3-mini, and Groq's largest open model, since it serves no Llama for chat any more.
 pub(super) fn defaults() -> Vec<Route> {
     [
         ("gpt-4o", "openai/gpt-4o"),
         ("gpt-4o-mini", "openai/gpt-4o-mini"),
-        ("o3-mini", "openai/o3-mini"),
+        ("o3-mini", "openai/gpt-5.4-mini"),
         ("text-embedding-3-small", "openai/text-embedding-3-small"),
-        ("claude-sonnet-4", "anthropic/claude-sonnet-4-0"),
+        ("claude-sonnet-4", "anthropic/claude-sonnet-4-6"),
         ("claude-*", "anthropic"),
-        ("llama-3-70b", "groq/llama-3.3-70b-versatile"),
+        ("llama-3-70b", "groq/openai/gpt-oss-120b"),
     ]
     .into_iter()
     .map(|(model, to)| Route {
