@@ -163,6 +163,8 @@ pub struct Provider {
     pub query: Option<String>,
     /// Ask it for usage in streams. Where this is false it never gets `stream_options`.
     pub stream_usage: bool,
+    /// Its own models are listed with those of the routes.
+    pub list_models: bool,
     /// Offer HTTP/2 to it (by ALPN over TLS, by prior knowledge over plain text).
     pub http2: bool,
     /// Time to connect, TLS included.

@@ -1,6 +1,7 @@
 //! Provider and model → price.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::{Price, load};
@@ -54,6 +55,16 @@ impl Catalogue {
         self.providers.get(provider)?.get(model)
     }
 
+    /// When a model was released, in seconds since 1970: the date that its name ends with (`-2024-11-20`, `-20251001`), else
+    /// the first of the dated names that the list has for it. `None` if neither says.
+    pub fn released(&self, provider: &str, model: &str) -> Option<u64> {
+        date_behind(model, None).or_else(|| {
+            let names = self.providers.get(provider)?.range::<str, _>((Bound::Excluded(model), Bound::Unbounded));
+            let family = names.map(|(name, _)| &**name).take_while(|name| name.starts_with(model));
+            family.filter_map(|name| date_behind(name, Some(model))).min()
+        })
+    }
+
     /// What one call of a tool that `provider` runs costs with a model of this price; `None` if nobody knows.
     pub fn call(&self, provider: &str, price: &Price, tool: &str) -> Option<NanoUsd> {
         price.call(tool).or_else(|| self.calls.get(provider)?.get(tool).copied())
@@ -85,6 +96,27 @@ impl Catalogue {
     }
 }
 
+/// The date that a name ends with, as the beginning of that day in UTC; behind `family`, where one is given, and a dash.
+fn date_behind(name: &str, family: Option<&str>) -> Option<u64> {
+    let is_date = |text: &str| {
+        text.bytes().enumerate().all(|(at, byte)| match (text.len(), at) {
+            (10, 4 | 7) => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        })
+    };
+    let (before, date) = [10, 8].into_iter().find_map(|length| {
+        let (before, date) = name.split_at_checked(name.len().checked_sub(length)?)?;
+        Some((before.strip_suffix('-')?, date)).filter(|(_, date)| is_date(date))
+    })?;
+    if before.is_empty() || family.is_some_and(|family| family != before) {
+        return None;
+    }
+    let digits: String = date.chars().filter(char::is_ascii_digit).collect();
+    let (year, month, day) = (digits[..4].parse().ok()?, digits[4..6].parse().ok()?, digits[6..].parse().ok()?);
+    let day = jiff::civil::Date::new(year, month, day).ok().filter(|_| year >= 2015)?;
+    u64::try_from(day.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second()).ok()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -107,6 +139,28 @@ mod tests {
         assert_eq!(input("anthropic", "claude-h-20251001"), Some(PicoUsd(3_000_000)));
         assert_eq!(input("groq", "openai/gpt-oss"), Some(PicoUsd(150_000)));
         assert_eq!(input("openrouter", "openai/gpt-4o"), Some(PicoUsd(2_500_000)), "an alias says so");
+    }
+
+    #[test]
+    fn a_date_of_release_is_read_from_names() {
+        let released = |provider, model| Catalogue::builtin().released(provider, model);
+        let (may, november, october) = (1_715_558_400, 1_732_060_800, 1_759_276_800);
+        assert_eq!(released("openai", "gpt-4o-2024-11-20"), Some(november));
+        assert_eq!(released("openai", "gpt-4o"), Some(may), "its first snapshot is 2024-05-13");
+        assert_eq!(released("anthropic", "claude-haiku-4-5"), Some(october));
+        assert_eq!(released("nobody", "m-20251001"), Some(october), "the name itself says it");
+        for model in [
+            "gpt-4",
+            "gpt-4o-",
+            "text-embedding-3-small",
+            "gpt-4o-2024-13-20",
+            "-20251001",
+            "m-00000101",
+            "é-2025é001",
+            "",
+        ] {
+            assert_eq!(released("openai", model), None, "{model}");
+        }
     }
 
     #[test]

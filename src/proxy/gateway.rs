@@ -62,6 +62,12 @@ impl Engines {
         listed.or_else(|| is_free(endpoint, target).then_some(&FREE)).cloned()
     }
 
+    /// When the model of a target was released, in seconds since 1970, where the price list tells.
+    pub fn released(&self, target: &Target) -> Option<u64> {
+        let listed = |provider: &str| self.catalogue.released(provider, &target.model);
+        listed(&target.provider.name).or_else(|| listed(Preset::of(target.provider.vendor).name))
+    }
+
     /// What the calls of tools cost that the target's provider runs for a request; `None` where it runs none. `hosted` are
     /// those that the request itself names.
     pub fn call_prices(
@@ -137,6 +143,8 @@ pub struct Gateway {
     contexts: ContextLengths,
     /// For lists, which the gateway asks for itself.
     connector: Connector,
+    /// What providers say of their models.
+    models: phase::models::Known,
 }
 
 impl Gateway {
@@ -149,6 +157,7 @@ impl Gateway {
             resolver: Resolver::default(),
             contexts: ContextLengths::default(),
             connector: Connector::new(None),
+            models: phase::models::Known::default(),
         }
     }
 }
@@ -184,7 +193,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
-        let upstream = phase::list::Upstream { connector: &self.connector, resolver: &self.resolver };
+        let upstream =
+            phase::list::Upstream { connector: &self.connector, resolver: &self.resolver, models: &self.models };
         phase::accept(session, ctx, &self.contexts, &upstream).await
     }
 

@@ -234,6 +234,11 @@ impl RouteTable {
         Some(Plan { targets: targets.into(), ..self.account_plan(account, "") })
     }
 
+    /// A provider with the name of one of its own models.
+    pub fn provider_plan(&self, provider: &str, model: &str) -> Option<Plan> {
+        self.accounts.get(provider).map(|account| self.account_plan(account, model))
+    }
+
     fn account_plan(&self, account: &Account, model: &str) -> Plan {
         let targets = targets(&[(account.clone(), None)], model);
         Plan { targets, label: "default".into(), cache: self.cache.clone(), strict: false, default_max_tokens: None }

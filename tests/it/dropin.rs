@@ -179,3 +179,228 @@ async fn a_temperature_that_no_vendor_takes_is_refused_in_translation_too() {
     post(&gateway, "/v1/chat/completions", &format!(r#"{{"model":"claude",{messages},"temperature":2}}"#)).await;
     assert_eq!(fake.last().json()["temperature"], 1, "what some vendor takes is brought within the other's range");
 }
+
+/// A provider that has these models and no others, in the shape of its API.
+async fn shop(models: &'static [&'static str]) -> Fake {
+    Fake::start(move |seen, _| {
+        let anthropic = seen.headers.contains_key("anthropic-version");
+        let show = |id: &str| match anthropic {
+            true => json!({"type": "model", "id": id, "display_name": "D", "created_at": "2025-10-01T00:00:00Z"}),
+            false => json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "org-1", "more": 1}),
+        };
+        let path = seen.path.split('?').next().unwrap();
+        match path.strip_prefix("/v1/models") {
+            Some("") => Answer::json(200, &json!({"data": models.iter().map(|id| show(id)).collect::<Vec<_>>()}).to_string()),
+            Some(id) if models.contains(&&id[1..]) => Answer::json(200, &show(&id[1..]).to_string()),
+            Some(_) => Answer::json(404, r#"{"error":{"message":"nope","type":"invalid_request_error","param":"model","code":"model_not_found"}}"#),
+            None if path == "/v1/fine_tuning/jobs" => {
+                Answer::json(200, r#"{"id":"ftjob-1","fine_tuned_model":"ft:gpt-4o:org::mine"}"#)
+            }
+            None => Answer::completion(),
+        }
+    })
+    .await
+}
+
+/// Asks as a client of this API, with a token.
+async fn get(gateway: &Gateway, path: &str, anthropic: bool, token: Option<&str>) -> (u16, Value) {
+    let mut request = reqwest::Client::new().get(gateway.url(path));
+    if anthropic {
+        request = request.header("anthropic-version", "2023-06-01");
+    }
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let reply = request.send().await.unwrap();
+    (reply.status().as_u16(), reply.json().await.unwrap())
+}
+
+fn ids(list: &Value) -> Vec<&str> {
+    list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_only_the_default_provider_knows_is_asked_for_there() {
+    let fake = shop(&["gpt-9", "a/b", "ft:gpt-4o:org::mine"]).await;
+    let gateway = Gateway::over(fake.address);
+    let (status, model) = get(&gateway, "/v1/models/gpt-9", false, None).await;
+    assert_eq!(
+        (status, &model),
+        (200, &json!({"id": "gpt-9", "object": "model", "created": 1_700_000_000, "owned_by": "org-1", "more": 1}))
+    );
+    let seen = fake.last();
+    assert_eq!((seen.path.as_str(), seen.header("authorization")), ("/v1/models/gpt-9", Some("Bearer sk-gateway")));
+    let (_, model) = get(&gateway, "/v1/models/gpt-9", true, None).await;
+    let shown = json!({"type": "model", "id": "gpt-9", "display_name": "gpt-9", "created_at": "2023-11-14T22:13:20Z"});
+    assert_eq!(model, shown, "in the shape that the client reads");
+    assert_eq!(get(&gateway, "/v1/models/a%2Fb", false, None).await.0, 200);
+    assert_eq!(fake.last().path, "/v1/models/a/b");
+    for anthropic in [false, true] {
+        let (status, error) = get(&gateway, "/v1/models/gpt-8", anthropic, None).await;
+        assert_eq!(status, 404, "{error}");
+        assert!(error["error"]["message"].as_str().unwrap().contains("'gpt-8'"), "{error}");
+    }
+    // What the configuration names needs nobody, and what could be another path goes nowhere.
+    let asked = fake.count();
+    assert_eq!(get(&gateway, "/v1/models/gpt-4o", false, None).await.0, 200);
+    for path in
+        ["..%2Ffiles%2Ffile-1", "x%2F..%2F..%2Ffiles", "gpt%253F", "a%3Fb=1", "a%2F%2Fb", "%23", "a%0Ab", "a%3Bb"]
+    {
+        assert_eq!(get(&gateway, &format!("/v1/models/{path}"), false, None).await.0, 404, "{path}");
+    }
+    assert_eq!(fake.count(), asked);
+    // It costs nothing.
+    assert_eq!(gateway.query("SELECT coalesce(sum(cost), 0) + count(*) FROM entries WHERE cost <> 0").await, 0);
+    let (status, _) = get(&Gateway::over("127.0.0.1:1".parse().unwrap()), "/v1/models/gpt-9", false, None).await;
+    assert_eq!(status, 502, "nobody can tell whether it is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_hides_what_is_anothers_and_what_is_not_allowed() {
+    let fake = shop(&["gpt-9", "ft:gpt-4o:org::mine", "ft:gpt-4o:org::other"]).await;
+    let yaml = providers(&[("openai", fake.address)])
+        .replace("credentials: mapped", "credentials: mapped, list_models: true")
+        + "tenants: {a: {}, b: {}, some: {models: [gpt-4o]}}\n";
+    let gateway = Gateway::start(&yaml);
+    let (a, b, some) = (gateway.token("a").await, gateway.token("b").await, gateway.token("some").await);
+    let tune = reqwest::Client::new().post(gateway.url("/v1/fine_tuning/jobs")).bearer_auth(&a);
+    let tune = tune.header("content-type", "application/json").body(r#"{"model":"gpt-4o"}"#).send().await.unwrap();
+    assert_eq!(tune.status().as_u16(), 200);
+    for (token, model, wanted) in [
+        (&a, "ft:gpt-4o:org::mine", 200),
+        (&b, "ft:gpt-4o:org::mine", 404),
+        (&a, "ft:gpt-4o:org::other", 404),
+        (&b, "FT:gpt-4o:org::mine", 404),
+        (&a, "gpt-9", 200),
+        (&some, "gpt-9", 404),
+    ] {
+        let asked = fake.count();
+        let (status, reply) = get(&gateway, &format!("/v1/models/{model}"), false, Some(token)).await;
+        assert_eq!(status, wanted, "{model}: {reply}");
+        assert_eq!(fake.count() - asked, usize::from(wanted == 200), "{model}: what is hidden is not asked for");
+    }
+    assert_eq!(get(&gateway, "/v1/models/gpt-9", false, None).await.0, 404, "nor is a stranger shown the account");
+    // The list says the same.
+    for (token, seen) in [(&a, [true, true]), (&b, [false, true]), (&some, [false, false])] {
+        let (_, list) = get(&gateway, "/v1/models", false, Some(token)).await;
+        assert_eq!(["ft:gpt-4o:org::mine", "gpt-9"].map(|id| ids(&list).contains(&id)), seen, "{list}");
+        assert!(!ids(&list).contains(&"ft:gpt-4o:org::other"));
+    }
+    let (_, list) = get(&gateway, "/v1/models", false, None).await;
+    assert!(!ids(&list).contains(&"gpt-9"), "{list}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_has_the_providers_own_models_where_that_is_wanted_and_asks_once() {
+    let (openai, claude) = (shop(&["gpt-9", "gpt-4o"]).await, shop(&["claude-opus-9", "other"]).await);
+    let yaml = |more: &str| {
+        format!(
+            "providers:\n  openai: {{base_url: \"http://{}/v1\", api_key: k, credentials: mapped{more}}}\n  \
+             anthropic: {{base_url: \"http://{}/v1\", api_key: k, credentials: mapped{more}}}\n",
+            openai.address, claude.address
+        )
+    };
+    let plain = Gateway::start(&yaml(""));
+    assert!(!ids(&get(&plain, "/v1/models", false, None).await.1).contains(&"gpt-9"));
+    assert_eq!((openai.count(), claude.count()), (0, 0), "nobody is asked unless that is wanted");
+    let gateway = Gateway::start(&yaml(", list_models: true"));
+    let gets = (0..8).map(|_| get(&gateway, "/v1/models", false, None));
+    for (status, list) in futures::future::join_all(gets).await {
+        let ids = ids(&list);
+        assert_eq!((status, ids.is_sorted()), (200, true));
+        for id in ["gpt-9", "gpt-4o", "claude-opus-9", "anthropic/other"] {
+            assert_eq!(ids.iter().filter(|found| **found == id).count(), 1, "{id}: {ids:?}");
+        }
+    }
+    assert_eq!((openai.count(), claude.count()), (1, 1), "the answer is kept");
+    assert_eq!(get(&gateway, "/v1/models/anthropic%2Fother", false, None).await.0, 200, "by the name in the list");
+
+    // A provider that does not answer spoils nothing, and is not asked each time.
+    let broken = Fake::always(Answer::json(500, "{}")).await;
+    let gateway = Gateway::start(
+        &providers(&[("openai", broken.address)])
+            .replace("credentials: mapped", "credentials: mapped, list_models: true"),
+    );
+    for _ in 0..3 {
+        let (status, list) = get(&gateway, "/v1/models", false, None).await;
+        assert!(status == 200 && ids(&list).contains(&"gpt-4o"), "{list}");
+    }
+    assert_eq!(broken.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_has_dates_and_anthropics_pages() {
+    let fake = shop(&[]).await;
+    let routes = "routes: [{model: gpt-4o, to: [openai]}, {model: claude-haiku-4-5, to: [anthropic]}, {model: mystery, to: [groq]}]\n";
+    let gateway = Gateway::start(&format!(
+        "providers: {{openai: {{base_url: \"http://{}/v1\", api_key: k, credentials: mapped}}}}\n{routes}",
+        fake.address
+    ));
+    let (_, list) = get(&gateway, "/v1/models", false, None).await;
+    let created =
+        |id: &str| list["data"].as_array().unwrap().iter().find(|m| m["id"] == id).unwrap()["created"].clone();
+    // 2024-05-13, the first snapshot in the price list.
+    assert_eq!((created("gpt-4o"), created("mystery")), (json!(1_715_558_400), json!(0)));
+    assert_eq!(get(&gateway, "/v1/models/gpt-4o", false, None).await.1["created"], 1_715_558_400);
+    let mut seen = Vec::new();
+    let mut query = "?limit=2".to_owned();
+    loop {
+        let (status, page) = get(&gateway, &format!("/v1/models{query}"), true, None).await;
+        assert_eq!(status, 200, "{page}");
+        let found = ids(&page);
+        assert!(!found.is_empty() && found.len() <= 2);
+        assert_eq!((&page["first_id"], &page["last_id"]), (&json!(found[0]), &json!(found[found.len() - 1])));
+        seen.extend(page["data"].as_array().unwrap().iter().map(|m| (m["id"].clone(), m["created_at"].clone())));
+        query = format!("?limit=2&after_id={}", found[found.len() - 1]);
+        if page["has_more"] == false {
+            break;
+        }
+        assert!(seen.len() < 100);
+    }
+    assert_eq!(seen.len(), ids(&list).len(), "each model once");
+    let at = |id: &str| seen.iter().position(|(found, _)| found == id).unwrap();
+    assert_eq!(seen[at("claude-haiku-4-5")].1, "2025-10-01T00:00:00Z");
+    assert!(at("claude-haiku-4-5") < at("gpt-4o"), "the newest first");
+    let (_, before) = get(&gateway, "/v1/models?limit=1&before_id=gpt-4o", true, None).await;
+    assert_eq!(before["data"][0]["id"], seen[at("gpt-4o") - 1].0);
+    for wrong in ["limit=0", "limit=x", "after_id=nobody"] {
+        let (status, error) = get(&gateway, &format!("/v1/models?{wrong}"), true, None).await;
+        assert_eq!((status, &error["type"]), (400, &json!("error")), "{wrong}: {error}");
+        assert_eq!(get(&gateway, &format!("/v1/models?{wrong}"), false, None).await.0, 200, "OpenAI has no such pages");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_nobody_has_is_not_found_also_under_a_budget() {
+    let fake = shop(&["gpt-9"]).await;
+    let yaml = providers(&[("openai", fake.address)]) + "tenants: {default: {budgets: [{usd: 100}]}}\n";
+    let gateway = Gateway::start(&yaml);
+    for (path, body) in [
+        ("/v1/chat/completions", chat("gpt-8", "")),
+        ("/v1/chat/completions", chat("gpt-8", r#","stream":true"#)),
+        ("/v1/embeddings", r#"{"model":"gpt-8","input":"x"}"#.to_owned()),
+    ] {
+        let (status, error) = refusal(post(&gateway, path, &body).await).await;
+        assert_eq!(
+            (status, &error["code"], &error["param"]),
+            (404, &json!("model_not_found"), &json!("model")),
+            "{error}"
+        );
+    }
+    assert_eq!(fake.count(), 1, "the answer is kept for a while");
+    assert_eq!(
+        (fake.last().method, fake.last().path.as_str(), fake.last().body.len()),
+        (http::Method::GET, "/v1/models/gpt-8", 0)
+    );
+    // One that is there and has no price stays refused for that, and nothing is sent.
+    let (status, error) = refusal(post(&gateway, "/v1/chat/completions", &chat("gpt-9", "")).await).await;
+    assert_eq!((status, &error["code"]), (403, &json!("model_not_priced")), "{error}");
+    assert_eq!(fake.seen().iter().filter(|seen| seen.method != "GET").count(), 0);
+    assert_eq!(gateway.query("SELECT coalesce(sum(cost), 0) FROM entries").await, 0, "questions cost nothing");
+    // A server without such an endpoint says nothing about the model.
+    let other = Fake::always(Answer::json(404, "not found").header("content-type", "text/plain")).await;
+    let gateway =
+        Gateway::start(&(providers(&[("openai", other.address)]) + "tenants: {default: {budgets: [{usd: 100}]}}\n"));
+    let (status, error) = refusal(post(&gateway, "/v1/chat/completions", &chat("gpt-8", "")).await).await;
+    assert_eq!((status, &error["code"]), (403, &json!("model_not_priced")), "{error}");
+}

@@ -75,6 +75,10 @@ pub struct Provider {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &true)]
     pub stream_usage: Option<bool>,
+    /// Its own models are in `GET /v1/models` too, besides those of the routes: under their own names where these lead to it,
+    /// else as `provider/model`. Asked for with the key that the client's requests go with, and kept for five minutes where
+    /// that is the gateway's. A fine-tune is listed to those who may use it.
+    pub list_models: bool,
     /// Offer HTTP/2 to it: by ALPN over https, by prior knowledge over http.
     pub http2: bool,
     /// How long to wait for it.

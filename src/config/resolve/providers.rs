@@ -119,6 +119,7 @@ impl Resolver<'_> {
             forward_headers,
             query: query.filter(|query| !query.is_empty()),
             stream_usage: entry.stream_usage.unwrap_or(preset.stream_usage),
+            list_models: entry.list_models,
             http2: entry.http2,
             connect_timeout: timeouts.connect.0,
             read_timeout: timeouts.read.0,

@@ -11,7 +11,7 @@ use pingora_error::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use super::{Stop, attempt, own, respond};
+use super::{Stop, attempt, models, own, respond};
 use crate::{
     config::Dialect,
     error::{Fault, GatewayError},
@@ -44,6 +44,8 @@ pub struct Upstream<'a> {
     pub connector: &'a Connector,
     /// Host names to addresses.
     pub resolver: &'a Resolver,
+    /// What providers say of their models.
+    pub models: &'a models::Known,
 }
 
 /// A reply whose header has come.
@@ -51,6 +53,24 @@ struct Reply {
     session: HttpSession,
     peer: Box<HttpPeer>,
     header: ResponseHeader,
+}
+
+/// Asks the first target of the plan for something that is read here whole: its header and its body.
+///
+/// # Errors
+/// A provider that cannot be reached.
+pub(super) async fn fetch(
+    session: &Session,
+    ctx: &mut Context,
+    path: &str,
+    query: Option<&str>,
+    limit: usize,
+    upstream: &Upstream<'_>,
+) -> Result<(ResponseHeader, Bytes), GatewayError> {
+    let mut reply = get(session, ctx, path, query, upstream).await?;
+    let body = read_all(&mut reply.session, limit).await.map_err(|error| failed(ctx, &error))?;
+    release(reply.session, &reply.peer, upstream).await;
+    Ok((reply.header, body))
 }
 
 /// Answers a list.
@@ -72,12 +92,9 @@ pub(super) async fn answer(
     let begun = Instant::now();
     for page in 1.. {
         let query = collected.cursor().query();
-        let mut reply = get(session, ctx, path, Some(&query), upstream).await?;
-        let status = reply.header.status.as_u16();
-        let body = read_all(&mut reply.session, MAX_PAGE).await.map_err(|error| failed(ctx, &error))?;
-        release(reply.session, &reply.peer, upstream).await;
-        if !(200..300).contains(&status) {
-            return pass_on(session, ctx, reply.header, body).await;
+        let (header, body) = fetch(session, ctx, path, Some(&query), MAX_PAGE, upstream).await?;
+        if !header.status.is_success() {
+            return pass_on(session, ctx, header, body).await;
         }
         let page_read = Page::read(&body).ok_or_else(|| misunderstood(ctx))?;
         let step = collected.add(page_read, |id, element| {
@@ -284,13 +301,14 @@ async fn release(exchange: HttpSession, peer: &HttpPeer, upstream: &Upstream<'_>
 }
 
 /// An error of the provider, in the client's shape.
-async fn pass_on(
+pub(super) async fn pass_on(
     session: &mut Session,
     ctx: &mut Context,
     mut header: ResponseHeader,
     body: Bytes,
 ) -> Result<(), Stop> {
-    if header.status.as_u16() == 401 {
+    let own_credential = ctx.attempt.as_ref().is_some_and(|attempt| attempt.own_credential);
+    if header.status.as_u16() == 401 && !own_credential {
         return Err(provider_error(ctx, header, &body).into());
     }
     let dialect = ctx.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);

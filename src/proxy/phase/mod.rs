@@ -8,7 +8,7 @@ pub mod finish;
 pub mod identify;
 mod invalidate;
 pub mod list;
-mod models;
+pub mod models;
 mod own;
 mod plan;
 mod read;
@@ -105,8 +105,8 @@ async fn walk(
     let mut passage = Passage::Unread;
     match &ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => {
-            let (status, body) = models::answer(ctx)?;
-            reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
+            // Boxed, as it is seldom needed: every request would carry its size along.
+            Box::pin(models::answer(session, ctx, &principal, upstream)).await?;
             return Ok(true);
         }
         Endpoint::InvalidateCache => {
@@ -154,7 +154,9 @@ async fn walk(
         }
         // What the cache answers costs nothing, so nobody has to know its price. To count is free.
         if ctx.endpoint != Endpoint::CountTokens {
-            admit::estimate(session, ctx)?;
+            if let Err(error) = admit::estimate(session, ctx) {
+                return Err(Box::pin(models::unless_missing(session, ctx, error, upstream)).await.into());
+            }
         }
         translate::prepare(ctx).await.map_err(|refusal| *refusal)?;
     }

@@ -173,7 +173,16 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
     }
 }
 
-fn require_fine_tune(ctx: &Context, principal: &Principal, target: &Target, offered: bool) -> Result<(), GatewayError> {
+/// Whether a model is no fine-tune, or one that may be used, with the gateway's key.
+///
+/// # Errors
+/// It is another's, or nobody's.
+pub fn require_fine_tune(
+    ctx: &Context,
+    principal: &Principal,
+    target: &Target,
+    offered: bool,
+) -> Result<(), GatewayError> {
     let model = &target.model;
     let reference = Reference { id: model.to_string(), strict: true, param: "model" };
     if offered || !is_fine_tune(model) || may_use(ctx, principal, &target.provider, &reference) {

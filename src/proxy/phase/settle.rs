@@ -402,7 +402,9 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     // A provider that was at work when the client left, or when our patience ended, or that broke off: it may charge for it.
     let unheard =
         answered.is_none() && (status == super::finish::CLIENT_CLOSED && ctx.attempts > 0 || ctx.broke_at_work);
-    if !served && !unheard || matches!(ctx.endpoint, Endpoint::Moderations | Endpoint::CountTokens) {
+    let free =
+        matches!(ctx.endpoint, Endpoint::Moderations | Endpoint::CountTokens | Endpoint::Models | Endpoint::Model(_));
+    if !served && !unheard || free {
         return Verdict::Known(nothing);
     }
     // A whole reply reached the client, and nobody knows how much it was.
