@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | L0 | [`types`] | ids, money, usage, secrets |
 //! | L0 | [`error`] | whose fault it is, may we retry, what may the client read |
+//! | L1 | [`capacity`] | what the process may use at once: a budget of bytes, threads for work that takes long |
 //! | L1 | [`openai`] | endpoints, peeking into and splicing raw bodies, usage, error shapes, the stream relay |
 //! | L1 | [`sse`] | event boundaries, writing events |
 //! | L1 | [`tokenizer`] | how many tokens a text has |
@@ -32,6 +33,7 @@
 
 pub mod admin;
 pub mod cache;
+pub mod capacity;
 pub mod cli;
 pub mod config;
 pub mod connections;

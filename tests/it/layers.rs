@@ -21,6 +21,7 @@ use scan::{Reference, Scan, scan};
 const LAYERS: &[(&str, u8)] = &[
     ("types", 0),
     ("error", 0),
+    ("capacity", 1),
     ("openai", 1),
     ("sse", 1),
     ("tokenizer", 1),

@@ -1,0 +1,64 @@
+//! What the process may use at once: a budget of bytes for what requests hold, and threads for work that takes long.
+//!
+//! Both belong to the process, not to a configuration: a reload may change the size of the budget, and what is held stays held.
+
+mod budget;
+mod machine;
+mod pool;
+
+use std::{sync::Arc, time::Duration};
+
+pub use budget::{MemoryBudget, Part, Refused, SMALL, Share, Usage};
+pub use machine::usable_memory;
+pub use pool::{NotRun, Pool};
+
+/// The part of the memory that the process may use which the budget has, where the configuration does not say.
+const DEFAULT_PART: u64 = 4;
+
+/// How long a request waits for room in the memory budget, and for a thread that parses.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a request waits for a thread that counts: a turn there may take seconds.
+pub const COUNTING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Requests that may wait for a thread of either pool; the next one is refused at once.
+const QUEUE: usize = 1024;
+
+/// What the process may use at once.
+pub struct Capacity {
+    /// Bytes for bodies, for what is made of them, and for replies that are held.
+    pub memory: Arc<MemoryBudget>,
+    /// Threads for work of less than about a second: parsing and translating large bodies, and counting small ones.
+    pub parsing: Pool,
+    /// Threads that count the tokens of large prompts, which takes seconds.
+    pub counting: Pool,
+}
+
+impl Capacity {
+    /// For a configured budget in bytes; without one it is a quarter of the memory that the process may use.
+    pub fn new(memory_budget: Option<u64>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            memory: MemoryBudget::new(budget_of(memory_budget)),
+            parsing: Pool::new("parse", cores, QUEUE),
+            // So that prompts of 60 MiB leave a core to everybody else.
+            counting: Pool::new("count", cores.div_ceil(2), QUEUE),
+        }
+    }
+
+    /// The pool in which a text of so many bytes is counted.
+    pub fn counting(&self, bytes: usize) -> (&Pool, Duration) {
+        match bytes {
+            0..=LONG => (&self.parsing, PATIENCE),
+            _ => (&self.counting, COUNTING_PATIENCE),
+        }
+    }
+}
+
+/// Texts up to this size are counted in at most a twentieth of a second.
+const LONG: usize = 1 << 20;
+
+/// The budget in bytes: as configured, else a quarter of the memory that the process may use.
+pub fn budget_of(configured: Option<u64>) -> u64 {
+    configured.unwrap_or_else(|| usable_memory() / DEFAULT_PART)
+}

@@ -1,0 +1,268 @@
+//! Threads for work that takes long, so that the workers that serve connections never wait for it.
+//!
+//! The threads have a lower priority than the others of the process, where the system has one for each thread (Linux): while
+//! they are busy a small request gets its processor first. A thread without work ends, and gives its memory back.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
+
+/// How long a thread waits for more work before it ends.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// By how much the threads are nicer than those that serve connections (`nice(2)`).
+#[cfg(target_os = "linux")]
+const NICE: libc::c_int = 10;
+
+/// Why work was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotRun {
+    /// Others had all threads for as long as the one who asked would wait, or too many waited before it.
+    Busy,
+    /// It panicked, or no thread could be started.
+    Failed,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A bounded number of threads, and a bounded queue before them.
+pub struct Pool {
+    places: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    queue: usize,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: &'static str,
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    /// Threads that wait for a job, without those that have been called for one.
+    idle: usize,
+}
+
+impl Pool {
+    /// So many threads, which are started when there is work, and so many who may wait for one.
+    pub fn new(name: &'static str, threads: usize, queue: usize) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(threads)),
+            waiting: AtomicUsize::new(0),
+            queue,
+            shared: Arc::new(Shared { name, state: Mutex::default(), more: Condvar::new() }),
+        }
+    }
+
+    /// Runs `work` on a thread of the pool, in its turn. What nobody waits for any more when its turn comes is not begun; what
+    /// has begun is finished.
+    ///
+    /// # Errors
+    /// Its turn did not come within `patience`, or the queue is full; or it panicked.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NotRun> {
+        let place = match self.places.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                let waits = Waiting::enter(&self.waiting);
+                if waits.before >= self.queue {
+                    return Err(NotRun::Busy);
+                }
+                match timeout(patience, self.places.clone().acquire_owned()).await {
+                    Ok(Ok(place)) => place,
+                    _ => return Err(NotRun::Busy),
+                }
+            }
+        };
+        self.on_thread(place, work).await
+    }
+
+    /// The same for work that has to be done: it waits for as long as it takes.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub async fn run_surely<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, NotRun> {
+        let place = self.places.clone().acquire_owned().await.map_err(|_| NotRun::Failed)?;
+        self.on_thread(place, work).await
+    }
+
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        place: OwnedSemaphorePermit,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NotRun> {
+        let (sender, outcome) = oneshot::channel();
+        let job = move || {
+            // A panic drops the sender, which tells the one who waits, and the place.
+            let done = work();
+            drop(place);
+            let _ = sender.send(done);
+        };
+        self.shared.clone().take(Box::new(job)).map_err(|_| NotRun::Failed)?;
+        outcome.await.map_err(|_| NotRun::Failed)
+    }
+}
+
+impl Shared {
+    /// Gives a job to a thread that waits, or to a new one. There are never more jobs than places, so none waits for long.
+    fn take(self: Arc<Self>, job: Job) -> std::io::Result<()> {
+        let mut state = self.lock();
+        if state.idle > 0 {
+            state.idle -= 1;
+            state.jobs.push_back(job);
+            drop(state);
+            self.more.notify_one();
+            return Ok(());
+        }
+        drop(state);
+        let shared = self.clone();
+        thread::Builder::new().name(self.name.to_owned()).spawn(move || shared.work(job)).map(drop)
+    }
+
+    fn work(&self, first: Job) {
+        yield_to_others();
+        let mut job = first;
+        loop {
+            // The default hook has written what there is to say of a panic; the thread goes on.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+            let mut state = self.lock();
+            state.idle += 1;
+            let until = Instant::now() + IDLE;
+            job = loop {
+                if let Some(job) = state.jobs.pop_front() {
+                    break job;
+                }
+                let Some(left) = until.checked_duration_since(Instant::now()) else {
+                    state.idle -= 1;
+                    return;
+                };
+                state = self.more.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            };
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lowers the priority of the current thread. What fails here only makes it as important as all others.
+fn yield_to_others() {
+    #[cfg(target_os = "linux")]
+    #[allow(unsafe_code)]
+    // SAFETY: a system call on numbers; on Linux 0 is the calling thread.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+    }
+}
+
+/// Counts one who waits, until it is dropped.
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    before: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicUsize) -> Self {
+        Self { count, before: count.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// Work that goes on until it is told to end, and a way to wait for its beginning.
+    fn held() -> (impl FnOnce() + Send + 'static, oneshot::Receiver<()>, mpsc::Sender<()>) {
+        let (begun, begins) = oneshot::channel();
+        let (end, ends) = mpsc::channel::<()>();
+        let work = move || {
+            let _ = begun.send(());
+            let _ = ends.recv();
+        };
+        (work, begins, end)
+    }
+
+    #[tokio::test]
+    async fn work_is_done_elsewhere_and_panics_stay_there() {
+        let pool = Pool::new("test", 1, 8);
+        let here = thread::current().id();
+        assert_ne!(pool.run(LONG, move || thread::current().id()).await.unwrap(), here);
+        assert_eq!(pool.run(LONG, || panic!("meant")).await, Err::<(), _>(NotRun::Failed));
+        assert_eq!(pool.run(LONG, || 5).await, Ok(5));
+    }
+
+    #[tokio::test]
+    async fn no_more_run_than_there_are_threads_and_the_others_wait_or_leave() {
+        let pool = Arc::new(Pool::new("test", 2, 1));
+        let mut ends = Vec::new();
+        let mut running = Vec::new();
+        for _ in 0..2 {
+            let (work, begins, end) = held();
+            let pool = pool.clone();
+            running.push(tokio::spawn(async move { pool.run(LONG, work).await }));
+            begins.await.unwrap();
+            ends.push(end);
+        }
+        // The third waits as long as it wants to.
+        assert_eq!(pool.run(Duration::from_millis(10), || ()).await, Err(NotRun::Busy));
+        let waiting = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.run(LONG, || "late").await }
+        });
+        while pool.waiting.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        // The queue has room for one.
+        assert_eq!(pool.run(LONG, || ()).await, Err(NotRun::Busy));
+        drop(ends);
+        assert_eq!(waiting.await.unwrap(), Ok("late"));
+        for one in running {
+            assert_eq!(one.await.unwrap(), Ok(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_place_stays_taken_while_work_goes_on_that_nobody_waits_for() {
+        let pool = Arc::new(Pool::new("test", 1, 8));
+        let (work, begins, end) = held();
+        let left = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.run(LONG, work).await }
+        });
+        begins.await.unwrap();
+        left.abort();
+        let _ = left.await;
+        assert_eq!(pool.run(Duration::from_millis(10), || ()).await, Err(NotRun::Busy));
+        drop(end);
+        assert_eq!(pool.run_surely(|| 1).await, Ok(1));
+    }
+}
