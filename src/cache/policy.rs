@@ -2,9 +2,12 @@
 
 mod directives;
 
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
-use crate::openai::{Endpoint, Peek, members::walk};
+use crate::openai::{
+    Endpoint, Peek,
+    members::{elements, walk},
+};
 
 pub use directives::Directives;
 
@@ -109,15 +112,17 @@ fn body(asked: &Asked<'_>, one_choice: bool) -> Option<&'static str> {
 
 fn has_audio(modalities: &str) -> bool {
     // A list that cannot be read may hold anything.
-    serde_json::from_str::<Vec<String>>(modalities).map_or(true, |all| all.iter().any(|one| one == "audio"))
+    let mut found = false;
+    let is_audio = |one: &str| serde_json::from_str::<Cow<'_, str>>(one).map_or(true, |one| one == "audio");
+    let read = elements(modalities, |one| found |= is_audio(one));
+    found || read.is_err()
 }
 
 /// A reason in the list of tools; of the older `functions` too, which have no type and their name one level up.
 fn tools(list: &str, side_effect_tools: &[String]) -> Option<&'static str> {
-    let Ok(tools) = serde_json::from_str::<Vec<&RawValue>>(list) else { return Some("hosted_tool") };
-    tools.iter().find_map(|tool| {
+    let reason = |tool: &str| {
         let (mut hosted, mut acts) = (false, false);
-        let read = walk(tool.get(), |member| match member.key().as_ref() {
+        let read = walk(tool, |member| match member.key().as_ref() {
             "type" => hosted |= !is_run_by_client(member.value),
             "name" => acts |= is_listed(member.value, side_effect_tools),
             "function" | "custom" if !side_effect_tools.is_empty() => {
@@ -133,7 +138,12 @@ fn tools(list: &str, side_effect_tools: &[String]) -> Option<&'static str> {
             (false, true) => Some("side_effect_tool"),
             (false, false) => None,
         }
-    })
+    };
+    let mut first = None;
+    match elements(list, |tool| first = first.or_else(|| reason(tool))) {
+        Ok(()) => first,
+        Err(_) => Some("hosted_tool"),
+    }
 }
 
 /// Whether a tool's `type` says that the client runs it. A type that is not invented yet may be anything.

@@ -202,6 +202,12 @@ fn hides(escape: &[u8]) -> bool {
         .is_some_and(|char| fold_char(char).is_none_or(|letter| letter.is_ascii_alphabetic()))
 }
 
+/// References that one body may have. Each is looked up, and kept until then; a long conversation has a few thousand items.
+const MOST_REFERENCES: usize = 20_000;
+
+/// Parts of the name of a form's field: serde_json reads no deeper.
+const MOST_STEPS: usize = 128;
+
 /// The references in a JSON body.
 ///
 /// # Errors
@@ -227,6 +233,9 @@ pub fn scan_field(name: &str, value: &str) -> Result<Vec<Reference>, Refused> {
         _ => crate::openai::escape_json_string(value),
     };
     let steps: Vec<&str> = name.split(['[', ']', '.']).filter(|step| !step.is_empty()).collect();
+    if steps.len() > MOST_STEPS {
+        return Err(Refused::Unreadable("a name has too many parts".into()));
+    }
     let wrap = |inner: String, step: &&str| format!("{{{}:{inner}}}", crate::openai::escape_json_string(step));
     match scan(steps.iter().rev().fold(parsed, wrap).as_bytes(), Dialect::OpenAi) {
         // Text that only begins like JSON.
@@ -342,6 +351,10 @@ const DECIDING: &[&str] = &["id", "type", "result", "encrypted_content", "data_s
 
 impl Scan {
     fn add(&mut self, id: &str, strict: bool, param: &'static str) {
+        if self.found.len() == MOST_REFERENCES {
+            self.refused.get_or_insert_with(|| Refused::Unreadable("it refers to too much".into()));
+            return;
+        }
         self.found.push(Reference { id: id.to_owned(), strict, param });
     }
 

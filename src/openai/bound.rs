@@ -11,12 +11,11 @@
 use std::borrow::Cow;
 
 use memchr::{memchr, memchr2};
-use serde_json::value::RawValue;
 
 use super::endpoint::Endpoint;
 use super::fold::fold;
 use super::locate::{Depths, skip_space, value_end};
-use super::members::walk;
+use super::members::{elements, walk};
 use super::peek::{Field, Peek};
 
 /// Prompt tokens that one image can cost. The dearest known is gpt-4o-mini in high detail: 2833 and 5667 for each of at
@@ -340,9 +339,9 @@ fn is_plain_tool(word: &[u8]) -> bool {
 /// Whether an item of a Responses `input` stands for a stored one: it has an id, and neither a type nor what makes a
 /// message without one.
 fn has_reference(body: &[u8]) -> bool {
-    let is_reference = |item: &RawValue| {
+    let is_reference = |item: &str| {
         let (mut id, mut typed, mut role, mut content) = (false, false, false, false);
-        let read = walk(item.get(), |member| match member.key().as_ref() {
+        let read = walk(item, |member| match member.key().as_ref() {
             "id" => id = true,
             "type" => typed |= member.value != "null",
             "role" => role = true,
@@ -354,8 +353,8 @@ fn has_reference(body: &[u8]) -> bool {
     let mut found = false;
     let read = walk(std::str::from_utf8(body).unwrap_or_default(), |member| {
         if member.key() == "input" {
-            let items: Vec<&RawValue> = serde_json::from_str(member.value).unwrap_or_default();
-            found |= items.into_iter().any(is_reference);
+            // What is no list has no items.
+            let _ = elements(member.value, |item| found |= is_reference(item));
         }
     });
     found || read.is_err()

@@ -75,6 +75,11 @@ impl Labels {
         self.0.iter().all(Option::is_none)
     }
 
+    /// Their bytes in all.
+    pub fn length(&self) -> usize {
+        self.0.iter().flatten().map(|label| label.len()).sum()
+    }
+
     /// Whether there may be something to replace in a text, or a place for these labels.
     fn concern(&self, text: &[u8]) -> bool {
         may_hold_one(text) || !self.is_empty() && RESPONSE.find(text).is_some()

@@ -144,7 +144,7 @@ fn balance(text: &[u8]) -> Option<i64> {
 }
 
 /// Offset behind the closing quote of the string that opens at `at`.
-fn string_end(text: &[u8], at: usize) -> Option<usize> {
+pub(super) fn string_end(text: &[u8], at: usize) -> Option<usize> {
     let mut at = at + 1;
     loop {
         at += memchr::memchr2(b'"', b'\\', text.get(at..)?)?;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde::de::{Deserializer as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// One `"key": value` of an object: the raw texts and their byte offsets in the object's text.
@@ -36,9 +36,15 @@ impl<'a> Member<'a> {
         if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
             return Cow::Borrowed(inner);
         }
+        if inner.len() > LONGEST_ESCAPED {
+            return Cow::Borrowed(self.raw_key);
+        }
         serde_json::from_str::<String>(self.raw_key).map_or(Cow::Borrowed(self.raw_key), Cow::Owned)
     }
 }
+
+/// A longer key with escapes is none that we know: not even one whose characters are all written as two escapes of six bytes.
+const LONGEST_ESCAPED: usize = 1024;
 
 /// Why a text is not one JSON object.
 #[derive(Debug)]
@@ -87,10 +93,47 @@ pub(crate) fn walk<'a>(text: &'a str, each: impl FnMut(Member<'a>)) -> Result<()
     de.end().map_err(WalkError::Trailing)
 }
 
+/// Calls `each` for every element of the array that `text` is, in order.
+///
+/// # Errors
+/// The text is no array, or not valid.
+pub(crate) fn elements<'a>(text: &'a str, each: impl FnMut(&'a str)) -> Result<(), serde_json::Error> {
+    struct Elements<F>(F);
+
+    impl<'de, F: FnMut(&'de str)> Visitor<'de> for Elements<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a JSON array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+            while let Some(element) = seq.next_element::<&'de RawValue>()? {
+                (self.0)(element.get());
+            }
+            Ok(())
+        }
+    }
+
+    let mut de = serde_json::Deserializer::from_str(text);
+    de.deserialize_seq(Elements(each))?;
+    de.end()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn elements_are_the_raw_texts() {
+        let mut seen = Vec::new();
+        elements(r#" [1, {"a":[2]} ,"b"] "#, |element| seen.push(element)).unwrap();
+        assert_eq!(seen, ["1", r#"{"a":[2]}"#, r#""b""#]);
+        assert!(
+            elements("{}", |_| ()).is_err() && elements("[1", |_| ()).is_err() && elements("[] 1", |_| ()).is_err()
+        );
+    }
 
     #[test]
     fn offsets_point_at_the_raw_texts() {

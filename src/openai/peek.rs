@@ -93,6 +93,9 @@ impl Field {
     }
 }
 
+/// The longest text of a string that is read, in bytes; what is read is kept for as long as the request is open.
+const LONGEST_STRING: usize = 8 << 10;
+
 /// Where a member stands in the body, in bytes. `value_end` 0 says that it is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -149,7 +152,7 @@ pub struct Peek {
     pub requires_tool: bool,
     /// Whether `previous_response_id` is there (Responses).
     pub has_previous_response_id: bool,
-    /// `user`
+    /// `user`, up to 8 KiB.
     pub user: Option<String>,
     places: [Place; Field::ALL.len()],
     /// Members of the top-level object.
@@ -222,6 +225,7 @@ impl Peek {
         }
         *place = Place::of(member).ok_or_else(too_large)?;
         match field {
+            Field::Model if value.len() > LONGEST_STRING => return Err(wrong(name, "the name of a model")),
             Field::Model => self.model = Some(string(name, value)?.ok_or_else(|| wrong(name, "a string"))?),
             Field::Stream => self.stream = boolean(name, value)?.unwrap_or(false),
             Field::StreamOptions => self.read_stream_options(value)?,
@@ -236,6 +240,8 @@ impl Peek {
             Field::Tools => self.has_tools = value.starts_with('[') && !value[1..].trim_start().starts_with(']'),
             Field::ToolChoice => self.requires_tool = value == "\"required\"",
             Field::PreviousResponseId => self.has_previous_response_id = value != "null",
+            // Nothing is done with a longer one, which is no longer read than to see that it is a string.
+            Field::User if value.len() > LONGEST_STRING && value.starts_with('"') => {}
             Field::User => self.user = string(name, value)?,
         }
         Ok(())

@@ -11,6 +11,9 @@ static EFFORT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"reaso
 static REASONING: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"reasoning\""));
 static THINKING: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"thinking\""));
 
+/// A longer value says more than no.
+const LONGEST: usize = 4 << 10;
+
 /// What a request says about thinking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ThinkingWish {
@@ -27,7 +30,11 @@ impl ThinkingWish {
     pub fn of(body: &[u8]) -> Self {
         let value = |finder: &Finder<'static>| {
             let hit = top_level(body, finder)?;
-            serde_json::from_slice::<Value>(&body[hit.value_at..value_end(body, hit.value_at)?]).ok()
+            let text = &body[hit.value_at..value_end(body, hit.value_at)?];
+            match text.len() {
+                0..=LONGEST => serde_json::from_slice::<Value>(text).ok(),
+                _ => Some(Value::Bool(true)),
+            }
         };
         let mut wish = Self::Unsaid;
         let said = [

@@ -1,15 +1,16 @@
 //! Reads which tools a request lets the provider run, and how often.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use memchr::memmem;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{Hosted, Kind, Limit, Tool};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::fold::fold;
-use crate::openai::members::walk;
+use crate::openai::members::{elements, walk};
 use crate::openai::peek::{Field, Peek, PeekError};
 
 /// See [`Hosted::read`].
@@ -34,6 +35,9 @@ pub(super) fn hosted(endpoint: &Endpoint, body: &[u8]) -> Result<Option<Hosted>,
     Ok(Some(Hosted { tools: reading.tools, limit }))
 }
 
+/// No provider has so many kinds of tools, or names in its price list for one kind. A body may have millions.
+const MOST_KINDS: usize = 64;
+
 /// What a body's members say.
 struct Reading<'a> {
     endpoint: &'a Endpoint,
@@ -51,10 +55,8 @@ impl Reading<'_> {
         let (responses, messages) = (*self.endpoint == Endpoint::Responses, *self.endpoint == Endpoint::Messages);
         match key {
             "tools" => {
-                let entries: Vec<&RawValue> = serde_json::from_str(value).unwrap_or_default();
-                for entry in entries {
-                    self.entry(entry.get());
-                }
+                // What is no list has no tools.
+                let _ = elements(value, |entry| self.entry(entry));
             }
             "max_tool_calls" if responses => match value.parse() {
                 Ok(calls) => self.max_tool_calls = Some(calls),
@@ -173,11 +175,22 @@ impl Reading<'_> {
     }
 
     fn add(&mut self, tool: Tool) {
+        let is_full = self.tools.len() == MOST_KINDS;
         match self.tools.iter_mut().find(|known| known.kind == tool.kind) {
             Some(known) => {
                 // Both may be used.
                 known.max_uses = known.max_uses.zip(tool.max_uses).map(|(one, other)| one.saturating_add(other));
-                known.prices.extend(tool.prices);
+                for price in tool.prices {
+                    match known.prices.contains(&price) {
+                        true => {}
+                        false if known.prices.len() < MOST_KINDS => known.prices.push(price),
+                        // The dearest counts, and it may be one that is left out.
+                        false => self.unbounded = true,
+                    }
+                }
+            }
+            None if is_full => {
+                self.refuse("tools", "The field 'tools' names too many kinds of tools that a provider runs.");
             }
             None => self.tools.push(tool),
         }
@@ -222,53 +235,103 @@ struct Container<'a> {
     memory_limit: Option<Cow<'a, str>>,
 }
 
-/// Whether an item of the input defines a tool: a `type` that is a tool's and not that of a call.
+/// Whether an item of the input defines a tool: a `type` that is a tool's and not that of a call. What is nested too deep to be
+/// read may.
 fn brings_tools(input: &str) -> bool {
-    let is_tool = |word: &str| {
-        matches!(word, "file_search" | "code_interpreter" | "mcp" | "image_generation" | "shell")
-            || word.starts_with("web_search") && !word.ends_with("_call")
-    };
-    fn any(value: &serde_json::Value, is_tool: &dyn Fn(&str) -> bool) -> bool {
-        match value {
-            serde_json::Value::Array(all) => all.iter().any(|value| any(value, is_tool)),
-            serde_json::Value::Object(all) => all.iter().any(|(key, value)| match value {
-                serde_json::Value::String(word) => key == "type" && is_tool(word),
-                value => any(value, is_tool),
-            }),
-            _ => false,
-        }
+    let mut found = false;
+    let mut reader = serde_json::Deserializer::from_str(input);
+    let read = Defined { found: &mut found, is_type: false }.deserialize(&mut reader);
+    found || read.is_err()
+}
+
+/// Looks for the `type` of a tool in a value.
+struct Defined<'f> {
+    found: &'f mut bool,
+    /// It stands under the key `type`.
+    is_type: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Defined<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
     }
-    serde_json::from_str::<serde_json::Value>(input).is_ok_and(|value| any(&value, &is_tool))
+}
+
+impl<'de> Visitor<'de> for Defined<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_str<E>(self, word: &str) -> Result<(), E> {
+        *self.found |= self.is_type
+            && (matches!(word, "file_search" | "code_interpreter" | "mcp" | "image_generation" | "shell")
+                || word.starts_with("web_search") && !word.ends_with("_call"));
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(Defined { found: &mut *self.found, is_type: false })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'_, str>>()? {
+            map.next_value_seed(Defined { found: &mut *self.found, is_type: key == "type" })?;
+        }
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
 }
 
 /// `tools` with a `max_uses` of `most` in each of Anthropic's that has none and takes one; `None` where nothing changes.
 pub(super) fn limited_tools(body: &[u8], peek: &Peek, most: u64) -> Option<String> {
     let place = peek.place(Field::Tools)?;
     let text = std::str::from_utf8(body.get(place.value_at as usize..place.value_end as usize)?).ok()?;
-    let entries: Vec<&RawValue> = serde_json::from_str(text).ok()?;
-    let mut changed = false;
-    let entries: Vec<String> = entries
-        .into_iter()
-        .map(|entry| {
-            let (mut takes, mut has) = (false, false);
-            let _ = walk(entry.get(), |member| match &*member.key() {
-                "type" => {
-                    let kind = serde_json::from_str::<String>(member.value).unwrap_or_default();
-                    takes |= kind.starts_with("web_search") || kind.starts_with("web_fetch");
-                }
-                "max_uses" => has |= member.value != "null",
-                _ => {}
-            });
-            let text = entry.get();
-            if !takes || has {
-                return text.to_owned();
+    let (mut changed, mut out) = (false, String::with_capacity(text.len() + 64));
+    elements(text, |entry| {
+        let (mut takes, mut has) = (false, false);
+        let _ = walk(entry, |member| match &*member.key() {
+            "type" => {
+                let kind = serde_json::from_str::<String>(member.value).unwrap_or_default();
+                takes |= kind.starts_with("web_search") || kind.starts_with("web_fetch");
             }
-            changed = true;
-            match text.trim_start_matches('{').trim_start().starts_with('}') {
-                true => format!("{{\"max_uses\":{most}}}"),
-                false => format!("{{\"max_uses\":{most},{}", &text[1..]),
-            }
-        })
-        .collect();
-    changed.then(|| format!("[{}]", entries.join(",")))
+            "max_uses" => has |= member.value != "null",
+            _ => {}
+        });
+        out.push(if out.is_empty() { '[' } else { ',' });
+        if !takes || has {
+            return out.push_str(entry);
+        }
+        changed = true;
+        match entry.trim_start_matches('{').trim_start().starts_with('}') {
+            true => out.push_str(&format!("{{\"max_uses\":{most}}}")),
+            false => out.push_str(&format!("{{\"max_uses\":{most},{}", &entry[1..])),
+        }
+    })
+    .ok()?;
+    out.push(']');
+    changed.then_some(out)
 }
