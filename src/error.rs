@@ -60,6 +60,8 @@ pub enum Fault {
     IdentityUnavailable,
     /// The ledger cannot be written, and the configuration refuses requests then: 503.
     LedgerUnavailable,
+    /// Other requests have the memory or the threads that this one needs: 503, and a retry cures it.
+    Overloaded,
     /// No such path: 404.
     UnknownPath,
     /// A known path, another method: 405.
@@ -100,7 +102,7 @@ impl Fault {
             | Self::PathNotMetered
             | Self::PathNotAllowed => 403,
             Self::RateLimited | Self::BudgetHeld => 429,
-            Self::IdentityUnavailable | Self::LedgerUnavailable => 503,
+            Self::IdentityUnavailable | Self::LedgerUnavailable | Self::Overloaded => 503,
             Self::UnknownPath | Self::ModelNotFound | Self::ObjectNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::BodyTimeout => 408,
@@ -140,6 +142,7 @@ impl Fault {
             Self::BudgetHeld => "budget_held",
             Self::IdentityUnavailable => "identity_unavailable",
             Self::LedgerUnavailable => "ledger_unavailable",
+            Self::Overloaded => "gateway_overloaded",
             Self::UnknownPath => "unknown_url",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::ModelNotFound => "model_not_found",
@@ -180,9 +183,11 @@ impl Fault {
             | Self::NotCached
             | Self::BodyTimeout => Blame::Client,
             Self::UpstreamUnreachable | Self::UpstreamTimeout | Self::UpstreamInterrupted => Blame::Provider,
-            Self::UpstreamAuthentication | Self::IdentityUnavailable | Self::LedgerUnavailable | Self::Internal => {
-                Blame::Gateway
-            }
+            Self::UpstreamAuthentication
+            | Self::IdentityUnavailable
+            | Self::LedgerUnavailable
+            | Self::Overloaded
+            | Self::Internal => Blame::Gateway,
         }
     }
 
@@ -195,6 +200,7 @@ impl Fault {
                 | Self::BudgetHeld
                 | Self::IdentityUnavailable
                 | Self::LedgerUnavailable
+                | Self::Overloaded
                 | Self::UpstreamUnreachable
                 | Self::UpstreamTimeout
                 | Self::UpstreamInterrupted
@@ -258,7 +264,7 @@ impl GatewayError {
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 28] = [
+    const ALL: [Fault; 29] = [
         Fault::PathNotAllowed,
         Fault::ObjectNotFound,
         Fault::UnsupportedParameter,
@@ -287,6 +293,7 @@ mod tests {
         Fault::BudgetHeld,
         Fault::IdentityUnavailable,
         Fault::LedgerUnavailable,
+        Fault::Overloaded,
     ];
 
     #[test]

@@ -44,6 +44,7 @@ use tls::{Certificates, Renewal};
 use crate::{
     admin::{Admin, ClientListener, Readiness},
     cache::{Cache, Purges},
+    capacity::Capacity,
     config::{Config, FileText, Listener, Loaded},
     connections::Connections,
     identity::Directory,
@@ -123,13 +124,15 @@ impl Server {
         let cache = Cache::open(&config.cache, purges).map_err(|error| StartError(vec![format!("cache: {error}")]))?;
         let directory = Directory::follow(&config.database.path);
         let objects = Arc::new(Objects::open(&config.database.path));
-        let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects));
+        let capacity = Arc::new(Capacity::new(Some(config.server.memory_budget)));
+        let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects, capacity));
         let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance)?));
         if let Some(snapshot) = snapshot {
             inherit(&engines, &governance, snapshot);
         }
         let config = engines.load().config.clone();
         tracing::info!("who can spend: {}", config.who_can_spend(governance.directory.holders()));
+        tracing::info!("memory budget: {}", config.server.memory_line());
         let conf = ServerConf {
             threads: config.server.threads,
             upgrade_sock: handover::listeners_socket(&socket).display().to_string(),
@@ -399,6 +402,7 @@ impl Reloader {
                 let old = self.engines.swap(Arc::new(new));
                 *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = text;
                 let new = self.engines.load();
+                self.governance.capacity.memory.set_limit(new.config.server.memory_budget);
                 let waiting = old.config.needs_restart(&new.config);
                 if !waiting.is_empty() {
                     tracing::warn!(keys = waiting.join(", "), "these keys change with a restart or an upgrade only");

@@ -10,9 +10,8 @@ use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
-use crate::connections::Cause;
-
 use super::{Admin, openapi::Refusals, readiness::NotReady, values::StatusWord};
+use crate::{capacity::Part, connections::Cause};
 
 /// How the gateway's own parts are.
 #[derive(Debug, Serialize, ToSchema)]
@@ -111,6 +110,9 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
     let usage = cache.usage();
     let bytes = [usage.memory_bytes, usage.memory_limit, usage.disk_bytes, usage.disk_limit];
     admin.metrics.cache(bytes, usage.memory_entries, cache.flights() as u64, usage.disk_errors);
+    let memory = admin.governance.capacity.memory.usage();
+    let parts = Part::LABELS.into_iter().zip(memory.used).chain([("limit", memory.limit)]);
+    admin.metrics.memory(parts, memory.waiting, [memory.waits, memory.refusals]);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.encode()).into_response()
 }
 

@@ -15,11 +15,12 @@ pub use pool::{NotRun, Pool};
 /// The part of the memory that the process may use which the budget has, where the configuration does not say.
 const DEFAULT_PART: u64 = 4;
 
-/// How long a request waits for room in the memory budget, and for a thread that parses.
+/// How long a request waits for room in the memory budget.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a request waits for a thread that counts: a turn there may take seconds.
-pub const COUNTING_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request waits for a thread of a pool. Longer, because its body has been sent by then, and because a turn may take
+/// seconds.
+pub const THREAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Requests that may wait for a thread of either pool; the next one is refused at once.
 const QUEUE: usize = 1024;
@@ -47,11 +48,8 @@ impl Capacity {
     }
 
     /// The pool in which a text of so many bytes is counted.
-    pub fn counting(&self, bytes: usize) -> (&Pool, Duration) {
-        match bytes {
-            0..=LONG => (&self.parsing, PATIENCE),
-            _ => (&self.counting, COUNTING_PATIENCE),
-        }
+    pub fn counting_of(&self, bytes: usize) -> &Pool {
+        if bytes > LONG { &self.counting } else { &self.parsing }
     }
 }
 

@@ -61,10 +61,12 @@ impl Verdict {
                 let mut warnings = here(loaded.warnings);
                 warnings.extend(here(certificates.warnings));
                 let summary = format!(
-                    "{}\n{}: who can spend: {}",
+                    "{}\n{}: who can spend: {}\n{}: memory budget: {}",
                     summary(&loaded.config),
                     file.display(),
-                    loaded.config.who_can_spend(None)
+                    loaded.config.who_can_spend(None),
+                    file.display(),
+                    loaded.config.server.memory_line()
                 );
                 Self { file: file.into(), faults, warnings, summary }
             }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::base_url::BaseUrl;
 pub use super::raw::Limits;
+use crate::capacity;
 use crate::types::{NanoUsd, Secret, TenantId};
 
 /// Everything `can serve` needs to know.
@@ -91,6 +92,17 @@ pub struct Server {
     pub upgrade_socket: PathBuf,
     /// Idle upstream connections that each worker thread keeps for reuse.
     pub upstream_pool: usize,
+    /// Bytes that bodies, what is made of them and held replies may take at once.
+    pub memory_budget: u64,
+}
+
+impl Server {
+    /// The memory budget for people: how much, and how much the process may use in all.
+    pub fn memory_line(&self) -> String {
+        let mib = |bytes: u64| bytes >> 20;
+        let (budget, usable) = (mib(self.memory_budget), mib(capacity::usable_memory()));
+        format!("{budget} MiB for bodies and held replies, of {usable} MiB that the process may use")
+    }
 }
 
 /// Bounds on what a client may send.
@@ -98,6 +110,8 @@ pub struct Server {
 pub struct Http {
     /// Largest JSON body that is read; above it the client gets a 413.
     pub max_body_bytes: usize,
+    /// Most values in a JSON body, keys counted as well; above it the client gets a 400.
+    pub max_json_values: usize,
     /// A whole body must have arrived within this time, or the client gets a 408.
     pub body_timeout: Duration,
     /// The header of a request must have arrived within this time, or its connection is closed.
@@ -541,7 +555,7 @@ impl Config {
         let changed = [
             ("listen", listens(self) != listens(new)),
             ("admin", self.admin != new.admin),
-            ("server", self.server != new.server),
+            ("server", self.server != Server { memory_budget: self.server.memory_budget, ..new.server.clone() }),
             ("log", self.log != new.log),
             ("cache.memory", self.cache.memory != new.cache.memory),
             ("cache.disk", self.cache.disk != new.cache.disk),

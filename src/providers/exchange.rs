@@ -51,7 +51,7 @@ pub fn translate(
     };
     let read = || read().and_then(require_ranges);
     let mut exchange = Exchange { lost: Vec::new(), steps: Vec::new(), dialect: provider.dialect };
-    let mut chat = match endpoint {
+    let chat = match endpoint {
         Endpoint::ChatCompletions => read()?,
         Endpoint::Messages => exchange.add(messages::request(&read()?, model)?),
         Endpoint::Responses => exchange.add(responses::request(&read()?, model)?),
@@ -65,9 +65,17 @@ pub fn translate(
         }
     };
     let body = match provider.dialect {
-        Dialect::OpenAi => plain(provider, model.name, &mut chat)?,
-        Dialect::Anthropic => exchange.add(anthropic::request(&chat, model)?).to_string().into(),
-        Dialect::Ollama => exchange.add(ollama::request(&chat, model)?).to_string().into(),
+        Dialect::OpenAi => plain(provider, model.name, chat, body.len())?,
+        Dialect::Anthropic => {
+            let asked = exchange.add(anthropic::request(&chat, model)?);
+            drop(chat);
+            write(&asked, body.len())
+        }
+        Dialect::Ollama => {
+            let asked = exchange.add(ollama::request(&chat, model)?);
+            drop(chat);
+            write(&asked, body.len())
+        }
     };
     exchange.steps.reverse();
     Ok((body, exchange))
@@ -88,8 +96,16 @@ fn require_ranges(body: Value) -> Result<Value, Refusal> {
     }
 }
 
+/// A body's text, in a buffer that does not grow for a text of about the size of the client's.
+fn write(body: &Value, size: usize) -> Bytes {
+    let mut text = Vec::with_capacity(size + size / 16 + 256);
+    // Writing to a Vec cannot fail.
+    let _ = serde_json::to_writer(&mut text, body);
+    text.into()
+}
+
 /// A Chat request as its vendor wants it.
-fn plain(provider: &Provider, model: &str, chat: &mut Value) -> Result<Bytes, Refusal> {
+fn plain(provider: &Provider, model: &str, mut chat: Value, size: usize) -> Result<Bytes, Refusal> {
     let messages = chat.get_mut("messages").and_then(Value::as_array_mut);
     for message in messages.into_iter().flatten().filter_map(Value::as_object_mut) {
         // Only Anthropic's dialect has a place for them.
@@ -101,7 +117,8 @@ fn plain(provider: &Provider, model: &str, chat: &mut Value) -> Result<Bytes, Re
     {
         object.entry("max_tokens").or_insert(limit);
     }
-    let body = Bytes::from(chat.to_string());
+    let body = write(&chat, size);
+    drop(chat);
     let peek = Peek::parse(&body).map_err(|error| Refusal::new(error.param.unwrap_or_default(), error.message))?;
     let edits = quirks::edits(&Endpoint::ChatCompletions, provider, model, &body, &peek);
     Ok(splice(&body, &peek, &edits))

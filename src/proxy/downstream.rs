@@ -30,13 +30,22 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use crate::cache::{Lead, Outcome};
+use crate::{
+    cache::{Lead, Outcome},
+    capacity::{MemoryBudget, Part, Refused, SMALL, Share},
+};
 
 /// One `write_timeout` covers one piece, so a slow provider may take a large body at its own pace.
 const PIECE: usize = 256 * 1024;
 
 /// Bodies up to this size are replayed by Pingora's own buffer; larger ones need the decorator.
 pub const NATIVE_REPLAY: usize = 64 * 1024;
+
+/// The memory budget has no room for a reply that must be held; never seen by a client.
+pub const NO_ROOM: ErrorType = ErrorType::Custom("NoRoom");
+
+/// Bytes by which the room of a held reply grows.
+const STEP: u64 = 256 << 10;
 
 /// Turns a complete reply into what the client gets: may change status, headers and body.
 pub type Finish = Box<dyn FnOnce(&mut ResponseHeader, Bytes) -> Bytes + Send + Sync>;
@@ -95,9 +104,30 @@ enum Hold {
     #[default]
     Off,
     /// The next final response header is kept back.
-    Armed { limit: Limit, finish: Finish },
+    Armed { limit: Limit, finish: Finish, room: Room },
     /// Header and body so far.
-    Holding { limit: Limit, finish: Finish, header: Box<ResponseHeader>, chunks: Vec<Bytes>, length: usize },
+    Holding { limit: Limit, finish: Finish, room: Room, header: Box<ResponseHeader>, chunks: Vec<Bytes>, length: usize },
+}
+
+/// The room of a held reply in the memory budget.
+struct Room {
+    memory: Arc<MemoryBudget>,
+    share: Option<Share>,
+}
+
+impl Room {
+    /// Makes room for a body of so many bytes: its pieces, and the whole that is made of them at the end. A small one is free.
+    fn fit(&mut self, length: usize) -> Result<(), Refused> {
+        if length <= SMALL {
+            return Ok(());
+        }
+        let wanted = 2 * length as u64;
+        match &mut self.share {
+            Some(share) if wanted > share.bytes() => share.grow((wanted - share.bytes()).max(STEP)),
+            Some(_) => Ok(()),
+            None => self.memory.try_draw(Part::Reply, wanted.max(STEP)).map(|share| self.share = Some(share)),
+        }
+    }
 }
 
 impl Decorator {
@@ -116,6 +146,13 @@ impl Decorator {
         *lock(&self.shared().replay) = Some(Replay { body, sent });
     }
 
+    /// Lets go of the body, of which another will be set before the next attempt.
+    pub fn forget_body(&self) {
+        if let Some(replay) = self.shared.get().and_then(|shared| lock(&shared.replay).take()) {
+            drop(replay);
+        }
+    }
+
     /// Lets go of the body if all of it has been sent.
     pub fn forget_sent_body(&self) {
         let Some(shared) = self.shared.get() else { return };
@@ -125,9 +162,11 @@ impl Decorator {
     }
 
     /// Keeps the next response header back until the body is complete, then calls `finish` with both. A body over
-    /// `limit` bytes is let through unfinished, or breaks the exchange where it `must` be finished.
-    pub fn hold(&self, limit: usize, must: bool, finish: Finish) {
-        *lock(&self.shared().hold) = Hold::Armed { limit: Limit { bytes: limit, must }, finish };
+    /// `limit` bytes, or one that finds no room in the memory budget, is let through unfinished, or breaks the exchange where it
+    /// `must` be finished.
+    pub fn hold(&self, limit: usize, must: bool, memory: &Arc<MemoryBudget>, finish: Finish) {
+        let room = Room { memory: memory.clone(), share: None };
+        *lock(&self.shared().hold) = Hold::Armed { limit: Limit { bytes: limit, must }, finish, room };
     }
 
     /// From now on a client that leaves, or does not read, does not end the exchange while others follow `lead`; with
@@ -352,34 +391,46 @@ impl Layer {
     fn consider(&self, task: HttpTask) -> Verdict {
         let mut hold = lock(&self.shared.hold);
         match (mem::take(&mut *hold), task) {
-            (Hold::Armed { limit, finish }, HttpTask::Header(header, false)) if !header.status.is_informational() => {
-                *hold = Hold::Holding { limit, finish, header, chunks: Vec::new(), length: 0 };
+            (Hold::Armed { limit, finish, room }, HttpTask::Header(header, false))
+                if !header.status.is_informational() =>
+            {
+                *hold = Hold::Holding { limit, finish, room, header, chunks: Vec::new(), length: 0 };
                 Verdict::Kept
             }
             (armed @ Hold::Armed { .. }, task @ HttpTask::Header(_, false)) => {
                 *hold = armed;
                 Verdict::Pass(task)
             }
-            (Hold::Armed { finish, .. }, HttpTask::Header(header, true)) => complete(finish, header, Vec::new(), None),
-            (Hold::Holding { limit, finish, header, mut chunks, length }, HttpTask::Body(data, end)) => {
+            (Hold::Armed { finish, room, .. }, HttpTask::Header(header, true)) => {
+                complete(finish, room, header, Vec::new(), None)
+            }
+            (Hold::Holding { limit, finish, mut room, header, mut chunks, length }, HttpTask::Body(data, end)) => {
                 let length = length + data.as_ref().map_or(0, Bytes::len);
                 chunks.extend(data.filter(|d| !d.is_empty()));
-                if end {
-                    complete(finish, header, chunks, None)
+                let fits = room.fit(length).is_ok();
+                if !fits && limit.must {
+                    Verdict::Fail(Error::explain(NO_ROOM, "the reply finds no room in the memory budget").into_up())
+                } else if end && fits {
+                    complete(finish, room, header, chunks, None)
                 } else if length > limit.bytes && limit.must {
                     Verdict::Fail(Error::explain(ErrorType::ReadError, "the reply is too large to be held").into_up())
-                } else if length > limit.bytes {
+                } else if length > limit.bytes || !fits {
                     let mut tasks = vec![HttpTask::Header(header, false)];
                     tasks.extend(chunks.into_iter().map(|c| HttpTask::Body(Some(c), false)));
+                    if end {
+                        tasks.push(HttpTask::Done);
+                    }
                     Verdict::LetThrough(tasks)
                 } else {
-                    *hold = Hold::Holding { limit, finish, header, chunks, length };
+                    *hold = Hold::Holding { limit, finish, room, header, chunks, length };
                     Verdict::Kept
                 }
             }
-            (Hold::Holding { finish, header, chunks, .. }, HttpTask::Done) => complete(finish, header, chunks, None),
-            (Hold::Holding { finish, header, chunks, .. }, HttpTask::Trailer(trailers)) => {
-                complete(finish, header, chunks, trailers)
+            (Hold::Holding { finish, room, header, chunks, .. }, HttpTask::Done) => {
+                complete(finish, room, header, chunks, None)
+            }
+            (Hold::Holding { finish, room, header, chunks, .. }, HttpTask::Trailer(trailers)) => {
+                complete(finish, room, header, chunks, trailers)
             }
             // What was held is gone: nothing reached the client, so another attempt may still answer.
             (Hold::Holding { .. }, HttpTask::Failed(error)) => Verdict::Fail(error),
@@ -393,6 +444,7 @@ impl Layer {
 
 fn complete(
     finish: Finish,
+    room: Room,
     mut header: Box<ResponseHeader>,
     mut chunks: Vec<Bytes>,
     trailers: Option<Box<HeaderMap>>,
@@ -403,10 +455,16 @@ fn complete(
         _ => {
             let mut whole = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
             chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+            drop(chunks);
             whole.freeze()
         }
     };
     let body = finish(&mut header, body);
+    let body = match room.share {
+        // Until the client has read it.
+        Some(share) => share.hold(body),
+        None => body,
+    };
     header.remove_header(&http::header::TRANSFER_ENCODING);
     // The value is a number: inserting it cannot fail.
     let _ = header.insert_header(http::header::CONTENT_LENGTH, body.len());

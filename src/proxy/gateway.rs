@@ -150,12 +150,13 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway that follows `engines` as they are swapped.
     pub fn new(engines: Arc<ArcSwap<Engines>>, governance: Arc<Governance>, metrics: Arc<Metrics>) -> Self {
+        let capacity = governance.capacity.clone();
         Self {
             engines,
             governance,
             metrics,
             resolver: Resolver::default(),
-            contexts: ContextLengths::default(),
+            contexts: ContextLengths::new(capacity),
             connector: Connector::new(None),
             models: phase::models::Known::default(),
         }

@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::{
     cache::Cache,
+    capacity::Capacity,
     config::{self, Config, ProviderObjects},
     identity::{Directory, Scope, Scopes, Token},
     ledger::{Account, Covers, Ledger, Rule},
@@ -31,14 +32,23 @@ pub struct Governance {
     pub cache: Arc<Cache>,
     /// Whose the providers' objects are.
     pub objects: Arc<Objects>,
+    /// Memory, and threads for long work.
+    pub capacity: Arc<Capacity>,
     tenant_meters: Mutex<HashMap<TenantId, Arc<Meter>>>,
     token_meters: Mutex<HashMap<TokenId, Arc<Meter>>>,
 }
 
 impl Governance {
     /// Nothing is counted yet.
-    pub fn new(directory: Arc<Directory>, ledger: Arc<Ledger>, cache: Arc<Cache>, objects: Arc<Objects>) -> Self {
-        Self { directory, ledger, cache, objects, tenant_meters: Mutex::default(), token_meters: Mutex::default() }
+    pub fn new(
+        directory: Arc<Directory>,
+        ledger: Arc<Ledger>,
+        cache: Arc<Cache>,
+        objects: Arc<Objects>,
+        capacity: Arc<Capacity>,
+    ) -> Self {
+        let (tenant_meters, token_meters) = (Mutex::default(), Mutex::default());
+        Self { directory, ledger, cache, objects, capacity, tenant_meters, token_meters }
     }
 }
 

@@ -10,7 +10,7 @@ use pingora_proxy::Session;
 
 use crate::{
     cache::{Failure, Form, Server},
-    error::GatewayError,
+    error::{Fault, GatewayError},
     limits::{Quota, go_duration},
     openai::{self, ErrorBody},
     proxy::{context::Context, cors},
@@ -107,6 +107,9 @@ fn hints(error: &GatewayError) -> Vec<(&'static str, String)> {
     let mut headers = Vec::new();
     if !error.retry_may_help() {
         headers.push(("x-should-retry", "false".to_owned()));
+    } else if error.fault == Fault::Overloaded {
+        // For SDKs that would not repeat a large upload on their own.
+        headers.push(("x-should-retry", "true".to_owned()));
     }
     headers.extend(error.extra.iter().flat_map(|extra| extra.headers.iter().cloned()));
     if let Some(after) = error.retry_after {

@@ -67,6 +67,10 @@ pub struct Metrics {
     connections: IntGaugeVec,
     connections_closed: IntCounterVec,
     connections_refused: IntCounterVec,
+    memory_bytes: IntGaugeVec,
+    memory_waiting: IntGauge,
+    memory_waits: IntCounter,
+    memory_refused: IntCounter,
 }
 
 /// One open request; gives its place back on drop.
@@ -167,6 +171,14 @@ impl Metrics {
             &["tier", "part"],
         )?;
         registry.register(Box::new(cache_bytes.clone()))?;
+        let memory_bytes = IntGaugeVec::new(
+            Opts::new(
+                "can_memory_budget_bytes",
+                "Bytes of the memory budget, as of the scrape. `part`: bodies of requests, work (what is made of them), replies that are held, limit.",
+            ),
+            &["part"],
+        )?;
+        registry.register(Box::new(memory_bytes.clone()))?;
         let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
             let metric = IntGauge::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
@@ -199,6 +211,19 @@ impl Metrics {
             cache_flights: gauge(
                 "can_cache_flights",
                 "Replies being made that identical requests read along with, as of the scrape.",
+            )?,
+            memory_bytes,
+            memory_waiting: gauge(
+                "can_memory_budget_waiting",
+                "Requests that wait for room in the memory budget, as of the scrape.",
+            )?,
+            memory_waits: single(
+                "can_memory_budget_waits_total",
+                "Requests that had to wait for room in the memory budget.",
+            )?,
+            memory_refused: single(
+                "can_memory_budget_refused_total",
+                "Times that the memory budget had no room for something.",
             )?,
             cache_disk_errors: single(
                 "can_cache_disk_errors_total",
@@ -487,6 +512,21 @@ impl Metrics {
     /// When the certificate of a listener ends, in seconds since 1970.
     pub fn certificate_expires(&self, listener: &str, at: i64) {
         self.certificates.with_label_values(&[listener]).set(at);
+    }
+
+    /// How the memory budget stands: bytes by part, requests that wait, and its totals: those that waited, those refused.
+    pub fn memory(
+        &self,
+        parts: impl Iterator<Item = (&'static str, u64)>,
+        waiting: usize,
+        [waits, refusals]: [u64; 2],
+    ) {
+        for (part, bytes) in parts {
+            self.memory_bytes.with_label_values(&[part]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        self.memory_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.memory_waits.inc_by(waits.saturating_sub(self.memory_waits.get()));
+        self.memory_refused.inc_by(refusals.saturating_sub(self.memory_refused.get()));
     }
 
     /// A reload was `applied` or `refused`.

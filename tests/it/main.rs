@@ -26,6 +26,7 @@ mod layers;
 mod leaving;
 mod ledger_size;
 mod lifecycle;
+mod memory;
 mod money;
 mod objects;
 mod ownership;

@@ -11,6 +11,10 @@ use crate::config::values::{HumanDuration, HumanSize};
 pub struct Http {
     /// Largest JSON body that is read; a larger one is refused with 413. Forwarded uploads have no limit here.
     pub max_body: HumanSize,
+    /// Most values in a JSON body: objects, arrays, their elements and members, keys counted as well. A body with more is
+    /// refused with 400, because what the gateway makes of it would take a hundred times its size.
+    #[schemars(range(min = 65_536, max = 100_000_000))]
+    pub max_json_values: u32,
     /// A whole JSON body must have arrived within this time, or it is refused with 408.
     pub body_timeout: HumanDuration,
     /// The header of a request must have arrived within this time from its first byte, and that of the first request from the
@@ -28,6 +32,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             max_body: HumanSize::mib(64),
+            max_json_values: 1_000_000,
             body_timeout: HumanDuration::secs(60),
             header_timeout: HumanDuration::secs(15),
             keepalive: HumanDuration::secs(60),

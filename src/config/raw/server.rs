@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::values::HumanDuration;
+use crate::config::values::{HumanDuration, HumanSize};
 
 /// Settings of the process.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -39,6 +39,13 @@ pub struct Server {
     /// Idle upstream connections that each worker thread keeps open for reuse.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub upstream_pool: u32,
+    /// Bytes that bodies of requests, what is made of them (JSON trees, translated bodies) and held replies may take at once,
+    /// all requests together. Drawn before it is taken; bodies and replies of up to 64KiB are exempt. A request that finds no
+    /// room waits for 2 s, then gets a 503 with `retry-after` (code `gateway_overloaded`); a body of more than half of the
+    /// budget is refused with 413. Putting a body into another dialect takes about five times its size. Without it: a quarter of the memory
+    /// that the process may use, which is the machine's or the limit of its control group.
+    #[schemars(example = &"512MiB")]
+    pub memory_budget: Option<HumanSize>,
 }
 
 impl Default for Server {
@@ -51,6 +58,7 @@ impl Default for Server {
             max_connections_per_address: None,
             upgrade_socket: None,
             upstream_pool: 512,
+            memory_budget: None,
         }
     }
 }

@@ -23,6 +23,10 @@ use super::{
     resolved::*,
     yaml::{Node, Yaml},
 };
+use crate::capacity;
+
+/// The least budget that serves bodies of the usual size, in bytes.
+const LEAST_MEMORY_BUDGET: u64 = 4 << 20;
 
 /// What resolving looks at besides the file's content.
 pub struct Context<'a> {
@@ -105,6 +109,7 @@ impl Resolver<'_> {
             server,
             http: Http {
                 max_body_bytes: file.http.max_body.bytes(),
+                max_json_values: file.http.max_json_values as usize,
                 body_timeout: file.http.body_timeout.0,
                 header_timeout: file.http.header_timeout.0,
                 keepalive: file.http.keepalive.0,
@@ -162,7 +167,16 @@ impl Resolver<'_> {
                 }
             },
             upstream_pool: server.upstream_pool as usize,
+            memory_budget: self.memory_budget(server),
         }
+    }
+
+    fn memory_budget(&mut self, server: &raw::Server) -> u64 {
+        let configured = server.memory_budget.map(|size| size.0);
+        if configured.is_some_and(|bytes| bytes < LEAST_MEMORY_BUDGET) {
+            self.fault(&Path::of(&["server", "memory_budget"]), "must be at least 4MiB");
+        }
+        capacity::budget_of(configured)
     }
 
     /// Bounds that nothing could ever meet.

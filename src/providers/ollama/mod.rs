@@ -28,6 +28,7 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 pub use estimate::prompt_tokens;
 
 use crate::{
+    capacity::{Capacity, THREAD_PATIENCE},
     config::{Dialect, Provider},
     error::{Fault, GatewayError},
     openai::{Endpoint, Peek},
@@ -49,12 +50,12 @@ const REPLY: std::ops::RangeInclusive<u64> = 1024..=8192;
 const RAISED: Duration = Duration::from_secs(300);
 /// Models remembered at once. Clients may choose names, so there is a limit.
 const REMEMBERED: usize = 1024;
-/// Bodies above this are read on the blocking pool: a long read must not delay other requests' events.
-const READ_INLINE: usize = 1 << 20;
+/// Bodies above this are read on threads of their own: a long read must not delay other requests' events.
+const READ_INLINE: usize = 256 << 10;
 
 /// What is known about the context lengths of the models of each Ollama.
-#[derive(Default)]
 pub struct ContextLengths {
+    capacity: Arc<Capacity>,
     /// By base URL and model.
     slots: Mutex<HashMap<(String, String), Arc<Slot>>>,
 }
@@ -94,6 +95,11 @@ enum Effort {
 }
 
 impl ContextLengths {
+    /// Nothing is known yet. Large bodies are read on the threads of `capacity`.
+    pub fn new(capacity: Arc<Capacity>) -> Self {
+        Self { capacity, slots: Mutex::default() }
+    }
+
     /// The context to ask for, where the provider is asked in Ollama's own dialect and `model` has to run with a longer one than
     /// it does. Refuses a request that does not fit.
     ///
@@ -129,7 +135,7 @@ impl ContextLengths {
             return Ok(raised);
         }
         let embeds = *endpoint == Endpoint::Embeddings;
-        let prompt = count(body, embeds).await;
+        let prompt = count(&self.capacity, body, embeds).await;
         if prompt <= short {
             return Ok(raised);
         }
@@ -235,12 +241,13 @@ impl Lengths {
     }
 }
 
-async fn count(body: &Bytes, embeds: bool) -> u64 {
+async fn count(capacity: &Capacity, body: &Bytes, embeds: bool) -> u64 {
     if body.len() <= READ_INLINE {
         return prompt_tokens(body, embeds);
     }
     let (copy, length) = (body.clone(), body.len());
-    tokio::task::spawn_blocking(move || prompt_tokens(&copy, embeds)).await.unwrap_or_else(|_| estimate::tokens(length))
+    let counted = capacity.parsing.run(THREAD_PATIENCE, move || prompt_tokens(&copy, embeds)).await;
+    counted.unwrap_or_else(|_| estimate::tokens(length))
 }
 
 fn refusal(model: &str, prompt: u64, reply: Option<u64>, limit: u64, maximum: Option<u64>) -> String {

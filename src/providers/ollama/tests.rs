@@ -38,7 +38,7 @@ const NUM_CTX: &str = r#"{"parameters":"num_ctx 4096"}"#;
 #[tokio::test]
 async fn an_answer_serves_for_a_minute() {
     let (provider, asked) = ollama(NUM_CTX).await;
-    let known = ContextLengths::default();
+    let known = ContextLengths::new(Arc::new(Capacity::new(None)));
     let lengths = Some(Lengths { running: Some(4096), maximum: None });
     for _ in 0..3 {
         assert_eq!(known.lengths(&provider, "m", Effort::Ask).await, lengths);
@@ -57,7 +57,7 @@ async fn an_answer_serves_for_a_minute() {
 #[tokio::test]
 async fn many_at_once_ask_once() {
     let (provider, asked) = ollama(NUM_CTX).await;
-    let known = ContextLengths::default();
+    let known = ContextLengths::new(Arc::new(Capacity::new(None)));
     let all = (0..32).map(|_| known.lengths(&provider, "m", Effort::Load { for_embeddings: false }));
     let answers = futures::future::join_all(all).await;
     assert!(answers.iter().all(|a| a.is_some_and(|lengths| lengths.running == Some(4096))));
@@ -67,7 +67,7 @@ async fn many_at_once_ask_once() {
 #[tokio::test]
 async fn no_answer_is_remembered_for_a_shorter_time() {
     let (provider, asked) = ollama("what?").await;
-    let known = ContextLengths::default();
+    let known = ContextLengths::new(Arc::new(Capacity::new(None)));
     for _ in 0..3 {
         assert_eq!(known.lengths(&provider, "m", Effort::Ask).await, None);
     }
@@ -84,19 +84,19 @@ async fn an_ollama_that_accepts_and_says_nothing_costs_five_seconds() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let provider = provider(&format!("http://{}", listener.local_addr().unwrap()));
     let begun = Instant::now();
-    assert_eq!(ContextLengths::default().lengths(&provider, "m", Effort::Ask).await, None);
+    assert_eq!(ContextLengths::new(Arc::new(Capacity::new(None))).lengths(&provider, "m", Effort::Ask).await, None);
     assert_eq!(begun.elapsed().as_secs(), 5);
 }
 
 #[tokio::test]
 async fn tls_is_not_asked() {
     let provider = provider("https://ollama.invalid");
-    assert_eq!(ContextLengths::default().lengths(&provider, "m", Effort::Ask).await, None);
+    assert_eq!(ContextLengths::new(Arc::new(Capacity::new(None))).lengths(&provider, "m", Effort::Ask).await, None);
 }
 
 #[tokio::test]
 async fn memory_is_bounded_and_keeps_what_is_in_use() {
-    let (provider, known) = (provider("http://127.0.0.1:1"), ContextLengths::default());
+    let (provider, known) = (provider("http://127.0.0.1:1"), ContextLengths::new(Arc::new(Capacity::new(None))));
     let used = known.slot(&provider, "used");
     for n in 0..3 * REMEMBERED {
         known.slot(&provider, &n.to_string());

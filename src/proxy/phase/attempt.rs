@@ -15,6 +15,7 @@ use pingora_proxy::Session;
 use super::{cache, identify, plan, respond::ALL_DOWN, translate};
 use crate::{
     config::{ClientLeft, Dialect, Provider},
+    error::Fault,
     openai::Endpoint,
     proxy::{
         context::{Attempt, Context, Prepared},
@@ -66,6 +67,8 @@ pub async fn begin(session: &Session, ctx: &mut Context, resolver: &Resolver) ->
     {
         // The first attempt was prepared before, so a provider has failed by now.
         tracing::debug!(id = %ctx.id, refusal = &*refusal.message, "no other deployment can be asked this");
+        // What is only for the moment is told.
+        ctx.refusal = Some(refusal).filter(|refusal| refusal.fault == Fault::Overloaded);
         return Err(Error::explain(ALL_DOWN, "no other deployment can be asked this").into_up());
     }
     let Some(prepared) = ctx.prepared.take() else {

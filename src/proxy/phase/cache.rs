@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use pingora_proxy::Session;
-use tokio::task::spawn_blocking;
 
 use super::{Stop, invalid, plan, relay};
 use crate::{
@@ -19,6 +18,7 @@ use crate::{
     proxy::{
         context::{Body, Cached, Context, Course},
         forwarded,
+        heavy::{self, Load},
         reply::{self, Reader},
     },
     routing::Plan,
@@ -32,8 +32,6 @@ struct Question {
     family: String,
     query: String,
     headers: Vec<(String, Vec<u8>)>,
-    directives: Directives,
-    config: Arc<Config>,
 }
 
 /// What becomes of one that followed.
@@ -137,9 +135,18 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
         return Ok("stored_prompt");
     }
     let Some(body) = &ctx.body else { return Ok("endpoint") };
-    let inline = body.bytes.len() <= plan::PARSE_INLINE;
+    let (bytes, values) = (body.bytes.len(), body.values);
     // Most of what is asked ends here, so nothing is made before.
-    if inline && let Decision::Bypass(reason) = judge(&ctx.endpoint, body, directives, &ctx.engines.config) {
+    let decision = match Load::reading(bytes) {
+        load if load.is_light() => judge(&ctx.endpoint, body, directives, &ctx.engines.config),
+        load => {
+            let (endpoint, body) = (ctx.endpoint.clone(), (**body).clone());
+            let (directives, config) = (*directives, ctx.engines.config.clone());
+            let work = move |_share| judge(&endpoint, &body, &directives, &config);
+            heavy::run(&ctx.governance.capacity, load, work).await?
+        }
+    };
+    if let Decision::Bypass(reason) = decision {
         return Ok(reason);
     }
     let model = first.model.clone();
@@ -157,24 +164,16 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
         family: family(plan, &model),
         query: session.req_header().uri.query().unwrap_or_default().to_owned(),
         headers,
-        directives: *directives,
-        config: ctx.engines.config.clone(),
     };
-    let Some(body) = ctx.body.take() else { return Ok("endpoint") };
-    let (body, answer) = if inline {
-        let answer = question.key(&body);
-        (body, answer)
-    } else {
-        let work = spawn_blocking(move || {
-            let answer = match judge(&question.endpoint, &body, &question.directives, &question.config) {
-                Decision::Bypass(reason) => Err(reason),
-                Decision::Cache => question.key(&body),
-            };
-            (body, answer)
-        });
-        work.await.map_err(|_| GatewayError::new(Fault::Internal, "The request body could not be read."))?
+    let load = Load::canonical(bytes, values);
+    let answer = match load.is_light() {
+        true => question.key(body),
+        false => {
+            let body = (**body).clone();
+            // Without room for it the request goes on, and only the cache has no part in it.
+            heavy::run(&ctx.governance.capacity, load, move |_share| question.key(&body)).await.unwrap_or(Err("memory"))
+        }
     };
-    ctx.body = Some(body);
     match answer {
         Err(reason) => Ok(reason),
         Ok((key, labels)) => {
@@ -184,6 +183,9 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
         }
     }
 }
+
+/// Bytes of the labels of a request that may be cached.
+const MOST_LABELS: usize = 64 << 10;
 
 fn judge(endpoint: &Endpoint, body: &Body, directives: &Directives, config: &Config) -> Decision {
     let side_effect_tools = &config.cache.side_effect_tools;
@@ -203,7 +205,9 @@ impl Question {
             body: &body.bytes,
         };
         let key = parts.key().ok_or("body")?;
-        Ok((key, Labels::of(&body.bytes)))
+        let labels = Labels::of(&body.bytes);
+        // They are kept for as long as the request is open.
+        if labels.length() > MOST_LABELS { Err("body") } else { Ok((key, labels)) }
     }
 }
 

@@ -2,14 +2,16 @@
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::task::spawn_blocking;
 
 use super::settle;
 use crate::{
     config::Dialect,
-    error::{Fault, GatewayError},
+    error::GatewayError,
     openai::IMAGE_ESTIMATE,
-    proxy::context::Context,
+    proxy::{
+        context::Context,
+        heavy::{self, Load},
+    },
     routing::Plan,
 };
 
@@ -24,9 +26,9 @@ pub async fn answer(ctx: &mut Context) -> Result<Option<Bytes>, GatewayError> {
     }
     let images = body.bound.images.saturating_mul(IMAGE_ESTIMATE);
     let (model, bytes) = (first.model.clone(), body.bytes.clone());
-    let tokens = spawn_blocking(move || settle::count_prompt(&model, &bytes))
-        .await
-        .map_err(|_| GatewayError::new(Fault::Internal, "The prompt could not be counted."))?
-        .saturating_add(images);
+    let capacity = &ctx.governance.capacity;
+    let (pool, load) = (capacity.counting_of(bytes.len()), Load::reading(bytes.len()));
+    let work = move |_share| settle::count_prompt(&model, &bytes);
+    let tokens = heavy::run_in(pool, capacity, load, work).await?.saturating_add(images);
     Ok(Some(json!({ "input_tokens": tokens }).to_string().into()))
 }

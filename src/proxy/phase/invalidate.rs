@@ -20,7 +20,7 @@ pub async fn answer(session: &mut Session, ctx: &Context) -> Result<(u16, Bytes)
         let message = "Only a token may purge the cache. Present yours as `Authorization: Bearer chitty_…`.";
         return Err(GatewayError::new(Fault::MissingCredential, message).into());
     };
-    let body = read::body(session, &ctx.engines.config.http).await?;
+    let body = read::body(session, ctx).await?;
     let mut request = PurgeRequest::parse(&body).map_err(invalid)?;
     if !principal.may(Scope::Admin) {
         let tenant = &principal.party.id;

@@ -13,12 +13,14 @@ use pingora_proxy::Session;
 
 use super::{Stop, attempt, models, own, respond};
 use crate::{
+    capacity::SMALL,
     config::Dialect,
     error::{Fault, GatewayError},
     objects::{self, Class, Collected, Cursor, Page, Rule, Step},
     proxy::{
         context::Context,
         headers,
+        heavy::{self, Load},
         party::Principal,
         reply::{self, Reader},
         resolve::Resolver,
@@ -154,38 +156,56 @@ pub(super) async fn inspect_batch(
     }
     let longest = ctx.engines.config.http.max_body_bytes;
     let (mut line, mut number, begun) = (BytesMut::new(), 1_u64, Instant::now());
+    let mut room = None;
     while let Some(chunk) = reply.session.read_response_body().await.map_err(|error| failed(ctx, &error))? {
         let mut rest = &chunk[..];
         while let Some(end) = memchr::memchr(b'\n', rest) {
             line.extend_from_slice(&rest[..end]);
-            inspect_line(ctx, principal, target, &line, number)?;
-            line.clear();
+            inspect_line(ctx, principal, target, &mut line, number).await?;
             number += 1;
             rest = &rest[end + 1..];
         }
         line.extend_from_slice(rest);
+        match line.len() {
+            0..=SMALL => room = None,
+            length => heavy::fit(&ctx.governance.capacity, &mut room, 2 * length)?,
+        }
         if line.len() > longest || begun.elapsed() > MAX_INSPECTION {
             return Err(line_error(number, "it is too large to be checked").into());
         }
         // Other requests have their turn between two chunks.
         tokio::task::yield_now().await;
     }
-    inspect_line(ctx, principal, target, &line, number)?;
+    inspect_line(ctx, principal, target, &mut line, number).await?;
     release(reply.session, &reply.peer, upstream).await;
     Ok(())
 }
 
-fn inspect_line(
+/// Checks a line, and takes it out of the buffer.
+async fn inspect_line(
     ctx: &Context,
     principal: &Principal,
     target: &Target,
-    line: &[u8],
+    line: &mut BytesMut,
     number: u64,
 ) -> Result<(), GatewayError> {
     if line.iter().all(u8::is_ascii_whitespace) {
+        line.clear();
         return Ok(());
     }
-    let found = objects::scan(line, objects::Dialect::OpenAi);
+    let load = Load::reading(line.len());
+    let found = match load.is_light() {
+        true => {
+            let found = objects::scan(line, objects::Dialect::OpenAi);
+            line.clear();
+            found
+        }
+        false => {
+            let line = line.split().freeze();
+            let work = move |_share| objects::scan(&line, objects::Dialect::OpenAi);
+            heavy::run(&ctx.governance.capacity, load, work).await?
+        }
+    };
     let checked = found.map_err(own::unreadable).and_then(|found| own::check(ctx, principal, target, &found));
     checked.map_err(|error| line_error(number, &error.message))
 }

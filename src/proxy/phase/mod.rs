@@ -124,8 +124,8 @@ async fn walk(
             }
         }
         _ => {
-            let bytes = read::body(session, &ctx.engines.config.http).await?;
-            let body = plan::peek(&ctx.endpoint, bytes).await?;
+            let bytes = read::body(session, ctx).await?;
+            let body = plan::peek(ctx, bytes).await?;
             let mut plan = plan::route(ctx, &body)?;
             let model = match &ctx.endpoint {
                 // What a stored prompt brings along cannot be told.
@@ -153,10 +153,10 @@ async fn walk(
             return Ok(true);
         }
         // What the cache answers costs nothing, so nobody has to know its price. To count is free.
-        if ctx.endpoint != Endpoint::CountTokens {
-            if let Err(error) = admit::estimate(session, ctx) {
-                return Err(Box::pin(models::unless_missing(session, ctx, error, upstream)).await.into());
-            }
+        if ctx.endpoint != Endpoint::CountTokens
+            && let Err(error) = admit::estimate(session, ctx)
+        {
+            return Err(Box::pin(models::unless_missing(session, ctx, error, upstream)).await.into());
         }
         translate::prepare(ctx).await.map_err(|refusal| *refusal)?;
     }

@@ -8,7 +8,6 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use http::header;
 use pingora_proxy::Session;
-use tokio::task::spawn_blocking;
 
 use super::{Stop, admit, identify, incomplete, invalid, list, plan, read};
 use crate::{
@@ -20,7 +19,12 @@ use crate::{
     },
     openai::Endpoint,
     providers::exchange,
-    proxy::{context::Context, keeper::Keeper, party::Principal},
+    proxy::{
+        context::Context,
+        heavy::{self, Load},
+        keeper::Keeper,
+        party::Principal,
+    },
     routing::Target,
 };
 
@@ -79,9 +83,9 @@ pub async fn forwarded(
     }
     let mut body = None;
     if reads_body(session, rule.action) {
-        let bytes = read::body(session, &ctx.engines.config.http).await?;
+        let bytes = read::body(session, ctx).await?;
         if !bytes.is_empty() {
-            let found = references_of(session, &target, &bytes).await?;
+            let found = references_of(session, ctx, &target, bytes.clone()).await?;
             check(ctx, principal, &target, &found)?;
             references.extend(found);
         }
@@ -126,16 +130,14 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
         return Ok(());
     }
     let (bytes, model) = (body.bytes.clone(), body.peek.model.clone());
-    let reads = match ctx.endpoint {
-        Endpoint::Responses | Endpoint::Messages | Endpoint::CountTokens => true,
-        // The others keep little and are asked often.
-        _ => may_refer(&bytes),
-    };
-    let anthropic = ctx.endpoint.is_anthropic();
-    let mut references = match reads {
-        true => json_references(bytes, if anthropic { Dialect::Anthropic } else { Dialect::OpenAi }).await?,
-        false => Vec::new(),
-    };
+    // The others keep little and are asked often.
+    let reads = matches!(ctx.endpoint, Endpoint::Responses | Endpoint::Messages | Endpoint::CountTokens);
+    let dialect = if ctx.endpoint.is_anthropic() { Dialect::Anthropic } else { Dialect::OpenAi };
+    let mut references = references(ctx, bytes, move |bytes| match reads || may_refer(bytes) {
+        true => scan(bytes, dialect),
+        false => Ok(Vec::new()),
+    })
+    .await?;
     references.extend(session.req_header().uri.query().map(query).unwrap_or_default());
     // The model that is asked for is one of the gateway's; what a target calls it is looked at below.
     references.retain(|reference| reference.param != "model" || Some(&reference.id) != model.as_ref());
@@ -250,36 +252,47 @@ fn content_type(session: &Session) -> Result<Cow<'_, str>, GatewayError> {
 }
 
 /// What a forwarded body refers to.
-async fn references_of(session: &Session, target: &Target, bytes: &Bytes) -> Result<Vec<Reference>, GatewayError> {
-    let kind = content_type(session)?;
+async fn references_of(
+    session: &Session,
+    ctx: &Context,
+    target: &Target,
+    bytes: Bytes,
+) -> Result<Vec<Reference>, GatewayError> {
+    let (kind, length) = (content_type(session)?, bytes.len());
     let lower = kind.to_ascii_lowercase();
     if lower.starts_with("multipart/") {
         let boundary = boundary(&kind).ok_or_else(|| invalid("The content type is not that of a plain form."))?;
-        let form = Form::read(bytes, boundary).ok_or_else(|| {
-            invalid("The multipart body is not in the plain form that the gateway can check for references.")
-        })?;
-        let mut found = Vec::new();
-        for (name, value) in &form.fields {
-            found.extend(scan_field(name, value).map_err(unreadable)?);
-        }
-        return Ok(found);
+        let boundary = boundary.to_owned();
+        let work = move |_share| Some(form_references(&Form::read(&bytes, &boundary)?));
+        let read = heavy::run(&ctx.governance.capacity, Load::reading(length), work).await?;
+        let message = "The multipart body is not in the plain form that the gateway can check for references.";
+        return read.ok_or_else(|| invalid(message))?.map_err(unreadable);
     }
     if lower.starts_with("application/sdp") && session.req_header().uri.path() == "/v1/realtime/calls" {
         // The description of a media session, which is no JSON and refers to nothing.
         return Ok(Vec::new());
     }
     let anthropic = target.provider.dialect == config::Dialect::Anthropic;
-    json_references(bytes.clone(), if anthropic { Dialect::Anthropic } else { Dialect::OpenAi }).await
+    let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
+    references(ctx, bytes, move |bytes| scan(bytes, dialect)).await
 }
 
-async fn json_references(bytes: Bytes, dialect: Dialect) -> Result<Vec<Reference>, GatewayError> {
-    let outcome = match bytes.len() <= plan::PARSE_INLINE {
-        true => scan(&bytes, dialect),
-        false => spawn_blocking(move || scan(&bytes, dialect))
-            .await
-            .map_err(|_| GatewayError::new(Fault::Internal, "The request body could not be read."))?,
-    };
-    outcome.map_err(unreadable)
+fn form_references(form: &Form) -> Result<Vec<Reference>, Refused> {
+    let mut found = Vec::new();
+    for (name, value) in &form.fields {
+        found.extend(scan_field(name, value)?);
+    }
+    Ok(found)
+}
+
+/// What `scan` finds in a body.
+async fn references(
+    ctx: &Context,
+    bytes: Bytes,
+    scan: impl FnOnce(&[u8]) -> Result<Vec<Reference>, Refused> + Send + 'static,
+) -> Result<Vec<Reference>, GatewayError> {
+    let load = Load::reading(bytes.len());
+    heavy::run(&ctx.governance.capacity, load, move |_share| scan(&bytes)).await?.map_err(unreadable)
 }
 
 /// A body that could not be checked.

@@ -6,17 +6,18 @@ use bytes::Bytes;
 
 use super::{incomplete, invalid};
 use crate::{
+    capacity::SMALL,
     config::{Credentials, Preset, Vendor},
     error::{Fault, GatewayError},
     identity::PREFIX,
-    openai::{Bound, DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Hosted, Peek, PeekError, splice},
+    openai::{Bound, DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Hosted, Peek, PeekError, count_values, splice},
     providers::ollama::ContextLengths,
-    proxy::context::{Body, Context},
+    proxy::{
+        context::{Body, Context},
+        heavy::{self, Load, keep},
+    },
     routing::{Plan, Target},
 };
-
-/// Bodies above this are parsed on the blocking pool: a large parse must not delay other requests' events.
-pub const PARSE_INLINE: usize = 1 << 20;
 
 /// No vendor's model has a longer name; it goes into headers, logs and look-ups.
 const MAX_MODEL_BYTES: usize = 256;
@@ -24,24 +25,28 @@ const MAX_MODEL_BYTES: usize = 256;
 /// Reads the fields the gateway acts on.
 ///
 /// # Errors
-/// A body that is no JSON object, or a field of the wrong type.
-pub async fn peek(endpoint: &Endpoint, bytes: Bytes) -> Result<Box<Body>, GatewayError> {
-    let parsed = if bytes.len() <= PARSE_INLINE {
-        parse(endpoint, bytes)
-    } else {
-        let endpoint = endpoint.clone();
-        tokio::task::spawn_blocking(move || parse(&endpoint, bytes))
-            .await
-            .map_err(|_| GatewayError::new(Fault::Internal, "The request body could not be read."))?
-    };
+/// A body that is no JSON object, a field of the wrong type, or more values than `http.max_json_values`.
+pub async fn peek(ctx: &Context, bytes: Bytes) -> Result<Box<Body>, GatewayError> {
+    let (endpoint, most) = (ctx.endpoint.clone(), ctx.engines.config.http.max_json_values);
+    let load = Load::reading(bytes.len());
+    let parsed = heavy::run(&ctx.governance.capacity, load, move |_share| parse(&endpoint, bytes, most)).await?;
     parsed.map_err(|error| invalid(error.message).with_param(error.param))
 }
 
-fn parse(endpoint: &Endpoint, bytes: Bytes) -> Result<Box<Body>, PeekError> {
+fn parse(endpoint: &Endpoint, bytes: Bytes, most: usize) -> Result<Box<Body>, PeekError> {
+    // A small one has no more than the least that can be configured.
+    let values = if bytes.len() > SMALL { count_values(&bytes) } else { 0 };
+    if values > most {
+        let message = format!(
+            "The request body has more JSON values than the gateway takes: {values}, keys counted as well, and at most {most} \
+             are allowed (http.max_json_values)."
+        );
+        return Err(PeekError { message, param: None });
+    }
     let peek = Peek::parse(&bytes)?;
     let bound = Bound::of(endpoint, &bytes, &peek);
     let hosted = if bound.hosted { Hosted::read(endpoint, &bytes)?.map(Arc::new) } else { None };
-    Ok(Box::new(Body { bytes, peek, bound, hosted }))
+    Ok(Box::new(Body { bytes, values, peek, bound, hosted }))
 }
 
 /// Chooses the deployments for the model that is asked for.
@@ -91,8 +96,12 @@ pub async fn limit_answer(ctx: &Context, plan: &Plan, body: Box<Body>) -> Result
     if stated(field) || others.is_some_and(stated) {
         return Ok(body);
     }
-    let bytes = splice(&body.bytes, &body.peek, &[Edit::Set(field, limit.to_string())]);
-    peek(&ctx.endpoint, bytes).await
+    let load = Load::reading(body.bytes.len());
+    let capacity = ctx.governance.capacity.clone();
+    let work =
+        move |share| keep(&capacity, share, splice(&body.bytes, &body.peek, &[Edit::Set(field, limit.to_string())]));
+    let bytes = heavy::run(&ctx.governance.capacity, load, work).await??;
+    peek(ctx, bytes).await
 }
 
 /// Passes over an Ollama that would cut the prompt silently. The context that the first target has to be asked for.

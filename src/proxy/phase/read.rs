@@ -1,6 +1,6 @@
 //! Read: the whole body, within its limit and its time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use pingora_proxy::Session;
@@ -8,16 +8,18 @@ use tokio::time::timeout;
 
 use super::Stop;
 use crate::{
+    capacity::{MemoryBudget, PATIENCE, Part, SMALL, Share},
     config::Http,
     error::{Fault, GatewayError},
-    proxy::downstream::NATIVE_REPLAY,
+    proxy::{context::Context, downstream::NATIVE_REPLAY, heavy},
 };
 
-/// The whole body.
+/// The whole body. Its room in the memory budget is drawn before it is read, and given back when the last clone is dropped.
 ///
 /// # Errors
-/// Over the limit (413), not there in time (408), or a client that left.
-pub async fn body(session: &mut Session, limits: &Http) -> Result<Bytes, Stop> {
+/// Over the limit (413), not there in time (408), no room for it (503), or a client that left.
+pub async fn body(session: &mut Session, ctx: &Context) -> Result<Bytes, Stop> {
+    let (limits, memory) = (&ctx.engines.config.http, &ctx.governance.capacity.memory);
     let announced = session
         .get_header(http::header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
@@ -25,12 +27,20 @@ pub async fn body(session: &mut Session, limits: &Http) -> Result<Bytes, Stop> {
     if announced.is_some_and(|length| length > limits.max_body_bytes) {
         return Err(too_large(session, limits));
     }
+    let share = match announced.filter(|length| *length > SMALL) {
+        None => None,
+        Some(length) => {
+            let length = length as u64;
+            let drawn = memory.draw(Part::Body, length, PATIENCE).await;
+            Some(drawn.map_err(|why| heavy::no_room(why, length))?)
+        }
+    };
     if announced.is_none_or(|length| length <= NATIVE_REPLAY) {
         // Pingora replays up to this size itself, if told before the first byte is read.
         session.as_mut().enable_retry_buffering();
     }
     invite_body(session).await?;
-    match timeout(limits.body_timeout, collect(session, announced, limits)).await {
+    match timeout(limits.body_timeout, collect(session, announced, share, limits, memory)).await {
         Ok(result) => result,
         Err(_) => {
             session.set_keepalive(None);
@@ -66,28 +76,76 @@ pub async fn discard(session: &mut Session) {
     let _ = timeout(Duration::from_millis(500), rest).await;
 }
 
-async fn collect(session: &mut Session, announced: Option<usize>, limits: &Http) -> Result<Bytes, Stop> {
+/// The least by which the room of a body grows that does not say how long it is.
+const STEP: usize = 256 << 10;
+
+async fn collect(
+    session: &mut Session,
+    announced: Option<usize>,
+    mut share: Option<Share>,
+    limits: &Http,
+    memory: &Arc<MemoryBudget>,
+) -> Result<Bytes, Stop> {
     let Some(first) = next(session, limits).await? else { return Ok(Bytes::new()) };
     if announced == Some(first.len()) && session.as_mut().is_body_done() {
         // The usual case: one read, no copy.
-        return Ok(first);
+        return Ok(held(share, first));
     }
     if first.len() > limits.max_body_bytes {
         return Err(too_large(session, limits));
     }
-    // What a client announces is not trusted with memory before it arrives.
-    let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).clamp(first.len(), 1 << 20));
+    // Within the limit, and drawn. The system gives memory when it is written to, which is when it arrives.
+    let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).max(first.len()));
     whole.extend_from_slice(&first);
     while let Some(chunk) = next(session, limits).await? {
-        if whole.len() + chunk.len() > limits.max_body_bytes {
+        let length = whole.len() + chunk.len();
+        if length > limits.max_body_bytes {
             return Err(too_large(session, limits));
+        }
+        if length > whole.capacity() {
+            make_room(&mut whole, length, &mut share, limits, memory)?;
         }
         whole.extend_from_slice(&chunk);
     }
     if announced.is_some_and(|length| length != whole.len()) {
         return Err(Stop::Gone);
     }
-    Ok(whole.freeze())
+    Ok(held(share, whole.freeze()))
+}
+
+fn held(share: Option<Share>, body: Bytes) -> Bytes {
+    match share {
+        Some(share) => share.hold(body),
+        None => body,
+    }
+}
+
+/// Moves a body that did not say how long it is into a larger buffer. It does not wait for room: others may wait for what it
+/// holds.
+fn make_room(
+    whole: &mut BytesMut,
+    length: usize,
+    share: &mut Option<Share>,
+    limits: &Http,
+    memory: &Arc<MemoryBudget>,
+) -> Result<(), GatewayError> {
+    if length <= SMALL {
+        return Ok(());
+    }
+    let room = (2 * whole.capacity()).max(length + STEP).min(limits.max_body_bytes.max(length));
+    let drawn = match share {
+        // Both buffers are there for a moment.
+        Some(share) => share.grow(room as u64),
+        None => memory.try_draw(Part::Body, room as u64).map(|drawn| *share = Some(drawn)),
+    };
+    drawn.map_err(|why| heavy::no_room(why, room as u64))?;
+    let mut larger = BytesMut::with_capacity(room);
+    larger.extend_from_slice(whole);
+    *whole = larger;
+    if let Some(share) = share {
+        share.shrink_to(room as u64);
+    }
+    Ok(())
 }
 
 async fn next(session: &mut Session, limits: &Http) -> Result<Option<Bytes>, Stop> {

@@ -16,7 +16,8 @@ use crate::{
     error::{Extra, Fault, GatewayError},
     proxy::{
         context::{Context, Spoiled},
-        downstream, reply,
+        downstream::{self, NO_ROOM},
+        reply,
         resolve::Resolver,
     },
 };
@@ -72,7 +73,8 @@ pub fn from_exchange(
     // Pingora marks HTTP/2 requests that the provider says it did not process.
     let unprocessed = error.etype() == &ErrorType::H2Error && error.retry();
     let stale = !got_header && (unprocessed || client_reused && soon && is_closed(&error));
-    let mut again = stale && stay(ctx) || translate::ready(ctx);
+    // The next provider's reply would find no room either, and this one is paid for.
+    let mut again = error.etype() != &NO_ROOM && (stale && stay(ctx) || translate::ready(ctx));
     if !stale && was_at_work(ctx, &error) {
         again = again && pay_for(ctx);
         ctx.broke_at_work = !again;
@@ -194,7 +196,14 @@ fn explain(error: &Error, ctx: &Context) -> GatewayError {
     use ErrorType::{ConnectTimedout, InternalError, InvalidHTTPHeader, ReadTimedout, WriteTimedout};
     let provider = ctx.provider();
     match error.etype() {
+        kind if kind == &NO_ROOM => {
+            let message = "The gateway's memory budget (server.memory_budget) has no room for the provider's reply.";
+            GatewayError::new(Fault::Overloaded, message)
+        }
         kind if kind == &ALL_DOWN => {
+            if let Some(refusal) = ctx.refusal.as_deref().filter(|refusal| refusal.fault == Fault::Overloaded) {
+                return refusal.clone();
+            }
             let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status).unwrap_or_default();
             let message = format!("No deployment answers; provider '{provider}' did with status {status}.");
             GatewayError::new(Fault::UpstreamUnreachable, message)

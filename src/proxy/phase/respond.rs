@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     cache::Outcome,
+    capacity::SMALL,
     config::Dialect,
     error::{Fault, GatewayError},
     openai::{self, CallCounter, Endpoint, RelayOptions, StreamKind, StreamRelay},
@@ -264,6 +265,7 @@ pub fn send(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Cont
 const MAX_TRANSLATED: usize = 32 << 20;
 
 fn hold(session: &mut Session, ctx: &mut Context) {
+    let memory = &ctx.governance.clone().capacity.memory;
     let keeper = ctx.keeper.take();
     let keep = move |body: &Bytes| {
         if let Some(keeper) = &keeper {
@@ -276,9 +278,10 @@ fn hold(session: &mut Session, ctx: &mut Context) {
             keep(&body);
             body
         };
-        ctx.decorator.hold(ctx.engines.config.http.max_held_reply_bytes, false, Box::new(finish));
+        ctx.decorator.hold(ctx.engines.config.http.max_held_reply_bytes, false, memory, Box::new(finish));
         return ctx.decorator.install(session);
     }
+    let most_values = ctx.engines.config.http.max_json_values;
     let requested_tier = ctx.tier();
     let price = ctx.price();
     let quote = ctx.quote;
@@ -324,7 +327,8 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         if let Some(exchange) = &exchange {
             // Before the translation, which may have no way to say that nothing was counted.
             told = Some(&body).filter(|_| exchange.counts_itself()).map(&read);
-            match exchange.json(&body) {
+            let values = if body.len() > SMALL { openai::count_values(&body) } else { 0 };
+            match Some(&body).filter(|_| values <= most_values).and_then(|body| exchange.json(body)) {
                 Some(translated) => body = translated,
                 None => {
                     // It has been made, and is paid for.
@@ -362,7 +366,7 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         Some(_) => (limits.max_held_reply_bytes.max(MAX_TRANSLATED), true),
         None => (limits.max_held_reply_bytes, false),
     };
-    ctx.decorator.hold(limit, must, Box::new(finish));
+    ctx.decorator.hold(limit, must, memory, Box::new(finish));
     ctx.decorator.install(session);
 }
 

@@ -12,17 +12,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde_json::Value;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 
 use super::admit;
 use crate::{
+    capacity::{Capacity, NotRun},
     config::{Dialect, Overrun},
     dialect,
     error::GatewayError,
     ledger::{Basis, Entry, Exceeded, Refusal, Reservation, Subject},
     limits::Permit,
-    openai::{Endpoint, ErrorBody, IMAGE_ESTIMATE, StreamRelay, ThinkingWish},
+    openai::{Endpoint, ErrorBody, IMAGE_ESTIMATE, Piece, StreamRelay, ThinkingWish, read_prompt},
     pricing::Price,
     proxy::context::{Context, Course, Delivery, Quote, Spoiled},
     telemetry::Metrics,
@@ -97,10 +97,14 @@ pub struct Tally {
     prompt: Prompt,
     model: Arc<str>,
     counted: u64,
-    counting: Vec<JoinHandle<u64>>,
+    counting: Vec<Counting>,
+    capacity: Arc<Capacity>,
     /// Generated tokens that the reservation pays for; `None` where nothing has to stop.
     cap: Option<Cap>,
 }
+
+/// A count of a portion that is under way.
+type Counting = JoinHandle<Result<u64, NotRun>>;
 
 struct Cap {
     tokens: u64,
@@ -147,32 +151,19 @@ impl Prompt {
 
 /// Tokens of the prompt in a request body, by the model's tokenizer. Blocks.
 pub fn count_prompt(model: &str, body: &[u8]) -> u64 {
-    serde_json::from_slice(body)
-        .map_or_else(|_| tokenizer::count(model, &String::from_utf8_lossy(body)), |body| prompt_tokens(model, &body))
-}
-
-/// Tokens of the texts that make up a prompt.
-fn prompt_tokens(model: &str, body: &Value) -> u64 {
-    fn texts(model: &str, value: &Value) -> u64 {
-        match value {
-            Value::String(text) if text.starts_with("data:") => 0,
-            Value::String(text) => tokenizer::count(model, text),
-            // Texts to embed may come as tokens.
-            Value::Number(_) => 1,
-            Value::Array(all) => all.iter().map(|value| texts(model, value)).sum(),
-            Value::Object(all) => {
-                let encoded = all.get("type").is_some_and(|kind| kind == "base64");
-                let is_text =
-                    |key: &str| !(matches!(key, "signature" | "encrypted_content") || encoded && key == "data");
-                all.iter().filter(|(key, _)| is_text(key)).map(|(_, value)| texts(model, value)).sum()
-            }
-            Value::Null | Value::Bool(_) => 0,
-        }
+    let mut tokens: u64 = 0;
+    let read = read_prompt(body, &mut |piece| {
+        tokens += match piece {
+            Piece::Text(text) => tokenizer::count(model, text),
+            Piece::Number => 1,
+            Piece::Message => PER_MESSAGE,
+        };
+    });
+    match read {
+        Ok(()) => tokens,
+        // What is no JSON, or is nested too deep, counts as the text that it is.
+        Err(_) => tokenizer::count(model, &String::from_utf8_lossy(body)),
     }
-    let members = ["system", "messages", "prompt", "suffix", "input", "instructions", "tools", "functions"];
-    let messages = body.get("messages").and_then(Value::as_array).map_or(0, Vec::len) as u64;
-    let all = members.iter().filter_map(|member| body.get(member)).map(|value| texts(model, value));
-    all.sum::<u64>() + messages * PER_MESSAGE
 }
 
 impl Tally {
@@ -181,7 +172,8 @@ impl Tally {
         ctx.principal.as_ref()?;
         let model = ctx.attempt.as_ref()?.target.model.clone();
         let (may_think, prompt, cap) = (may_think(ctx), Prompt::of(ctx, SAMPLE), Cap::of(ctx));
-        Some(Self { may_think, prompt, model, counted: 0, counting: Vec::new(), cap })
+        let capacity = ctx.governance.capacity.clone();
+        Some(Self { may_think, prompt, model, counted: 0, counting: Vec::new(), capacity, cap })
     }
 
     /// Looks at what was generated since the last time. An error says that nothing is left to pay for it with: it must not
@@ -208,7 +200,9 @@ impl Tally {
             self.counted += more;
         } else if pending > PORTION as u64 {
             let (model, text) = (self.model.clone(), relay.take_generated());
-            self.counting.push(spawn_blocking(move || tokenizer::count(&model, &text)));
+            let capacity = self.capacity.clone();
+            let count = async move { capacity.parsing.run_surely(move || tokenizer::count(&model, &text)).await };
+            self.counting.push(tokio::spawn(count));
         }
         Ok(())
     }
@@ -306,7 +300,8 @@ pub struct Count {
     model: Arc<str>,
     text: String,
     counted: u64,
-    counting: Vec<JoinHandle<u64>>,
+    counting: Vec<Counting>,
+    capacity: Arc<Capacity>,
     /// Tokens that may have been generated in all, seen or not.
     unseen: u64,
     /// No provider counts more of the prompt.
@@ -483,6 +478,7 @@ impl Count {
             text,
             counted,
             counting,
+            capacity: ctx.governance.capacity.clone(),
             unseen,
             most_prompt,
             ceiling,
@@ -499,10 +495,11 @@ impl Count {
         let Self { prompt, model, text, counted, counting, .. } = self;
         let mut shown = counted;
         for portion in counting {
-            shown = shown.saturating_add(portion.await.unwrap_or(0));
+            shown = shown.saturating_add(portion.await.ok().and_then(Result::ok).unwrap_or(0));
         }
         let strange = !tokenizer::is_exact(&model);
-        let counted = spawn_blocking(move || (prompt.count(&model), tokenizer::count(&model, &text))).await;
+        let count = move || (prompt.count(&model), tokenizer::count(&model, &text));
+        let counted = self.capacity.parsing.run_surely(count).await;
         let (prompt_tokens, rest) = counted.unwrap_or_default();
         // Another vendor's tokenizer may count more than ours does.
         let bound = |tokens: u64| if strange { tokenizer::with_margin(tokens) } else { tokens };
@@ -634,9 +631,11 @@ mod tests {
             "metadata": {"note": "this is no prompt and does not count at all"},
         });
         // "user", "hello world" and what stands around a message.
-        assert_eq!(prompt_tokens("gpt-4o", &body), 1 + 2 + PER_MESSAGE);
-        let tokens = serde_json::json!({"input": [[1, 2, 3], [4]]});
-        assert_eq!(prompt_tokens("text-embedding-3-small", &tokens), 4);
+        assert_eq!(count_prompt("gpt-4o", body.to_string().as_bytes()), 1 + 2 + PER_MESSAGE);
+        assert_eq!(count_prompt("text-embedding-3-small", br#"{"input": [[1, 2, 3], [4]]}"#), 4);
+        // What is nested too deep counts as the text that it is.
+        let deep = format!(r#"{{"input":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+        assert_eq!(count_prompt("gpt-4o", deep.as_bytes()), tokenizer::count("gpt-4o", &deep));
     }
 
     #[test]

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::task::spawn_blocking;
 
-use super::plan;
 use crate::{
+    capacity::{Capacity, Share},
     config::Dialect,
     dialect::{Model, Refusal},
     error::{Extra, Fault, GatewayError},
-    openai::{Endpoint, splice},
+    openai::{Endpoint, count_values, splice},
     providers::{
         exchange::{self, Exchange},
         quirks,
     },
     proxy::{
-        context::{Context, Prepared},
+        context::{Body, Context, Prepared},
+        heavy::{self, Load},
         party::Principal,
     },
     routing::Target,
@@ -26,7 +26,7 @@ use crate::{
 /// Makes what the next attempt will send. Targets that cannot be asked this are passed over.
 ///
 /// # Errors
-/// No target is left, and why the last one cannot be asked.
+/// No target is left, and why the last one cannot be asked; or there is no room or no thread for a large body.
 pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
     while ctx.prepared.is_none() {
         let Some(target) = ctx.next_target().cloned() else {
@@ -34,11 +34,10 @@ pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
             let unknown = || GatewayError::new(Fault::Internal, "There is nowhere left to send the request.");
             return Err(ctx.refusal.take().unwrap_or_else(|| Box::new(unknown())));
         };
-        let made = match Translation::of(ctx, &target) {
-            Some(work) if work.body.len() > plan::PARSE_INLINE => {
-                spawn_blocking(move || Some(work.run())).await.unwrap_or_else(|_| Some(Err(Refusal::new("", FAILED))))
-            }
-            work => work.map(|work| work.run()),
+        let load = load(ctx, &target);
+        let made = match load.is_light() {
+            true => make(ctx, &target)?,
+            false => make_aside(ctx, &target, load).await?,
         };
         adopt(ctx, target, made);
     }
@@ -48,37 +47,102 @@ pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
 /// Anthropic's parameter for a conversation that its servers keep.
 const THREAD: &str = "thread";
 
-const FAILED: &str = "The request body could not be translated.";
-
 /// Whether there is another target that can be asked this. What it will be sent is made now: after a failure, which is
-/// seldom, so that the failure is told to the client where nobody else can answer.
+/// seldom, so that the failure is told to the client where nobody else can answer. Only of a large body it is made when the
+/// attempt begins.
 pub fn ready(ctx: &mut Context) -> bool {
     while ctx.prepared.is_none() {
         let Some(target) = ctx.next_target().cloned() else { return false };
-        let made = Translation::of(ctx, &target).map(|work| work.run());
+        if !load(ctx, &target).is_light() {
+            return true;
+        }
+        let Ok(made) = make(ctx, &target) else { return false };
         adopt(ctx, target, made);
     }
     true
 }
 
-/// Takes what was made for a target as the next thing to send, or notes why there is nothing. `None` is a target of the
-/// client's own dialect.
-fn adopt(ctx: &mut Context, target: Target, made: Option<Result<(Bytes, Exchange), Refusal>>) {
-    let Some(made) = made else {
-        let body = ctx.body.as_ref().map(|body| {
-            let mut edits = quirks::edits(&ctx.endpoint, &target.provider, &target.model, &body.bytes, &body.peek);
-            if let Some(hosted) =
-                body.hosted.as_ref().filter(|_| ctx.principal.as_ref().is_some_and(Principal::counts_money))
-            {
-                // What was reserved has to hold.
-                let most = ctx.engines.config.budgets.max_tool_calls;
-                edits.extend(hosted.limiting_edits(&body.bytes, &body.peek, most));
-            }
-            splice(&body.bytes, &body.peek, &edits)
-        });
-        let body = body.or_else(|| ctx.forwarded.clone());
-        ctx.prepared = Some(Box::new(Prepared { target, body, exchange: None }));
-        return;
+/// What was made for a target.
+enum Made {
+    /// The body in the client's own dialect, where there is one.
+    Own(Option<Bytes>),
+    Translated(Result<(Bytes, Exchange), Refusal>),
+}
+
+/// What it takes to make the request for a target.
+fn load(ctx: &Context, target: &Target) -> Load {
+    let Some(body) = &ctx.body else { return Load::reading(0) };
+    let bytes = body.bytes.len();
+    match exchange::is_translated(&ctx.endpoint, &target.provider) {
+        true if body.values > 0 => Load::translating(bytes, body.values),
+        true => Load::translating(bytes, count_values(&body.bytes)),
+        false => Load::reading(bytes),
+    }
+}
+
+fn make(ctx: &Context, target: &Target) -> Result<Made, Box<GatewayError>> {
+    let capacity = &ctx.governance.capacity;
+    match (Translation::of(ctx, target), &ctx.body) {
+        (Some(translation), _) => translation.run(capacity, None),
+        (None, Some(body)) => rewrite(capacity, None, &ctx.endpoint, target, body, most_calls(ctx)),
+        (None, None) => Ok(Made::Own(ctx.forwarded.clone())),
+    }
+}
+
+/// The same on a thread for long work, within the memory budget.
+async fn make_aside(ctx: &mut Context, target: &Target, load: Load) -> Result<Made, Box<GatewayError>> {
+    // Nobody waits for room while holding what the attempt before has sent.
+    if let Some(attempt) = &mut ctx.attempt {
+        attempt.body = None;
+    }
+    ctx.decorator.forget_body();
+    let capacity = ctx.governance.capacity.clone();
+    let budget = capacity.clone();
+    let made = match Translation::of(ctx, target) {
+        Some(translation) => heavy::run(&capacity, load, move |share| translation.run(&budget, share)).await,
+        None => {
+            let Some(body) = ctx.body.as_deref().cloned() else { return Ok(Made::Own(ctx.forwarded.clone())) };
+            let (endpoint, target, most_calls) = (ctx.endpoint.clone(), target.clone(), most_calls(ctx));
+            let work = move |share| rewrite(&budget, share, &endpoint, &target, &body, most_calls);
+            heavy::run(&capacity, load, work).await
+        }
+    };
+    made.map_err(Box::new)?
+}
+
+/// The most calls of tools that a request may make whose client does not say, where money is counted.
+fn most_calls(ctx: &Context) -> Option<u64> {
+    let counts = ctx.principal.as_ref().is_some_and(Principal::counts_money);
+    counts.then_some(ctx.engines.config.budgets.max_tool_calls)
+}
+
+/// The body as a provider of the client's own dialect gets it.
+fn rewrite(
+    capacity: &Capacity,
+    share: Option<Share>,
+    endpoint: &Endpoint,
+    target: &Target,
+    body: &Body,
+    most_calls: Option<u64>,
+) -> Result<Made, Box<GatewayError>> {
+    let mut edits = quirks::edits(endpoint, &target.provider, &target.model, &body.bytes, &body.peek);
+    if let (Some(hosted), Some(most)) = (&body.hosted, most_calls) {
+        // What was reserved has to hold.
+        edits.extend(hosted.limiting_edits(&body.bytes, &body.peek, most));
+    }
+    let made = splice(&body.bytes, &body.peek, &edits);
+    let is_new = made.as_ptr() != body.bytes.as_ptr();
+    Ok(Made::Own(Some(if is_new { heavy::keep(capacity, share, made)? } else { made })))
+}
+
+/// Takes what was made for a target as the next thing to send, or notes why there is nothing.
+fn adopt(ctx: &mut Context, target: Target, made: Made) {
+    let made = match made {
+        Made::Own(body) => {
+            ctx.prepared = Some(Box::new(Prepared { target, body, exchange: None }));
+            return;
+        }
+        Made::Translated(made) => made,
     };
     let provider = &target.provider.name;
     let strict = ctx.plan.as_ref().is_some_and(|plan| plan.strict);
@@ -141,7 +205,8 @@ impl Translation {
         })
     }
 
-    fn run(&self) -> Result<(Bytes, Exchange), Refusal> {
+    /// What is made holds its part of the share.
+    fn run(&self, capacity: &Capacity, share: Option<Share>) -> Result<Made, Box<GatewayError>> {
         let Target { provider, model, .. } = &self.target;
         let model = Model {
             name: model,
@@ -149,6 +214,9 @@ impl Translation {
             default_max_tokens: provider.default_max_tokens,
             context: self.context,
         };
-        exchange::translate(&self.endpoint, provider, &model, &self.body)
+        Ok(Made::Translated(match exchange::translate(&self.endpoint, provider, &model, &self.body) {
+            Ok((made, exchange)) => Ok((heavy::keep(capacity, share, made)?, exchange)),
+            Err(refusal) => Err(refusal),
+        }))
     }
 }
