@@ -21,7 +21,7 @@ pub struct Caller(pub Arc<Token>);
 
 /// Lets a request with an admin token through, and keeps every reply out of caches.
 pub async fn require_admin(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
-    let mut response = match authorize(&admin, request.headers()) {
+    let mut response = match authorize(&admin, request.headers()).await {
         Ok(token) => {
             request.extensions_mut().insert(Caller(token));
             next.run(request).await
@@ -32,12 +32,12 @@ pub async fn require_admin(State(admin): State<Admin>, mut request: Request, nex
     response
 }
 
-fn authorize(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Token>, ApiError> {
+async fn authorize(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Token>, ApiError> {
     let presented = presented(headers).ok_or_else(|| {
         let message = format!("Present a token with the scope 'admin' as `Authorization: Bearer {PREFIX}…`.");
         ApiError::new(Code::InvalidApiKey, message)
     })?;
-    let token = admin.governance.directory.authenticate(presented)?;
+    let token = admin.governance.directory.authenticate_fresh(presented).await?;
     if !token.scopes.has(Scope::Admin) {
         return Err(ApiError::new(Code::MissingScope, "The token lacks the scope 'admin'."));
     }

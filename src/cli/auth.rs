@@ -1,6 +1,7 @@
 //! `can auth token …`: makes, lists and ends the tokens by which clients are known.
 //!
-//! The commands work on the database file; a gateway that runs beside them follows within a second. A new secret goes to
+//! The commands work on the database file; a gateway that runs beside them takes a new token at once, and
+//! follows other changes within a second. A new secret goes to
 //! standard output alone, everything else that is said of it to standard error:
 //! `export OPENAI_API_KEY=$(can auth token create)`.
 
@@ -170,7 +171,6 @@ fn create(settings: &Settings, args: CreateArgs) -> Result<ExitCode, String> {
     let first = new.scopes.asks_models() && !others.iter().any(|token| token.scopes.asks_models());
     let (token, secret) = Tokens(&mut connection).create(&new).map_err(said)?;
     let ends = token.expires_at.map_or_else(|| "never expires".into(), |at| format!("expires {}", moment(at)));
-    // A running gateway knows of the token within a second.
     let closes =
         first && settings.config.serves_strangers(Some(false)) && !settings.config.serves_strangers(Some(true));
     let told = format!(

@@ -92,6 +92,20 @@ impl Directory {
         }
     }
 
+    /// The same for a token that may have been made this moment: before an unknown one is refused, the file is looked at once
+    /// more, see [`Follower::look_again`]. What has not the form of a token is refused at once.
+    ///
+    /// # Errors
+    /// Why it opens nothing.
+    pub async fn authenticate_fresh(&self, presented: &str) -> Result<Arc<Token>, Refused> {
+        match self.authenticate(presented) {
+            Err(Refused::Unknown) if secret::has_form(presented) && self.follower.look_again().await => {
+                self.authenticate(presented)
+            }
+            verdict => verdict,
+        }
+    }
+
     /// Whether a token that may ask models was ever made; `None` before that is known. Revoked and expired ones count: taking
     /// the last one back opens nothing to strangers.
     pub fn has_tokens(&self) -> Option<bool> {
@@ -156,6 +170,29 @@ mod tests {
         until(Ok(()));
         Tokens(&mut other).revoke(token.id.as_str()).unwrap();
         until(Err(Refused::Revoked));
+    }
+
+    #[tokio::test]
+    async fn a_token_works_the_moment_it_was_made_and_strangers_share_their_looks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("can.db");
+        let directory = Directory::follow(&path);
+        let mut other = store::open(&path).unwrap();
+        for _ in 0..20 {
+            let (_, secret) = Tokens(&mut other).create(&new()).unwrap();
+            assert!(directory.authenticate_fresh(secret.expose()).await.is_ok());
+        }
+        // What is no token is refused at once, and those that could be one are refused in time, however many there are.
+        let begun = Instant::now();
+        let strange = |n: usize| format!("chitty_{n:043}");
+        let all = (0..2_000).map(|n| {
+            let (directory, strange) = (directory.clone(), strange(n));
+            tokio::spawn(async move { directory.authenticate_fresh(&strange).await })
+        });
+        for verdict in futures::future::join_all(all).await {
+            assert_eq!(verdict.unwrap(), Err(Refused::Unknown));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -48,6 +48,12 @@ impl fmt::Debug for TokenSecret {
     }
 }
 
+/// Whether a text has the form of a token.
+pub fn has_form(presented: &str) -> bool {
+    let letters = presented.strip_prefix(PREFIX).unwrap_or_default();
+    letters.len() == LETTERS && letters.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// The SHA-256 of what a client presents as a token. It takes the same time for every text: of one that cannot be a token
 /// only as many bytes are read as a token has, and the result matches none.
 pub fn hash(presented: &str) -> [u8; 32] {

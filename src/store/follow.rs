@@ -1,21 +1,46 @@
 //! Following what other processes change: a row of `versions` grows with every change of a table, and is looked at often.
 
 use std::{
+    mem,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::Connection;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{StoreError, open};
 
 /// How often the file is asked whether another process has changed it.
 pub const LOOK: Duration = Duration::from_millis(200);
+
+/// Between two looks that somebody waits for: strangers cannot make the file be asked more often than this.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How many may wait for a look at the same time, and for how long.
+const MOST_WAITING: usize = 256;
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// Those who wait for the next look, and what wakes the one who makes it.
+#[derive(Default)]
+struct Waiting {
+    line: Mutex<Vec<oneshot::Sender<()>>>,
+    bell: Condvar,
+}
+
+impl Waiting {
+    /// Those who wait by now, as soon as there is one; after [`LOOK`] also nobody.
+    fn next(&self) -> Vec<oneshot::Sender<()>> {
+        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.bell.wait_timeout_while(line, LOOK, |line| line.is_empty());
+        mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+}
 
 /// Takes the rows of the table up. The connection has a transaction: all that is read is of one moment.
 type Read = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send + Sync>;
@@ -28,6 +53,8 @@ pub struct Follower {
     read: Read,
     /// Looks are made one at a time: a slow one must not put back what a later one has replaced.
     seen: Mutex<Seen>,
+    /// Those who wait for the thread's next look.
+    waiting: Arc<Waiting>,
     /// [`NEW`], [`UP`] or [`DOWN`]: whether the last look succeeded.
     state: AtomicU8,
 }
@@ -55,15 +82,23 @@ impl Follower {
             subject,
             read: Box::new(read),
             seen: Mutex::default(),
+            waiting: Arc::default(),
             state: AtomicU8::new(NEW),
         });
         follower.refresh();
-        let weak = Arc::downgrade(&follower);
+        let (weak, waiting) = (Arc::downgrade(&follower), follower.waiting.clone());
         let spawned = thread::Builder::new().name(subject.into()).spawn(move || {
             loop {
-                thread::sleep(LOOK);
+                let told = waiting.next();
+                let begun = Instant::now();
                 let Some(follower) = weak.upgrade() else { return };
                 follower.refresh();
+                drop(follower);
+                // One that has left meanwhile needs no word.
+                for waits in told {
+                    let _ = waits.send(());
+                }
+                thread::sleep(PAUSE.saturating_sub(begun.elapsed()));
             }
         });
         if let Err(error) = spawned {
@@ -84,6 +119,22 @@ impl Follower {
                 tracing::error!(%error, file = %self.path.display(), "{subject} cannot be read; those known go on serving");
             }
         }
+    }
+
+    /// Waits for a look that begins after this call: what was changed before is known then. Looks are shared, come at most
+    /// every [`PAUSE`] and are waited for by at most [`MOST_WAITING`], for [`PATIENCE`]. False where there was none in time.
+    pub async fn look_again(&self) -> bool {
+        let (sender, look) = oneshot::channel();
+        {
+            let mut line = self.waiting.line.lock().unwrap_or_else(PoisonError::into_inner);
+            line.retain(|waits| !waits.is_closed());
+            if line.len() >= MOST_WAITING {
+                return false;
+            }
+            line.push(sender);
+        }
+        self.waiting.bell.notify_one();
+        matches!(timeout(PATIENCE, look).await, Ok(Ok(())))
     }
 
     /// False while the file cannot be read.

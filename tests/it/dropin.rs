@@ -1,9 +1,14 @@
 //! What a client of OpenAI's or Anthropic's relies on beyond the usual request: stored prompts, compressed uploads and
 //! downloads, model look-ups, errors that name the client's own header.
 
+use chittycan::identity::{NewToken, Scope, Tokens};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Fake, Gateway, chat, gateway::providers, raw, reads_well};
+use crate::support::{
+    Answer, Fake, Gateway, chat,
+    gateway::{new_token, providers},
+    raw, reads_well,
+};
 
 const RESPONSE: &str = r#"{"id":"resp_1","object":"response","created_at":1,"status":"completed","model":"gpt-4o","output":[],"usage":{"input_tokens":5,"output_tokens":5,"total_tokens":10}}"#;
 
@@ -403,4 +408,44 @@ async fn a_model_that_nobody_has_is_not_found_also_under_a_budget() {
         Gateway::start(&(providers(&[("openai", other.address)]) + "tenants: {default: {budgets: [{usd: 100}]}}\n"));
     let (status, error) = refusal(post(&gateway, "/v1/chat/completions", &chat("gpt-8", "")).await).await;
     assert_eq!((status, &error["code"]), (403, &json!("model_not_priced")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_works_the_moment_it_was_made() {
+    let fake = Fake::always(Answer::completion()).await;
+    let gateway = Gateway::start(&(providers(&[("openai", fake.address)]) + "tenants: {default: {}, a: {}}\n"));
+    let client = reqwest::Client::new();
+    let mut connection = chittycan::store::open(&gateway.database()).unwrap();
+    for round in 0..20 {
+        let (_, secret) = Tokens(&mut connection).create(&new_token("a")).unwrap();
+        let reply =
+            client.post(gateway.url("/v1/chat/completions")).bearer_auth(secret.expose()).body(chat("gpt-4o", ""));
+        assert_eq!(reply.send().await.unwrap().status().as_u16(), 200, "token {round}");
+    }
+    let admin = NewToken { scopes: [Scope::Admin].into_iter().collect(), ..new_token("a") };
+    let (_, secret) = Tokens(&mut connection).create(&admin).unwrap();
+    let reply = client
+        .get(format!("http://{}/api/v1/tokens", gateway.admin))
+        .bearer_auth(secret.expose())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(reply.status().as_u16(), 200, "the admin listener too");
+    // It is no lever: thousands of made-up tokens share the looks, and who has a token is served meanwhile.
+    let known = gateway.token("a").await;
+    let flood: Vec<_> = (0..2_000)
+        .map(|n| {
+            let (client, url) = (client.clone(), gateway.url("/v1/models"));
+            tokio::spawn(async move {
+                client.get(url).bearer_auth(format!("chitty_{n:043}")).send().await.unwrap().status().as_u16()
+            })
+        })
+        .collect();
+    for _ in 0..50 {
+        let reply = client.get(gateway.url("/v1/models")).bearer_auth(&known).send().await.unwrap();
+        assert_eq!(reply.status().as_u16(), 200);
+    }
+    for status in futures::future::join_all(flood).await {
+        assert_eq!(status.unwrap(), 401);
+    }
 }

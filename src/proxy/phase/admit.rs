@@ -35,7 +35,7 @@ const MOST: NanoUsd = NanoUsd(1_000_000_000_000_000);
 ///
 /// # Errors
 /// A token that opens nothing, or none where one is needed.
-pub fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
+pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
     let parties = &ctx.engines.parties;
     let Some(presented) = &ctx.token else {
         if !ctx.engines.config.auth.passthrough {
@@ -44,7 +44,13 @@ pub fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
         }
         return parties.anonymous().ok_or_else(|| GatewayError::new(Fault::Internal, "There is no default tenant."));
     };
-    let token = ctx.governance.directory.authenticate(presented.expose()).map_err(|refused| match refused {
+    let directory = &ctx.governance.directory;
+    let verdict = match directory.authenticate(presented.expose()) {
+        // Boxed, as it is seldom needed: every request would carry its size along.
+        Err(TokenRefused::Unknown) => Box::pin(directory.authenticate_fresh(presented.expose())).await,
+        verdict => verdict,
+    };
+    let token = verdict.map_err(|refused| match refused {
         TokenRefused::Unknown => GatewayError::new(Fault::InvalidToken, "The token is not one of this gateway's."),
         TokenRefused::Expired => GatewayError::new(Fault::InvalidToken, "The token has expired."),
         TokenRefused::Revoked => GatewayError::new(Fault::InvalidToken, "The token was revoked."),

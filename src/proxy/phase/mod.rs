@@ -98,7 +98,7 @@ async fn walk(
     upstream: &Upstream<'_>,
 ) -> Result<bool, Stop> {
     ctx.endpoint = identify::identify(session, ctx)?;
-    let principal = admit::authenticate(ctx)?;
+    let principal = admit::authenticate(ctx).await?;
     ctx.principal = Some(principal.clone());
     ctx.token = None;
     admit::enter(session, ctx, &principal)?;
