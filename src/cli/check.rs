@@ -5,13 +5,14 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    config::{Config, Fault, Source},
+    config::{Config, Fault, Loaded, Source},
     pricing::Catalogue,
     server::tls,
 };
@@ -21,6 +22,10 @@ use crate::{
 pub struct CheckArgs {
     /// The configuration file.
     file: PathBuf,
+    /// Check the file alone: no environment variable is read, and the secrets that the file refers to (`env:NAME`, `file:PATH`)
+    /// need not be there. For a machine that does not have them, such as one that tests changes.
+    #[arg(long)]
+    no_env: bool,
     /// One JSON object instead of text: `ok`, `faults`, `warnings`.
     #[arg(long)]
     json: bool,
@@ -29,7 +34,7 @@ pub struct CheckArgs {
 /// Checks the file, and the price list, certificates and keys it names, together with the environment. Exit status 1 when there is a fault;
 /// warnings do not count.
 pub fn run(args: CheckArgs) -> ExitCode {
-    let verdict = Verdict::of(&args.file);
+    let verdict = Verdict::of(&args.file, args.no_env);
     let text = if args.json { verdict.as_json() } else { verdict.as_text() };
     // A reader that is gone (`can check x | head`) is no reason to change the verdict.
     let _ = io::stdout().write_all(text.as_bytes());
@@ -46,31 +51,38 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn of(file: &Path) -> Self {
+    fn of(file: &Path, no_env: bool) -> Self {
         let here = |faults: Vec<Fault>| -> Vec<(PathBuf, Fault)> {
             faults.into_iter().map(|fault| (file.to_owned(), fault)).collect()
         };
-        match Config::load(&Source::new(Some(file.to_owned()))) {
+        let source = Source::new(Some(file.to_owned()));
+        let source = if no_env { Source { env: Arc::new(|_| None), simulate: true, ..source } } else { source };
+        let Loaded { config, warnings, .. } = match Config::load(&source) {
+            Ok(loaded) => loaded,
             Err(faults) => {
-                Self { file: file.into(), faults: here(faults), warnings: Vec::new(), summary: String::new() }
+                return Self { file: file.into(), faults: here(faults), warnings: Vec::new(), summary: String::new() };
             }
-            Ok(loaded) => {
-                let certificates = tls::check(&loaded.config);
-                let mut faults: Vec<_> = here(certificates.faults);
-                faults.extend(price_faults(loaded.config.prices_file.as_deref()));
-                let mut warnings = here(loaded.warnings);
-                warnings.extend(here(certificates.warnings));
-                let summary = format!(
-                    "{}\n{}: who can spend: {}\n{}: memory budget: {}",
-                    summary(&loaded.config),
-                    file.display(),
-                    loaded.config.who_can_spend(None),
-                    file.display(),
-                    loaded.config.server.memory_line()
-                );
-                Self { file: file.into(), faults, warnings, summary }
+        };
+        // The key of a certificate is a secret too.
+        let certificates = if no_env { tls::Findings::default() } else { tls::check(&config) };
+        let mut faults = here(certificates.faults);
+        faults.extend(price_faults(config.prices_file.as_deref()));
+        let mut warnings = here(warnings);
+        warnings.extend(here(certificates.warnings));
+        let summary = match no_env {
+            // Who can spend depends on the keys that there are.
+            true => format!("{}; the environment and the secrets were not looked at", summary(&config, None)),
+            false => {
+                let shown = file.display();
+                let with_key = Some(with_key(&config));
+                let (spenders, memory) = (config.who_can_spend(None), config.server.memory_line());
+                format!(
+                    "{}\n{shown}: who can spend: {spenders}\n{shown}: memory budget: {memory}",
+                    summary(&config, with_key)
+                )
             }
-        }
+        };
+        Self { file: file.into(), faults, warnings, summary }
     }
 
     fn as_json(&self) -> String {
@@ -104,11 +116,15 @@ fn price_faults(file: Option<&Path>) -> Vec<(PathBuf, Fault)> {
     faults.into_iter().map(|fault| (file.to_owned(), fault)).collect()
 }
 
-fn summary(config: &Config) -> String {
-    let with_key = config.providers.values().filter(|provider| provider.key.is_some()).count();
+fn with_key(config: &Config) -> usize {
+    config.providers.values().filter(|provider| provider.key.is_some()).count()
+}
+
+fn summary(config: &Config, with_key: Option<usize>) -> String {
     format!(
-        "{}, {with_key} of them with a key, {}, default provider {}{}",
+        "{}{}, {}, default provider {}{}",
         count(config.providers.len(), "provider"),
+        with_key.map_or_else(String::new, |keys| format!(", {keys} of them with a key")),
         count(config.routes.len(), "route"),
         config.default_provider,
         if config.dev { ", dev mode" } else { "" },
@@ -128,7 +144,7 @@ mod tests {
         let file = dir.path().join("can.yaml");
         fs::write(&file, text).expect("written");
         fs::write(dir.path().join("prices.yaml"), "models: 5\n").expect("written");
-        let verdict = Verdict::of(&file);
+        let verdict = Verdict::of(&file, false);
         (dir, verdict)
     }
 
@@ -149,6 +165,22 @@ mod tests {
             check("providers: {lab: {base_url: http://lab/v1, api_key: k}}\nroutes: [{model: \"*\", to: [lab]}]\n");
         let text = verdict.as_text();
         assert!(text.contains(": ok: 15 providers, ") && text.contains(", 1 route, default provider openai"), "{text}");
+    }
+
+    #[test]
+    fn needs_no_secret_where_it_is_told_so() {
+        let text = "providers:\n  openai: {api_key: env:CAN_TEST_NO_SUCH_KEY}\n  groq: {api_key: file:no/such/key, \
+                    headers: {x-team: env:CAN_TEST_NO_SUCH_HEADER}}\n";
+        let (_dir, verdict) = check(text);
+        assert_eq!(verdict.faults.len(), 3, "{}", verdict.as_text());
+        let without = Verdict::of(&verdict.file, true);
+        let said = without.as_text();
+        assert!(without.faults.is_empty() && without.warnings.is_empty(), "{said}");
+        assert!(said.contains("secrets were not looked at") && !said.contains("with a key"), "{said}");
+        // All else is checked as before.
+        let (_dir, wrong) = check("providers: {openai: {api_key: env:CAN_TEST_NO_SUCH_KEY, htp2: true}}\n");
+        let found = Verdict::of(&wrong.file, true).as_text();
+        assert!(found.contains("unknown key") && found.ends_with("1 fault\n"), "{found}");
     }
 
     #[test]
