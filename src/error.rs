@@ -72,6 +72,8 @@ pub enum Fault {
     ContextLengthExceeded,
     /// The body is over the limit: 413.
     BodyTooLarge,
+    /// The body is compressed in a way that is not decoded: 415.
+    UnsupportedEncoding,
     /// The body did not arrive in time: 408.
     BodyTimeout,
     /// The provider refused the gateway's own key: 502, and no retry cures it.
@@ -107,6 +109,7 @@ impl Fault {
             Self::MethodNotAllowed => 405,
             Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
+            Self::UnsupportedEncoding => 415,
             Self::Internal => 500,
             Self::UpstreamAuthentication | Self::UpstreamUnreachable | Self::UpstreamInterrupted => 502,
             Self::UpstreamTimeout | Self::NotCached => 504,
@@ -148,6 +151,7 @@ impl Fault {
             Self::ModelNotFound => "model_not_found",
             Self::ContextLengthExceeded => "context_length_exceeded",
             Self::BodyTooLarge => "request_too_large",
+            Self::UnsupportedEncoding => "unsupported_content_encoding",
             Self::BodyTimeout => "request_timeout",
             Self::UpstreamAuthentication => "upstream_authentication",
             Self::UpstreamUnreachable => "upstream_unreachable",
@@ -180,6 +184,7 @@ impl Fault {
             | Self::ModelNotFound
             | Self::ContextLengthExceeded
             | Self::BodyTooLarge
+            | Self::UnsupportedEncoding
             | Self::NotCached
             | Self::BodyTimeout => Blame::Client,
             Self::UpstreamUnreachable | Self::UpstreamTimeout | Self::UpstreamInterrupted => Blame::Provider,
@@ -276,6 +281,7 @@ mod tests {
         Fault::ModelNotFound,
         Fault::ContextLengthExceeded,
         Fault::BodyTooLarge,
+        Fault::UnsupportedEncoding,
         Fault::BodyTimeout,
         Fault::UpstreamAuthentication,
         Fault::UpstreamUnreachable,

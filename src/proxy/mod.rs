@@ -4,13 +4,14 @@
 //!
 //! [`Gateway`] is the switchboard that Pingora calls; [`downstream`] is the one place that touches Pingora's session
 //! internals; `party` joins a tenant's rules with its meters and budgets; `keeper` takes down which objects a reply tells of;
-//! [`reply`] is the only door for replies the gateway makes itself; `rates` renames Anthropic's rate limit headers; `cors` tells browsers which pages may call; `forwarded` lists the request headers that go to providers,
+//! [`reply`] is the only door for replies the gateway makes itself; `rates` renames Anthropic's rate limit headers; `cors` tells browsers which pages may call; `encoding` decodes compressed bodies; `forwarded` lists the request headers that go to providers,
 //! `returned` the reply headers that do not come back; `heavy` does work on large bodies, within the memory budget and on threads
 //! of its own.
 
 pub mod context;
 mod cors;
 pub mod downstream;
+pub mod encoding;
 pub mod forwarded;
 mod gateway;
 mod headers;

@@ -410,6 +410,148 @@ async fn a_model_that_nobody_has_is_not_found_also_under_a_budget() {
     assert_eq!((status, &error["code"]), (403, &json!("model_not_priced")), "{error}");
 }
 
+/// What `gzip` and others make of a text.
+fn encoded(coding: &str, text: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let level = flate2::Compression::default();
+    match coding {
+        "zstd" => zstd::encode_all(text, 3).unwrap(),
+        "deflate" => {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), level);
+            encoder.write_all(text).unwrap();
+            encoder.finish().unwrap()
+        }
+        "br" => {
+            // Meta-blocks that are not compressed, and an empty last one (RFC 7932 §9).
+            let mut out = Vec::new();
+            let (mut bits, mut held) = (0_u64, 0);
+            let mut put = |out: &mut Vec<u8>, value: u64, count: u32, fill: bool| {
+                bits |= value << held;
+                held += count;
+                while held >= 8 || fill && held > 0 {
+                    out.push(bits as u8);
+                    bits >>= 8;
+                    held = held.saturating_sub(8);
+                }
+            };
+            put(&mut out, 0, 1, false);
+            for piece in text.chunks(1 << 16) {
+                put(&mut out, 0, 1, false);
+                put(&mut out, 0, 2, false);
+                put(&mut out, piece.len() as u64 - 1, 16, false);
+                put(&mut out, 1, 1, true);
+                out.extend_from_slice(piece);
+            }
+            put(&mut out, 3, 2, true);
+            out
+        }
+        _ => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+            encoder.write_all(text).unwrap();
+            encoder.finish().unwrap()
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_request_is_read() {
+    let fake = Fake::always(Answer::completion()).await;
+    let gateway = Gateway::start(&(providers(&[("openai", fake.address)]) + "http: {max_body: 1MiB}\n"));
+    let send = async |coding: &str, body: Vec<u8>| {
+        let request = reqwest::Client::new().post(gateway.url("/v1/chat/completions"));
+        request.header("content-encoding", coding).body(body).send().await.unwrap()
+    };
+    let large = chat("gpt-4o", &format!(r#","user":"{}""#, "x".repeat(300_000)));
+    for text in [chat("gpt-4o", ""), large.clone()] {
+        for coding in ["gzip", "x-gzip", "deflate", "br", "zstd", "GZIP", "identity"] {
+            let body = if coding == "identity" {
+                text.clone().into_bytes()
+            } else {
+                encoded(&coding.to_ascii_lowercase(), text.as_bytes())
+            };
+            let reply = send(coding, body).await;
+            assert_eq!(reply.status().as_u16(), 200, "{coding}");
+            let seen = fake.last();
+            assert_eq!((&seen.body[..], seen.header("content-encoding")), (text.as_bytes(), None), "{coding}");
+            assert_eq!(seen.header("content-length"), Some(&*text.len().to_string()));
+        }
+    }
+    // More bytes on the wire than in the text: empty members before it.
+    let padded = [encoded("gzip", b"").repeat(6_000), encoded("gzip", chat("gpt-4o", "").as_bytes())].concat();
+    assert!(padded.len() > 100_000);
+    assert_eq!(send("gzip", padded).await.status().as_u16(), 200);
+    assert_eq!(fake.last().body, chat("gpt-4o", ""));
+    let asked = fake.count();
+    for coding in ["compress", "gzip, br", "gzip, gzip", "aws-chunked", "gzip;q=1"] {
+        let reply = send(coding, encoded("gzip", large.as_bytes())).await;
+        assert_eq!(reply.headers()["accept-encoding"], "gzip, deflate, br, zstd");
+        assert_eq!(reply.headers()["x-should-retry"], "false");
+        let (status, error) = refusal(reply).await;
+        assert_eq!((status, &error["code"]), (415, &json!("unsupported_content_encoding")), "{coding}: {error}");
+        assert!(error["message"].as_str().unwrap().contains("zstd"), "{error}");
+    }
+    for (coding, body) in [
+        ("gzip", b"{}".to_vec()),
+        ("zstd", encoded("gzip", b"{}")),
+        ("br", encoded("br", large.as_bytes())[..1000].to_vec()),
+    ] {
+        let (status, error) = refusal(send(coding, body).await).await;
+        assert!(status == 400 && error["message"].as_str().unwrap().contains(coding), "{coding}: {status} {error}");
+    }
+    // Bombs: each is a few kilobytes of what would be 256 MiB.
+    let zeros = vec![b' '; 256 << 20];
+    for coding in ["gzip", "zstd"] {
+        let bomb = encoded(coding, &zeros);
+        assert!(bomb.len() < 1 << 19, "{}", bomb.len());
+        let all = futures::future::join_all((0..16).map(|_| send(coding, bomb.clone()))).await;
+        assert!(all.iter().all(|reply| reply.status().as_u16() == 413), "{coding}");
+    }
+    assert_eq!(fake.count(), asked);
+    assert_eq!(send("gzip", encoded("gzip", large.as_bytes())).await.status().as_u16(), 200, "it goes on serving");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_only_forwarded_keeps_its_encoding_unless_it_has_to_be_checked() {
+    let fake = Fake::always(Answer::json(200, r#"{"id":"file-1","object":"file"}"#)).await;
+    let gateway = Gateway::start(&(providers(&[("openai", fake.address)]) + "tenants: {default: {}, a: {}}\n"));
+    let token = gateway.token("a").await;
+    let send = async |path: &str, kind: &str, coding: Option<&str>, body: Vec<u8>| {
+        let mut request =
+            reqwest::Client::new().post(gateway.url(path)).bearer_auth(&token).header("content-type", kind);
+        if let Some(coding) = coding {
+            request = request.header("content-encoding", coding);
+        }
+        request.body(body).send().await.unwrap().status().as_u16()
+    };
+    let form = "--b\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--b--\r\n";
+    let kind = "multipart/form-data; boundary=b";
+    let upload = encoded("gzip", form.as_bytes());
+    assert_eq!(send("/v1/files", kind, Some("gzip"), upload.clone()).await, 200);
+    let seen = fake.last();
+    assert_eq!(
+        (&seen.body[..], seen.header("content-encoding"), seen.header("content-type")),
+        (&upload[..], Some("gzip"), Some(kind))
+    );
+    // What a body refers to is checked in the very bytes that the provider reads.
+    let json = r#"{"name":"x","file_ids":["file-1"]}"#;
+    assert_eq!(
+        send("/v1/vector_stores", "application/json", Some("gzip"), encoded("gzip", json.as_bytes())).await,
+        200
+    );
+    let seen = fake.last();
+    assert_eq!((&seen.body[..], seen.header("content-encoding")), (json.as_bytes(), None));
+    let stolen = r#"{"name":"x","file_ids":["file-of-another"]}"#;
+    assert_eq!(
+        send("/v1/vector_stores", "application/json", Some("gzip"), encoded("gzip", stolen.as_bytes())).await,
+        404
+    );
+    assert_eq!(send("/v1/vector_stores", "application/json", Some("compress"), stolen.into()).await, 415);
+    // A form that was read stays a form.
+    assert_eq!(send("/v1/videos", kind, None, form.into()).await, 200);
+    let seen = fake.last();
+    assert_eq!((&seen.body[..], seen.header("content-type")), (form.as_bytes(), Some(kind)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_works_the_moment_it_was_made() {
     let fake = Fake::always(Answer::completion()).await;

@@ -12,7 +12,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::{cache, identify, plan, respond::ALL_DOWN, translate};
+use super::{cache, identify, plan, read, respond::ALL_DOWN, translate};
 use crate::{
     config::{ClientLeft, Dialect, Provider},
     error::Fault,
@@ -52,7 +52,9 @@ pub fn arm(session: &mut Session, ctx: &mut Context) {
     }
     let forwarded = ctx.forwarded.as_ref().map_or(0, Bytes::len);
     let length = ctx.body.as_ref().map_or(forwarded, |body| body.bytes.len());
-    if cache::arm_shield(ctx) || drains || length > NATIVE_REPLAY {
+    // Pingora's replay has what was received, which may have been more than what it was decoded to.
+    let decoded = length > 0 && read::is_encoded(session);
+    if cache::arm_shield(ctx) || drains || decoded || length > NATIVE_REPLAY {
         ctx.decorator.install(session);
     }
 }
@@ -186,13 +188,26 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
         }
         if let Some(body) = &attempt.body {
             headers.remove(header::TRANSFER_ENCODING);
+            // What was compressed was decoded to be read.
+            headers.remove(header::CONTENT_ENCODING);
             headers.insert(header::CONTENT_LENGTH, body.len().into());
-            // The body was read as JSON, and says by itself in which form its reply is wanted.
-            headers.insert(header::CONTENT_TYPE, JSON);
-            headers.insert(header::ACCEPT, if events { EVENTS_OR_JSON } else { JSON });
+            if !only_forwarded {
+                // It says by itself in which form its reply is wanted.
+                headers.insert(header::ACCEPT, if events { EVENTS_OR_JSON } else { JSON });
+            }
+            if !only_forwarded || !headers.get(header::CONTENT_TYPE).is_some_and(is_no_json) {
+                // The body was read as JSON.
+                headers.insert(header::CONTENT_TYPE, JSON);
+            }
         }
     });
     Ok(())
+}
+
+/// Whether a forwarded body of this type was read as something else than JSON, see `phase::own`.
+fn is_no_json(kind: &HeaderValue) -> bool {
+    let kind = kind.as_bytes().to_ascii_lowercase();
+    [&b"multipart/"[..], b"application/sdp"].iter().any(|start| kind.starts_with(start))
 }
 
 /// An idempotency key as the gateway's account sees it: tenants share the account, and two of them may choose the same key.

@@ -4,21 +4,87 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use pingora_proxy::Session;
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use super::Stop;
 use crate::{
     capacity::{MemoryBudget, PATIENCE, Part, SMALL, Share},
     config::Http,
-    error::{Fault, GatewayError},
-    proxy::{context::Context, downstream::NATIVE_REPLAY, heavy},
+    error::{Extra, Fault, GatewayError},
+    proxy::{
+        context::Context,
+        downstream::NATIVE_REPLAY,
+        encoding::{self, Broken, Coding},
+        heavy,
+    },
 };
 
-/// The whole body. Its room in the memory budget is drawn before it is read, and given back when the last clone is dropped.
+/// Bodies that are decoded at the same time; the others wait. Each may take a decoder's window besides what it decodes to.
+static DECODERS: Semaphore = Semaphore::const_new(8);
+
+/// What a compressed body usually decodes to at most, as a multiple of its size and in bytes. More room is drawn if it is more.
+const USUAL_RATIO: usize = 16;
+const USUAL_SIZE: usize = 1 << 20;
+
+/// The whole body, decoded where it is compressed. Its room in the memory budget is drawn before it is read, and given back when
+/// the last clone is dropped.
 ///
 /// # Errors
-/// Over the limit (413), not there in time (408), no room for it (503), or a client that left.
+/// Over the limit (413), compressed in a way that is not decoded (415), not there in time (408), no room for it (503), or a
+/// client that left.
 pub async fn body(session: &mut Session, ctx: &Context) -> Result<Bytes, Stop> {
+    let coding = Coding::of(&session.req_header().headers).map_err(|_| unsupported())?;
+    let body = received(session, ctx).await?;
+    match coding {
+        Some(coding) if !body.is_empty() => Box::pin(decode(coding, body, ctx)).await.map_err(Stop::Error),
+        _ => Ok(body),
+    }
+}
+
+/// Whether the body comes in another form than the one that is read here.
+pub fn is_encoded(session: &Session) -> bool {
+    !matches!(Coding::of(&session.req_header().headers), Ok(None))
+}
+
+/// Always off the worker: a few bytes may become the largest body.
+async fn decode(coding: Coding, body: Bytes, ctx: &Context) -> Result<Bytes, GatewayError> {
+    let (limits, memory) = (&ctx.engines.config.http, &ctx.governance.capacity.memory);
+    let failed = || GatewayError::new(Fault::Internal, "The request body could not be decoded.");
+    let usual = body.len().saturating_mul(USUAL_RATIO).max(USUAL_SIZE).min(limits.max_body_bytes);
+    for limit in [usual, limits.max_body_bytes] {
+        let drawn = memory.draw(Part::Body, limit as u64, PATIENCE).await;
+        let mut share = drawn.map_err(|why| heavy::no_room(why, limit as u64))?;
+        let permit = DECODERS.acquire().await.map_err(|_| failed())?;
+        let encoded = body.clone();
+        let outcome = spawn_blocking(move || coding.decode(&encoded, limit)).await.map_err(|_| failed())?;
+        drop(permit);
+        match outcome {
+            Ok(decoded) => {
+                share.shrink_to(decoded.len() as u64);
+                return Ok(share.hold(decoded));
+            }
+            Err(Broken::TooLarge) => {}
+            Err(Broken::Invalid) => {
+                let message = "The request body is not in the form that 'content-encoding' says";
+                return Err(super::invalid(format!("{message} ({}).", coding.name())));
+            }
+        }
+    }
+    Err(over_the_limit(limits))
+}
+
+fn unsupported() -> GatewayError {
+    let message = format!(
+        "The gateway does not decode this Content-Encoding of a request body. Send it in one of {}, or not compressed.",
+        encoding::SUPPORTED
+    );
+    let headers = vec![("accept-encoding", encoding::SUPPORTED.to_owned())];
+    let extra = Some(Box::new(Extra { headers, ..Extra::default() }));
+    GatewayError { extra, ..GatewayError::new(Fault::UnsupportedEncoding, message) }
+}
+
+/// The body as it comes.
+async fn received(session: &mut Session, ctx: &Context) -> Result<Bytes, Stop> {
     let (limits, memory) = (&ctx.engines.config.http, &ctx.governance.capacity.memory);
     let announced = session
         .get_header(http::header::CONTENT_LENGTH)
@@ -171,11 +237,15 @@ fn too_late(limits: &Http) -> Stop {
 fn too_large(session: &mut Session, limits: &Http) -> Stop {
     // The rest of the body is not worth reading.
     session.set_keepalive(None);
+    over_the_limit(limits).into()
+}
+
+fn over_the_limit(limits: &Http) -> GatewayError {
     let message = format!(
         "The request body is larger than the gateway's limit of {} bytes (http.max_body).",
         limits.max_body_bytes
     );
-    GatewayError::new(Fault::BodyTooLarge, message).into()
+    GatewayError::new(Fault::BodyTooLarge, message)
 }
 
 fn expects_continue(session: &Session) -> bool {
