@@ -13,8 +13,10 @@
 //! | `refs` | what a request's body and query refer to (a table of names, and how they are read) |
 //! | `form` | the fields of a multipart body |
 //! | `made` | the ids in a reply |
+//! | `batch` | the request for a batch, and what its lines may ask for |
 //! | `page` | a list without what belongs to others |
 
+mod batch;
 mod form;
 mod index;
 mod made;
@@ -23,6 +25,7 @@ mod refs;
 mod rules;
 mod table;
 
+pub use batch::Batch;
 pub use form::{Form, boundary};
 pub use index::{Class, Owner};
 pub use made::{find, find_audio};

@@ -37,6 +37,10 @@ pub enum Refused {
     Twice(&'static str),
     /// The field asks for all that the account has.
     Wide(&'static str),
+    /// The field names a place whose owner the gateway cannot know.
+    Beyond(String),
+    /// The field has a value that is not served, and why.
+    Unfit(&'static str, &'static str),
     /// It cannot be read, in the reader's words.
     Unreadable(String),
 }
@@ -490,7 +494,7 @@ impl<'de> Visitor<'de> for Value<'_> {
 }
 
 /// A string, or `None` for any other value.
-struct Text(Option<String>);
+pub(super) struct Text(pub(super) Option<String>);
 
 impl<'de> serde::Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

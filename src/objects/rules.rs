@@ -11,7 +11,9 @@ use super::index::Class;
 pub enum Action {
     /// The ids in it are checked: in the path, the query and the body, which is read for it.
     Check,
-    /// The same without the body: it is an upload and has no field that refers to anything.
+    /// As `Check`, and the file that its lines come from is looked into.
+    Batch,
+    /// The ids in the path and the query are checked, and not the body: it is an upload and has no field that refers to anything.
     Upload,
     /// A list of all that the account has: only what the tenant may see is passed on.
     List,
@@ -67,7 +69,7 @@ const fn turn(methods: &'static str, path: &'static str, action: Action, answer:
     Rule { methods, path, action, answer, class: Class::Turn }
 }
 
-use Action::{Admin, Check, List, Shared, Upload};
+use Action::{Admin, Batch, Check, List, Shared, Upload};
 
 /// Looked through from its start: literal segments stand before ids in the same place.
 static RULES: &[Rule] = &[
@@ -103,7 +105,7 @@ static RULES: &[Rule] = &[
     rule("POST", "uploads/{}/cancel", Check, NONE),
     // Batches.
     rule("GET", "batches", List, &["output_file_id", "error_file_id"]),
-    rule("POST", "batches", Check, BATCH),
+    rule("POST", "batches", Batch, BATCH),
     rule("GET", "batches/{}", Check, BATCH),
     rule("POST", "batches/{}/cancel", Check, BATCH),
     rule("GET", "messages/batches", List, NONE),

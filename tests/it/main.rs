@@ -22,6 +22,7 @@ mod failover;
 mod hardening;
 mod headers;
 mod hosted_tools;
+mod intruder;
 mod layers;
 mod leaving;
 mod ledger_size;

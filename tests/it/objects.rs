@@ -1,7 +1,7 @@
 //! The providers' objects belong to who made them: with the gateway's key nobody sees, changes, refers to or learns of what is
 //! another tenant's.
 
-mod account;
+pub mod account;
 mod isolation;
 
 use std::{collections::HashMap, time::Duration};
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use crate::support::{Gateway, Process, free_port, gateway::new_token, raw};
 
 /// Who asks.
-const PARENT: &str = "parent";
-const CHILD: &str = "child";
-const SIBLING: &str = "sibling";
-const STRANGER: &str = "nobody";
+pub const PARENT: &str = "parent";
+pub const CHILD: &str = "child";
+pub const SIBLING: &str = "sibling";
+pub const STRANGER: &str = "nobody";
 
 /// Whether the first may see what the second has made.
 fn may_see(who: &str, owner: &str) -> bool {
@@ -25,30 +25,30 @@ fn may_see(who: &str, owner: &str) -> bool {
 
 /// A gateway over two accounts, and a token for each tenant.
 pub struct World {
-    gateway: Gateway,
-    openai: Account,
-    anthropic: Account,
-    tokens: HashMap<&'static str, String>,
+    pub gateway: Gateway,
+    pub openai: Account,
+    pub anthropic: Account,
+    pub tokens: HashMap<&'static str, String>,
 }
 
-struct Got {
-    status: u16,
-    headers: http::HeaderMap,
-    text: String,
+pub struct Got {
+    pub status: u16,
+    pub headers: http::HeaderMap,
+    pub text: String,
 }
 
 impl Got {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
-    fn id(&self) -> String {
+    pub fn id(&self) -> String {
         assert_eq!(self.status, 200, "{}", self.text);
         self.json()["id"].as_str().unwrap().to_owned()
     }
 
     /// It says what is said of an object that is not there.
-    fn is_missing(&self, id: &str) -> bool {
+    pub fn is_missing(&self, id: &str) -> bool {
         let error = &self.json()["error"];
         let shaped = error["code"] == "object_not_found" || error["type"] == "not_found_error";
         let message = error["message"].as_str().unwrap_or_default();
@@ -65,15 +65,15 @@ fn yaml(openai: &Account, anthropic: &Account, tenants: &str) -> String {
 }
 
 /// Clients without a token are served as a tenant of their own.
-const TENANTS: &str =
+pub const TENANTS: &str =
     "auth: {anonymous: guests}\ntenants: {guests: {}, parent: {}, child: {parent: parent}, sibling: {parent: parent}}";
 
 impl World {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::with(TENANTS).await
     }
 
-    async fn with(more: &str) -> Self {
+    pub async fn with(more: &str) -> Self {
         let (openai, anthropic) = (Account::start().await, Account::start().await);
         let gateway = Gateway::start(&yaml(&openai, &anthropic, more));
         let mut tokens = HashMap::new();
@@ -83,11 +83,11 @@ impl World {
         Self { gateway, openai, anthropic, tokens }
     }
 
-    fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         self.openai.fake.count() + self.anthropic.fake.count()
     }
 
-    async fn send(
+    pub async fn send(
         &self,
         who: &str,
         method: &str,
@@ -108,15 +108,15 @@ impl World {
         Got { status, headers, text: reply.text().await.unwrap() }
     }
 
-    async fn get(&self, who: &str, path: &str) -> Got {
+    pub async fn get(&self, who: &str, path: &str) -> Got {
         self.send(who, "GET", path, &[], "").await
     }
 
-    async fn post(&self, who: &str, path: &str, body: Value) -> Got {
+    pub async fn post(&self, who: &str, path: &str, body: Value) -> Got {
         self.send(who, "POST", path, &[("content-type", "application/json")], body.to_string()).await
     }
 
-    async fn upload(&self, who: &str, content: &str) -> String {
+    pub async fn upload(&self, who: &str, content: &str) -> String {
         self.send(who, "POST", "/v1/files", &[("content-type", "multipart/form-data; boundary=b")], content).await.id()
     }
 }
@@ -210,7 +210,11 @@ async fn ids_in_disguise_open_nothing() {
 /// What each family of objects needs to be made, and a path with its id.
 fn families(file: &str) -> Vec<(&'static str, &'static str, Value)> {
     vec![
-        ("/v1/batches", "/v1/batches/{}", json!({"input_file_id": file, "endpoint": "/v1/responses"})),
+        (
+            "/v1/batches",
+            "/v1/batches/{}",
+            json!({"input_file_id": file, "endpoint": "/v1/responses", "completion_window": "24h"}),
+        ),
         ("/v1/chat/completions", "/v1/chat/completions/{}", json!({"model": "gpt-4o", "store": true, "messages": []})),
         ("/v1/responses", "/v1/responses/{}", json!({"model": "gpt-4o", "input": "hi"})),
         ("/v1/conversations", "/v1/conversations/{}/items", json!({"items": []})),
@@ -231,7 +235,7 @@ fn families(file: &str) -> Vec<(&'static str, &'static str, Value)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_family_is_kept_apart() {
     let world = World::start().await;
-    let file = world.upload(CHILD, r#"{"body":{"model":"gpt-4o"}}"#).await;
+    let file = world.upload(CHILD, r#"{"method":"POST","url":"/v1/responses","body":{"model":"gpt-4o"}}"#).await;
     for (collection, path, body) in families(&file) {
         let made = world.post(CHILD, collection, body.clone()).await.id();
         assert_eq!(owner_of(&made), Some(CHILD), "{collection}");
@@ -263,7 +267,7 @@ async fn every_family_is_kept_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_refers_to_what_is_anothers() {
     let world = World::start().await;
-    let file = world.upload(CHILD, "{}\n").await;
+    let file = world.upload(CHILD, "{\"method\":\"POST\",\"url\":\"/v1/responses\",\"body\":{}}\n").await;
     let response = world
         .post(
             CHILD,
@@ -319,7 +323,7 @@ async fn nobody_refers_to_what_is_anothers() {
         ),
         ("/v1/responses/input_tokens", &response, ask(json!({"previous_response_id": response}))),
         ("/v1/responses/compact", &response, ask(json!({"previous_response_id": response}))),
-        ("/v1/batches", &file, json!({"input_file_id": file})),
+        ("/v1/batches", &file, json!({"input_file_id": file, "endpoint": "/v1/responses"})),
         ("/v1/fine_tuning/jobs", &file, json!({"model": "gpt-4o", "training_file": own, "validation_file": file})),
         ("/v1/fine_tuning/jobs", &tuned, json!({"model": tuned, "training_file": own})),
         ("/v1/vector_stores", &file, json!({"file_ids": [own, file]})),
@@ -637,7 +641,7 @@ async fn a_batch_is_made_of_ones_own_lines_only() {
     let secret = world.upload(CHILD, "secret").await;
     let line = |id: &str| {
         format!(
-            r#"{{"custom_id":"1","url":"/v1/responses","body":{{"model":"gpt-4o","input":[{{"role":"user","content":[{{"type":"input_file","file_id":"{id}"}}]}}]}}}}"#
+            r#"{{"custom_id":"1","method":"POST","url":"/v1/responses","body":{{"model":"gpt-4o","input":[{{"role":"user","content":[{{"type":"input_file","file_id":"{id}"}}]}}]}}}}"#
         )
     };
     let own = world.upload(SIBLING, "x").await;

@@ -16,7 +16,7 @@ use crate::{
     capacity::SMALL,
     config::Dialect,
     error::{Fault, GatewayError},
-    objects::{self, Class, Collected, Cursor, Page, Rule, Step},
+    objects::{self, Batch, Class, Collected, Cursor, Page, Rule, Step},
     proxy::{
         context::Context,
         headers,
@@ -143,10 +143,10 @@ pub(super) async fn inspect_batch(
     ctx: &mut Context,
     principal: &Principal,
     target: &Target,
-    file: &str,
+    batch: &Batch,
     upstream: &Upstream<'_>,
 ) -> Result<(), Stop> {
-    let path = format!("/v1/files/{file}/content");
+    let path = format!("/v1/files/{}/content", batch.file);
     let mut reply = get(session, ctx, &path, None, upstream).await?;
     let status = reply.header.status.as_u16();
     if !(200..300).contains(&status) {
@@ -161,7 +161,7 @@ pub(super) async fn inspect_batch(
         let mut rest = &chunk[..];
         while let Some(end) = memchr::memchr(b'\n', rest) {
             line.extend_from_slice(&rest[..end]);
-            inspect_line(ctx, principal, target, &mut line, number).await?;
+            inspect_line(ctx, principal, target, batch, &mut line, number).await?;
             number += 1;
             rest = &rest[end + 1..];
         }
@@ -176,7 +176,7 @@ pub(super) async fn inspect_batch(
         // Other requests have their turn between two chunks.
         tokio::task::yield_now().await;
     }
-    inspect_line(ctx, principal, target, &mut line, number).await?;
+    inspect_line(ctx, principal, target, batch, &mut line, number).await?;
     release(reply.session, &reply.peer, upstream).await;
     Ok(())
 }
@@ -186,6 +186,7 @@ async fn inspect_line(
     ctx: &Context,
     principal: &Principal,
     target: &Target,
+    batch: &Batch,
     line: &mut BytesMut,
     number: u64,
 ) -> Result<(), GatewayError> {
@@ -193,17 +194,19 @@ async fn inspect_line(
         line.clear();
         return Ok(());
     }
+    let read = |batch: &Batch, line: &[u8]| {
+        batch.check(line).and_then(|()| objects::scan(line, objects::Dialect::OpenAi))
+    };
     let load = Load::reading(line.len());
     let found = match load.is_light() {
         true => {
-            let found = objects::scan(line, objects::Dialect::OpenAi);
+            let found = read(batch, line);
             line.clear();
             found
         }
         false => {
-            let line = line.split().freeze();
-            let work = move |_share| objects::scan(&line, objects::Dialect::OpenAi);
-            heavy::run(&ctx.governance.capacity, load, work).await?
+            let (batch, line) = (batch.clone(), line.split().freeze());
+            heavy::run(&ctx.governance.capacity, load, move |_share| read(&batch, &line)).await?
         }
     };
     let checked = found.map_err(own::unreadable).and_then(|found| own::check(ctx, principal, target, &found));

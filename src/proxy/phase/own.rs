@@ -14,8 +14,8 @@ use crate::{
     config::{self, ProviderObjects},
     error::{Fault, GatewayError},
     objects::{
-        Action, Dialect, Form, Reference, Refused, Rule, boundary, find_rule, is_fine_tune, may_refer, query, scan,
-        scan_field,
+        Action, Batch, Dialect, Form, Reference, Refused, Rule, boundary, find_rule, is_fine_tune,
+        may_refer, query, scan, scan_field,
     },
     openai::Endpoint,
     providers::exchange,
@@ -85,7 +85,8 @@ pub async fn forwarded(
     if reads_body(session, rule.action) {
         let bytes = read::body(session, ctx).await?;
         if !bytes.is_empty() {
-            let found = references_of(session, ctx, &target, bytes.clone()).await?;
+            let (found, is_json) = references_of(session, ctx, &target, bytes.clone()).await?;
+            ctx.forwarded_json = is_json;
             check(ctx, principal, &target, &found)?;
             references.extend(found);
         }
@@ -251,13 +252,13 @@ fn content_type(session: &Session) -> Result<Cow<'_, str>, GatewayError> {
     }
 }
 
-/// What a forwarded body refers to.
+/// What a forwarded body refers to, and whether it was read as JSON.
 async fn references_of(
     session: &Session,
     ctx: &Context,
     target: &Target,
     bytes: Bytes,
-) -> Result<Vec<Reference>, GatewayError> {
+) -> Result<(Vec<Reference>, bool), GatewayError> {
     let (kind, length) = (content_type(session)?, bytes.len());
     let lower = kind.to_ascii_lowercase();
     if lower.starts_with("multipart/") {
@@ -266,15 +267,16 @@ async fn references_of(
         let work = move |_share| Some(form_references(&Form::read(&bytes, &boundary)?));
         let read = heavy::run(&ctx.governance.capacity, Load::reading(length), work).await?;
         let message = "The multipart body is not in the plain form that the gateway can check for references.";
-        return read.ok_or_else(|| invalid(message))?.map_err(unreadable);
+        let found = read.ok_or_else(|| invalid(message))?.map_err(unreadable)?;
+        return Ok((found, false));
     }
     if lower.starts_with("application/sdp") && session.req_header().uri.path() == "/v1/realtime/calls" {
         // The description of a media session, which is no JSON and refers to nothing.
-        return Ok(Vec::new());
+        return Ok((Vec::new(), false));
     }
     let anthropic = target.provider.dialect == config::Dialect::Anthropic;
     let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
-    references(ctx, bytes, move |bytes| scan(bytes, dialect)).await
+    Ok((references(ctx, bytes, move |bytes| scan(bytes, dialect)).await?, true))
 }
 
 fn form_references(form: &Form) -> Result<Vec<Reference>, Refused> {
