@@ -156,7 +156,19 @@ const WIDE: &[(&str, &[&str])] = &[
 const LOOKED_UP: &[(&str, &str)] = &[("image_generation_call", "result"), ("reasoning", "encrypted_content")];
 
 /// Whether a model's name is that of a fine-tune: `ft:gpt-4o:org::id`, in former days `davinci:ft-org-…`.
+/// A provider may pass over white space, invisible characters and the width of letters; so does this.
 pub fn is_fine_tune(model: &str) -> bool {
+    if model.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return is_tuned(model);
+    }
+    let narrow = |char: char| match char {
+        '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(char) - 0xfee0),
+        char => char.is_ascii_graphic().then_some(char),
+    };
+    is_tuned(&model.chars().filter_map(narrow).collect::<String>())
+}
+
+fn is_tuned(model: &str) -> bool {
     let begins = |text: &str, with: &str| text.get(..with.len()).is_some_and(|head| head.eq_ignore_ascii_case(with));
     begins(model, "ft:") || model.split(':').skip(1).any(|part| begins(part, "ft-"))
 }

@@ -18,6 +18,8 @@ pub struct Target {
     pub wire: Arc<Wire>,
     /// The provider's own name for the model.
     pub model: Arc<str>,
+    /// The configuration writes that name down. Otherwise it is what the client asked for.
+    pub named: bool,
 }
 
 /// Header values of a provider, made once when the configuration is loaded.
@@ -173,7 +175,7 @@ impl RouteTable {
                     .push((prefix.to_owned(), Wildcard { label, cache, strict, default_max_tokens, deployments }));
                 continue;
             }
-            let targets = targets(&deployments, &route.model);
+            let targets = targets(&deployments, &route.model, true);
             self.listed.push(ListedModel { id: name.clone(), owned_by: owned_by.clone(), route: label.clone() });
             self.exact.insert(name.clone(), Plan { targets, label, cache, strict, default_max_tokens });
         }
@@ -195,12 +197,12 @@ impl RouteTable {
             && let Some(account) = self.accounts.get(provider)
         {
             let label = format!("{}/*", account.provider.name).into();
-            let targets = targets(&[(account.clone(), None)], name);
+            let targets = targets(&[(account.clone(), None)], name, false);
             return Some(Plan { targets, label, cache: self.cache.clone(), strict: false, default_max_tokens: None });
         }
         let (_, wildcard) = self.wildcards.iter().find(|(prefix, _)| model.starts_with(prefix.as_str()))?;
         Some(Plan {
-            targets: targets(&wildcard.deployments, model),
+            targets: targets(&wildcard.deployments, model, false),
             label: wildcard.label.clone(),
             cache: wildcard.cache.clone(),
             strict: wildcard.strict,
@@ -240,7 +242,7 @@ impl RouteTable {
     }
 
     fn account_plan(&self, account: &Account, model: &str) -> Plan {
-        let targets = targets(&[(account.clone(), None)], model);
+        let targets = targets(&[(account.clone(), None)], model, false);
         Plan { targets, label: "default".into(), cache: self.cache.clone(), strict: false, default_max_tokens: None }
     }
 
@@ -250,11 +252,16 @@ impl RouteTable {
     }
 }
 
-fn targets(deployments: &[(Account, Option<Arc<str>>)], requested: &str) -> Arc<[Target]> {
-    let target = |(account, model): &(Account, Option<Arc<str>>)| Target {
-        model: model.clone().unwrap_or_else(|| account.provider.mapped_model(requested).into()),
-        provider: account.provider.clone(),
-        wire: account.wire.clone(),
+/// `named`: the configuration, and not a client, has written the name that is requested.
+fn targets(deployments: &[(Account, Option<Arc<str>>)], requested: &str, named: bool) -> Arc<[Target]> {
+    let target = |(account, model): &(Account, Option<Arc<str>>)| {
+        let mapped = account.provider.mapped_model(requested);
+        Target {
+            named: named || model.is_some() || account.provider.model_map.values().any(|name| **name == *mapped),
+            model: model.clone().unwrap_or_else(|| mapped.into()),
+            provider: account.provider.clone(),
+            wire: account.wire.clone(),
+        }
     };
     deployments.iter().map(target).collect()
 }
@@ -304,6 +311,30 @@ mod tests {
         assert_eq!(&*table.plan("my-big-model").label, "my-big-*");
         assert_eq!(&*table.plan("groq/other").label, "groq/*");
         assert_eq!(&*table.plan("groq/").label, "default", "no model behind the slash");
+    }
+
+    #[test]
+    fn a_model_is_named_where_the_configuration_and_not_the_client_writes_it() {
+        let table = table(
+            "routes:\n\
+             - {model: ours, aliases: [mine], to: [\"openai/ft:gpt-4o:org::3\"]}\n\
+             - {model: \"ours-*\", to: [\"openai/ft:gpt-4o:org::3\"]}\n\
+             - {model: \"ft:gpt-4o:org::4\", to: [openai]}\n\
+             - {model: \"ft:*\", to: [openai]}\n\
+             - {model: \"*\", to: [openai]}\n",
+        );
+        for (model, named) in [
+            ("ours", true),
+            ("ours-too", true),
+            ("mine", true),
+            ("ft:gpt-4o:org::4", true),
+            ("ft:gpt-4o:org::5", false),
+            ("openai/ft:gpt-4o:org::5", false),
+            ("anything", false),
+        ] {
+            assert_eq!(table.plan(model).targets[0].named, named, "{model}");
+        }
+        assert!(!table.default_plan("x").targets[0].named);
     }
 
     #[test]

@@ -104,3 +104,52 @@ async fn a_batch_has_one_file_and_its_lines_one_endpoint() {
     assert_eq!(world.post(SIBLING, "/v1/batches", honest).await.status, 200);
     assert_eq!(batches(&world), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_of_the_configuration_offers_nobodys_fine_tune() {
+    for routes in [
+        "",
+        "routes: [{model: \"*\", to: [openai]}]",
+        "routes: [{model: \"ft:*\", to: [openai]}, {model: \"*\", to: [openai]}]",
+    ] {
+        let world = World::with(&format!("{TENANTS}\n{routes}")).await;
+        let file = world.upload(CHILD, "x").await;
+        let job = json!({"model": "gpt-4o", "training_file": file});
+        let job = world.post(CHILD, "/v1/fine_tuning/jobs", job).await.id();
+        let job = world.get(CHILD, &format!("/v1/fine_tuning/jobs/{job}")).await.json();
+        let tuned = job["fine_tuned_model"].as_str().unwrap();
+        let ask = |model: &str| json!({"model": model, "messages": []});
+        let asked = world.asked();
+        for model in [
+            tuned.to_owned(),
+            format!(" {tuned}"),
+            format!("openai/{tuned}"),
+            format!("openai/ {tuned}"),
+            format!("\u{200b}{tuned}"),
+            format!("openai/\u{feff}{tuned}"),
+            tuned.replacen("ft:", "f\u{2060}t:", 1),
+            tuned.replacen("ft:", "\u{ff26}\u{ff34}:", 1),
+        ] {
+            for who in [SIBLING, STRANGER] {
+                for path in ["/v1/chat/completions", "/v1/responses"] {
+                    let got = world.post(who, path, ask(&model)).await;
+                    assert_eq!((got.status, world.asked()), (404, asked), "{routes}: {who} {model:?}: {}", got.text);
+                }
+            }
+        }
+        assert_eq!(world.post(CHILD, "/v1/chat/completions", ask(tuned)).await.status, 200, "{routes}");
+        assert_eq!(world.post(SIBLING, "/v1/chat/completions", ask("gpt-4o")).await.status, 200, "{routes}");
+        // What the operator writes down is offered to all.
+        let text = std::fs::read_to_string(&world.gateway.file).unwrap();
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("routes:")).collect();
+        let offer = format!(
+            "routes: [{{model: ours, to: [\"openai/{tuned}\"]}}, {{model: \"ours-*\", to: [\"openai/{tuned}\"]}}]\n"
+        );
+        std::fs::write(&world.gateway.file, format!("{}\n{offer}", kept.join("\n"))).unwrap();
+        world.gateway.reloader.reload().unwrap();
+        for model in ["ours", "ours-too"] {
+            assert_eq!(world.post(SIBLING, "/v1/chat/completions", ask(model)).await.status, 200, "{model}");
+            assert_eq!(world.openai.fake.last().json()["model"], tuned);
+        }
+    }
+}

@@ -156,10 +156,23 @@ fn queries_and_fields_are_read() {
 
 #[test]
 fn fine_tunes_are_told_by_their_names() {
-    for model in ["ft:gpt-4o-mini:org::1", "FT:x", "davinci:ft-org-2023", "ft:gpt-4o:org::1:ckpt-step-9"] {
+    for model in [
+        "ft:gpt-4o-mini:org::1",
+        "FT:x",
+        "davinci:ft-org-2023",
+        "ft:gpt-4o:org::1:ckpt-step-9",
+        " ft:x",
+        "\tft:x",
+        "f t:x",
+        "\u{200b}ft:x",
+        "\u{feff}ft:x",
+        "\u{a0}f\u{2060}t:x",
+        "\u{ff46}\u{ff54}\u{ff1a}x",
+        "davinci: ft-org-2023",
+    ] {
         assert!(is_fine_tune(model), "{model}");
     }
-    for model in ["gpt-4o", "left:x", "soft-ft", "", "llama3:8b"] {
+    for model in ["gpt-4o", "left:x", "soft-ft", "", "llama3:8b", "left :x", "modèle:x", " "] {
         assert!(!is_fine_tune(model), "{model}");
     }
 }

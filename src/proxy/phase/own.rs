@@ -116,7 +116,7 @@ fn keeper(
         Some(id) => ctx.governance.objects.owner(&target.provider.name, id)?,
         None => principal.as_owner(),
     };
-    Keeper::forwarded(ctx, target, rule, owner).map(Box::new)
+    Keeper::forwarded(ctx, target, rule, owner, body).map(Box::new)
 }
 
 /// Checks what a request to an endpoint that is understood refers to. Deployments where an object is not the tenant's are
@@ -143,8 +143,6 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
     // The model that is asked for is one of the gateway's; what a target calls it is looked at below.
     references.retain(|reference| reference.param != "model" || Some(&reference.id) != model.as_ref());
     let Some(plan) = &ctx.plan else { return Err(incomplete()) };
-    // A route that names a fine-tune offers it; only a name that the client brought has to be its own.
-    let offered = !matches!(&*plan.label, "default") && !plan.label.ends_with("/*");
     let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
     let mut refused = None;
     let mut targets = Vec::with_capacity(plan.targets.len());
@@ -157,7 +155,7 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
         let counts = |reference: &&Reference| !translated || objects.owner(&provider.name, &reference.id).is_some();
         let outcome = match is_own(target) {
             true => Ok(()),
-            false => require_fine_tune(ctx, principal, target, offered)
+            false => require_fine_tune(ctx, principal, target)
                 .and_then(|()| check(ctx, principal, target, references.iter().filter(counts))),
         };
         match outcome {
@@ -176,19 +174,15 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
     }
 }
 
-/// Whether a model is no fine-tune, or one that may be used, with the gateway's key.
+/// Whether a model is no fine-tune, or one that may be used, with the gateway's key. A configuration that names a fine-tune
+/// offers it; a name that the client brought has to be its own.
 ///
 /// # Errors
 /// It is another's, or nobody's.
-pub fn require_fine_tune(
-    ctx: &Context,
-    principal: &Principal,
-    target: &Target,
-    offered: bool,
-) -> Result<(), GatewayError> {
+pub fn require_fine_tune(ctx: &Context, principal: &Principal, target: &Target) -> Result<(), GatewayError> {
     let model = &target.model;
     let reference = Reference { id: model.to_string(), strict: true, param: "model" };
-    if offered || !is_fine_tune(model) || may_use(ctx, principal, &target.provider, &reference) {
+    if target.named || !is_fine_tune(model) || may_use(ctx, principal, &target.provider, &reference) {
         return Ok(());
     }
     let message = format!("The model '{model}' does not exist.");
