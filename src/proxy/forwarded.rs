@@ -113,12 +113,20 @@ const NAMES: &[Rule] = &[
 
 /// Headers by the beginning of their name.
 const FAMILIES: &[Rule] = &[
-    keyed("anthropic-*", To::Anthropic, "The version of the API and its betas, known or not."),
-    keyed("openai-*", To::OpenAi, "OpenAI's betas, known or not."),
+    keyed("anthropic-*", To::Anthropic, "The version of the API and its betas, known or not; see `ACCOUNTS`."),
+    keyed("openai-*", To::OpenAi, "OpenAI's betas, known or not; see `ACCOUNTS`."),
     neutral("x-claude-code-*", To::Anthropic, "Claude Code; the session and the agent, for Anthropic's statistics."),
-    keyed("x-codex-*", To::OpenAi, "Codex; features, and where a turn was served."),
+    keyed("x-codex-*", To::OpenAi, "Codex; features, and where a turn was served; see `ACCOUNTS`."),
     neutral("x-stainless-*", To::Any, "All official SDKs; their version and platform, for the provider's statistics."),
 ];
+
+/// Words in the name of a header of a family that names an account or a part of one: like those of [`To::OwnAccount`] it goes
+/// with a key of the client's own only.
+const ACCOUNTS: &[&str] = &["account", "organisation", "organization", "project", "tenant", "user", "workspace"];
+
+fn names_account(name: &str) -> bool {
+    ACCOUNTS.iter().any(|word| name.contains(word)) || name.split(['-', '_']).any(|word| word == "org")
+}
 
 /// The rule for a header, if it has one. `name` is in lower case.
 pub fn rule(name: &str) -> Option<&'static Rule> {
@@ -146,6 +154,7 @@ impl Way<'_> {
     pub fn takes(&self, name: &HeaderName) -> bool {
         let anthropic = self.provider.dialect == Dialect::Anthropic;
         let ruled = rule(name.as_str()).is_some_and(|rule| match rule.to {
+            _ if rule.name.ends_with('*') && !self.own_credential && names_account(name.as_str()) => false,
             To::Any => true,
             To::OnlyForwarded => self.only_forwarded,
             To::WebSocket => self.websocket,
@@ -250,6 +259,20 @@ mod tests {
         ] {
             let got = [&openai, &claude, &router].map(|provider| takes(&way(provider), name));
             assert_eq!(got, [at_openai, at_claude, at_router], "{name}");
+        }
+        for name in [
+            "anthropic-workspace-id",
+            "anthropic-organization-id",
+            "openai-project-id",
+            "openai-organization",
+            "openai-org",
+            "openai-ephemeral-user-id",
+            "x-codex-account",
+            "x-codex-chatgpt-account-id",
+        ] {
+            let vendor = if name.starts_with("anthropic") { &claude } else { &openai };
+            assert!(!takes(&way(vendor), name), "{name}");
+            assert!(takes(&Way { own_credential: true, ..way(vendor) }, name), "{name}");
         }
         let own = Way { own_credential: true, ..way(&openai) };
         assert!(takes(&own, "openai-organization") && takes(&own, "chatgpt-account-id"));

@@ -153,3 +153,54 @@ async fn a_pattern_of_the_configuration_offers_nobodys_fine_tune() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_header_chooses_an_account_of_the_gateways_key() {
+    let site = Site::start(TWO, Fake::always(Answer::completion()).await).await;
+    let headers = [
+        ("openai-organization", "org-evil"),
+        ("openai-project", "proj-evil"),
+        ("openai-project-id", "proj-evil"),
+        ("openai-organization-id", "org-evil"),
+        ("x-codex-account", "evil"),
+        ("x-codex-workspace-id", "evil"),
+        ("chatgpt-account-id", "evil"),
+        ("openai-beta", "responses=v1"),
+        ("x-codex-turn", "neutral"),
+    ];
+    let all = [&headers[..], &[JSON]].concat();
+    let body = r#"{"model":"gpt-4o","messages":[]}"#;
+    for path in ["/v1/chat/completions", "/v1/images/generations"] {
+        assert_eq!(site.ask(&site.mallory, "POST", path, &all, body).await.0, 200);
+        let seen = site.fake.last();
+        for (name, value) in headers {
+            let expected = (!value.contains("evil")).then_some(value);
+            assert_eq!(seen.header(name), expected, "{path} {name}");
+        }
+    }
+    let mut client = raw::Client::connect(site.gateway.addresses[0]).await;
+    client
+        .write(format!(
+            "GET /v1/realtime?model=gpt-realtime HTTP/1.1\r\nhost: gw\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: realtime, \
+             openai-insecure-api-key.{}, openai-organization.org-evil, openai-project.proj-evil, openai-beta.realtime-v1\r\n\
+             openai-project-id: proj-evil\r\n\r\n",
+            site.mallory
+        ))
+        .await;
+    client.reply().await;
+    let seen = site.fake.last();
+    assert_eq!(seen.path, "/v1/realtime?model=gpt-realtime");
+    assert_eq!(seen.header("sec-websocket-protocol"), Some("realtime, openai-beta.realtime-v1"));
+    assert_eq!((seen.header("openai-project-id"), seen.header("authorization")), (None, Some("Bearer sk-gateway")));
+    // With the client's own key they name the client's own account.
+    let own = [("authorization", "Bearer sk-own"), ("x-api-key", &site.acme), ("openai-project-id", "proj-mine"), JSON];
+    let request = reqwest::Client::new().post(site.gateway.url("/v1/chat/completions"));
+    let request = own.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    assert_eq!(request.body(body).send().await.unwrap().status().as_u16(), 200);
+    let seen = site.fake.last();
+    assert_eq!(
+        (seen.header("openai-project-id"), seen.header("authorization")),
+        (Some("proj-mine"), Some("Bearer sk-own"))
+    );
+}

@@ -174,7 +174,7 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
         if provider.dialect == Dialect::Anthropic {
             headers.entry(identify::ANTHROPIC_VERSION).or_insert(VERSION);
         }
-        identify::remove_subprotocol_keys(headers);
+        identify::remove_subprotocols(headers, attempt.own_credential);
         if !unread || !headers.contains_key(header::ACCEPT_ENCODING) {
             headers.insert(header::ACCEPT_ENCODING, IDENTITY);
         }

@@ -103,15 +103,29 @@ fn hides_structure(path: &str) -> bool {
 /// How a browser presents a key when it opens a WebSocket, where it cannot set headers (OpenAI's realtime API).
 const SUBPROTOCOL_KEY: &str = "openai-insecure-api-key.";
 
-/// Takes every key out of the WebSocket subprotocols on offer; the others stay. The one that is used goes upstream in a
-/// header of its own.
-pub fn remove_subprotocol_keys(headers: &mut HeaderMap) {
+/// WebSocket subprotocols that say nothing of an account (`*` stands for any rest): OpenAI's realtime API, its betas, and what
+/// its Agents SDK says of itself. OpenAI reads others as headers (`openai-organization.org-…`, `openai-project.proj_…`).
+const SUBPROTOCOLS: &[&str] = &["openai-agents-sdk.*", "openai-beta.*", "realtime"];
+
+/// Takes every key out of the WebSocket subprotocols on offer; the one that is used goes upstream in a header of its own. With
+/// a key of the gateway's only [`SUBPROTOCOLS`] stay, with one of the client's all others do.
+pub fn remove_subprotocols(headers: &mut HeaderMap, own_credential: bool) {
     let lines = || headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-    if !lines().any(|line| memchr::memmem::find(line.as_bytes(), SUBPROTOCOL_KEY.as_bytes()).is_some()) {
+    let is_neutral = |word: &[u8]| {
+        SUBPROTOCOLS.iter().any(|known| match known.strip_suffix('*') {
+            Some(prefix) => word.starts_with(prefix.as_bytes()),
+            None => word == known.as_bytes(),
+        })
+    };
+    let stays = |word: &&[u8]| match own_credential {
+        true => !word.starts_with(SUBPROTOCOL_KEY.as_bytes()),
+        false => is_neutral(word),
+    };
+    let words = || lines().flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    if words().all(|word| stays(&word)) {
         return;
     }
-    let words = lines().flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-    let kept: Vec<_> = words.filter(|word| !word.starts_with(SUBPROTOCOL_KEY.as_bytes())).collect();
+    let kept: Vec<_> = words().filter(stays).collect();
     match HeaderValue::from_bytes(&kept.join(&b", "[..])) {
         Ok(value) if !kept.is_empty() => drop(headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value)),
         _ => drop(headers.remove(header::SEC_WEBSOCKET_PROTOCOL)),
@@ -189,7 +203,7 @@ mod tests {
         let offered = "realtime, openai-insecure-api-key.sk-1, openai-beta.realtime-v1";
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
         assert_eq!(credentials(&headers).1.map(|s| s.expose().to_owned()).as_deref(), Some("sk-1"));
-        remove_subprotocol_keys(&mut headers);
+        remove_subprotocols(&mut headers, true);
         assert_eq!(headers[header::SEC_WEBSOCKET_PROTOCOL], "realtime, openai-beta.realtime-v1");
         assert!(credentials(&headers).1.is_none());
         for line in
@@ -199,9 +213,26 @@ mod tests {
         }
         let found = credentials(&headers);
         assert_eq!([found.0, found.1].map(|s| s.unwrap().expose().to_owned()), ["chitty_2", "sk-2"]);
-        remove_subprotocol_keys(&mut headers);
+        remove_subprotocols(&mut headers, true);
         let left: Vec<_> = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().collect();
         assert_eq!(left, ["realtime, openai-beta.realtime-v1"]);
+    }
+
+    #[test]
+    fn no_subprotocol_chooses_an_account_of_the_gateways_key() {
+        let offered = "realtime, openai-organization.org-x, openai-beta.realtime-v1,openai-project.proj_x , openai-agents-sdk.0.1";
+        let mut headers = HeaderMap::new();
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
+        headers.append(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("OpenAI-Project.proj_y, realtime.x"));
+        let mut own = headers.clone();
+        remove_subprotocols(&mut own, true);
+        assert_eq!(own, headers, "with the client's own key all stays as it came");
+        remove_subprotocols(&mut headers, false);
+        let left: Vec<_> = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().collect();
+        assert_eq!(left, ["realtime, openai-beta.realtime-v1, openai-agents-sdk.0.1"]);
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("openai-project.proj_x"));
+        remove_subprotocols(&mut headers, false);
+        assert!(headers.is_empty());
     }
 
     #[test]
