@@ -1,6 +1,6 @@
 //! Who owns an id, in memory.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::types::TenantId;
 
@@ -49,15 +49,56 @@ impl Class {
     }
 }
 
-/// The owners of the youngest ids.
+/// The owners of the youngest ids. Where there are too many, the oldest of the owner with the most goes: who floods the index
+/// forgets its own.
 #[derive(Debug)]
 pub struct Index {
     owners: Vec<Owner>,
     numbers: HashMap<Owner, u32>,
     known: HashMap<Key, u32>,
-    /// By class, the oldest first.
-    order: [VecDeque<Key>; 2],
+    /// By class.
+    shelves: [Shelf; 2],
     limits: [usize; 2],
+}
+
+/// The ids of one class.
+#[derive(Debug, Default)]
+struct Shelf {
+    len: usize,
+    /// By owner, the oldest first.
+    order: Vec<VecDeque<Key>>,
+    /// How many each owner has, with its number.
+    sizes: BTreeSet<(usize, u32)>,
+}
+
+impl Shelf {
+    fn push(&mut self, owner: u32, key: Key) {
+        let at = owner as usize;
+        if self.order.len() <= at {
+            self.order.resize_with(at + 1, VecDeque::new);
+        }
+        self.order[at].push_back(key);
+        self.len += 1;
+        self.count(owner, self.order[at].len() - 1);
+    }
+
+    /// Takes the oldest of whoever has the most.
+    fn shed(&mut self) -> Option<Key> {
+        let (size, owner) = *self.sizes.last()?;
+        let key = self.order[owner as usize].pop_front()?;
+        self.len -= 1;
+        self.count(owner, size);
+        Some(key)
+    }
+
+    /// An owner has had so many.
+    fn count(&mut self, owner: u32, before: usize) {
+        self.sizes.remove(&(before, owner));
+        let now = self.order[owner as usize].len();
+        if now > 0 {
+            self.sizes.insert((now, owner));
+        }
+    }
 }
 
 impl Default for Index {
@@ -69,8 +110,8 @@ impl Default for Index {
 impl Index {
     /// An empty index for so many ids of each class.
     pub fn with_limits(limits: [usize; 2]) -> Self {
-        let order = [VecDeque::new(), VecDeque::new()];
-        Self { owners: Vec::new(), numbers: HashMap::new(), known: HashMap::new(), order, limits }
+        let shelves = [Shelf::default(), Shelf::default()];
+        Self { owners: Vec::new(), numbers: HashMap::new(), known: HashMap::new(), shelves, limits }
     }
 
     /// Whose it is; `None`: nobody's.
@@ -99,9 +140,9 @@ impl Index {
             }
         };
         self.known.insert(key, number);
-        let order = &mut self.order[class as usize];
-        order.push_back(key);
-        let gone = if order.len() > self.limits[class as usize] { order.pop_front() } else { None };
+        let shelf = &mut self.shelves[class as usize];
+        shelf.push(number, key);
+        let gone = if shelf.len > self.limits[class as usize] { shelf.shed() } else { None };
         if let Some(gone) = &gone {
             self.known.remove(gone);
         }
@@ -128,6 +169,28 @@ mod tests {
         let anonymous = Owner { anonymous: true, ..owner("a") };
         index.insert(key("openai", "file-3"), &anonymous, Class::Kept);
         assert_eq!(index.owner(&key("openai", "file-3")), Some(&anonymous));
+    }
+
+    #[test]
+    fn who_floods_the_index_forgets_its_own() {
+        let mut index = Index::with_limits([10, 10]);
+        for n in 0..3 {
+            index.insert(key("p", &format!("a-{n}")), &owner("a"), Class::Kept);
+            index.insert(key("p", &format!("b-{n}")), &owner("b"), Class::Kept);
+        }
+        for n in 0..1_000 {
+            let (_, gone) = index.insert(key("p", &format!("flood-{n}")), &owner("mallory"), Class::Kept);
+            assert_eq!(gone, (n >= 4).then(|| key("p", &format!("flood-{}", n - 4))));
+        }
+        let known = |id: String| index.owner(&key("p", &id)).is_some();
+        assert!((0..3).all(|n| known(format!("a-{n}")) && known(format!("b-{n}"))));
+        assert!((996..1_000).all(|n| known(format!("flood-{n}"))) && !known("flood-995".into()));
+        assert_eq!(index.len(), 10);
+        // Who comes later has room as well, at the cost of whoever has the most.
+        for n in 0..2 {
+            let (_, gone) = index.insert(key("p", &format!("c-{n}")), &owner("c"), Class::Kept);
+            assert_eq!(gone, Some(key("p", &format!("flood-{}", n + 996))));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::{borrow::Cow, fmt};
 
+use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// The strings at these paths of a JSON text: names of members, `[]` for each element of a list, with dots between them
@@ -19,6 +20,55 @@ pub fn find(json: &[u8], paths: &[&str]) -> Vec<String> {
 /// The ids of spoken answers in a chat completion, or in a chunk of one.
 pub fn find_audio(json: &[u8]) -> Vec<String> {
     find(json, &["choices.[].message.audio.id", "choices.[].delta.audio.id"])
+}
+
+/// What a client has written, with the escapes of ASCII characters decoded.
+#[derive(Clone, Debug, Default)]
+pub struct Written(Bytes);
+
+impl Written {
+    /// Takes the body of a request, JSON or a form.
+    pub fn new(body: Bytes) -> Self {
+        let begins = |at: usize| matches!(&body[at + 1..], [b'/', ..] | [b'u', b'0', b'0', b'0'..=b'7', ..]);
+        match memchr::memchr_iter(b'\\', &body).any(begins) {
+            true => Self(unescape(&body).into()),
+            false => Self(body),
+        }
+    }
+
+    /// Whether an id may come from the client: it stands in what was written, or is none of the plain words that providers
+    /// make for ids, and could stand there in many ways.
+    pub fn may_hold(&self, id: &str) -> bool {
+        let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
+        id.is_empty() || !id.bytes().all(plain) || memchr::memmem::find(&self.0, id.as_bytes()).is_some()
+    }
+}
+
+fn unescape(body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len());
+    let mut rest = body;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        let tail = &rest[at + 1..];
+        let code = || u8::from_str_radix(std::str::from_utf8(tail.get(3..5)?).ok()?, 16).ok().filter(u8::is_ascii);
+        let length = match tail {
+            [b'/' | b'\\' | b'"', ..] => {
+                out.push(tail[0]);
+                1
+            }
+            [b'u', b'0', b'0', ..] if code().is_some() => {
+                out.extend(code());
+                5
+            }
+            _ => {
+                out.push(b'\\');
+                0
+            }
+        };
+        rest = &tail[length..];
+    }
+    out.extend_from_slice(rest);
+    out
 }
 
 struct Seek<'p, 'f> {
@@ -130,6 +180,27 @@ mod tests {
         assert_eq!(find(br#"{"conversation":"conv_2"}"#, &paths), ["conv_2"]);
         assert!(find(b"no JSON", &paths).is_empty() && find(b"", &paths).is_empty());
         assert_eq!(find(br#"{"id":"resp_2","output":["#, &paths), ["resp_2"], "what is cut off has been made");
+    }
+
+    #[test]
+    fn what_a_client_wrote_is_found_in_any_writing() {
+        for body in [
+            r#"{"items":[{"id":"msg_1/x"}]}"#,
+            r#"{"items":[{"id":"msg_1\/x"}]}"#,
+            r#"{"items":[{"id":"\u006dsg\u005f1\u002fx"}]}"#,
+            r#"{"items":[{"id":"\\\u006dsg_1\/x"}]}"#,
+            r#"{"a":"\u00e9\n\\","id":"ms\u0067_1/x"}"#,
+            "--b\r\n\r\nmsg_1/x\r\n--b--",
+        ] {
+            let written = Written::new(body.to_owned().into());
+            assert!(written.may_hold("msg_1/x") && !written.may_hold("msg_2/x"), "{body}");
+        }
+        for body in ["", r#"{"x":"\u006"#, r#"{"x":"\"#, r#"\u00"#, "{\"x\":\"\\u00\u{e9}9\"}"] {
+            assert!(!Written::new(body.to_owned().into()).may_hold("msg_1/x"), "{body}");
+        }
+        for id in ["", "msg 1", "msg_\u{e9}", "msg\n", "msg\"", "msg\\"] {
+            assert!(Written::default().may_hold(id), "{id}");
+        }
     }
 
     #[test]

@@ -263,6 +263,11 @@ pub fn scan_field(name: &str, value: &str) -> Result<Vec<Reference>, Refused> {
     }
 }
 
+/// Whether a parameter of a query says where a list is read on.
+pub fn is_cursor(param: &str) -> bool {
+    ["after", "after_id", "before", "before_id"].contains(&param)
+}
+
 /// The references in a query string.
 pub fn query(query: &str) -> Vec<Reference> {
     let pairs = query.split(['&', ';']).map(|pair| pair.split_once('=').unwrap_or((pair, "")));

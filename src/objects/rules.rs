@@ -11,6 +11,9 @@ use super::index::Class;
 pub enum Action {
     /// The ids in it are checked: in the path, the query and the body, which is read for it.
     Check,
+    /// The same for a list of what lies within an object, whose ids may be of the client's choice: it is read on behind what the
+    /// provider has told of, which is not taken down. A cursor of nobody's reveals nothing.
+    Items,
     /// As `Check`, and the file that its lines come from is looked into.
     Batch,
     /// The ids in the path and the query are checked, and not the body: it is an upload and has no field that refers to anything.
@@ -31,7 +34,8 @@ pub type Answer = &'static [&'static str];
 pub struct Rule {
     /// Names with one space between them, or `*`. `HEAD` goes with `GET`.
     methods: &'static str,
-    /// Behind `/v1/`. `{}` is an id, `*` one segment that is none, a last `**` any number of segments.
+    /// Behind `/v1/`. `{}` is an id, `{item}` an id of something that its provider looks for within the object before it and
+    /// nowhere else, `*` one segment that is none, a last `**` any number of segments.
     path: &'static str,
     /// What happens to a request.
     pub action: Action,
@@ -49,8 +53,8 @@ const JOB: Answer = &["id", "fine_tuned_model", "result_files.[]"];
 const ASSISTANT: Answer = &["id", "tool_resources.file_search.vector_store_ids.[]"];
 const RUN: Answer = &["id", "thread_id"];
 
-/// Where a response tells of itself and its items.
-pub const RESPONSE: Answer = &["id", "conversation", "conversation.id", "output.[].id"];
+/// Where a response tells of itself and its items. Its conversation is one that the client has named.
+pub const RESPONSE: Answer = &["id", "output.[].id"];
 
 /// The files and containers that a response's tools make. They outlive it, also where it is not stored.
 pub const SIDE_EFFECTS: Answer = &[
@@ -69,7 +73,7 @@ const fn turn(methods: &'static str, path: &'static str, action: Action, answer:
     Rule { methods, path, action, answer, class: Class::Turn }
 }
 
-use Action::{Admin, Batch, Check, List, Shared, Upload};
+use Action::{Admin, Batch, Check, Items, List, Shared, Upload};
 
 /// Looked through from its start: literal segments stand before ids in the same place.
 static RULES: &[Rule] = &[
@@ -116,19 +120,20 @@ static RULES: &[Rule] = &[
     // Stored completions.
     turn("GET", "chat/completions", List, NONE),
     turn("GET POST DELETE", "chat/completions/{}", Check, NONE),
-    turn("GET", "chat/completions/{}/messages", Check, ELEMENTS),
+    turn("GET", "chat/completions/{}/messages", Items, NONE),
     // Responses. `POST responses` is understood and not only forwarded.
     turn("POST", "responses/input_tokens", Check, NONE),
     turn("POST", "responses/compact", Check, &["id", "output.[].id"]),
     turn("GET", "responses/{}", Check, RESPONSE),
     turn("DELETE", "responses/{}", Check, NONE),
     turn("POST", "responses/{}/cancel", Check, RESPONSE),
-    turn("GET", "responses/{}/input_items", Check, ELEMENTS),
+    turn("GET", "responses/{}/input_items", Items, NONE),
     // Conversations.
     rule("POST", "conversations", Check, ID),
     rule("GET POST DELETE", "conversations/{}", Check, NONE),
-    turn("GET POST", "conversations/{}/items", Check, &["data.[].id", "data.[].container_id"]),
-    turn("GET DELETE", "conversations/{}/items/{}", Check, NONE),
+    turn("GET", "conversations/{}/items", Items, NONE),
+    turn("POST", "conversations/{}/items", Check, ELEMENTS),
+    turn("GET DELETE", "conversations/{}/items/{item}", Check, NONE),
     // Containers.
     rule("GET", "containers", List, NONE),
     rule("POST", "containers", Check, ID),
@@ -221,6 +226,14 @@ static RULES: &[Rule] = &[
     rule("*", "chatkit/**", Shared, NONE),
 ];
 
+impl Rule {
+    /// Whether the id at this place among those of a path is looked for within the object before it only, so that one of
+    /// nobody's reveals nothing.
+    pub fn is_item(&self, at: usize) -> bool {
+        self.path.split('/').filter(|segment| segment.starts_with('{')).nth(at) == Some("{item}")
+    }
+}
+
 /// The rule for a path, which begins with `/v1/`, and the ids in it, escapes decoded.
 pub fn find_rule<'p>(method: &str, path: &'p str) -> Option<(&'static Rule, Vec<Cow<'p, str>>)> {
     let path = path.strip_prefix("/v1/")?;
@@ -242,7 +255,7 @@ fn ids<'p>(pattern: &str, path: &'p str) -> Option<Vec<Cow<'p, str>>> {
         let segment = segments.next()?;
         match wanted {
             // Escapes that say nothing are nobody's id.
-            "{}" => found.push(super::refs::decode(segment, false)),
+            "{}" | "{item}" => found.push(super::refs::decode(segment, false)),
             "*" => {}
             literal if literal == segment => {}
             _ => return None,
@@ -272,6 +285,8 @@ mod tests {
         assert_eq!(found("POST", "/v1/threads/runs"), Some((Check, vec![])));
         assert_eq!(found("PATCH", "/v1/organization/users/x"), Some((Admin, vec![])));
         assert_eq!(found("GET", "/v1/organization"), Some((Admin, vec![])));
+        let (rule, _) = find_rule("DELETE", "/v1/conversations/conv_1/items/msg_1").unwrap();
+        assert_eq!([0, 1, 2].map(|at| rule.is_item(at)), [false, true, false]);
         for (method, path) in [
             ("PUT", "/v1/files/file-1"),
             ("GET", "/v1/Files"),
@@ -289,7 +304,10 @@ mod tests {
     fn no_rule_hides_behind_another() {
         for (at, rule) in RULES.iter().enumerate() {
             let method = rule.methods.split(' ').next().map(|name| if name == "*" { "GET" } else { name }).unwrap();
-            let path = format!("/v1/{}", rule.path.replace("{}", "id").replace("/**", "/a/b").replace('*', "v"));
+            let path = format!(
+                "/v1/{}",
+                rule.path.replace("{}", "id").replace("{item}", "id").replace("/**", "/a/b").replace('*', "v")
+            );
             let (first, _) = find_rule(method, &path).unwrap();
             assert!(std::ptr::eq(first, &RULES[at]), "{method} {path} is found as {}", first.path);
         }

@@ -7,15 +7,14 @@ use bytes::Bytes;
 
 use super::{context::Context, party::Principal};
 use crate::{
-    objects::{Answer, Class, Objects, Owner, RESPONSE, Rule, SIDE_EFFECTS, find, find_audio},
+    objects::{Answer, Class, Objects, Owner, RESPONSE, Rule, SIDE_EFFECTS, Written, find, find_audio},
     openai::Endpoint,
     routing::Target,
     sse::Scanner,
 };
 
 /// Where the events of a response's stream tell of it and its items.
-const RESPONSE_EVENT: Answer =
-    &["response.id", "response.conversation", "response.conversation.id", "response.output.[].id", "item.id"];
+const RESPONSE_EVENT: Answer = &["response.id", "response.output.[].id", "item.id"];
 /// The files and containers of its tools in the events.
 const SIDE_EFFECTS_EVENT: Answer = &[
     "response.output.[].container_id",
@@ -52,6 +51,9 @@ pub struct Keeper {
     /// Where an event of a stream does.
     event: Vec<(Answer, Class)>,
     audio: bool,
+    /// What the client has sent to a path that is only forwarded. The endpoints that are understood take no id from their
+    /// client for what they make.
+    written: Written,
     /// Cuts the stream of a path that is only forwarded into its events.
     scanner: Option<Scanner>,
 }
@@ -59,7 +61,7 @@ pub struct Keeper {
 impl Keeper {
     /// For a path that is only forwarded; `None` where its reply tells of nothing. What is made within another's object
     /// belongs to the owner of that.
-    pub fn forwarded(ctx: &Context, target: &Target, rule: &Rule, owner: Owner) -> Option<Self> {
+    pub fn forwarded(ctx: &Context, target: &Target, rule: &Rule, owner: Owner, body: &Bytes) -> Option<Self> {
         let document = vec![(rule.answer, rule.class)];
         (!rule.answer.is_empty()).then(|| Self {
             objects: ctx.governance.objects.clone(),
@@ -68,6 +70,7 @@ impl Keeper {
             event: document.clone(),
             document,
             audio: false,
+            written: Written::new(body.clone()),
             scanner: None,
         })
     }
@@ -108,7 +111,8 @@ impl Keeper {
         }
         let owner = ctx.principal.as_ref().map(Principal::as_owner)?;
         let provider = attempt.target.provider.name.clone();
-        Some(Self { objects: ctx.governance.objects.clone(), provider, owner, document, event, audio, scanner: None })
+        let (objects, written) = (ctx.governance.objects.clone(), Written::default());
+        Some(Self { objects, provider, owner, document, event, audio, written, scanner: None })
     }
 
     /// Takes a whole JSON reply.
@@ -124,7 +128,7 @@ impl Keeper {
     /// Takes the id that a header tells of.
     pub fn keep_id(&self, id: &str) {
         let class = self.document.first().map_or(Class::Kept, |(_, class)| *class);
-        self.objects.record(&self.provider, [id], &self.owner, class);
+        self.record([id], class);
     }
 
     /// From now on the body is a stream of events, see [`Self::pass`].
@@ -149,14 +153,18 @@ impl Keeper {
 
     fn read(&self, json: &[u8], places: &[(Answer, Class)]) {
         for (paths, class) in places {
-            let ids = find(json, paths);
-            if !ids.is_empty() {
-                self.objects.record(&self.provider, ids.iter().map(String::as_str), &self.owner, *class);
-            }
+            self.record(find(json, paths).iter().map(String::as_str), *class);
         }
         if self.audio {
-            let ids = find_audio(json);
-            self.objects.record(&self.provider, ids.iter().map(String::as_str), &self.owner, Class::Turn);
+            self.record(find_audio(json).iter().map(String::as_str), Class::Turn);
+        }
+    }
+
+    /// Nobody gets an object by writing its id.
+    fn record<'a>(&self, ids: impl IntoIterator<Item = &'a str>, class: Class) {
+        let mut made = ids.into_iter().filter(|id| !self.written.may_hold(id)).peekable();
+        if made.peek().is_some() {
+            self.objects.record(&self.provider, made, &self.owner, class);
         }
     }
 }

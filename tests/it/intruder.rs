@@ -204,3 +204,112 @@ async fn no_header_chooses_an_account_of_the_gateways_key() {
         (Some("proj-mine"), Some("Bearer sk-own"))
     );
 }
+
+async fn echo() -> Fake {
+    Fake::start(|seen, number| {
+        let path = seen.path.split('?').next().unwrap();
+        let body: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
+        let echoed = body["items"].as_array().or(body["input"].as_array()).cloned().unwrap_or_default();
+        let id = |kind: &str| format!("{kind}_{number}");
+        let reply = match (seen.method.as_str(), path) {
+            ("POST", "/v1/conversations") => json!({"id": id("conv")}),
+            ("POST", path) if path.ends_with("/items") => {
+                let own = |(at, item): (usize, &Value)| {
+                    json!({"id": item["id"].as_str().map_or(format!("msg_{number}_{at}"), str::to_owned), "container_id": item["container_id"]})
+                };
+                json!({"object": "list", "data": echoed.iter().enumerate().map(own).collect::<Vec<_>>()})
+            }
+            ("POST", "/v1/responses/compact") => json!({"id": id("resp"), "output": echoed}),
+            ("POST", "/v1/responses") => json!({"id": id("resp"), "object": "response", "status": "completed",
+                "conversation": body["conversation"], "output": [{"type": "message", "id": id("msg"), "content": []}],
+                "usage": {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}}),
+            // What was put in is read back; as a stored item it has the id that its writer chose.
+            ("GET", path) if path.ends_with("/items") || path.ends_with("/input_items") => {
+                json!({"object": "list", "data": [{"id": "file-dashboard"}, {"id": "vs_dashboard"}, {"id": "msg_read"}]})
+            }
+            ("GET", path) if path.ends_with("/messages") => json!({"object": "list", "data": [{"id": "file-dashboard"}]}),
+            _ => json!({"id": path.rsplit('/').next(), "content": "secret"}),
+        };
+        Answer::json(200, &reply.to_string())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_an_object_by_writing_its_id() {
+    let site = Site::start(TWO, echo().await).await;
+    let ask = async |method: &str, path: &str, body: &str| site.ask(&site.mallory, method, path, &[JSON], body).await;
+    let id = |(status, text): (u16, String)| {
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str::<Value>(&text).unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let conversation = id(ask("POST", "/v1/conversations", "{}").await);
+    let items = format!("/v1/conversations/{conversation}/items");
+    for claim in [
+        r#"{"type":"message","role":"user","content":"x","id":"file-dashboard"}"#,
+        r#"{"type":"message","role":"user","content":"x","id":"file\u002ddashboard"}"#,
+        r#"{"type":"message","role":"user","content":"x","id":"\u0066ile-dashboard"}"#,
+        r#"{"type":"message","role":"user","content":"x","id":"vs_dashboard"}"#,
+        r#"{"type":"message","role":"user","content":"x","id":"msg_foreign"}"#,
+        r#"{"type":"code_interpreter_call","code":"x","outputs":[],"id":"ci_1","container_id":"cntr_dashboard"}"#,
+    ] {
+        for (path, field) in [(items.as_str(), "items"), ("/v1/responses/compact", "input")] {
+            let body = format!(r#"{{"model":"gpt-4o","{field}":[{claim}]}}"#);
+            // A container that is nobody's is refused as a reference; the others are items that carry their content.
+            let (status, text) = ask("POST", path, &body).await;
+            assert!(status == 200 || status == 404 && claim.contains("cntr_"), "{path} {claim}: {status} {text}");
+        }
+    }
+    let response = id(ask(
+        "POST",
+        "/v1/responses",
+        r#"{"model":"gpt-4o","input":[{"type":"message","role":"user","content":"x","id":"file-dashboard"}]}"#,
+    )
+    .await);
+    // Read back, they are no more the reader's than before.
+    for path in [items.as_str(), &format!("/v1/responses/{response}/input_items")] {
+        let (status, text) = ask("GET", path, "").await;
+        assert!(status == 200 && text.contains("file-dashboard"), "{text}");
+    }
+    let asked = site.fake.count();
+    for (method, path) in [
+        ("GET", "/v1/files/file-dashboard"),
+        ("GET", "/v1/files/file-dashboard/content"),
+        ("DELETE", "/v1/files/file-dashboard"),
+        ("GET", "/v1/vector_stores/vs_dashboard"),
+        ("GET", "/v1/containers/cntr_dashboard/files"),
+    ] {
+        let (status, text) = ask(method, path, "").await;
+        assert_eq!(status, 404, "{method} {path}: {text}");
+    }
+    for id in ["msg_foreign", "msg_read", "file-dashboard"] {
+        let body = json!({"model": "gpt-4o", "input": [{"type": "item_reference", "id": id}]}).to_string();
+        assert_eq!(ask("POST", "/v1/responses", &body).await.0, 404, "{id}");
+    }
+    assert_eq!(site.fake.count(), asked, "no provider was asked");
+    // The owner's own: made without an id, referred to at once, read page by page, opened and deleted where it lies.
+    let made = ask("POST", &items, r#"{"items":[{"type":"message","role":"user","content":"x"}]}"#).await.1;
+    let made = serde_json::from_str::<Value>(&made).unwrap()["data"][0]["id"].as_str().unwrap().to_owned();
+    let body =
+        json!({"model": "gpt-4o", "conversation": conversation, "input": [{"type": "item_reference", "id": made}]});
+    assert_eq!(ask("POST", "/v1/responses", &body.to_string()).await.0, 200);
+    for (method, path) in [
+        ("GET", format!("{items}/{made}")),
+        ("GET", format!("{items}/msg_read")),
+        ("DELETE", format!("{items}/msg_read")),
+        ("GET", format!("{items}?limit=3&after=msg_read")),
+        ("GET", format!("/v1/responses/{response}/input_items?after=msg_read&order=asc")),
+    ] {
+        let (status, text) = ask(method, &path, "").await;
+        assert_eq!(status, 200, "{method} {path}: {text}");
+    }
+    // What is another's stays so, as an item and as a cursor.
+    let theirs = id(site.ask(&site.acme, "POST", "/v1/conversations", &[JSON], "{}").await);
+    let theirs_items = format!("/v1/conversations/{theirs}/items");
+    let body = r#"{"items":[{"type":"message","role":"user","content":"x"}]}"#;
+    let foreign = site.ask(&site.acme, "POST", &theirs_items, &[JSON], body).await.1;
+    let foreign = serde_json::from_str::<Value>(&foreign).unwrap()["data"][0]["id"].as_str().unwrap().to_owned();
+    for path in [format!("{items}/{foreign}"), format!("{items}?after={foreign}"), format!("{theirs_items}/{made}")] {
+        assert_eq!(ask("GET", &path, "").await.0, 404, "{path}");
+    }
+}

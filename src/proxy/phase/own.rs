@@ -14,7 +14,7 @@ use crate::{
     config::{self, ProviderObjects},
     error::{Fault, GatewayError},
     objects::{
-        Action, Batch, Dialect, Form, Reference, Refused, Rule, boundary, find_rule, is_fine_tune,
+        Action, Batch, Dialect, Form, Reference, Refused, Rule, boundary, find_rule, is_cursor, is_fine_tune,
         may_refer, query, scan, scan_field,
     },
     openai::Endpoint,
@@ -64,11 +64,12 @@ pub async fn forwarded(
     if party.objects == ProviderObjects::All {
         // Nothing is checked; what is made is kept all the same, for the day on which there are other tenants.
         if let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::List) {
-            ctx.keeper = keeper(ctx, principal, &target, rule, &ids);
+            ctx.keeper = keeper(ctx, principal, &target, rule, &ids, &Bytes::new());
         }
         return Ok(Passage::Unread);
     }
-    // What goes over a WebSocket is not seen; in a realtime session there is nothing to refer to but its own items.
+    // What goes over a WebSocket is not seen. A realtime session has its own items to refer to, and stored prompts and voices;
+    // whoever wants one can have it past the gateway too (WebRTC), so that the reference tells of it (`provider_objects`).
     let hidden = identify::is_websocket(session) && uri.path().trim_end_matches('/') != "/v1/realtime";
     let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::Shared && !hidden) else {
         return Err(refuse(session, principal, "provider_objects: all").into());
@@ -92,25 +93,33 @@ pub async fn forwarded(
         }
         body = Some(bytes);
     }
-    if let Some(file) = references.iter().find(|reference| reference.param == "input_file_id") {
-        list::inspect_batch(session, ctx, principal, &target, &file.id, upstream).await?;
+    if rule.action == Action::Batch {
+        let batch = Batch::read(body.as_deref().unwrap_or_default()).map_err(unreadable)?;
+        // Another one deeper in the body would be taken by a reader that looks there.
+        if references.iter().any(|reference| reference.param == "input_file_id" && reference.id != batch.file) {
+            return Err(unreadable(Refused::Twice("input_file_id")).into());
+        }
+        list::inspect_batch(session, ctx, principal, &target, &batch, upstream).await?;
         // The client's own request is yet to come.
         (ctx.cursor, ctx.attempts, ctx.prepared, ctx.attempt) = (0, 0, None, None);
     }
     let passage = if body.is_some() { Passage::Read } else { Passage::Unread };
-    ctx.forwarded = body.filter(|bytes| !bytes.is_empty());
-    ctx.keeper = keeper(ctx, principal, &target, rule, &ids);
+    let body = body.unwrap_or_default();
+    ctx.keeper = keeper(ctx, principal, &target, rule, &ids, &body);
+    ctx.forwarded = Some(body).filter(|bytes| !bytes.is_empty());
     Ok(passage)
 }
 
 /// Takes down what the reply tells of: it is the caller's, or, within an object, that object's owner's. What is within an
-/// object of nobody stays nobody's, also after it was read.
+/// object of nobody stays nobody's, also after it was read. What the client itself has written in `body` is not of the
+/// provider's making.
 fn keeper(
     ctx: &Context,
     principal: &Principal,
     target: &Target,
     rule: &Rule,
     ids: &[Cow<'_, str>],
+    body: &Bytes,
 ) -> Option<Box<Keeper>> {
     let owner = match ids.first() {
         Some(id) => ctx.governance.objects.owner(&target.provider.name, id)?,
