@@ -6,7 +6,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::refs::decode;
+use super::refs::{Refused, decode};
+use crate::openai::fold::folds_to;
 
 /// Elements of one page from the provider, unless the client wants more: what most of its lists give at most.
 const PAGE: usize = 100;
@@ -29,18 +30,26 @@ const CURSORS: &[(&str, bool)] =
 
 impl Cursor {
     /// Reads a query; `anthropic` lists have other names for the same.
-    pub fn of(query: &str, anthropic: bool) -> Self {
+    ///
+    /// # Errors
+    /// A limit that is not a number above zero.
+    pub fn of(query: &str, anthropic: bool) -> Result<Self, Refused> {
         let mut cursor = Self { rest: Vec::new(), limit: None, at: None, anthropic };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let known = CURSORS.iter().find(|(known, _)| *known == decode(name, true));
-            match (known, value.parse()) {
-                (Some((known, _)), _) => cursor.at = Some((known, decode(value, true).into_owned())),
-                (None, Ok(limit)) if name == "limit" => cursor.limit = Some(limit),
-                _ => cursor.rest.push(pair.to_owned()),
+            let (name, value) = (decode(name, true), decode(value, true));
+            let name = name.split('[').next().unwrap_or_default();
+            if folds_to(name, "limit") {
+                let limit = value.parse().ok().filter(|limit| *limit > 0);
+                cursor.limit = Some(limit.ok_or(Refused::Unfit("limit", "must be a number above zero"))?);
+                continue;
+            }
+            match CURSORS.iter().find(|(known, _)| folds_to(name, known)) {
+                Some((known, _)) => cursor.at = Some((known, value.into_owned())),
+                None => cursor.rest.push(pair.to_owned()),
             }
         }
-        cursor
+        Ok(cursor)
     }
 
     /// The query for the next page.
@@ -158,10 +167,7 @@ impl Collected {
             self.has_more = true;
             return Step::Done;
         }
-        if self.data.len() == wanted {
-            self.has_more = more;
-            return Step::Done;
-        }
+        // Whether there is more is told by one's own elements only: the provider counts everybody's.
         let name = match (back, &self.cursor.at) {
             (true, Some((name, _))) => name,
             _ => self.cursor.forward(),
@@ -217,7 +223,7 @@ mod tests {
         loop {
             let mut query = limit.map(|limit| format!("purpose=x&limit={limit}")).unwrap_or_default();
             after.iter().for_each(|id| query.push_str(&format!("&{forward}={id}")));
-            let mut collected = Collected::new(Cursor::of(&query, anthropic));
+            let mut collected = Collected::new(Cursor::of(&query, anthropic).unwrap());
             loop {
                 asked += 1;
                 let query = collected.cursor().query();
@@ -261,8 +267,47 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_a_number_however_it_is_written() {
+        for (query, expected) in [
+            ("limit=5&purpose=x", "purpose=x&limit=100"),
+            ("limit=%35%30%30", "limit=500"),
+            ("%6cimit=500&limit=200", "limit=200"),
+            ("LIMIT=500", "limit=500"),
+            ("limit[]=500", "limit=500"),
+            ("After=x", "after=x"),
+            ("purpose=x", "purpose=x"),
+        ] {
+            assert_eq!(Cursor::of(query, false).unwrap().query(), expected, "{query}");
+        }
+        for query in
+            ["limit=0", "limit=%30", "limit=-1", "limit=", "limit", "limit=x", "limit=1.5", "limit=1%00", "Limit=+1"]
+        {
+            assert!(matches!(Cursor::of(query, false), Err(Refused::Unfit("limit", _))), "{query}");
+        }
+    }
+
+    #[test]
+    fn there_is_more_only_where_more_is_ones_own() {
+        for (own, expected) in [(vec![0], false), (vec![0, 1], true), (vec![0, 150], true), (vec![0, 299], true)] {
+            let mut collected = Collected::new(Cursor::of("limit=1", false).unwrap());
+            let mine = |id: &str, _: &Value| own.iter().any(|n| id == format!("file-{n}"));
+            let mut from = 0;
+            loop {
+                let data: Vec<Value> = (from..300).take(100).map(|n| json!({"id": format!("file-{n}")})).collect();
+                let page = json!({"data": data, "has_more": from + 100 < 300}).to_string();
+                from += 100;
+                if collected.add(Page::read(page.as_bytes()).unwrap(), mine) == Step::Done {
+                    break;
+                }
+            }
+            let reply: Value = serde_json::from_slice(&collected.into_body()).unwrap();
+            assert_eq!(reply, json!({"data": [{"id": "file-0"}], "has_more": expected}), "{own:?}");
+        }
+    }
+
+    #[test]
     fn backwards_the_nearest_come_last() {
-        let mut collected = Collected::new(Cursor::of("before=x-9&limit=2", false));
+        let mut collected = Collected::new(Cursor::of("before=x-9&limit=2", false).unwrap());
         let page = |ids: &[&str], more: bool| {
             let data: Vec<Value> = ids.iter().map(|id| json!({"id": id})).collect();
             Page::read(json!({"data": data, "has_more": more}).to_string().as_bytes()).unwrap()
@@ -277,7 +322,7 @@ mod tests {
 
     #[test]
     fn tokens_are_followed_and_kept_back() {
-        let mut collected = Collected::new(Cursor::of("limit=1", true));
+        let mut collected = Collected::new(Cursor::of("limit=1", true).unwrap());
         let page = |body: Value| Page::read(body.to_string().as_bytes()).unwrap();
         let first = page(json!({"data": [{"id": "a"}], "has_more": true, "next_page": "t/1"}));
         assert_eq!(collected.add(first, |_, _| true), Step::More);

@@ -313,3 +313,30 @@ async fn nobody_gets_an_object_by_writing_its_id() {
         assert_eq!(ask("GET", &path, "").await.0, 404, "{path}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_tells_nothing_of_how_many_others_have() {
+    let world = World::start().await;
+    let own = world.post(SIBLING, "/v1/vector_stores", json!({})).await.id();
+    let alone = world.get(SIBLING, "/v1/vector_stores?limit=1").await.text;
+    for _ in 0..130 {
+        world.post(CHILD, "/v1/vector_stores", json!({})).await.id();
+    }
+    for limit in ["limit=1", "limit=%31", "%6Cimit=1", "limit[]=1", "Limit=1", "limit=1&limit=%31"] {
+        let got = world.get(SIBLING, &format!("/v1/vector_stores?{limit}")).await;
+        assert_eq!(got.text, alone, "{limit}");
+        assert_eq!(
+            (got.json()["has_more"].as_bool(), got.json()["data"][0]["id"].as_str()),
+            (Some(false), Some(&*own))
+        );
+    }
+    for limit in ["limit=0", "limit=%30", "limit=-1", "limit=x", "limit=", "limit=1.0", "LIMIT=0"] {
+        let got = world.get(SIBLING, &format!("/v1/vector_stores?{limit}")).await;
+        assert_eq!((got.status, got.json()["error"]["param"].as_str()), (400, Some("limit")), "{limit}: {}", got.text);
+    }
+    let second = world.post(SIBLING, "/v1/vector_stores", json!({})).await.id();
+    let first = world.get(SIBLING, "/v1/vector_stores?limit=1").await.json();
+    assert_eq!((first["has_more"].as_bool(), first["last_id"].as_str()), (Some(true), Some(&*own)));
+    let next = world.get(SIBLING, &format!("/v1/vector_stores?limit=1&after={own}")).await.json();
+    assert_eq!((next["has_more"].as_bool(), next["data"][0]["id"].as_str()), (Some(false), Some(&*second)));
+}

@@ -90,7 +90,8 @@ pub(super) async fn answer(
     let uri = session.req_header().uri.clone();
     let path = uri.path().trim_end_matches('/');
     let anthropic = target.provider.dialect == Dialect::Anthropic;
-    let mut collected = Collected::new(Cursor::of(uri.query().unwrap_or_default(), anthropic));
+    let cursor = Cursor::of(uri.query().unwrap_or_default(), anthropic).map_err(own::unreadable)?;
+    let mut collected = Collected::new(cursor);
     let begun = Instant::now();
     for page in 1.. {
         let query = collected.cursor().query();
