@@ -21,6 +21,9 @@ pub fn boundary(content_type: &str) -> Option<&str> {
         let (name, value) = parameter.trim().split_once('=')?;
         name.eq_ignore_ascii_case("boundary").then_some(value)
     });
+    if !is_legible(rest) {
+        return None;
+    }
     let value = boundaries.next()?;
     let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"'()+_,-./:=?".contains(&byte);
@@ -46,6 +49,10 @@ impl Form {
                     }
                     let end = find(tail, delimiter.as_bytes())?;
                     let (name, is_file) = disposition(std::str::from_utf8(head).ok()?)?;
+                    // A field of this name says in which characters all others are.
+                    if name.eq_ignore_ascii_case("_charset_") {
+                        return None;
+                    }
                     if !is_file || end <= SMALL_FILE && std::str::from_utf8(&tail[..end]).is_ok() {
                         form.fields.push((name, String::from_utf8(tail[..end].to_vec()).ok()?));
                     }
@@ -72,6 +79,9 @@ fn disposition(head: &str) -> Option<(String, bool)> {
             }
             found = Some(parameters(value)?);
         } else {
+            if header.eq_ignore_ascii_case("content-type") && !is_legible(value) {
+                return None;
+            }
             let encoded = header.eq_ignore_ascii_case("content-transfer-encoding") && !is_plain(value);
             if encoded || !header.to_ascii_lowercase().starts_with("content-") {
                 return None;
@@ -79,6 +89,17 @@ fn disposition(head: &str) -> Option<(String, bool)> {
         }
     }
     found
+}
+
+/// Whether the characters that a content type names, if any, are written as ASCII is where they are ASCII: in UTF-7 a text is
+/// not what its bytes look like.
+fn is_legible(content_type: &str) -> bool {
+    let lower = content_type.to_ascii_lowercase();
+    lower.match_indices("charset").all(|(at, word)| {
+        let rest = lower[at + word.len()..].trim_start();
+        let value = rest.strip_prefix('=').unwrap_or_default().trim_start().trim_start_matches('"');
+        ["utf-8", "utf8", "us-ascii", "ascii", "iso-8859-", "windows-125"].iter().any(|known| value.starts_with(known))
+    })
 }
 
 fn is_plain(encoding: &str) -> bool {
@@ -140,6 +161,9 @@ mod tests {
             "--xy\r\nContent-Disposition: attachment; name=\"a\"\r\n\r\nb\r\n--xy--",
             "--xy\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n--xyz\r\n",
             "--xy--\r\n--xy\r\nContent-Disposition: form-data; name=\"file_id\"\r\n\r\nb\r\n--xy--",
+            "--xy\r\nContent-Disposition: form-data; name=\"a\"\r\nContent-Type: text/plain; Charset=utf-7\r\n\r\nb\r\n--xy--",
+            "--xy\r\nContent-Disposition: form-data; name=\"a\"\r\nContent-Type: text/plain; charset*=utf-8''x\r\n\r\nb\r\n--xy--",
+            "--xy\r\nContent-Disposition: form-data; name=\"_charset_\"\r\n\r\nutf-7\r\n--xy--",
         ] {
             assert_eq!(Form::read(body.as_bytes(), "xy"), None, "{body}");
         }
@@ -150,11 +174,14 @@ mod tests {
         assert_eq!(boundary("multipart/form-data; boundary=xy"), Some("xy"));
         assert_eq!(boundary("Multipart/Form-Data;charset=utf-8; Boundary=\"x y\""), None);
         assert_eq!(boundary("multipart/form-data; boundary=\"x-y\""), Some("x-y"));
+        assert_eq!(boundary("multipart/form-data; charset=\"UTF-8\"; boundary=x"), Some("x"));
         for other in [
             "multipart/form-data",
             "multipart/form-data; boundary=a; boundary=b",
             "multipart/mixed; boundary=a",
             "text/plain",
+            "multipart/form-data; charset=utf-7; boundary=a",
+            "multipart/form-data; boundary=a; CHARSET = utf-16",
         ] {
             assert_eq!(boundary(other), None, "{other}");
         }

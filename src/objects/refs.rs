@@ -52,8 +52,6 @@ enum Form {
     Any,
     /// Only the member `id` of an object is one.
     Object,
-    /// The same; who sends the object has got it with the id.
-    Echo,
     /// A string is an id if it begins like this, or the member `id` of an object.
     Prefixed(&'static str),
     /// A model's name, which is an id if it is that of a fine-tune.
@@ -65,7 +63,7 @@ enum Form {
 /// The fields that refer, by name, at any depth of a body.
 const FIELDS: &[(&str, Form)] = &[
     ("assistant_id", Form::Any),
-    ("audio", Form::Echo),
+    ("audio", Form::Object),
     ("batch_id", Form::Any),
     ("character_id", Form::Any),
     ("character_ids", Form::Any),
@@ -149,8 +147,12 @@ const WORDS: &[&str] = &["", "auto", "none"];
 /// Objects in these fields that ask for all that the account has: an eval over every stored completion or response.
 const WIDE: &[(&str, &[&str])] = &[
     ("source", &["logs", "responses", "stored_completions"]),
+    ("data_source", &["logs", "stored_completions"]),
     ("data_source_config", &["logs", "stored_completions"]),
 ];
+
+/// Kinds of `data_source` that may stand for all that the account has unless their `source` says which file is meant.
+const SOURCED: &[&str] = &["completions", "responses"];
 
 /// Items whose content a provider looks up by their id, unless they carry this member.
 const LOOKED_UP: &[(&str, &str)] = &[("image_generation_call", "result"), ("reasoning", "encrypted_content")];
@@ -229,7 +231,7 @@ const MOST_STEPS: usize = 128;
 /// # Errors
 /// A body that could be read in two ways, or not at all, or that asks for all there is.
 pub fn scan(body: &[u8], dialect: Dialect) -> Result<Vec<Reference>, Refused> {
-    let mut scan = Scan { dialect, found: Vec::new(), refused: None };
+    let mut scan = Scan { dialect, found: Vec::new(), refused: None, sources: 0 };
     let mut reader = serde_json::Deserializer::from_slice(body);
     let outcome = Value { scan: &mut scan, place: Place::Plain }.deserialize(&mut reader).and_then(|()| reader.end());
     match (scan.refused, outcome) {
@@ -252,7 +254,10 @@ pub fn scan_field(name: &str, value: &str) -> Result<Vec<Reference>, Refused> {
     if steps.len() > MOST_STEPS {
         return Err(Refused::Unreadable("a name has too many parts".into()));
     }
-    let wrap = |inner: String, step: &&str| format!("{{{}:{inner}}}", crate::openai::escape_json_string(step));
+    let wrap = |inner: String, step: &&str| match is_index(step) {
+        true => format!("[{inner}]"),
+        false => format!("{{{}:{inner}}}", crate::openai::escape_json_string(step)),
+    };
     match scan(steps.iter().rev().fold(parsed, wrap).as_bytes(), Dialect::OpenAi) {
         // Text that only begins like JSON.
         Err(Refused::Unreadable(_)) => {
@@ -261,6 +266,11 @@ pub fn scan_field(name: &str, value: &str) -> Result<Vec<Reference>, Refused> {
         }
         outcome => outcome,
     }
+}
+
+/// Whether a step names a place in a list: `file_ids[0]`, and `{"file_ids":{"0":…}}` to some readers.
+fn is_index(step: &str) -> bool {
+    !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether a parameter of a query says where a list is read on.
@@ -314,7 +324,7 @@ impl Form {
             Self::Any => !WORDS.contains(&text),
             Self::Prefixed(prefix) => text.starts_with(prefix),
             Self::Model => is_fine_tune(text),
-            Self::Object | Self::Echo | Self::Items => false,
+            Self::Object | Self::Items => false,
         }
     }
 
@@ -328,6 +338,8 @@ struct Scan {
     dialect: Dialect,
     found: Vec<Reference>,
     refused: Option<Refused>,
+    /// How many objects in a `source` have said of which kind they are.
+    sources: usize,
 }
 
 /// What a value stands in.
@@ -339,6 +351,22 @@ enum Place {
     Field(&'static str, Form),
     /// In a list of items.
     Item(&'static str),
+    /// In an object of a field that refers, under a name that means nothing here. Some readers take the values of an object
+    /// for a list; but most of what stands there is no id, so that only what is another's is refused.
+    Within(&'static str, Form),
+}
+
+impl Place {
+    /// What a member is in, whose name is not known.
+    fn under(self, key: &str) -> Self {
+        match self {
+            Self::Field(name, Form::Items) if is_index(key) => Self::Item(name),
+            Self::Field(..) if is_index(key) => self,
+            Self::Field(name, form @ (Form::Any | Form::Prefixed(_) | Form::Model)) => Self::Within(name, form),
+            Self::Within(..) => self,
+            _ => Self::Plain,
+        }
+    }
 }
 
 struct Value<'s> {
@@ -355,6 +383,8 @@ struct Object {
     seen: Vec<&'static str>,
     /// It carries the member that spares a look-up.
     whole: bool,
+    /// It has a `source` that says of which kind it is.
+    sourced: bool,
     /// Which of the references found so far stand in its `input`.
     input: std::ops::Range<usize>,
 }
@@ -384,7 +414,8 @@ impl Scan {
         let kind = object.kind.as_deref();
         let Some(id) = object.id.as_deref().filter(|id| !id.is_empty()) else { return };
         match place {
-            Place::Field(param, form) if form.takes_object() => self.add(id, form != Form::Echo, param),
+            Place::Field(param, form) if form.takes_object() => self.add(id, true, param),
+            Place::Within(param, _) => self.add(id, false, param),
             Place::Item(param) => {
                 let looked_up = LOOKED_UP.iter().any(|(name, _)| Some(*name) == kind) && !object.whole;
                 let bare = kind.is_none_or(|kind| kind == "item_reference");
@@ -440,9 +471,14 @@ impl<'de> Visitor<'de> for Value<'_> {
                         return Err(A::Error::custom("a field asks for everything"));
                     }
                 }
-                (Some("data_source_config"), _) => {
-                    let place = Place::Field("data_source_config", Form::Items);
+                (Some(name @ ("data_source_config" | "data_source")), _) => {
+                    let place = Place::Field(name, Form::Items);
                     map.next_value_seed(Value { scan: &mut *scan, place })?;
+                }
+                (_, Some(("source", form))) => {
+                    let before = scan.sources;
+                    map.next_value_seed(Value { scan: &mut *scan, place: Place::Field("source", form) })?;
+                    object.sourced = scan.sources > before;
                 }
                 (Some(name @ ("result" | "encrypted_content")), _) => {
                     let text = map.next_value::<Text>()?.0;
@@ -458,8 +494,18 @@ impl<'de> Visitor<'de> for Value<'_> {
                 (_, Some((name, form))) => {
                     map.next_value_seed(Value { scan: &mut *scan, place: Place::Field(name, form) })?;
                 }
-                _ => map.next_value_seed(Value { scan: &mut *scan, place: Place::Plain })?,
+                _ => map.next_value_seed(Value { scan: &mut *scan, place: place.under(&key) })?,
             }
+        }
+        match place {
+            Place::Field("source", _) if object.kind.is_some() => scan.sources += 1,
+            Place::Field("data_source", _)
+                if !object.sourced && object.kind.as_deref().is_some_and(|kind| SOURCED.contains(&kind)) =>
+            {
+                scan.refused.get_or_insert(Refused::Wide("data_source"));
+                return Err(A::Error::custom("a field asks for everything"));
+            }
+            _ => {}
         }
         // What a model has written for a tool refers to nothing, wherever `type` stands.
         if object.kind.as_deref().is_some_and(|kind| kind.ends_with("tool_use")) {
@@ -481,10 +527,10 @@ impl<'de> Visitor<'de> for Value<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        if let Place::Field(name, form) = self.place
-            && form.takes(text)
-        {
-            self.scan.add(text, true, name);
+        match self.place {
+            Place::Field(name, form) if form.takes(text) => self.scan.add(text, true, name),
+            Place::Within(name, form) if form.takes(text) => self.scan.add(text, false, name),
+            _ => {}
         }
         Ok(())
     }

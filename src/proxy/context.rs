@@ -70,6 +70,8 @@ pub struct Context {
     pub body: Option<Box<Body>>,
     /// The body of a request that is only forwarded, where it was read for what it refers to.
     pub forwarded: Option<Bytes>,
+    /// That body was read as JSON.
+    pub forwarded_json: bool,
     /// Takes down what the provider's reply tells of objects.
     pub keeper: Option<Box<Keeper>>,
     /// What the cache does with its reply.
@@ -347,6 +349,7 @@ impl Context {
             credential: None,
             body: None,
             forwarded: None,
+            forwarded_json: false,
             keeper: None,
             course: Course::Bypass,
             cached: None,

@@ -340,3 +340,118 @@ async fn a_list_tells_nothing_of_how_many_others_have() {
     let next = world.get(SIBLING, &format!("/v1/vector_stores?limit=1&after={own}")).await.json();
     assert_eq!((next["has_more"].as_bool(), next["data"][0]["id"].as_str()), (Some(false), Some(&*second)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_hides_no_reference() {
+    let world = World::start().await;
+    let file = world.upload(CHILD, "x").await;
+    let character = world.post(CHILD, "/v1/videos/characters", json!({"name": "x"})).await.id();
+    let own_character = world.post(SIBLING, "/v1/videos/characters", json!({"name": "x"})).await.id();
+    let own = world.upload(SIBLING, "x").await;
+    let container = world.post(SIBLING, "/v1/containers", json!({"name": "x"})).await.id();
+    let files = format!("/v1/containers/{container}/files");
+    let form = |name: &str, value: &str| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n--b--\r\n")
+    };
+    let kind = [("content-type", "multipart/form-data; boundary=b")];
+    let asked = world.asked();
+    for (path, name, value) in [
+        ("/v1/videos", "characters[0][id]", character.as_str()),
+        ("/v1/videos", "characters[][id]", character.as_str()),
+        ("/v1/videos", "characters.0.id", character.as_str()),
+        ("/v1/videos/edits", "video[0]", character.as_str()),
+        ("/v1/videos/edits", "video[x]", character.as_str()),
+        (files.as_str(), "file_ids[0]", file.as_str()),
+        (files.as_str(), "file_ids[12]", file.as_str()),
+        (files.as_str(), "file_ids[a]", file.as_str()),
+        (files.as_str(), "x[3][file_id]", file.as_str()),
+    ] {
+        let got = world.send(SIBLING, "POST", path, &kind, form(name, value)).await;
+        assert_eq!(got.status, 404, "{path} {name}: {}", got.text);
+    }
+    for body in [
+        json!({"characters": {"0": {"id": character}}}),
+        json!({"characters": {"x": {"id": character}}}),
+        json!({"characters": {"x": {"y": [{"id": character}]}}}),
+        json!({"file_ids": {"0": file}}),
+        json!({"file_ids": {"a": file}}),
+        json!({"file_ids": {"a": [file]}}),
+        json!({"tools": [{"vector_store_ids": {"a": file}}]}),
+    ] {
+        let got = world.post(SIBLING, "/v1/videos", body.clone()).await;
+        assert_eq!(got.status, 404, "{body}: {}", got.text);
+    }
+    for charset in ["multipart/form-data; charset=utf-7; boundary=b", "multipart/form-data; boundary=b; charset=utf-16"]
+    {
+        let got = world.send(SIBLING, "POST", &files, &[("content-type", charset)], form("file_id", &own)).await;
+        assert_eq!(got.status, 400, "{charset}: {}", got.text);
+    }
+    assert_eq!(world.asked(), asked);
+    assert_eq!(world.send(SIBLING, "POST", &files, &kind, form("file_ids[0]", &own)).await.status, 200);
+    let got = world.send(SIBLING, "POST", "/v1/videos", &kind, form("characters[0][id]", &own_character)).await;
+    assert_eq!(got.status, 200, "{}", got.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_arrives_as_what_it_was_checked_as() {
+    let world = World::start().await;
+    let container = world.post(SIBLING, "/v1/containers", json!({"name": "x"})).await.id();
+    let files = format!("/v1/containers/{container}/files");
+    let form = "--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\nx\r\n--b\r\nContent-Disposition: form-data; \
+                name=\"file\"; filename=\"a.png\"\r\nContent-Type: image/png\r\n\r\n\u{89}PNG\r\n--b--\r\n";
+    for (path, kind, body, arrives) in [
+        (files.as_str(), "multipart/form-data; boundary=b", form, "multipart/form-data; boundary=b"),
+        ("/v1/videos", "multipart/form-data; boundary=b", form, "multipart/form-data; boundary=b"),
+        ("/v1/images/edits", "multipart/form-data; boundary=b", form, "multipart/form-data; boundary=b"),
+        ("/v1/realtime/calls", "application/sdp", "v=0\r\n", "application/sdp"),
+        ("/v1/vector_stores", "application/json", "{}", "application/json"),
+        // Read as UTF-8 here, it must not be read as anything else there.
+        ("/v1/vector_stores", "application/json; charset=utf-7", r#"{"name":"+ACI-,+ACI-x"}"#, "application/json"),
+        ("/v1/vector_stores", "application/json; charset=utf-16", "{}", "application/json"),
+        ("/v1/vector_stores", "application/x-www-form-urlencoded", "{}", "application/json"),
+        ("/v1/vector_stores", "text/plain", "{}", "application/json"),
+        ("/v1/vector_stores", "application/sdp", "{}", "application/json"),
+    ] {
+        let headers = [("content-type", kind), ("accept", "application/binary")];
+        let got = world.send(SIBLING, "POST", path, &headers, body).await;
+        assert!(matches!(got.status, 200 | 201), "{path} {kind}: {} {}", got.status, got.text);
+        let seen = world.openai.fake.last();
+        assert_eq!((seen.path.as_str(), seen.header("content-type")), (path, Some(arrives)), "{kind}");
+        assert!(seen.body == body, "{path} {kind}");
+        // What a client wants back is its own affair, where the gateway does not read it.
+        assert_eq!((seen.header("accept"), seen.header(AS)), (Some("application/binary"), Some(SIBLING)), "{path}");
+    }
+    assert_eq!(world.get(PARENT, &format!("/v1/containers/{container}")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_nobodys_is_refused_as_what_is_anothers_is() {
+    let world = World::start().await;
+    let asked = world.asked();
+    // A spoken answer that a provider keeps.
+    let spoken =
+        json!({"model": "gpt-4o-audio-preview", "messages": [{"role": "assistant", "audio": {"id": "audio_unknown"}}]});
+    let got = world.post(SIBLING, "/v1/chat/completions", spoken).await;
+    assert!(got.is_missing("audio_unknown"), "{}", got.text);
+    let eval = json!({"data_source_config": {"type": "custom"}, "testing_criteria": []});
+    let eval = world.post(SIBLING, "/v1/evals", eval).await.id();
+    let runs = format!("/v1/evals/{eval}/runs");
+    for source in [
+        json!({"type": "stored_completions"}),
+        json!({"type": "responses"}),
+        json!({"type": "responses", "source": null}),
+        json!({"type": "completions"}),
+        json!({"type": "logs", "source": {"type": "file_content", "content": []}}),
+    ] {
+        let got = world.post(SIBLING, &runs, json!({"data_source": source})).await;
+        assert_eq!(
+            (got.status, got.json()["error"]["code"].as_str()),
+            (403, Some("path_not_allowed")),
+            "{source}: {}",
+            got.text
+        );
+    }
+    assert_eq!(world.asked(), asked + 1);
+    let content = json!({"type": "responses", "source": {"type": "file_content", "content": []}});
+    assert_eq!(world.post(SIBLING, &runs, json!({"data_source": content})).await.status, 200);
+}

@@ -98,6 +98,59 @@ fn what_could_be_read_in_two_ways_is_refused() {
 }
 
 #[test]
+fn an_eval_over_all_that_is_stored_is_refused_with_and_without_a_source() {
+    for wide in [
+        r#"{"data_source":{"type":"stored_completions"}}"#,
+        r#"{"data_source":{"type":"logs"}}"#,
+        r#"{"data_source":{"type":"responses"}}"#,
+        r#"{"data_source":{"type":"completions","model":"gpt-4o"}}"#,
+        r#"{"data_source":{"source":null,"type":"responses"}}"#,
+        r#"{"data_source":{"source":{},"type":"responses"}}"#,
+        r#"{"data_source":{"source":[],"type":"responses"}}"#,
+        r#"{"data_source":{"type":"responses","source":{"type":"responses"}}}"#,
+        r#"{"dataSource":{"type":"responses"}}"#,
+    ] {
+        assert!(matches!(scan(wide.as_bytes(), Dialect::OpenAi), Err(Refused::Wide(_))), "{wide}");
+    }
+    for (narrow, expected) in [
+        (r#"{"data_source":{"type":"responses","source":{"type":"file_id","id":"file-1"}}}"#, vec!["file-1"]),
+        (r#"{"data_source":{"source":{"id":"file-1","type":"file_id"},"type":"completions"}}"#, vec!["file-1"]),
+        (r#"{"data_source":{"type":"completions","source":{"type":"file_content","content":[]}}}"#, vec![]),
+        (r#"{"data_source":{"type":"jsonl","source":{"type":"file_id","id":"file-1"}}}"#, vec!["file-1"]),
+    ] {
+        assert_eq!(ids(narrow), expected, "{narrow}");
+    }
+}
+
+#[test]
+fn an_object_that_may_be_read_as_a_list_refers_like_one() {
+    let found = |body: &str| -> Vec<(String, bool)> {
+        let found = scan(body.as_bytes(), Dialect::OpenAi).unwrap();
+        found.into_iter().map(|reference| (reference.id, reference.strict)).collect()
+    };
+    let one = |id: &str, strict| vec![(id.to_owned(), strict)];
+    for (body, expected) in [
+        (r#"{"characters":{"0":{"id":"char_1"}}}"#, one("char_1", true)),
+        (r#"{"file_ids":{"0":"file-1"}}"#, one("file-1", true)),
+        (r#"{"file_ids":{"0":["file-1"]}}"#, one("file-1", true)),
+        (r#"{"input":{"0":{"id":"msg_1"}}}"#, one("msg_1", true)),
+        (r#"{"file_ids":{"a":"file-1"}}"#, one("file-1", false)),
+        (r#"{"file_ids":{"a":{"b":["file-1"]}}}"#, one("file-1", false)),
+        (r#"{"characters":{"a":{"id":"char_1"}}}"#, one("char_1", false)),
+        (
+            r#"{"container":{"memory_limit":"4g","file_ids":["file-1"]}}"#,
+            vec![("4g".into(), false), ("file-1".into(), true)],
+        ),
+        // A schema that happens to have such a name is no reference to anything that is there.
+        (r#"{"guided_json":{"properties":{"file_id":{"type":"string","title":"File"}}}}"#, one("File", false)),
+        (r#"{"voice":{"x":"alloy"},"video":{"url":"https://x"}}"#, one("https://x", false)),
+        (r#"{"content":{"0":"x"},"prompt":{"variables":{"a":"x"}}}"#, vec![]),
+    ] {
+        assert_eq!(found(body), expected, "{body}");
+    }
+}
+
+#[test]
 fn what_anthropics_models_write_for_tools_is_no_reference() {
     let body = br#"{"container":{"id":"container_1"},"messages":[{"content":[{"type":"tool_use","id":"toolu_1","input":{"file_id":"x"}},
         {"type":"document","source":{"type":"file","file_id":"file_1"}}]}],"requests":[{"params":{"container":"container_2"}}]}"#;
@@ -149,6 +202,19 @@ fn queries_and_fields_are_read() {
     assert_eq!(field("input_reference[file_id]", "file-1"), ["file-1"]);
     assert_eq!(field("file_ids[]", "file-1"), ["file-1"]);
     assert_eq!(field("video", r#"{"id":"video_1"}"#), ["video_1"]);
+    for (name, value) in [
+        ("characters[0][id]", "char_1"),
+        ("characters[][id]", "char_1"),
+        ("file_ids[0]", "file-1"),
+        ("file_ids[12]", "file-1"),
+        ("file_ids.0", "file-1"),
+        ("video[0]", "video_1"),
+        ("tools[0][vector_store_ids][1]", "vs_1"),
+        ("characters[0]", r#"{"id":"char_1"}"#),
+        ("file_ids[a]", "file-1"),
+    ] {
+        assert_eq!(field(name, value).len(), 1, "{name}={value}");
+    }
     assert_eq!(field("session", r#"{"tools":[{"file_id":"file-1"}]}"#), ["file-1"]);
     assert!(field("prompt", "{not JSON").is_empty() && field("purpose", "batch").is_empty());
     assert!(scan_field("session", r#"{"file_id":"a","file_id":"b"}"#).is_err());

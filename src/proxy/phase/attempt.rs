@@ -191,13 +191,13 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
             // What was compressed was decoded to be read.
             headers.remove(header::CONTENT_ENCODING);
             headers.insert(header::CONTENT_LENGTH, body.len().into());
-            if !only_forwarded {
-                // It says by itself in which form its reply is wanted.
-                headers.insert(header::ACCEPT, if events { EVENTS_OR_JSON } else { JSON });
-            }
-            if !only_forwarded || !headers.get(header::CONTENT_TYPE).is_some_and(is_no_json) {
-                // The body was read as JSON.
+            if ctx.body.is_some() || ctx.forwarded_json {
+                // The body was read as JSON in UTF-8, and that is what it is for the provider too.
                 headers.insert(header::CONTENT_TYPE, JSON);
+            }
+            if ctx.body.is_some() {
+                // The body says by itself in which form its reply is wanted.
+                headers.insert(header::ACCEPT, if events { EVENTS_OR_JSON } else { JSON });
             }
         }
     });

@@ -74,8 +74,14 @@ pub async fn forwarded(
     let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::Shared && !hidden) else {
         return Err(refuse(session, principal, "provider_objects: all").into());
     };
-    let named = ids.iter().map(|id| Reference { id: id.clone().into_owned(), strict: true, param: "id" });
-    let mut references: Vec<Reference> = named.chain(uri.query().map(query).unwrap_or_default()).collect();
+    let strict = |at: usize| !rule.is_item(at);
+    let named = ids.iter().enumerate();
+    let named = named.map(|(at, id)| Reference { id: id.clone().into_owned(), strict: strict(at), param: "id" });
+    let mut references: Vec<Reference> = named.collect();
+    references.extend(uri.query().map(query).unwrap_or_default().into_iter().map(|reference| Reference {
+        strict: !(rule.action == Action::Items && is_cursor(reference.param)),
+        ..reference
+    }));
     check(ctx, principal, &target, &references)?;
     if rule.action == Action::List {
         admit::reserve(session, ctx).await?;
@@ -315,6 +321,14 @@ pub fn unreadable(refused: Refused) -> GatewayError {
             );
             GatewayError::new(Fault::PathNotAllowed, message).with_param(Some(field))
         }
+        Refused::Beyond(field) => {
+            let message = format!(
+                "The field '{field}' names a place that is no file of the provider's, and the gateway cannot know whose it is. \
+                 The gateway's operator can allow that (tenants.NAME.provider_objects: all)."
+            );
+            GatewayError::new(Fault::PathNotAllowed, message)
+        }
+        Refused::Unfit(field, why) => invalid(format!("The field '{field}' {why}.")).with_param(Some(field)),
         Refused::Unreadable(why) => {
             invalid(format!("The request body is no JSON that can be checked for what it refers to: {why}."))
         }
