@@ -425,6 +425,53 @@ async fn a_body_arrives_as_what_it_was_checked_as() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_not_told_what_the_tenants_token_holders_were() {
+    let fake = Fake::start(|_, number| {
+        Answer::json(200, &crate::support::COMPLETION.replace("chatcmpl-1", &format!("chatcmpl-{number}")))
+    })
+    .await;
+    let site = Site::start("auth: {anonymous: acme}\ntenants: {acme: {}, mallory: {}}", fake).await;
+    let body = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"the merger"}],"temperature":0}"#;
+    let stranger = async |headers: &[(&str, &str)]| {
+        let request = reqwest::Client::new().post(site.gateway.url("/v1/chat/completions"));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let reply = request.header(JSON.0, JSON.1).body(body).send().await.unwrap();
+        assert_eq!(reply.status().as_u16(), 200);
+        (reply.headers()["x-chittycan-cache"].to_str().unwrap().to_owned(), reply.text().await.unwrap())
+    };
+    let holder = site.ask(&site.acme, "POST", "/v1/chat/completions", &[JSON], body).await.1;
+    let first = stranger(&[]).await;
+    assert!(first.0 == "MISS" && first.1 != holder, "{first:?}");
+    // Each side shares with its own.
+    assert_eq!(stranger(&[]).await, ("HIT".to_owned(), first.1));
+    assert_eq!(site.ask(&site.acme, "POST", "/v1/chat/completions", &[JSON], body).await.1, holder);
+    // The same holds for an answer that the provider repeats.
+    let key = ("idempotency-key", "same");
+    stranger(&[key, ("x-chittycan-cache", "skip")]).await;
+    let theirs = site.fake.last().header("idempotency-key").unwrap().to_owned();
+    site.ask(&site.acme, "POST", "/v1/chat/completions", &[JSON, key, ("x-chittycan-cache", "skip")], body).await;
+    let holders = site.fake.last().header("idempotency-key").unwrap().to_owned();
+    assert!(theirs != holders && theirs != "same" && holders != "same", "{theirs} {holders}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_cache_hands_out_no_stored_response() {
+    let site = Site::start(&format!("{TWO}\ncache: {{namespace: shared}}"), echo().await).await;
+    let ask = async |token: &str, more: &str| {
+        let body = format!(r#"{{"model":"gpt-4o","input":"hi","temperature":0{more}}}"#);
+        let (status, text) = site.ask(token, "POST", "/v1/responses", &[JSON], &body).await;
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str::<Value>(&text).unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    for stored in ["", r#","store":true"#, r#","store":null"#] {
+        let theirs = ask(&site.acme, stored).await;
+        assert_ne!(ask(&site.mallory, stored).await, theirs, "{stored}");
+    }
+    let theirs = ask(&site.acme, r#","store":false"#).await;
+    assert_eq!(ask(&site.mallory, r#","store":false"#).await, theirs, "what nobody keeps is shared");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_nobodys_is_refused_as_what_is_anothers_is() {
     let world = World::start().await;
     let asked = world.asked();

@@ -204,17 +204,14 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
     Ok(())
 }
 
-/// Whether a forwarded body of this type was read as something else than JSON, see `phase::own`.
-fn is_no_json(kind: &HeaderValue) -> bool {
-    let kind = kind.as_bytes().to_ascii_lowercase();
-    [&b"multipart/"[..], b"application/sdp"].iter().any(|start| kind.starts_with(start))
-}
-
-/// An idempotency key as the gateway's account sees it: tenants share the account, and two of them may choose the same key.
+/// An idempotency key as the gateway's account sees it: tenants share the account, and two of them may choose the same key. So
+/// may one who comes without a token, and is served as the same tenant.
 fn tenant_key(ctx: &Context, key: &HeaderValue) -> Option<HeaderValue> {
     let tenant = ctx.principal.as_ref().map_or("", |principal| principal.party.id.as_str());
+    let anonymous = ctx.principal.as_ref().is_none_or(|principal| principal.token.is_none());
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&(tenant.len() as u64).to_le_bytes()).update(tenant.as_bytes()).update(key.as_bytes());
+    hasher.update(&(tenant.len() as u64).to_le_bytes()).update(tenant.as_bytes());
+    hasher.update(&[u8::from(anonymous)]).update(key.as_bytes());
     HeaderValue::from_bytes(hasher.finalize().to_hex().as_bytes()).ok()
 }
 

@@ -15,6 +15,7 @@ use crate::{
     dialect,
     error::{Fault, GatewayError},
     openai::{self, Endpoint, ErrorBody, Labels, RelayOptions, StreamEnd, StreamKind, StreamRelay},
+    providers::exchange,
     proxy::{
         context::{Body, Cached, Context, Course},
         forwarded,
@@ -135,6 +136,15 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
         return Ok("stored_prompt");
     }
     let Some(body) = &ctx.body else { return Ok("endpoint") };
+    // OpenAI keeps a response unless it is told not to. The answer has its id, which is the first tenant's: the others, whom
+    // the answer would be shared with, could do nothing with it.
+    if ctx.endpoint == Endpoint::Responses
+        && rules.namespace == Namespace::Shared
+        && body.peek.store != Some(false)
+        && plan.targets.iter().any(|target| !exchange::is_translated(&ctx.endpoint, &target.provider))
+    {
+        return Ok("store");
+    }
     let (bytes, values) = (body.bytes.len(), body.values);
     // Most of what is asked ends here, so nothing is made before.
     let decision = match Load::reading(bytes) {
@@ -224,6 +234,10 @@ fn namespace(session: &Session, ctx: &Context, plan: &Plan, rules: &CacheRules) 
         match rules.namespace {
             Namespace::Tenant => part(b't', principal.party.id.as_str().as_bytes()),
             Namespace::Shared => {}
+        }
+        // Clients without a token may be anybody (`auth.anonymous`): they do not read what a tenant's token holders were told.
+        if principal.token.is_none() && rules.namespace == Namespace::Tenant {
+            part(b'n', b"");
         }
         // What a tenant's headers say to the provider may change the answer.
         for (name, value) in &principal.party.headers {
