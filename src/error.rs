@@ -269,7 +269,7 @@ impl GatewayError {
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 29] = [
+    const ALL: [Fault; 30] = [
         Fault::PathNotAllowed,
         Fault::ObjectNotFound,
         Fault::UnsupportedParameter,

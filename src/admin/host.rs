@@ -49,10 +49,18 @@ fn stranger(request: &Request, known: &[String]) -> Option<String> {
 /// Whether a `Host` header names this listener; the port does not matter.
 fn is_known(host: &str, known: &[String]) -> bool {
     let host = host.trim();
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if let Some(rest) = host.strip_prefix('[') {
-        return rest.split_once(']').is_some_and(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok());
+        return rest.split_once(']').is_some_and(|(address, rest)| {
+            address.parse::<std::net::Ipv6Addr>().is_ok()
+                && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
+        });
     }
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_end_matches('.').to_ascii_lowercase();
+    let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+    if port.is_some_and(|port| !is_port(port)) {
+        return false;
+    }
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
     name.parse::<IpAddr>().is_ok() || name == "localhost" || known.contains(&name)
 }
 
@@ -87,6 +95,16 @@ mod tests {
             "x.can.monitoring.svc",
             "user@127.0.0.1",
             "[::1",
+            "[::1].evil.example",
+            "[::1]:evil.example",
+            "[::1]:",
+            "[::1]8081",
+            "localhost:evil.example",
+            "localhost:8081:evil.example",
+            "localhost:",
+            "127.0.0.1:x",
+            "evil.example:127.0.0.1",
+            "can.monitoring.svc:80.evil.example",
             "[evil.example]",
             "?",
         ] {

@@ -5,9 +5,10 @@
 //! [`Gateway`] is the switchboard that Pingora calls; [`downstream`] is the one place that touches Pingora's session
 //! internals; `party` joins a tenant's rules with its meters and budgets; `keeper` takes down which objects a reply tells of;
 //! [`reply`] is the only door for replies the gateway makes itself; `rates` renames Anthropic's rate limit headers; `cors` tells browsers which pages may call; `encoding` decodes compressed bodies; `forwarded` lists the request headers that go to providers,
-//! `returned` the reply headers that do not come back; `heavy` does work on large bodies, within the memory budget and on threads
-//! of its own.
+//! `returned` the reply headers that do not come back, `conceal` takes the account out of a provider's errors; `heavy` does work
+//! on large bodies, within the memory budget and on threads of its own.
 
+mod conceal;
 pub mod context;
 mod cors;
 pub mod downstream;

@@ -1,6 +1,6 @@
 //! Which headers of a provider's reply stay here.
 //!
-//! All others go to the client: SDKs and people read many (`x-request-id`, `retry-after`, `openai-processing-ms`), and vendors
+//! Also with a key of the gateway's stay those whose name has a word for an account in it. All others go to the client: SDKs and people read many (`x-request-id`, `retry-after`, `openai-processing-ms`), and vendors
 //! add to them.
 
 /// When a header of a provider's reply does not reach the client.
@@ -62,6 +62,8 @@ const NAMES: &[Rule] = &[
     always("permissions-policy", "A rule for pages of the provider's host."),
     always("proxy-authenticate", "A proxy on the way to the provider."),
     always("proxy-connection", "The connection to the provider."),
+    shared("ratelimit", "The draft of the IETF; what is left of the account's limits."),
+    shared("ratelimit-policy", "As `ratelimit`."),
     always("refresh", "Leads a browser elsewhere."),
     always("report-to", "Where browsers report the provider's errors to."),
     always("reporting-endpoints", "As `report-to`."),
@@ -73,6 +75,7 @@ const NAMES: &[Rule] = &[
     always("strict-transport-security", "A rule for the provider's host."),
     always("timing-allow-origin", "A rule for the provider's host."),
     always("via", "Proxies on the way to the provider."),
+    mapped("www-authenticate", "How the provider wants to be shown a key, perhaps with the account's name."),
     always("x-azure-ref", "Azure's edge; the connection to it."),
     always("x-cache", "A proxy's cache on the way to the provider."),
     always("x-envoy-decorator-operation", "A proxy in front of the provider."),
@@ -91,6 +94,8 @@ const FAMILIES: &[Rule] = &[
     mapped("azureml-*", "Azure; the account's deployment and session."),
     mapped("chatgpt-*", "OpenAI; the account."),
     always("cross-origin-*", "Rules for pages of the provider's host."),
+    shared("ratelimit-*", "Mistral, GitHub and others; what is left of the account's limits."),
+    shared("ratelimitbysize-*", "Mistral; what is left of the account's limits."),
     always("x-amz-cf-*", "CloudFront; the connection to it."),
     mapped("x-amz-*", "AWS; the account's request and keys."),
     mapped("x-amzn-*", "AWS; the account's request."),
@@ -99,7 +104,17 @@ const FAMILIES: &[Rule] = &[
     mapped("x-groq-*", "Groq; the account's region and its limits."),
     mapped("x-ms-*", "Azure; the account's region, deployment and filters."),
     shared("x-ratelimit-*", "OpenAI and many others; what is left of the account's limits."),
+    shared("x-ratelimitbysize-*", "Mistral; what is left of the account's limits."),
+    mapped("x-trial-*", "Cohere; what is left of a trial account."),
 ];
+
+/// Words of a name between hyphens that speak of an account, whoever sends them; [`Stays::Mapped`].
+const ACCOUNTS: &[&str] =
+    &["account", "billing", "org", "organisation", "organization", "project", "tenant", "workspace"];
+
+fn names_account(name: &str) -> bool {
+    name.split(['-', '_']).any(|word| ACCOUNTS.contains(&word.strip_suffix('s').unwrap_or(word)))
+}
 
 /// What stands for a header's fate.
 pub fn rule(name: &str) -> Option<&'static Rule> {
@@ -123,11 +138,12 @@ pub enum Account {
 
 /// Whether a header of a provider's reply does not reach the client.
 pub fn stays_here(name: &str, account: Account) -> bool {
-    rule(name).is_some_and(|rule| match rule.stays {
-        Stays::Always => true,
-        Stays::Mapped => account != Account::Own,
-        Stays::Shared => account == Account::Shared,
-    })
+    match rule(name).map(|rule| rule.stays) {
+        Some(Stays::Always) => true,
+        Some(Stays::Mapped) => account != Account::Own,
+        Some(Stays::Shared) => account == Account::Shared,
+        None => account != Account::Own && names_account(name),
+    }
 }
 
 #[cfg(test)]
@@ -155,6 +171,16 @@ mod tests {
             ("x-ms-region", false, true, true),
             ("x-ratelimit-remaining-tokens", false, false, true),
             ("anthropic-ratelimit-tokens-remaining", false, false, true),
+            ("ratelimit-remaining", false, false, true),
+            ("ratelimitbysize-remaining", false, false, true),
+            ("x-ratelimitbysize-remaining-minute", false, false, true),
+            ("x-trial-remaining", false, true, true),
+            ("www-authenticate", false, true, true),
+            ("x-organization-id", false, true, true),
+            ("together-account-tier", false, true, true),
+            ("anthropic-workspace-id", false, true, true),
+            ("x-projects-left", false, true, true),
+            ("x-accountable", false, false, false),
             ("x-request-id", false, false, false),
             ("openai-processing-ms", false, false, false),
             ("retry-after", false, false, false),

@@ -232,7 +232,7 @@ impl RouteTable {
         let account = default.or_else(|| self.accounts.values().filter(serves).find(has_key))?;
         // Not through the map of models: there is no name to map.
         let provider = account.provider.clone();
-        let targets = [Target { provider, wire: account.wire.clone(), model: "".into() }];
+        let targets = [Target { provider, wire: account.wire.clone(), model: "".into(), named: false }];
         Some(Plan { targets: targets.into(), ..self.account_plan(account, "") })
     }
 

@@ -205,6 +205,7 @@ async fn no_header_chooses_an_account_of_the_gateways_key() {
     );
 }
 
+/// A provider that takes the ids of items from its client, as OpenAI's conversations do.
 async fn echo() -> Fake {
     Fake::start(|seen, number| {
         let path = seen.path.split('?').next().unwrap();
@@ -469,6 +470,80 @@ async fn a_shared_cache_hands_out_no_stored_response() {
     }
     let theirs = ask(&site.acme, r#","store":false"#).await;
     assert_eq!(ask(&site.mallory, r#","store":false"#).await, theirs, "what nobody keeps is shared");
+}
+
+const LIMIT: &str = r#"{"error":{"message":"Rate limit reached for gpt-4o in organization org-aB3dEf on tokens per min (TPM): Limit 30000, Used 29999, Requested 100. Try again in 2s.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_names_no_account_of_the_gateways() {
+    let fake = Fake::start(|seen, _| match seen.path.split('?').next().unwrap() {
+        "/v1/images/generations" => Answer::json(403, r#"{"error":{"message":"Project `proj_aB3dEf` does not have access","type":"x","param":null,"code":null}}"#),
+        "/v1/batches" if seen.path.contains("after=") => {
+            Answer::json(404, r#"{"error":{"message":"No such object: batch_of_acme","type":"invalid_request_error","param":"after","code":null}}"#)
+        }
+        "/v1/batches" => Answer::json(200, r#"{"object":"list","data":[{"id":"batch_of_acme"}],"has_more":true}"#),
+        _ => Answer::json(429, LIMIT).header("retry-after", "0"),
+    })
+    .await;
+    let site = Site::start(&format!("{TWO}\nretry: {{attempts: 1}}"), fake).await;
+    let body = r#"{"model":"gpt-4o","messages":[]}"#;
+    for (method, path, sent) in [
+        ("POST", "/v1/chat/completions", body),
+        ("POST", "/v1/responses", r#"{"model":"gpt-4o","input":"x"}"#),
+        ("POST", "/v1/images/generations", body),
+        ("GET", "/v1/files", ""),
+        ("POST", "/v1/vector_stores", "{}"),
+        ("POST", "/v1/files", "{}"),
+    ] {
+        let (status, text) = site.ask(&site.mallory, method, path, &[JSON], sent).await;
+        assert!(status >= 400 && text.contains("***"), "{path}: {status} {text}");
+        assert!(!text.contains("aB3dEf") && !text.contains("29999"), "{path}: {text}");
+        let error = serde_json::from_str::<Value>(&text).unwrap();
+        assert!(error["error"]["message"].as_str().is_some_and(|message| message.len() > 20), "{text}");
+    }
+    // The second page is asked for with what is another's.
+    let (status, text) = site.ask(&site.mallory, "GET", "/v1/batches", &[], "").await;
+    assert!(status >= 500 && !text.contains("batch_of_acme"), "{status} {text}");
+    // Who has a key of its own is told of its own account.
+    for path in ["/v1/chat/completions", "/v1/vector_stores"] {
+        let request = reqwest::Client::new().post(site.gateway.url(path)).header("x-api-key", &site.mallory);
+        let reply = request.bearer_auth("sk-own").header(JSON.0, JSON.1).body(body).send().await.unwrap();
+        assert_eq!(reply.text().await.unwrap(), LIMIT, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_tells_nothing_of_the_gateways_account() {
+    let told = [
+        ("ratelimit-remaining", "1"),
+        ("ratelimit", "1"),
+        ("ratelimitbysize-remaining", "1"),
+        ("x-ratelimitbysize-remaining-minute", "1"),
+        ("x-trial-remaining", "1"),
+        ("x-organization-id", "1"),
+        ("x-vendor-workspace", "1"),
+        ("x-account-tier", "1"),
+        ("www-authenticate", "Bearer realm=\"org-aB3dEf\""),
+    ];
+    let fake = Fake::start(move |seen, _| {
+        let answer =
+            if seen.path.contains("files") { Answer::json(200, r#"{"id":"file-1"}"#) } else { Answer::completion() };
+        told.iter().fold(answer, |answer, (name, value)| answer.header(name, value)).header("x-custom", "stays")
+    })
+    .await;
+    let site = Site::start(TWO, fake).await;
+    for path in ["/v1/chat/completions", "/v1/files"] {
+        for (token, key) in [(&site.mallory, None), (&site.mallory, Some("sk-own"))] {
+            let request = reqwest::Client::new().post(site.gateway.url(path)).header("x-api-key", token);
+            let request = if let Some(key) = key { request.bearer_auth(key) } else { request };
+            let reply =
+                request.header(JSON.0, JSON.1).body(r#"{"model":"gpt-4o","messages":[]}"#).send().await.unwrap();
+            assert_eq!((reply.status().as_u16(), reply.headers()["x-custom"].to_str().unwrap()), (200, "stays"));
+            for (name, _) in told {
+                assert_eq!(reply.headers().contains_key(name), key.is_some(), "{path} {name} {key:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,7 +72,10 @@ pub struct Tenant {
     /// batches, stored responses, conversations, vector stores, fine-tunes and the like): `own`, what it or a tenant below it
     /// has made through this gateway; or `all` that the account has, and also paths that the gateway does not know. Without
     /// it: `own`, but `all` while `tenants` names nobody besides the default tenant, since there is nobody to keep apart then.
-    /// What is reached with a client's own key is not concerned.
+    /// What is reached with a client's own key is not concerned. What is said within a realtime session is not looked into: it
+    /// may name a stored prompt or a voice of the account by its id, over a WebSocket, over WebRTC, or with a key from
+    /// `/v1/realtime/client_secrets` or `/v1/realtime/sessions`, which reaches the provider past the gateway until it expires. A
+    /// tenant with a budget or a list of models has no realtime sessions, unless `unmetered_paths` allows them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = ProviderObjects::Own)]
     pub provider_objects: Option<ProviderObjects>,

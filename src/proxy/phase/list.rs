@@ -18,6 +18,7 @@ use crate::{
     error::{Fault, GatewayError},
     objects::{self, Batch, Class, Collected, Cursor, Page, Rule, Step},
     proxy::{
+        conceal::conceal,
         context::Context,
         headers,
         heavy::{self, Load},
@@ -96,8 +97,14 @@ pub(super) async fn answer(
     for page in 1.. {
         let query = collected.cursor().query();
         let (header, body) = fetch(session, ctx, path, Some(&query), MAX_PAGE, upstream).await?;
-        if !header.status.is_success() {
-            return pass_on(session, ctx, header, body).await;
+        let status = header.status.as_u16();
+        if !(200..300).contains(&status) {
+            if page > 1 && status != 401 {
+                // From here on the cursor is the gateway's, and the provider's words may be about what is another's.
+                let message = format!("Provider '{}' broke its list off (status {status}).", ctx.provider());
+                return Err(GatewayError::new(Fault::UpstreamInterrupted, message).into());
+            }
+            return pass_on(session, ctx, header, conceal(body)).await;
         }
         let page_read = Page::read(&body).ok_or_else(|| misunderstood(ctx))?;
         let step = collected.add(page_read, |id, element| {
@@ -195,9 +202,8 @@ async fn inspect_line(
         line.clear();
         return Ok(());
     }
-    let read = |batch: &Batch, line: &[u8]| {
-        batch.check(line).and_then(|()| objects::scan(line, objects::Dialect::OpenAi))
-    };
+    let read =
+        |batch: &Batch, line: &[u8]| batch.check(line).and_then(|()| objects::scan(line, objects::Dialect::OpenAi));
     let load = Load::reading(line.len());
     let found = match load.is_light() {
         true => {

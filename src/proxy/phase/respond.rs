@@ -24,6 +24,7 @@ use crate::{
     openai::{self, CallCounter, Endpoint, RelayOptions, StreamKind, StreamRelay},
     providers::{exchange, quirks},
     proxy::{
+        conceal::conceal,
         context::{Bill, Context, Delivery},
         cors, headers,
         keeper::Keeper,
@@ -140,8 +141,9 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     // What is in another dialect never passes as it is: at the worst it becomes an error.
     let exchange = ctx.exchange();
     if ctx.endpoint == Endpoint::Other {
-        let tells = ctx.keeper.is_some() && !encoded && content_type.starts_with("application/json");
-        return if tells { Delivery::Hold } else { Delivery::Pass };
+        let tells = ctx.keeper.is_some() && content_type.starts_with("application/json");
+        let names_account = failed && ctx.attempt.as_ref().is_none_or(|attempt| !attempt.own_credential);
+        return if (tells || names_account) && !encoded { Delivery::Hold } else { Delivery::Pass };
     }
     if exchange.is_none() && encoded || !response.status.is_success() && !failed {
         return Delivery::Pass;
@@ -274,9 +276,13 @@ fn hold(session: &mut Session, ctx: &mut Context) {
     };
     let refused = ctx.attempt.as_ref().is_some_and(|attempt| attempt.status == Some(401) && !attempt.own_credential);
     if ctx.endpoint == Endpoint::Other && !refused {
-        let finish = move |_: &mut ResponseHeader, body: Bytes| {
-            keep(&body);
-            body
+        let own_credential = ctx.attempt.as_ref().is_some_and(|attempt| attempt.own_credential);
+        let finish = move |header: &mut ResponseHeader, body: Bytes| {
+            if header.status.as_u16() < 400 {
+                keep(&body);
+                return body;
+            }
+            if own_credential { body } else { conceal(body) }
         };
         ctx.decorator.hold(ctx.engines.config.http.max_held_reply_bytes, false, memory, Box::new(finish));
         return ctx.decorator.install(session);
@@ -312,6 +318,7 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         if status >= 400 {
             // A failure that has a count is one that is paid for.
             bill.lock().unwrap_or_else(PoisonError::into_inner).counted = count(&body);
+            let body = if own_credential { body } else { conceal(body) };
             return normalise_error(header, body, dialect, exchange.is_some(), &reader);
         }
         if !framed && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_err() {
@@ -385,7 +392,7 @@ fn misunderstood(
     metrics: &Metrics,
 ) -> Bytes {
     let fault = Fault::UpstreamInterrupted;
-    if let Some(error) = openai::find_error(fault.status(), body) {
+    if let Some(error) = openai::find_error(fault.status(), &conceal(Bytes::copy_from_slice(body))) {
         metrics.error(fault.code(), fault.blame().label());
         // Constants: neither can fail.
         let _ = header.set_status(fault.status());
