@@ -1,6 +1,7 @@
 //! `can serve`: run the gateway.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
@@ -8,6 +9,10 @@ use std::{
 };
 
 use clap::Args;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use super::config::file_or_env;
 use crate::{
@@ -47,6 +52,7 @@ pub fn run(args: Serve) -> ExitCode {
 }
 
 fn serve(args: Serve) -> Result<(), StartError> {
+    let hangups = Hangups::hear().map_err(|error| StartError(vec![format!("SIGHUP cannot be heard: {error}")]))?;
     let source = Source { simulate: args.simulate, ..Source::new(file_or_env(args.config)) };
     let first = load(&source)?;
     telemetry::init_log(&first.config.log);
@@ -67,7 +73,7 @@ fn serve(args: Serve) -> Result<(), StartError> {
         loaded.config = apply(loaded.config);
         Ok(loaded)
     });
-    watch(server.reloader(reload, first.text), files);
+    watch(hangups, server.reloader(reload, first.text), files);
     if let Some(admin) = server.admin {
         tracing::info!(%admin, "admin API");
     }
@@ -100,29 +106,34 @@ fn simulate(config: &Config) -> Result<Simulated, StartError> {
         .map_err(|error| StartError(vec![format!("the simulated provider cannot start: {error}")]))
 }
 
+/// SIGHUP, and the runtime that hears it.
+struct Hangups {
+    runtime: Runtime,
+    signal: Signal,
+}
+
+impl Hangups {
+    /// From now on SIGHUP does not end the process: one that comes while it starts is a reload once it runs.
+    fn hear() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signal = {
+            let _entered = runtime.enter();
+            signal(SignalKind::hangup())?
+        };
+        Ok(Self { runtime, signal })
+    }
+}
+
 /// Reloads on SIGHUP and when one of the files changes.
-fn watch(reloader: Reloader, files: Vec<PathBuf>) {
+fn watch(hangups: Hangups, reloader: Reloader, files: Vec<PathBuf>) {
+    let Hangups { runtime, signal } = hangups;
     thread::Builder::new()
         .name("reload".to_owned())
-        .spawn(move || {
-            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
-                tracing::error!("no runtime for reloads: the configuration will not be reloaded");
-                return;
-            };
-            runtime.block_on(follow(&reloader, files));
-        })
+        .spawn(move || runtime.block_on(follow(signal, &reloader, files)))
         .map_or_else(|error| tracing::error!(%error, "the configuration will not be reloaded"), drop);
 }
 
-async fn follow(reloader: &Reloader, mut files: Vec<PathBuf>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(error) => {
-            tracing::error!(%error, "SIGHUP cannot be heard: the configuration will not be reloaded");
-            return;
-        }
-    };
+async fn follow(mut hangup: Signal, reloader: &Reloader, mut files: Vec<PathBuf>) {
     let mut applied = stamps(&files);
     let mut last = applied.clone();
     loop {
