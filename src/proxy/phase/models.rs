@@ -183,7 +183,7 @@ fn visible(ctx: &Context, principal: &Principal, provider: &Arc<Provider>, model
     }
     let target = plan.targets.first()?;
     if !is_theirs(ctx, principal, &plan) {
-        own::require_fine_tune(ctx, principal, target).ok()?;
+        own::require_shown(ctx, principal, target).ok()?;
     }
     let created = if model.created > 0 { model.created } else { ctx.engines.released(target).unwrap_or_default() };
     Some(Told { id, created, owned_by: model.owned_by.clone() })
@@ -264,7 +264,7 @@ async fn look_up(
         return Err(unknown(id).into());
     }
     if !is_theirs(ctx, principal, &plan) {
-        own::require_fine_tune(ctx, principal, &target).map_err(|_| unknown(id))?;
+        own::require_shown(ctx, principal, &target).map_err(|_| unknown(id))?;
     }
     ctx.plan = Some(plan);
     let (header, body) = list::fetch(session, ctx, &path, None, MAX_LIST, upstream).await?;

@@ -189,12 +189,21 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
     }
 }
 
+/// Whether a model may be shown with the gateway's key: it is no fine-tune and nothing else of another's.
+///
+/// # Errors
+/// It is another's, or a fine-tune of nobody.
+pub fn require_shown(ctx: &Context, principal: &Principal, target: &Target) -> Result<(), GatewayError> {
+    let reference = Reference { id: target.model.to_string(), strict: false, param: "model" };
+    require_fine_tune(ctx, principal, target).and_then(|()| check(ctx, principal, target, [&reference]))
+}
+
 /// Whether a model is no fine-tune, or one that may be used, with the gateway's key. A configuration that names a fine-tune
 /// offers it; a name that the client brought has to be its own.
 ///
 /// # Errors
 /// It is another's, or nobody's.
-pub fn require_fine_tune(ctx: &Context, principal: &Principal, target: &Target) -> Result<(), GatewayError> {
+fn require_fine_tune(ctx: &Context, principal: &Principal, target: &Target) -> Result<(), GatewayError> {
     let model = &target.model;
     let reference = Reference { id: model.to_string(), strict: true, param: "model" };
     if target.named || !is_fine_tune(model) || may_use(ctx, principal, &target.provider, &reference) {
