@@ -41,9 +41,10 @@ impl Capacity {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             memory: MemoryBudget::new(budget_of(memory_budget)),
-            parsing: Pool::new("parse", cores, QUEUE),
+            // Not so nice that other processes on the machine starve what each large body has to pass.
+            parsing: Pool::new("parse", cores, QUEUE, 3),
             // So that prompts of 60 MiB leave a core to everybody else.
-            counting: Pool::new("count", cores.div_ceil(2), QUEUE),
+            counting: Pool::new("count", cores.div_ceil(2), QUEUE, 10),
         }
     }
 

@@ -22,10 +22,6 @@ use tokio::{
 /// How long a thread waits for more work before it ends.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// By how much the threads are nicer than those that serve connections (`nice(2)`).
-#[cfg(target_os = "linux")]
-const NICE: libc::c_int = 10;
-
 /// Why work was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotRun {
@@ -47,6 +43,7 @@ pub struct Pool {
 
 struct Shared {
     name: &'static str,
+    nice: i32,
     state: Mutex<State>,
     more: Condvar,
 }
@@ -59,13 +56,14 @@ struct State {
 }
 
 impl Pool {
-    /// So many threads, which are started when there is work, and so many who may wait for one.
-    pub fn new(name: &'static str, threads: usize, queue: usize) -> Self {
+    /// So many threads, which are started when there is work, and so many who may wait for one. The threads are by `nice` nicer
+    /// than those that serve connections (`nice(2)`).
+    pub fn new(name: &'static str, threads: usize, queue: usize, nice: i32) -> Self {
         Self {
             places: Arc::new(Semaphore::new(threads)),
             waiting: AtomicUsize::new(0),
             queue,
-            shared: Arc::new(Shared { name, state: Mutex::default(), more: Condvar::new() }),
+            shared: Arc::new(Shared { name, nice, state: Mutex::default(), more: Condvar::new() }),
         }
     }
 
@@ -138,7 +136,7 @@ impl Shared {
     }
 
     fn work(&self, first: Job) {
-        yield_to_others();
+        yield_to_others(self.nice);
         let mut job = first;
         loop {
             // The default hook has written what there is to say of a panic; the thread goes on.
@@ -165,14 +163,18 @@ impl Shared {
 }
 
 /// Lowers the priority of the current thread. What fails here only makes it as important as all others.
-fn yield_to_others() {
-    #[cfg(target_os = "linux")]
-    #[allow(unsafe_code)]
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn yield_to_others(nice: i32) {
     // SAFETY: a system call on numbers; on Linux 0 is the calling thread.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+        libc::setpriority(libc::PRIO_PROCESS, 0, nice);
     }
 }
+
+/// Elsewhere a priority is the whole process's.
+#[cfg(not(target_os = "linux"))]
+fn yield_to_others(_: i32) {}
 
 /// Counts one who waits, until it is dropped.
 struct Waiting<'a> {
@@ -213,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_is_done_elsewhere_and_panics_stay_there() {
-        let pool = Pool::new("test", 1, 8);
+        let pool = Pool::new("test", 1, 8, 1);
         let here = thread::current().id();
         assert_ne!(pool.run(LONG, move || thread::current().id()).await.unwrap(), here);
         assert_eq!(pool.run(LONG, || panic!("meant")).await, Err::<(), _>(NotRun::Failed));
@@ -222,7 +224,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_run_than_there_are_threads_and_the_others_wait_or_leave() {
-        let pool = Arc::new(Pool::new("test", 2, 1));
+        let pool = Arc::new(Pool::new("test", 2, 1, 1));
         let mut ends = Vec::new();
         let mut running = Vec::new();
         for _ in 0..2 {
@@ -252,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_stays_taken_while_work_goes_on_that_nobody_waits_for() {
-        let pool = Arc::new(Pool::new("test", 1, 8));
+        let pool = Arc::new(Pool::new("test", 1, 8, 1));
         let (work, begins, end) = held();
         let left = tokio::spawn({
             let pool = pool.clone();
