@@ -31,6 +31,11 @@ mod document;
 pub use document::document;
 pub use step::{Events, Fate, Lost, Model, Refusal, Replies, Rule, Step, lose, sift};
 
+/// Whether a Claude of this name can be kept from thinking with `thinking: {type: disabled}`.
+pub fn claude_can_be_kept_from_thinking(model: &str) -> bool {
+    anthropic::can_be_kept_from_thinking(model)
+}
+
 /// Whether a Claude of this name thinks when a request says nothing about it.
 pub fn claude_thinks_unasked(model: &str) -> bool {
     anthropic::thinks_unasked(model)

@@ -52,6 +52,10 @@ pub struct Bound {
     /// Output tokens of each answer, as the client limits them; `None` when it does not. The larger of two limits. A
     /// prediction is added, because OpenAI counts its rejected tokens as output. 0 for embeddings and moderations.
     pub max_output_tokens: Option<u64>,
+    /// Tokens of the prediction in it, at most.
+    pub prediction: u64,
+    /// Something else than text may be generated: sound, images.
+    pub media: bool,
     /// [`Self::max_output_tokens`] is OpenAI's default, which the client did not state; other vendors may have another.
     pub assumed_output: bool,
     /// The answer is made later and fetched with another request (Responses, `background`).
@@ -97,6 +101,8 @@ impl Bound {
             fallbacks: scan.fallbacks,
             surcharge: scan.surcharge,
             hosted: scan.hosted,
+            prediction,
+            media: scan.media,
             max_output_tokens: max_output_tokens.map(|tokens| tokens.saturating_add(prediction)),
             estimate_tokens: (bytes.saturating_sub(scan.encoded) / 4)
                 .saturating_add(images.saturating_mul(IMAGE_ESTIMATE)),
@@ -110,6 +116,8 @@ impl Bound {
 struct Scan {
     unbounded: bool,
     prediction: bool,
+    /// Something else than text is asked for.
+    media: bool,
     /// An image has a key, a part's type, or both; so the larger number of each kind counts.
     image_urls: u64,
     image_url_parts: u64,
@@ -145,6 +153,8 @@ enum Key {
     /// An earlier answer's sound, when it stands in a message.
     Audio,
     Prediction,
+    /// What is to be generated, in the top-level object.
+    Modalities,
     /// Counts at the top only, like the next.
     Background,
     Models,
@@ -172,6 +182,7 @@ impl Key {
             b"prompt" | b"conversation" => Self::Stored,
             b"audio" => Self::Audio,
             b"prediction" => Self::Prediction,
+            b"modalities" => Self::Modalities,
             // Anthropic: tools of a server that the provider talks to, files of an earlier request.
             b"mcp_servers" | b"container" => Self::Search,
             b"background" => Self::Background,
@@ -285,7 +296,14 @@ impl Scan {
                     scan.unbounded |= there;
                     scan.hosted |= there;
                 }
-                Key::Audio => scan.unbounded |= !top_level(string.at),
+                Key::Audio if top_level(string.at) => scan.media = true,
+                Key::Audio => scan.unbounded = true,
+                Key::Modalities => {
+                    let value = &body[skip_space(body, next + 1)..];
+                    let names_text = serde_json::Deserializer::from_slice(value).into_iter::<Vec<String>>().next();
+                    let only_text = matches!(names_text, Some(Ok(all)) if all.iter().all(|word| word == "text"));
+                    scan.media |= !only_text && top_level(string.at);
+                }
                 Key::Prediction => scan.prediction |= top_level(string.at),
                 Key::Background => {
                     let on = !body[skip_space(body, next + 1)..].starts_with(b"false");

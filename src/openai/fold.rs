@@ -29,9 +29,9 @@ macro_rules! known {
                 match key {
                     $($name => Self::Known($index),)*
                     // Frequent, and nothing like a known name: saves them the folding.
-                    "top_p" | "stop" | "top_k" | "response_format" | "reasoning_effort" | "parallel_tool_calls"
+                    "top_p" | "stop" | "top_k" | "response_format" | "parallel_tool_calls"
                     | "frequency_penalty" | "presence_penalty" | "logprobs" | "top_logprobs" | "logit_bias" | "text"
-                    | "include" | "truncation" | "encoding_format" | "dimensions" | "stop_sequences" | "output_config"
+                    | "include" | "truncation" | "encoding_format" | "dimensions" | "stop_sequences"
                     | "verbosity" | "prompt_cache_key" | "safety_identifier" => Self::Other,
                     _ => Self::folded(key),
                 }
@@ -95,6 +95,11 @@ known! {
     28 "metadata" "metadata"
     29 "extra_body" "extrabody"
     30 "google" "google"
+    31 "reasoning_effort" "reasoningeffort"
+    32 "context_management" "contextmanagement"
+    33 "output_config" "outputconfig"
+    34 "enable_thinking" "enablethinking"
+    35 "chat_template_kwargs" "chattemplatekwargs"
 }
 
 /// `key` as the most generous reader compares it: without case, separators and full-width forms. `None` for a key that is

@@ -24,9 +24,15 @@ pub fn generated_text(body: &[u8]) -> Option<String> {
     (sink.found && !sink.pending).then_some(text)
 }
 
-/// Appends the generated text of one chunk of a chat or legacy completion. What stands before a fault counts.
-pub(crate) fn append_chunk(payload: &[u8], text: &mut String) {
-    append(Place::Reply, payload, text);
+/// Bytes of sound and images in a whole reply that [`generated_text`] reads, as it spells them.
+pub fn generated_media(body: &[u8]) -> u64 {
+    append(Place::Reply, body, &mut String::new())
+}
+
+/// Appends the generated text of one chunk of a chat or legacy completion. What stands before a fault counts. Returns the bytes
+/// of sound and images in it.
+pub(crate) fn append_chunk(payload: &[u8], text: &mut String) -> u64 {
+    append(Place::Reply, payload, text)
 }
 
 /// Appends the `delta` text of one event of a Responses stream or of one of Anthropic's.
@@ -34,10 +40,12 @@ pub(crate) fn append_delta(payload: &[u8], text: &mut String) {
     append(Place::Event, payload, text);
 }
 
-fn append(place: Place, payload: &[u8], text: &mut String) {
+fn append(place: Place, payload: &[u8], text: &mut String) -> u64 {
     let mut de = serde_json::Deserializer::from_slice(payload);
+    let mut sink = Sink::new(text);
     // A payload that is no JSON has no text that we could count.
-    let _ = Walk { place, sink: &mut Sink::new(text) }.deserialize(&mut de);
+    let _ = Walk { place, sink: &mut sink }.deserialize(&mut de);
+    sink.media
 }
 
 /// Where in a reply a value stands. The elements of an array stand where the array does.
@@ -70,6 +78,8 @@ enum Place {
     Blocks,
     /// The input of a call, as the JSON it is.
     Input,
+    /// Sound or images: no text.
+    Media,
 }
 
 impl Place {
@@ -88,6 +98,8 @@ impl Place {
             (Self::Message, "content" | "refusal") => Self::Text,
             (Self::Message, "reasoning_content" | "reasoning") => Self::Reasoning,
             (Self::Message, "tool_calls") => Self::Call,
+            // OpenAI's sound; images of Gemini and OpenRouter.
+            (Self::Message, "audio" | "images") | (Self::Parts, "data" | "image_url") => Self::Media,
             (Self::Message, "function_call") | (Self::Call, "function" | "custom") => Self::Function,
             (Self::Function, "name" | "arguments" | "input") => Self::Text,
             (Self::Output, "name" | "arguments" | "input" | "code") => Self::Text,
@@ -106,11 +118,13 @@ struct Sink<'t> {
     found: bool,
     /// The reply says that it is not finished.
     pending: bool,
+    /// Bytes that spell sound and images.
+    media: u64,
 }
 
 impl<'t> Sink<'t> {
     fn new(text: &'t mut String) -> Self {
-        Self { text, found: false, pending: false }
+        Self { text, found: false, pending: false, media: 0 }
     }
 
     /// Takes a text, or the parts of one. Parts hold plain texts only, so this goes no deeper.
@@ -175,6 +189,13 @@ impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
                 let raw = <&RawValue>::deserialize(deserializer)?.get();
                 // The block that begins a call in a stream has an empty one; what it gets comes in deltas.
                 self.sink.text.push_str(if raw == "{}" { "" } else { raw });
+                Ok(())
+            }
+            Place::Media => {
+                let raw = <&RawValue>::deserialize(deserializer)?.get();
+                if raw != "null" {
+                    self.sink.media += raw.len() as u64;
+                }
                 Ok(())
             }
             Place::Status => {

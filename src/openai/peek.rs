@@ -158,7 +158,7 @@ pub struct Peek {
     /// Members of the top-level object.
     pub(crate) members: u32,
     /// Which of the [`KNOWN`] names are there.
-    known: u32,
+    known: u64,
 }
 
 /// Why a body was refused. Always the caller's fault: HTTP 400, `invalid_request_error`.
@@ -252,7 +252,7 @@ impl Peek {
         match Standing::of(key) {
             Standing::Other => Ok(()),
             Standing::Known(index) => {
-                let bit = 1 << index;
+                let bit = 1_u64 << index;
                 if self.known & bit != 0 {
                     let name = KNOWN[usize::from(index)];
                     return Err(at(name, format!("The field '{name}' is given more than once.")));

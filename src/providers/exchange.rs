@@ -8,7 +8,7 @@ use super::quirks;
 use crate::{
     config::{Dialect, Provider, Vendor},
     dialect::{Events, Lost, Model, Refusal, Replies, Step, anthropic, messages, ollama, responses},
-    openai::{Endpoint, ErrorBody, MessageUsage, Peek, find_usage, map_status, read_error, splice},
+    openai::{ChatUsage, Endpoint, ErrorBody, MessageUsage, Peek, map_status, read_error, splice},
     sse::{DEFAULT_MAX_EVENT, EventTooLarge, RawEvent, Scanner},
     types::Usage,
 };
@@ -177,7 +177,7 @@ impl Exchange {
         let stages = self.steps.iter().enumerate();
         StreamTranslator {
             counted: match self.dialect {
-                Dialect::OpenAi => Counted::Chat(None),
+                Dialect::OpenAi => Counted::Chat(ChatUsage::default()),
                 Dialect::Anthropic => Counted::Messages(MessageUsage::default()),
                 Dialect::Ollama => Counted::Translated,
             },
@@ -203,7 +203,7 @@ pub struct StreamTranslator {
 
 /// What a provider's own events count: the client's dialect may have no way to say that nothing was counted.
 enum Counted {
-    Chat(Option<Usage>),
+    Chat(ChatUsage),
     Messages(MessageUsage),
     /// Only the translation can tell.
     Translated,
@@ -212,7 +212,7 @@ enum Counted {
 impl Counted {
     fn read(&mut self, data: &[u8]) {
         match self {
-            Self::Chat(usage) => *usage = find_usage(data).or(*usage),
+            Self::Chat(usage) => usage.read(data),
             Self::Messages(usage) => usage.read(data),
             Self::Translated => {}
         }
@@ -248,10 +248,11 @@ impl StreamTranslator {
         })
     }
 
-    /// The provider's own count, where it differs from what the translated stream says: `Some(None)` while there is none.
-    pub fn usage(&self) -> Option<Option<Usage>> {
+    /// The provider's own whole count, where it differs from what the translated stream says: `Some(None)` while there is none.
+    /// Of `several` answers one may be finished before the others.
+    pub fn usage(&self, several: bool) -> Option<Option<Usage>> {
         match &self.counted {
-            Counted::Chat(usage) => Some(*usage),
+            Counted::Chat(usage) => Some(usage.whole(several)),
             Counted::Messages(usage) => Some(usage.whole()),
             Counted::Translated => None,
         }
@@ -265,11 +266,12 @@ impl StreamTranslator {
         }
     }
 
-    /// What the provider has counted of the prompt, where it tells that before the end (Anthropic).
+    /// What the provider has counted so far, where it tells that before the end.
     pub fn usage_so_far(&self) -> Option<Usage> {
         match &self.counted {
             Counted::Messages(usage) => usage.so_far(),
-            Counted::Chat(_) | Counted::Translated => None,
+            Counted::Chat(usage) => usage.so_far(),
+            Counted::Translated => None,
         }
     }
 

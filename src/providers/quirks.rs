@@ -8,7 +8,10 @@ use bytes::Bytes;
 
 use crate::{
     config::{Provider, Vendor},
-    openai::{DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Peek, escape_json_string, include_usage_edit},
+    dialect,
+    openai::{
+        DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Peek, ThinkingSwitches, escape_json_string, include_usage_edit,
+    },
 };
 
 /// The edits that turn a client's body into the one this provider gets for this model.
@@ -44,6 +47,26 @@ pub fn edits(endpoint: &Endpoint, provider: &Provider, model: &str, body: &Bytes
 /// with `stop`, older Ollamas number every call 0. What [`crate::openai::RelayOptions::repair_tools`] is for.
 pub fn repairs_tools(vendor: Vendor) -> bool {
     matches!(vendor, Vendor::Gemini | Vendor::Ollama)
+}
+
+/// The words that keep this vendor's model from thinking, as its documentation has them (November 2026). What is not here may
+/// think whatever a request says.
+pub fn thinking_switches(vendor: Vendor, model: &str) -> ThinkingSwitches {
+    // Models by the beginning of their names, all the others apart.
+    const EFFORT_NONE: [(Vendor, &[&str]); 4] = [
+        // The word came with GPT-5.1; those before it, the large and those for code refuse it.
+        (Vendor::OpenAi, &["gpt-5.1", "gpt-5.2", "gpt-5.4"]),
+        (Vendor::Azure, &["gpt-5.1", "gpt-5.2", "gpt-5.4"]),
+        // Gemini's guide to thinking: 2.5 Pro and 3 cannot be kept from it.
+        (Vendor::Gemini, &["gemini-2.5-flash"]),
+        (Vendor::Groq, &["qwen/qwen3"]),
+    ];
+    let names = EFFORT_NONE.iter().filter(|(known, _)| *known == vendor).flat_map(|(_, names)| *names);
+    ThinkingSwitches {
+        effort_none: names.into_iter().any(|name| model.starts_with(name))
+            && !["-pro", "codex"].iter().any(|other| model.contains(other)),
+        thinking_disabled: vendor == Vendor::Anthropic && dialect::claude_can_be_kept_from_thinking(model),
+    }
 }
 
 /// Vendors that ignore or refuse OpenAI's newer `max_completion_tokens`.
@@ -118,6 +141,31 @@ mod tests {
         let body = r#"{"model":"m","seed":7,"max_completion_tokens":5,"tool_choice":"required"}"#;
         let sent = sent_to("preset: mistral", "m", body);
         assert_eq!(sent, serde_json::json!({"model":"m","random_seed":7,"max_tokens":5,"tool_choice":"any"}));
+    }
+
+    #[test]
+    fn a_word_keeps_from_thinking_only_where_it_is_documented() {
+        let both = |vendor, model| {
+            let switches = thinking_switches(vendor, model);
+            (switches.effort_none, switches.thinking_disabled)
+        };
+        assert_eq!(both(Vendor::OpenAi, "gpt-5.1"), (true, false));
+        assert_eq!(both(Vendor::Gemini, "gemini-2.5-flash-lite"), (true, false));
+        assert_eq!(both(Vendor::Anthropic, "claude-sonnet-4-5"), (false, true));
+        assert_eq!(both(Vendor::Anthropic, "claude-opus-5"), (false, true));
+        for (vendor, model) in [
+            (Vendor::OpenAi, "o3"),
+            (Vendor::OpenAi, "gpt-5"),
+            (Vendor::OpenAi, "gpt-5.1-codex-max"),
+            (Vendor::OpenAi, "gpt-5.2-pro"),
+            (Vendor::Xai, "grok-4.7"),
+            (Vendor::Gemini, "gemini-2.5-pro"),
+            (Vendor::Custom, "gpt-5.1"),
+            (Vendor::Anthropic, "claude-sonnet-5-5"),
+            (Vendor::Anthropic, "claude-mythos-1"),
+        ] {
+            assert_eq!(both(vendor, model), (false, false), "{model}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
         gateway::Engines,
         keeper::Keeper,
         party::{Governance, Principal},
-        phase::settle::{Counted, Tally},
+        phase::settle::{Counted, Measure, Tally},
     },
     routing::{Plan, Target},
     telemetry::{InFlight, Metrics},
@@ -139,29 +139,50 @@ pub struct Quote {
     pub most_answer: u64,
     /// Answers that are generated at the same time.
     pub choices: u64,
+    /// Something else than text may be generated.
+    pub media: bool,
+    /// Tokens of a prediction, at most: what is rejected of it counts as generated.
+    pub prediction: u64,
     /// The tier that is asked for.
     pub tier: ServiceTier,
 }
 
 impl Quote {
-    /// The provider's count as far as it is possible; what is not is settled at the bound, and `true` says so. `shown` is
-    /// how many bytes the provider has shown of its answer: a token is at least one.
-    pub fn believe(&self, usage: Usage, shown: u64) -> (Usage, bool) {
-        let most_answer = self.most_answer.max(shown);
+    /// The provider's count as far as it is possible; what is not is settled at the bound. `shown` tells how many bytes the
+    /// provider has shown of its answer: a token is at least one. It is asked for only where the count is more than the request
+    /// allows.
+    pub fn believe(&self, usage: Usage, shown: impl FnOnce() -> u64) -> (Usage, Belief) {
+        if usage.prompt_tokens <= self.most_prompt && usage.completion_tokens <= self.most_answer {
+            return (usage, Belief::Possible);
+        }
+        let most_answer = self.most_answer.max(shown());
         if usage.prompt_tokens <= self.most_prompt && usage.completion_tokens <= most_answer {
-            return (usage, false);
+            return (usage, Belief::Shown);
         }
         // Parts of a count that is wrong (cached tokens, which are cheaper) are not believed either.
         let prompt_tokens = usage.prompt_tokens.min(self.most_prompt);
         let completion_tokens = usage.completion_tokens.min(most_answer);
-        (Usage { prompt_tokens, completion_tokens, ..Usage::default() }, true)
+        (Usage { prompt_tokens, completion_tokens, ..Usage::default() }, Belief::Impossible)
     }
+}
+
+/// How far a provider's count is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belief {
+    /// The request allows it.
+    Possible,
+    /// It is more than the request allows, and the provider has shown as much.
+    Shown,
+    /// It cannot be.
+    Impossible,
 }
 
 /// An attempt that broke while a provider was at work on it.
 pub struct Spoiled {
     /// Of its model.
     pub price: Arc<Price>,
+    /// How its model's tokens are counted.
+    pub measure: Measure,
     /// The provider adds to the prompt what the body does not show: only the most it was expected to cost is a bound.
     pub unbounded: bool,
     /// The most tokens that it can have generated.
@@ -304,8 +325,12 @@ pub struct Cached {
 pub struct Bill {
     /// The provider's count, as far as it is believed, and what it comes to.
     pub counted: Option<Counted>,
-    /// What the provider had counted of the prompt when a stream broke off.
+    /// What the provider had counted when a stream ended without its whole count, as far as it is believed.
     pub so_far: Option<Usage>,
+    /// That was more than is possible.
+    pub doubted: bool,
+    /// Something else than text was generated.
+    pub media: bool,
     /// A whole reply came without a count: what it generated, where that can be told.
     pub uncounted: Option<Option<String>>,
 }

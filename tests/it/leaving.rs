@@ -24,8 +24,8 @@ const PER_SECOND: i64 = 1_000;
 /// What is generated after we let go, until the provider notices: see `settle::NOTICE`. And what a busy machine adds.
 const SLACK: i64 = 250;
 
-/// "hi" and "user", and four around the message.
-const PROMPT: i64 = 6;
+/// "hi" and "user", four around the message, and three that begin the answer.
+const PROMPT: i64 = 9;
 
 fn chunk(delta: &str, finish: &str) -> Step {
     send(&format!(

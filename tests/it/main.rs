@@ -40,3 +40,4 @@ mod support;
 mod surface;
 mod tenants;
 mod tls;
+mod underpaid;

@@ -188,8 +188,8 @@ async fn what_fails_costs_nothing_and_gives_back_what_it_held() {
     assert_eq!(gateway.query("SELECT count(*) FROM entries WHERE basis = 'nothing'").await, 30);
 }
 
-/// "hi" and "user" are one token each, and a message has four around it.
-const PROMPT: i64 = 6 * 2_500;
+/// "hi" and "user" are one token each, a message has four around it, and three begin the answer.
+const PROMPT: i64 = 9 * 2_500;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_breaks_at_work_is_paid_for_what_it_can_have_done() {
@@ -224,7 +224,7 @@ async fn a_provider_that_breaks_at_work_is_paid_for_what_it_can_have_done() {
     assert_eq!((ask("silent").await, spent(2).await), (504, 2 * broken));
     // The third answers: all three are paid for.
     assert_eq!((ask("gpt-4o").await, spent(3).await), (200, 4 * broken + COST));
-    assert_eq!(gateway.query("SELECT max(prompt_tokens) FROM entries").await, 1_000 + 2 * 6);
+    assert_eq!(gateway.query("SELECT max(prompt_tokens) FROM entries").await, 1_000 + 2 * 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,7 +260,7 @@ async fn what_was_relayed_is_counted_when_the_client_leaves_or_the_stream_breaks
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // " hello" is one token.
-    assert_eq!(gateway.query("SELECT count(*) FROM entries WHERE prompt_tokens = 6").await, 2);
+    assert_eq!(gateway.query("SELECT count(*) FROM entries WHERE prompt_tokens = 9").await, 2);
     assert_eq!(gateway.query("SELECT completion_tokens FROM entries WHERE status = 499").await, 50);
     assert_eq!(gateway.query("SELECT completion_tokens FROM entries WHERE status = 200").await, relayed);
     assert_eq!(gateway.query("SELECT sum(cost) FROM entries").await, (50 + relayed) * 10_000 + 2 * PROMPT);

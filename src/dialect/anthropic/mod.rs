@@ -37,6 +37,11 @@ pub use error::read_error;
 pub use request::request;
 pub use tools::MAX_SEARCHES;
 
+/// Whether `thinking: {type: disabled}` keeps a model of this name from thinking.
+pub(super) fn can_be_kept_from_thinking(model: &str) -> bool {
+    matches!(models::Abilities::of(model).off, models::Off::Absent | models::Off::Disabled)
+}
+
 /// Whether a model of this name thinks when nothing is said about it.
 pub(super) fn thinks_unasked(model: &str) -> bool {
     models::Abilities::of(model).thinks_by_default()

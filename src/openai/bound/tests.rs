@@ -34,6 +34,8 @@ fn a_plain_chat() {
         prompt_tokens: bytes + TEMPLATE_TOKENS,
         unbounded_prompt: false,
         hosted: false,
+        media: false,
+        prediction: 0,
         images: 0,
         choices: 1,
         max_output_tokens: None,

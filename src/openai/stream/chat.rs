@@ -9,11 +9,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{StreamRelay, StreamState, Verdict, trim};
+use super::{StreamRelay, StreamState, Verdict, is_done, trim};
 use crate::openai::error::ErrorBody;
 use crate::openai::locate::{Depths, hits, member_cut, skip_space, top_level};
 use crate::openai::usage::{find_service_tier, find_usage};
 use crate::sse::{Fields, data_event};
+use crate::types::Usage;
 
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
 static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"choices\""));
@@ -23,11 +24,78 @@ static FINISH_REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("
 /// Events in which the model's name is looked for; providers give it in the first or second.
 const MODEL_WITHIN: u64 = 4;
 
+/// What a stream of chunks counts. Some providers count in every chunk: that is what was generated so far, and the whole count
+/// only where the answer is finished.
+#[derive(Clone, Debug, Default)]
+pub struct ChatUsage {
+    last: Option<Usage>,
+    standing: Standing,
+    /// A choice has its `finish_reason`.
+    pub(super) finished: bool,
+    /// The stream has come to its end.
+    pub(super) done: bool,
+}
+
+/// Where the last count stood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    /// In a chunk that goes on with an answer.
+    #[default]
+    Running,
+    /// In the chunk that finishes an answer, or behind it.
+    Finished,
+    /// In a chunk without an answer.
+    Alone,
+}
+
+impl ChatUsage {
+    /// Reads the payload of one event.
+    pub fn read(&mut self, payload: &[u8]) {
+        self.done |= is_done(payload);
+        self.note(payload);
+    }
+
+    /// Notes what a chunk counts; true if it does.
+    fn note(&mut self, payload: &[u8]) -> bool {
+        if !self.finished {
+            // choices[].finish_reason is at depth 3.
+            let mut depths = Depths::of(payload);
+            self.finished = hits(payload, &FINISH_REASON)
+                .any(|hit| payload[hit.value_at] == b'"' && depths.at(hit.key_at) == Some(3));
+        }
+        let Some(usage) = find_usage(payload) else { return false };
+        self.last = Some(usage);
+        let answers = top_level(payload, &CHOICES).is_some_and(|hit| !is_empty_list(&payload[hit.value_at..]));
+        self.standing = match (answers, self.finished) {
+            (false, _) => Standing::Alone,
+            (true, true) => Standing::Finished,
+            (true, false) => Standing::Running,
+        };
+        true
+    }
+
+    /// The whole count; `None` before it came. Of `several` answers one may be finished while others go on.
+    pub fn whole(&self, several: bool) -> Option<Usage> {
+        let is_whole = match self.standing {
+            Standing::Running => false,
+            Standing::Finished => self.done || !several,
+            Standing::Alone => self.done || self.finished,
+        };
+        self.last.filter(|_| is_whole)
+    }
+
+    /// What is counted so far. More may have been generated since.
+    pub fn so_far(&self) -> Option<Usage> {
+        self.last.filter(|usage| usage.prompt_tokens > 0)
+    }
+}
+
 impl StreamRelay {
     pub(super) fn chat(&mut self, fields: &Fields<'_>, data: &[u8]) -> Verdict {
         let (before, payload) = trim(data);
         if payload.starts_with(b"[DONE]") {
             self.state = StreamState::Complete;
+            self.seen.chat.done = true;
             return Verdict::Last;
         }
         let named_error = fields.event == Some(b"error");
@@ -67,20 +135,11 @@ impl StreamRelay {
 
     fn read_chunk(&mut self, payload: &[u8]) {
         let seen = &mut self.seen;
-        let usage = find_usage(payload);
-        if usage.is_some() {
-            seen.usage = usage;
-        }
-        if (seen.service_tier.is_none() || usage.is_some())
+        let counts = seen.chat.note(payload);
+        if (seen.service_tier.is_none() || counts)
             && let Some(tier) = find_service_tier(payload)
         {
             seen.service_tier = Some(tier);
-        }
-        if !seen.finished {
-            // choices[].finish_reason is at depth 3.
-            let mut depths = Depths::of(payload);
-            seen.finished = hits(payload, &FINISH_REASON)
-                .any(|hit| payload[hit.value_at] == b'"' && depths.at(hit.key_at) == Some(3));
         }
         if !seen.first_token || (seen.model.is_none() && seen.events <= MODEL_WITHIN) {
             let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(payload) else { return };

@@ -1,7 +1,8 @@
 //! Anthropic's Messages stream: every event passes, usage is read in its portions.
 //!
-//! What was generated is known only when a `message_delta` says so: the count in `message_start` is a first token, or a zero
-//! that a translation had to put there. A stream that ends before has the counts of its prompt and no more.
+//! What was generated is known only when the `message_delta` with the `stop_reason` says so, or the stream is over: the count in
+//! `message_start` is a first token, or a zero that a translation had to put there. A stream that ends before has the counts of
+//! its prompt, and of what was generated so far.
 
 use std::borrow::Cow;
 
@@ -21,6 +22,15 @@ struct Head<'a> {
     #[serde(borrow)]
     message: Option<Message<'a>>,
     usage: Option<Portion>,
+    #[serde(borrow)]
+    delta: Option<Delta<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Delta<'a> {
+    #[serde(borrow)]
+    stop_reason: Option<Cow<'a, str>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -36,6 +46,8 @@ struct Message<'a> {
 pub struct MessageUsage {
     /// Boxed: every stream has room for it, and only Anthropic's use it.
     counts: Option<Box<Portion>>,
+    /// What was generated is among them.
+    counts_output: bool,
     whole: bool,
 }
 
@@ -53,11 +65,17 @@ impl MessageUsage {
         let (portion, last) = match head.r#type.as_deref() {
             Some("message_start") => (head.message.as_ref().and_then(|message| message.usage), false),
             Some("message_delta") => (head.usage, true),
+            Some("message_stop") => {
+                self.whole = self.counts_output;
+                return;
+            }
             _ => return,
         };
         // Counts are cumulative, and what a portion does not name stays as it was.
         if let Some(portion) = portion {
-            self.whole |= last && portion.counts_output();
+            self.counts_output |= last && portion.counts_output();
+            let stops = head.delta.as_ref().is_some_and(|delta| delta.stop_reason.is_some());
+            self.whole |= self.counts_output && stops;
             let before = self.counts.as_deref().copied().unwrap_or_default();
             self.counts = Some(Box::new(portion.or(before)));
         }
@@ -113,7 +131,11 @@ impl StreamRelay {
                 }
             }
             Some("content_block_delta") => return self.delta(data),
-            Some("message_stop") => self.state = StreamState::Complete,
+            Some("message_stop") => {
+                self.state = StreamState::Complete;
+                self.seen.counts.note(&head);
+                self.seen.usage = self.seen.counts.whole();
+            }
             Some("error") => {
                 self.state = StreamState::Failed;
                 let value = serde_json::from_slice(data).ok();

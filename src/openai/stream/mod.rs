@@ -31,6 +31,7 @@ use crate::sse::{DONE, RawEvent, Scanner};
 use crate::types::{ServiceTier, Usage};
 use tools::ToolCalls;
 
+pub use chat::ChatUsage;
 pub use messages::MessageUsage;
 pub use responses::responses_error_event;
 
@@ -103,6 +104,10 @@ pub struct StreamRelay {
     generated: String,
     /// Bytes of it that were taken.
     taken: u64,
+    /// Bytes of sound and images that were relayed.
+    media: u64,
+    /// More than one answer is generated.
+    several: bool,
     /// Counts the calls of tools that the provider runs.
     calls: Option<Box<CallCounter>>,
     /// Keep the payloads that may tell of objects.
@@ -116,13 +121,13 @@ pub struct StreamRelay {
 struct Seen {
     events: u64,
     usage: Option<Usage>,
+    /// The counts of chunks.
+    chat: ChatUsage,
     /// Anthropic's counts, which come in portions.
     counts: MessageUsage,
     service_tier: Option<ServiceTier>,
     model: Option<String>,
     first_token: bool,
-    /// A choice has its `finish_reason`.
-    finished: bool,
     /// The Responses API numbers its events.
     last_sequence: Option<u64>,
     error: Option<ErrorBody>,
@@ -157,6 +162,8 @@ impl StreamRelay {
             tally: false,
             generated: String::new(),
             taken: 0,
+            media: 0,
+            several: false,
             calls: None,
             watch: false,
             watched: Vec::new(),
@@ -177,7 +184,7 @@ impl StreamRelay {
     /// Keeps, when `on`, the generated text that is relayed: content, reasoning, refusals, names and arguments of calls,
     /// one behind the other as they came. [`Self::take_generated`] hands it out; take it often, it has no bound.
     ///
-    /// Audio has no text and is not kept. The texts of several choices are interleaved, so a count of their tokens is
+    /// Sound and images have no text and are not kept, see [`Self::media_bytes`]. The texts of several choices are interleaved, so a count of their tokens is
     /// slightly off.
     #[must_use]
     pub fn tallying(self, on: bool) -> Self {
@@ -224,8 +231,9 @@ impl StreamRelay {
         }
         if self.state == StreamState::Open {
             match end {
-                StreamEnd::Clean if self.seen.finished => {
+                StreamEnd::Clean if self.seen.chat.finished => {
                     out.write(DONE);
+                    self.seen.chat.done = true;
                     self.state = StreamState::Complete;
                 }
                 StreamEnd::Clean => {
@@ -265,7 +273,18 @@ impl StreamRelay {
 
     /// The provider has said that the answer is finished, and the count of it may be about to come.
     pub fn awaits_usage(&self) -> bool {
-        self.state == StreamState::Open && self.seen.finished && self.seen.usage.is_none()
+        self.state == StreamState::Open && self.seen.chat.finished && self.usage().is_none()
+    }
+
+    /// Bytes of sound and images that were relayed, as the events spell them.
+    pub fn media_bytes(&self) -> u64 {
+        self.media
+    }
+
+    /// Says that several answers are generated at the same time: one of them may be finished before the others.
+    #[must_use]
+    pub fn with_several(self, several: bool) -> Self {
+        Self { several, ..self }
     }
 
     /// Bytes that [`Self::take_generated`] would hand out.
@@ -273,14 +292,20 @@ impl StreamRelay {
         self.generated.len()
     }
 
-    /// The provider's count. When several events have one, the last.
+    /// The provider's whole count: that of a finished answer. When several events have one, the last.
     pub fn usage(&self) -> Option<Usage> {
-        self.seen.usage
+        match self.kind {
+            StreamKind::Chat => self.seen.chat.whole(self.several),
+            StreamKind::Responses | StreamKind::Messages => self.seen.usage,
+        }
     }
 
-    /// What the provider has counted of the prompt, where it tells that before the end (Anthropic).
+    /// What the provider has counted so far, where it tells that before the end: Anthropic the prompt, others both.
     pub fn usage_so_far(&self) -> Option<Usage> {
-        self.seen.counts.so_far()
+        match self.kind {
+            StreamKind::Chat => self.seen.chat.so_far(),
+            StreamKind::Responses | StreamKind::Messages => self.seen.counts.so_far(),
+        }
     }
 
     /// The tier the provider says it served the request in.
@@ -350,7 +375,7 @@ impl StreamRelay {
             StreamKind::Chat => {
                 let verdict = self.chat(&fields, data);
                 if self.tally && matches!(verdict, Verdict::Pass | Verdict::Splice(..) | Verdict::Replace(_)) {
-                    append_chunk(data, &mut self.generated);
+                    self.media += append_chunk(data, &mut self.generated);
                 }
                 verdict
             }

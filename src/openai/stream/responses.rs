@@ -36,8 +36,10 @@ impl StreamRelay {
             name if name.ends_with(".delta") => {
                 self.seen.first_token = true;
                 // The delta of an audio event is sound in base64; its text comes as a transcript.
-                if self.tally && !name.ends_with("audio.delta") {
-                    append_delta(data, &mut self.generated);
+                match name.ends_with("audio.delta") {
+                    true => self.media += data.len() as u64,
+                    false if self.tally => append_delta(data, &mut self.generated),
+                    false => {}
                 }
             }
             _ => (),

@@ -239,6 +239,8 @@ fn quote(session: &Session, ctx: &Context, body: &Body, plan: &mut Plan) -> Resu
         most_prompt,
         most_answer,
         choices: bound.choices,
+        media: bound.media,
+        prediction: bound.prediction,
         tokens: bound.estimate_tokens.saturating_add(answer),
         prompt_estimate: bound.estimate_tokens,
         unbounded_prompt: bound.unbounded_prompt || all.iter().any(|(_, calls)| calls.is_some()),

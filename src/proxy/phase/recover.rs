@@ -9,6 +9,7 @@ use pingora_proxy::{FailToProxy, Session};
 use super::{
     attempt, cache, relay,
     respond::{ALL_DOWN, NEXT_TARGET, REDIRECTED},
+    settle::Measure,
     translate,
 };
 use crate::{
@@ -114,7 +115,8 @@ fn pay_for(ctx: &mut Context) -> bool {
     let worked = attempt.started.elapsed();
     let held = ctx.reservation.as_mut().is_none_or(|reservation| reservation.extend(quote.worst_case).is_ok());
     if held {
-        ctx.spoiled.push(Spoiled::after(worked, price, &quote));
+        let measure = Measure::of(attempt);
+        ctx.spoiled.push(Spoiled::after(worked, measure, price, &quote));
     }
     held
 }

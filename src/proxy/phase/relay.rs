@@ -13,7 +13,7 @@ use crate::{
     ledger::Exceeded,
     openai::{StreamEnd, StreamState},
     proxy::{
-        context::{Bill, Context, Delivery},
+        context::{Belief, Bill, Context, Delivery},
         downstream::Parting,
     },
 };
@@ -62,7 +62,8 @@ pub fn events(session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &
     }
     if ctx.generated.is_none() && relay.awaits_usage() {
         ctx.generated = Some(Instant::now());
-        let counted = ctx.translator.as_ref().is_some_and(|translator| translator.usage().flatten().is_some());
+        let several = ctx.quote.is_some_and(|quote| quote.choices > 1);
+        let counted = ctx.translator.as_ref().is_some_and(|translator| translator.usage(several).flatten().is_some());
         if ctx.reservation.is_some() && !counted {
             // A client that has all it wanted to read may leave before the provider has told what it comes to.
             ctx.decorator.outlive_client(Parting::Linger(COUNT_WITHIN));
@@ -135,19 +136,28 @@ pub fn read_bill(ctx: &mut Context) {
 fn bill_of(ctx: &Context) -> Bill {
     let Delivery::Relay(relay) = &ctx.delivery else { return Bill::default() };
     let translator = ctx.translator.as_ref();
-    let usage = translator.and_then(|translator| translator.usage()).unwrap_or_else(|| relay.usage());
+    let several = ctx.quote.is_some_and(|quote| quote.choices > 1);
+    let usage = translator.and_then(|translator| translator.usage(several)).unwrap_or_else(|| relay.usage());
     let so_far = translator.map_or_else(|| relay.usage_so_far(), |translator| translator.usage_so_far());
     let tier = respond::stream_tier(relay, ctx);
-    let mut counted = usage.map(|usage| {
-        settle::Counted::of(usage, ctx.quote.as_ref(), ctx.price().as_deref(), tier, relay.generated_bytes())
-    });
+    let shown = || relay.generated_bytes().saturating_add(relay.media_bytes());
+    let (quote, price) = (ctx.quote.as_ref(), ctx.price());
+    let mut counted =
+        usage.map(|usage| settle::Counted::of(usage, quote, price.as_deref(), tier, shown, settle::ceiling(ctx)));
     if let (Some(calls), Some(counter)) = (ctx.call_prices(), relay.calls()) {
         // A translated stream does not tell of searches.
         let searched = translator.map(|translator| counter.clone().searched(translator.searches()));
         let counter = searched.as_ref().unwrap_or(counter);
         counted = counted.map(|counted| counted.with_calls(calls.cost(counter)));
     }
-    Bill { counted, uncounted: None, so_far }
+    let believed = so_far.map(|usage| quote.map_or((usage, Belief::Possible), |quote| quote.believe(usage, shown)));
+    Bill {
+        counted,
+        uncounted: None,
+        so_far: believed.map(|(usage, _)| usage),
+        doubted: counted.is_none() && believed.is_some_and(|(_, belief)| belief == Belief::Impossible),
+        media: relay.media_bytes() > 0,
+    }
 }
 
 /// Two pieces as one.

@@ -13,7 +13,7 @@ use pingora_proxy::Session;
 
 use super::{
     cache::{self, Maker},
-    settle::{Counted, Tally},
+    settle::{self, Counted, Tally},
     translate,
 };
 use crate::{
@@ -163,6 +163,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
         let vendor = ctx.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
         let repair_tools = exchange.is_none() && vendor.is_some_and(quirks::repairs_tools);
         let relay = StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true);
+        let relay = relay.with_several(ctx.quote.is_some_and(|quote| quote.choices > 1));
         let counter = ctx.call_prices().map(|calls| CallCounter::new(calls.hosted().clone()));
         return Delivery::Relay(Box::new(relay.counting(counter).watching(ctx.keeper.is_some())));
     }
@@ -292,6 +293,7 @@ fn hold(session: &mut Session, ctx: &mut Context) {
     let price = ctx.price();
     let quote = ctx.quote;
     let calls = ctx.call_prices();
+    let ceiling = settle::ceiling(ctx);
     let bill = ctx.shared_bill().clone();
     let own_credential = ctx.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
     let metrics = ctx.metrics.clone();
@@ -308,8 +310,13 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         }
         let count = |body: &Bytes| {
             let tier = openai::find_service_tier(body).unwrap_or(requested_tier);
-            let shown = body.len() as u64;
-            let counted = Counted::of(openai::find_usage(body)?, quote.as_ref(), price.as_deref(), tier, shown);
+            // Not the body's length, which is not only of what was generated.
+            let shown = || {
+                let text = openai::generated_text(body).map_or(0, |text| text.len() as u64);
+                text.saturating_add(openai::generated_media(body))
+            };
+            let usage = openai::find_usage(body)?;
+            let counted = Counted::of(usage, quote.as_ref(), price.as_deref(), tier, shown, ceiling);
             Some(match &calls {
                 Some(calls) => counted.with_calls(calls.cost_of(body)),
                 None => counted,
@@ -328,7 +335,8 @@ fn hold(session: &mut Session, ctx: &mut Context) {
         let read = |body: &Bytes| {
             let counted = count(body);
             let uncounted = counted.is_none().then(|| openai::generated_text(body));
-            Bill { counted, uncounted, so_far: None }
+            let media = counted.is_none() && openai::generated_media(body) > 0;
+            Bill { counted, uncounted, media, ..Bill::default() }
         };
         let mut told = None;
         if let Some(exchange) = &exchange {

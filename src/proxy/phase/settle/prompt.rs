@@ -1,0 +1,225 @@
+//! The prompt of a request whose provider did not say what it counted: kept while a stream runs, counted at its end.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    config::{Dialect, Vendor},
+    openai::{self, Endpoint, IMAGE_TOKENS, TEMPLATE_TOKENS},
+    proxy::context::{Attempt, Context},
+    tokenizer,
+};
+
+/// A larger body is not counted: it has no more tokens than its bound says.
+const LARGEST: usize = 1 << 20;
+
+/// While a stream runs, a body up to this size is kept for its end.
+const SMALL: usize = 16 << 10;
+
+/// What the larger bodies of all streams together may keep; beyond it a prompt is settled at its bound.
+const ALLOWANCE: usize = 32 << 20;
+
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+/// The prompt of a request, as far as it is kept.
+pub(super) struct Prompt {
+    body: Option<Kept>,
+    has_template: bool,
+    /// Tokens of its images, at most.
+    images: u64,
+    /// No provider counts more.
+    most: u64,
+}
+
+/// A body that is kept; a large one counts in the allowance.
+struct Kept {
+    bytes: Bytes,
+    allowed: usize,
+}
+
+impl Kept {
+    /// `None` where it is too large, or where too much is kept already.
+    fn of(bytes: Bytes) -> Option<Self> {
+        if bytes.len() <= SMALL {
+            // The buffer it came in may be much larger, and would stay as long.
+            return Some(Self { bytes: Bytes::copy_from_slice(&bytes), allowed: 0 });
+        }
+        let allowed = bytes.len();
+        if allowed > LARGEST {
+            return None;
+        }
+        let kept = Self { bytes, allowed };
+        (KEPT.fetch_add(allowed, Ordering::Relaxed) + allowed <= ALLOWANCE).then_some(kept)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.allowed, Ordering::Relaxed);
+    }
+}
+
+/// How the tokens of a model are counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measure {
+    model: Arc<str>,
+    /// The model's own tokenizer is here.
+    exact: bool,
+    /// It reads OpenAI's documented chat format.
+    documented: bool,
+    /// The prompt cache is written without a word in the request; Anthropic's only with one.
+    caches_unasked: bool,
+}
+
+/// What a prompt comes to for one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PromptTokens {
+    /// At most.
+    pub(super) tokens: u64,
+    /// Of them, images.
+    pub(super) images: u64,
+    /// They may have been written to the prompt cache, and for how long.
+    pub(super) writes: Writes,
+}
+
+/// What may have been written to the provider's prompt cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writes {
+    /// Nothing.
+    Nothing,
+    /// For its default life.
+    Default,
+    /// For an hour and more.
+    Long,
+}
+
+impl Measure {
+    /// For the model of an attempt.
+    pub fn of(attempt: &Attempt) -> Self {
+        let (provider, model) = (&attempt.target.provider, attempt.target.model.clone());
+        let exact = tokenizer::is_exact(&model);
+        // The open models have a longer system message in front.
+        let of_openai = matches!(provider.vendor, Vendor::OpenAi | Vendor::Azure) && !model.contains("gpt-oss");
+        let documented = exact && of_openai && provider.dialect == Dialect::OpenAi;
+        Self { model, exact, documented, caches_unasked: provider.dialect != Dialect::Anthropic }
+    }
+
+    /// Tokens of a text, at most. A byte is the least that a token of any vendor has.
+    pub fn most(&self, text: &str) -> u64 {
+        if self.exact { tokenizer::count(&self.model, text) } else { text.len() as u64 }
+    }
+
+    /// The model's own tokenizer is here.
+    pub fn is_exact(&self) -> bool {
+        self.exact
+    }
+}
+
+impl Prompt {
+    /// Of a stream that begins: the request itself is let go of.
+    pub(super) fn keep(ctx: &Context) -> Self {
+        let body = ctx.body.as_ref().and_then(|body| Kept::of(body.bytes.clone()));
+        Self { body, ..Self::bare(ctx) }
+    }
+
+    /// Of a request that is over.
+    pub(super) fn of(ctx: &Context) -> Self {
+        let body = ctx.body.as_ref().map(|body| body.bytes.clone()).filter(|bytes| bytes.len() <= LARGEST);
+        Self { body: body.map(|bytes| Kept { bytes, allowed: 0 }), ..Self::bare(ctx) }
+    }
+
+    fn bare(ctx: &Context) -> Self {
+        Self {
+            body: None,
+            has_template: !matches!(ctx.endpoint, Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Completions),
+            images: ctx.quote.map_or(0, |quote| quote.images).saturating_mul(IMAGE_TOKENS),
+            most: ctx.quote.map_or(u64::MAX, |quote| quote.most_prompt),
+        }
+    }
+
+    /// No provider counts more.
+    pub(super) fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// Counts it from above; blocks.
+    pub(super) fn count(&self, measure: &Measure) -> PromptTokens {
+        let Some(body) = &self.body else {
+            return PromptTokens { tokens: self.most, images: self.images.min(self.most), writes: Writes::Long };
+        };
+        let counted = openai::count_prompt(&body.bytes, measure.documented, &|text| measure.most(text));
+        let template = if self.has_template && !counted.is_plain { TEMPLATE_TOKENS } else { 0 };
+        let tokens = counted.tokens.saturating_add(template).saturating_add(self.images).min(self.most);
+        let writes = match (counted.marks_cache, measure.caches_unasked) {
+            (true, _) => Writes::Long,
+            (false, true) => Writes::Default,
+            (false, false) => Writes::Nothing,
+        };
+        PromptTokens { tokens, images: self.images.min(tokens), writes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measure(exact: bool) -> Measure {
+        let model = if exact { "gpt-4o" } else { "claude-sonnet-4-5" };
+        Measure { model: model.into(), exact, documented: exact, caches_unasked: exact }
+    }
+
+    fn prompt(body: &str, images: u64, most: u64) -> Prompt {
+        let bytes = Bytes::copy_from_slice(body.as_bytes());
+        Prompt { body: Kept::of(bytes), has_template: true, images: images * IMAGE_TOKENS, most }
+    }
+
+    #[test]
+    fn a_prompt_is_counted_whole_whatever_its_length() {
+        let text = "The quick brown fox jumps over the lazy dog. ".repeat(10_000);
+        let body = serde_json::json!({"model": "gpt-4o", "messages": [{"role": "user", "content": text}]}).to_string();
+        let exact = tokenizer::count("gpt-4o", &text);
+        let counted = prompt(&body, 0, u64::MAX).count(&measure(true)).tokens;
+        assert_eq!(counted, exact + 1 + 4 + 3, "the role, what stands around a message, and what begins the answer");
+        // Dense text behind plenty of space counts as what it is.
+        let dense: String =
+            (0..20_000_u32).map(|n| char::from(b'!' + (n.wrapping_mul(2_654_435_761) >> 24) as u8 % 90)).collect();
+        let body = format!(
+            "{{{}\"messages\":[{{\"role\":\"user\",\"content\":{}}}]{}}}",
+            " ".repeat(5_000),
+            serde_json::Value::from(dense.clone()),
+            " ".repeat(5_000)
+        );
+        assert!(prompt(&body, 0, u64::MAX).count(&measure(true)).tokens > tokenizer::count("gpt-4o", &dense));
+        // Another vendor's tokenizer may make a token of each byte.
+        let digits = "7".repeat(30_000);
+        let body = format!(r#"{{"messages":[{{"role":"user","content":"{digits}"}}]}}"#);
+        assert!(prompt(&body, 0, u64::MAX).count(&measure(false)).tokens >= 30_000);
+    }
+
+    #[test]
+    fn images_and_what_is_not_kept_count_as_their_bound() {
+        let body =
+            r#"{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://x/1.png"}}]}]}"#;
+        let counted = prompt(body, 20, u64::MAX).count(&measure(true));
+        assert!((20 * IMAGE_TOKENS..20 * IMAGE_TOKENS + 50).contains(&counted.tokens), "{counted:?}");
+        assert_eq!(counted.images, 20 * IMAGE_TOKENS);
+        assert_eq!(prompt(body, 20, 1_000).count(&measure(true)).tokens, 1_000);
+        let lost = Prompt { body: None, ..prompt(body, 0, 4_321) };
+        assert_eq!(lost.count(&measure(true)), PromptTokens { tokens: 4_321, images: 0, writes: Writes::Long });
+    }
+
+    #[test]
+    fn what_is_kept_for_streams_has_an_end() {
+        let kept: Vec<_> = (0..200).map_while(|_| Kept::of(Bytes::from(vec![b' '; LARGEST]))).collect();
+        assert!(kept.len() <= ALLOWANCE / LARGEST && !kept.is_empty(), "{}", kept.len());
+        assert!(Kept::of(Bytes::from(vec![b' '; LARGEST])).is_none());
+        assert!(Kept::of(Bytes::from(vec![b' '; SMALL])).is_some(), "a small one always");
+        assert!(Kept::of(Bytes::from(vec![b' '; LARGEST + 1])).is_none());
+        drop(kept);
+        assert!(Kept::of(Bytes::from(vec![b' '; LARGEST])).is_some());
+    }
+}
