@@ -64,6 +64,9 @@ pub struct Bound {
     pub fallbacks: bool,
     /// The answer costs more than the model's price says (Anthropic's `speed`, `inference_geo`).
     pub surcharge: bool,
+    /// The provider shortens the conversation on its way, and reads and writes it once more for that (Anthropic's and OpenAI's
+    /// `context_management`).
+    pub compacts: bool,
     /// The provider may run tools of its own, or something looks like it: [`super::Hosted::read`] knows.
     pub hosted: bool,
     /// Likely prompt tokens, for rate limits: a quarter of the body's bytes without images, and 765 for each of these.
@@ -78,17 +81,20 @@ impl Bound {
         let scan = Scan::of(endpoint, body, peek);
         let images = scan.image_urls.max(scan.image_url_parts) + scan.image_keys.max(scan.image_parts);
         let n = peek.n.unwrap_or(1).max(1);
+        // Many servers read 0 as no limit.
+        let limit = |stated: Option<u64>| stated.filter(|limit| *limit > 0);
+        let (max_tokens, max_completion_tokens) = (limit(peek.max_tokens), limit(peek.max_completion_tokens));
         // A limit under a name that is not the endpoint's own limits nothing.
         let (template, choices, max_output_tokens) = match endpoint {
             Endpoint::Embeddings | Endpoint::Moderations | Endpoint::CountTokens => (0, 1, Some(0)),
             Endpoint::Completions => {
                 let (prompts, best_of) = completions(body);
-                (0, n.max(best_of).saturating_mul(prompts), peek.max_tokens.or(Some(COMPLETIONS_MAX_TOKENS)))
+                (0, n.max(best_of).saturating_mul(prompts), max_tokens.or(Some(COMPLETIONS_MAX_TOKENS)))
             }
-            Endpoint::Responses => (TEMPLATE_TOKENS, n, peek.max_output_tokens),
+            Endpoint::Responses => (TEMPLATE_TOKENS, n, limit(peek.max_output_tokens)),
             // Anthropic knows one answer and one limit.
-            Endpoint::Messages => (TEMPLATE_TOKENS, 1, peek.max_tokens),
-            _ => (TEMPLATE_TOKENS, n, peek.max_tokens.max(peek.max_completion_tokens)),
+            Endpoint::Messages => (TEMPLATE_TOKENS, 1, max_tokens),
+            _ => (TEMPLATE_TOKENS, n, max_tokens.max(max_completion_tokens)),
         };
         let prediction = if scan.prediction { bytes } else { 0 };
         Bound {
@@ -96,10 +102,11 @@ impl Bound {
             unbounded_prompt: scan.unbounded,
             images,
             choices,
-            assumed_output: *endpoint == Endpoint::Completions && peek.max_tokens.is_none(),
+            assumed_output: *endpoint == Endpoint::Completions && max_tokens.is_none(),
             background: scan.background,
             fallbacks: scan.fallbacks,
             surcharge: scan.surcharge,
+            compacts: scan.compacts,
             hosted: scan.hosted,
             prediction,
             media: scan.media,
@@ -130,6 +137,7 @@ struct Scan {
     background: bool,
     fallbacks: bool,
     surcharge: bool,
+    compacts: bool,
     /// There may be tools that the provider runs.
     hosted: bool,
 }
@@ -160,6 +168,8 @@ enum Key {
     Models,
     /// Makes the answer dearer than its model's price, in the top-level object.
     Surcharge,
+    /// May have the conversation shortened, in the top-level object.
+    ContextManagement,
     /// Names a tool that the provider runs, in `tools`, or may contain such tools, in the top-level object (Gemini).
     Tool,
 }
@@ -188,6 +198,7 @@ impl Key {
             b"background" => Self::Background,
             b"models" | b"fallbacks" => Self::Models,
             b"speed" | b"inference_geo" => Self::Surcharge,
+            b"context_management" => Self::ContextManagement,
             // Azure's own documents.
             b"data_sources" => Self::Search,
             b"google_search" | b"google_search_retrieval" | b"google_maps" | b"url_context" | b"code_execution" => {
@@ -310,6 +321,10 @@ impl Scan {
                     scan.background |= on && responses && top_level(string.at);
                 }
                 Key::Models => scan.fallbacks |= top_level(string.at),
+                Key::ContextManagement => {
+                    let value = &body[skip_space(body, next + 1)..];
+                    scan.compacts |= (responses || messages) && top_level(string.at) && may_compact(value);
+                }
                 Key::Surcharge => {
                     let value = &body[skip_space(body, next + 1)..];
                     let usual = value.starts_with(b"\"standard\"") || value.starts_with(b"\"global\"");
@@ -329,6 +344,11 @@ impl Scan {
             b"image_url" | b"input_image" => self.image_url_parts += 1,
             b"image" => self.image_parts += 1,
             b"item_reference" => self.unbounded = true,
+            // An item that may stand for a stored one, see `has_reference`.
+            b"reasoning" | b"compaction" => self.bare_id = true,
+            // Of these the API requires what they say, and they are in most requests.
+            b"function_call" | b"custom_tool_call" => (),
+            word if word.ends_with(b"_call") || word.starts_with(b"mcp_") => self.bare_id = true,
             // Anthropic's: as many pages as the file has, or the link.
             b"document" => self.unbounded = true,
             // Tools that an item of the input brings along.
@@ -354,19 +374,74 @@ fn is_plain_tool(word: &[u8]) -> bool {
     SCHEMA.iter().chain(&TOOLS).any(|known| word.eq_ignore_ascii_case(known.as_bytes()))
 }
 
-/// Whether an item of a Responses `input` stands for a stored one: it has an id, and neither a type nor what makes a
-/// message without one.
+/// Whether a `context_management`, which `text` begins with, may ask for more than leaving something out (Anthropic's edits
+/// whose type begins with `clear_`).
+fn may_compact(text: &[u8]) -> bool {
+    let end = value_end(text, 0).unwrap_or(text.len());
+    let Ok(text) = std::str::from_utf8(&text[..end]) else { return true };
+    let (mut clears, mut any) = (true, false);
+    let read = walk(text, |member| {
+        let mut some = false;
+        any = true;
+        let edits = elements(member.value, |edit| {
+            some = true;
+            let mut typed = false;
+            let read = walk(edit, |member| {
+                if member.key() == "type" {
+                    typed = true;
+                    let kind = serde_json::from_str::<String>(member.value);
+                    clears &= kind.is_ok_and(|kind| kind.starts_with("clear_"));
+                }
+            });
+            clears &= read.is_ok() && typed;
+        });
+        clears &= member.key() == "edits" && edits.is_ok() && some;
+    });
+    !(read.is_ok() && clears && any)
+}
+
+/// The members that make an item of a Responses `input` one of its own, by its type: a provider has nothing to look up then
+/// (OpenAI's API description). An item of another type that has an id stands for a stored one, whatever comes along.
+const OWN: [(&str, &[&str]); 14] = [
+    ("message", &["content"]),
+    ("reasoning", &["encrypted_content", "content"]),
+    ("compaction", &["encrypted_content"]),
+    ("function_call", &["arguments"]),
+    ("function_call_output", &["output"]),
+    ("custom_tool_call", &["input"]),
+    ("custom_tool_call_output", &["output"]),
+    ("web_search_call", &["action"]),
+    ("computer_call", &["action"]),
+    ("computer_call_output", &["output"]),
+    ("local_shell_call", &["action"]),
+    ("shell_call", &["action"]),
+    ("apply_patch_call", &["operation"]),
+    ("mcp_list_tools", &["tools"]),
+];
+
+/// Whether an item of a Responses `input` stands for a stored one: it has an id, and nothing of its own that the provider
+/// reads in the place of what it has stored. An image that it has made costs what an image does, whether it comes along or not.
 fn has_reference(body: &[u8]) -> bool {
     let is_reference = |item: &str| {
-        let (mut id, mut typed, mut role, mut content) = (false, false, false, false);
-        let read = walk(item, |member| match member.key().as_ref() {
-            "id" => id = true,
-            "type" => typed |= member.value != "null",
-            "role" => role = true,
-            "content" => content = true,
+        let (mut id, mut empty, mut kinds, mut there) = (false, false, Vec::new(), Vec::new());
+        let read = walk(item, |member| match member.key() {
+            key if key == "id" => id |= member.value != "null",
+            key if key == "type" => kinds.extend(serde_json::from_str::<String>(member.value)),
+            // An empty message is one; of the others nothing would be known.
+            key if key == "content" && member.value == "[]" => empty = true,
+            key if !matches!(member.value, "null" | "[]" | "{}" | "\"\"") => there.push(key),
             _ => (),
         });
-        read.is_ok() && id && !typed && !(role && content)
+        let has = |name: &&str| there.iter().any(|key| key == name);
+        let is_own = |kind: &String| {
+            let named = OWN.iter().any(|(known, names)| known == kind && names.iter().any(&has));
+            named || empty && kind == "message"
+        };
+        let own = match &kinds[..] {
+            [] => has(&"role") && (empty || has(&"content")),
+            kinds => kinds.iter().all(is_own),
+        };
+        read.is_ok() && (id && !own || kinds.iter().any(|kind| kind == "image_generation_call"))
     };
     let mut found = false;
     let read = walk(std::str::from_utf8(body).unwrap_or_default(), |member| {

@@ -80,6 +80,7 @@ pub fn count_prompt(body: &[u8], documented: bool, measure: &dyn Fn(&str) -> u64
             };
         if !plain {
             count.is_plain = false;
+            count.marks_cache |= speaks_of_cache(&key);
             count.everything(member.raw_key.as_bytes());
             count.everything(member.value.as_bytes());
         }

@@ -114,6 +114,8 @@ pub(crate) struct Wire {
     cache_creation_input_tokens: Count,
     cache_creation: Lenient<Creation>,
     server_tool_use: Lenient<ServerToolUse>,
+    /// Anthropic's passes over the model, where a request took several; the other counts are of the last one only.
+    iterations: Passes,
     /// Anthropic says it here.
     service_tier: Tier,
     prompt_tokens_details: Lenient<Details>,
@@ -140,6 +142,62 @@ struct Details {
 #[serde(default)]
 struct Creation {
     ephemeral_1h_input_tokens: Count,
+}
+
+/// The sum of what Anthropic counts of each pass over the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Passes {
+    input: u64,
+    output: u64,
+    read: u64,
+    written: u64,
+    for_an_hour: u64,
+}
+
+/// One pass.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Pass {
+    input_tokens: Count,
+    output_tokens: Count,
+    cache_read_input_tokens: Count,
+    cache_creation_input_tokens: Count,
+    cache_creation: Lenient<Creation>,
+}
+
+impl Passes {
+    fn add(&mut self, pass: &Pass) {
+        for (sum, count) in [
+            (&mut self.input, pass.input_tokens),
+            (&mut self.output, pass.output_tokens),
+            (&mut self.read, pass.cache_read_input_tokens),
+            (&mut self.written, pass.cache_creation_input_tokens),
+            (&mut self.for_an_hour, pass.cache_creation.0.ephemeral_1h_input_tokens),
+        ] {
+            *sum = sum.saturating_add(count.get());
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Passes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyOf(PhantomData))
+    }
+}
+
+impl<'de> FromAny<'de> for Passes {
+    fn from_seq<A: SeqAccess<'de>>(mut seq: A) -> Result<Self, A::Error> {
+        let mut passes = Self::default();
+        while let Some(pass) = seq.next_element::<Lenient<Pass>>()? {
+            passes.add(&pass.0);
+        }
+        Ok(passes)
+    }
+
+    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Self::default())
+    }
 }
 
 /// Calls of tools that Anthropic ran.
@@ -185,6 +243,7 @@ impl Wire {
                     .web_search_requests
                     .or(before.server_tool_use.0.web_search_requests),
             }),
+            iterations: if self.iterations == Passes::default() { before.iterations } else { self.iterations },
             service_tier: Tier(self.service_tier.0.or(before.service_tier.0)),
             output_tokens_details: Lenient(self.output_tokens_details.0.or(before.output_tokens_details.0)),
             ..Self::default()
@@ -206,7 +265,29 @@ impl Wire {
         self.service_tier.0
     }
 
+    /// The counts of all passes, where they are told and are more than those of the last.
+    fn of_all_passes(mut self) -> Self {
+        let all = self.iterations;
+        let creation = &mut self.cache_creation.0.ephemeral_1h_input_tokens;
+        for (count, sum) in [
+            (&mut self.input_tokens, all.input),
+            (&mut self.output_tokens, all.output),
+            (&mut self.cache_read_input_tokens, all.read),
+            (&mut self.cache_creation_input_tokens, all.written),
+            (creation, all.for_an_hour),
+        ] {
+            if sum > count.get() {
+                *count = Count(Some(sum));
+            }
+        }
+        self
+    }
+
     pub(crate) fn usage(self) -> Option<Usage> {
+        self.of_all_passes().read()
+    }
+
+    fn read(self) -> Option<Usage> {
         let prompt = self.prompt_tokens.or(self.input_tokens).0;
         let completion = self.completion_tokens.or(self.output_tokens).0;
         let total = self.total_tokens.0;
@@ -313,6 +394,11 @@ trait FromAny<'de>: Default {
     }
 
     fn from_map<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error>;
+
+    fn from_seq<A: SeqAccess<'de>>(mut seq: A) -> Result<Self, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Self::default())
+    }
 }
 
 impl<'de> FromAny<'de> for Count {
@@ -366,9 +452,8 @@ impl<'de, T: FromAny<'de>> Visitor<'de> for AnyOf<T> {
         Ok(T::default())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<T, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(T::default())
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<T, A::Error> {
+        T::from_seq(seq)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
@@ -382,6 +467,22 @@ mod tests {
 
     fn usage(json: &str) -> Usage {
         find_usage(json.as_bytes()).expect(json)
+    }
+
+    #[test]
+    fn what_a_compaction_took_is_among_the_counts() {
+        let found = usage(
+            r#"{"usage":{"input_tokens":23000,"output_tokens":1000,"iterations":[
+            {"type":"compaction","input_tokens":180000,"output_tokens":3500,"cache_creation_input_tokens":7},
+            {"type":"message","input_tokens":23000,"output_tokens":1000},null,7]}}"#,
+        );
+        assert_eq!((found.prompt_tokens, found.completion_tokens, found.cache_write_tokens), (203_007, 4_500, 7));
+        // Never less than what stands at the top.
+        for iterations in ["[]", "null", "{}", r#"[{"input_tokens":1}]"#] {
+            let found =
+                usage(&format!(r#"{{"usage":{{"input_tokens":5,"output_tokens":2,"iterations":{iterations}}}}}"#));
+            assert_eq!((found.prompt_tokens, found.completion_tokens), (5, 2), "{iterations}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::quirks;
 use crate::{
-    config::{Dialect, Provider, Vendor},
+    config::{Dialect, Provider},
     dialect::{Events, Lost, Model, Refusal, Replies, Step, anthropic, messages, ollama, responses},
     openai::{ChatUsage, Endpoint, ErrorBody, MessageUsage, Peek, map_status, read_error, splice},
     sse::{DEFAULT_MAX_EVENT, EventTooLarge, RawEvent, Scanner},
@@ -112,7 +112,7 @@ fn plain(provider: &Provider, model: &str, mut chat: Value, size: usize) -> Resu
         message.shift_remove("thinking_blocks");
     }
     if let Some(object) = chat.as_object_mut()
-        && !takes_max_completion_tokens(provider.vendor, model)
+        && !quirks::takes_max_completion_tokens(provider.vendor, model)
         && let Some(limit) = object.remove("max_completion_tokens")
     {
         object.entry("max_tokens").or_insert(limit);
@@ -122,14 +122,6 @@ fn plain(provider: &Provider, model: &str, mut chat: Value, size: usize) -> Resu
     let peek = Peek::parse(&body).map_err(|error| Refusal::new(error.param.unwrap_or_default(), error.message))?;
     let edits = quirks::edits(&Endpoint::ChatCompletions, provider, model, &body, &peek);
     Ok(splice(&body, &peek, &edits))
-}
-
-/// Whether the limit goes under OpenAI's newer name. Many servers do not know it and would answer without any limit; OpenAI's
-/// reasoning models know no other.
-fn takes_max_completion_tokens(vendor: Vendor, model: &str) -> bool {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    matches!(vendor, Vendor::OpenAi | Vendor::Azure)
-        || ["o1", "o3", "o4", "gpt-5"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 impl Exchange {

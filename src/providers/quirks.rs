@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::{
-    config::{Provider, Vendor},
+    config::{Dialect, Provider, Vendor},
     dialect,
     openai::{
         DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Peek, ThinkingSwitches, escape_json_string, include_usage_edit,
@@ -29,8 +29,12 @@ pub fn edits(endpoint: &Endpoint, provider: &Provider, model: &str, body: &Bytes
     } else if peek.stream {
         edits.extend(include_usage_edit(body, peek));
     }
-    if knows_only_max_tokens(provider.vendor) && peek.max_completion_tokens.is_some() {
-        edits.push(Edit::Rename(Field::MaxCompletionTokens, "max_tokens"));
+    if peek.max_completion_tokens.is_some() && !takes_max_completion_tokens(provider.vendor, model) {
+        edits.push(match peek.max_completion_tokens {
+            // Many servers read it as no limit: it must not take the place of one.
+            Some(0) => Edit::Remove(Field::MaxCompletionTokens),
+            _ => Edit::Rename(Field::MaxCompletionTokens, "max_tokens"),
+        });
     }
     if provider.vendor == Vendor::Mistral {
         if peek.has_seed {
@@ -67,6 +71,31 @@ pub fn thinking_switches(vendor: Vendor, model: &str) -> ThinkingSwitches {
             && !["-pro", "codex"].iter().any(|other| model.contains(other)),
         thinking_disabled: vendor == Vendor::Anthropic && dialect::claude_can_be_kept_from_thinking(model),
     }
+}
+
+/// Whether the limit of an answer goes under OpenAI's newer name. Many servers do not know it and would answer without any
+/// limit; OpenAI's reasoning models know no other, also behind another vendor.
+pub fn takes_max_completion_tokens(vendor: Vendor, model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let reasons = ["o1", "o3", "o4", "gpt-5"].iter().any(|prefix| name.starts_with(prefix));
+    matches!(vendor, Vendor::OpenAi | Vendor::Azure) || reasons && !knows_only_max_tokens(vendor)
+}
+
+/// Whether the limit of an answer binds this provider's model under the name that it gets it by. `max_tokens` does
+/// everywhere; the newer name where the vendor's documentation has it.
+pub fn limit_binds(endpoint: &Endpoint, provider: &Provider, model: &str, peek: &Peek) -> bool {
+    let documented = matches!(
+        provider.vendor,
+        Vendor::OpenAi | Vendor::Azure | Vendor::OpenRouter | Vendor::Groq | Vendor::Xai | Vendor::Vllm
+    );
+    let own_name = *endpoint == Endpoint::Responses && provider.responses_api;
+    let states_max_tokens = *endpoint == Endpoint::ChatCompletions && peek.max_tokens.is_some_and(|limit| limit > 0);
+    provider.dialect != Dialect::OpenAi
+        || *endpoint == Endpoint::Completions
+        || own_name
+        || documented
+        || states_max_tokens
+        || !takes_max_completion_tokens(provider.vendor, model)
 }
 
 /// Vendors that ignore or refuse OpenAI's newer `max_completion_tokens`.
@@ -144,6 +173,27 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_goes_under_a_name_that_binds() {
+        let body = r#"{"model":"m","max_completion_tokens":5}"#;
+        for preset in ["custom", "groq", "vllm", "xai", "openrouter", "gemini", "mistral", "ollama"] {
+            let sent = sent_to(&format!("preset: {preset}"), "m", body);
+            assert_eq!(sent, serde_json::json!({"model": "m", "max_tokens": 5}), "{preset}");
+        }
+        let both = r#"{"model":"m","max_tokens":3,"max_completion_tokens":0}"#;
+        assert_eq!(sent_to("preset: custom", "m", both), serde_json::json!({"model": "m", "max_tokens": 3}));
+        // OpenAI's reasoning models take no other, whoever serves them; who is not known to take it is not bound by it.
+        let binds = |entry: &str, model: &str, body: &str| {
+            let peek = Peek::parse(body.as_bytes()).unwrap();
+            limit_binds(&Endpoint::ChatCompletions, &provider(entry), model, &peek)
+        };
+        assert_eq!(sent_to("preset: custom", "o3", body)["max_completion_tokens"], 5);
+        assert!(binds("preset: custom", "m", body) && binds("preset: openai", "o3", body));
+        assert!(binds("preset: openrouter", "openai/o3", body) && binds("preset: mistral", "o3", body));
+        assert!(!binds("preset: custom", "o3", body));
+        assert!(binds("preset: custom", "o3", both));
+    }
+
+    #[test]
     fn a_word_keeps_from_thinking_only_where_it_is_documented() {
         let both = |vendor, model| {
             let switches = thinking_switches(vendor, model);
@@ -162,7 +212,8 @@ mod tests {
             (Vendor::Gemini, "gemini-2.5-pro"),
             (Vendor::Custom, "gpt-5.1"),
             (Vendor::Anthropic, "claude-sonnet-5-5"),
-            (Vendor::Anthropic, "claude-mythos-1"),
+            (Vendor::Anthropic, "claude-opus-5-5"),
+            (Vendor::Anthropic, "claude-mythos-preview"),
         ] {
             assert_eq!(both(vendor, model), (false, false), "{model}");
         }

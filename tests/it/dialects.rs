@@ -520,7 +520,8 @@ async fn a_stream_that_ends_early_is_paid_for_by_what_was_generated() {
     leave_early(&gateway, "/v1/messages", message("claude-sonnet-4-5", r#","stream":true"#)).await;
     leave_early(&gateway, "/v1/chat/completions", chat("claude-sonnet-4-5", r#","stream":true"#)).await;
     leave_early(&gateway, "/v1/messages", message("gpt-4o", r#","stream":true"#)).await;
-    let paid = "SELECT count(*) FROM entries WHERE basis = 'counted' AND completion_tokens >= 200 AND cost > 0";
+    let paid =
+        "SELECT count(*) FROM entries WHERE basis IN ('counted', 'bounded') AND completion_tokens >= 200 AND cost > 0";
     assert_eq!(gateway.query(paid).await, 3);
     // What Anthropic has counted of the prompt is not estimated.
     assert_eq!(

@@ -177,7 +177,7 @@ async fn who_hangs_up_during_silent_thinking_pays_for_what_can_have_been_thought
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_early_again_and_again_ends_with_the_budget() {
     let fake = Fake::start(|_, _| {
-        Answer::stream(vec![text(), finish(), Step::Wait(Duration::from_millis(20)), usage(6, 9_000), done()])
+        Answer::stream(vec![text(), finish(), Step::Wait(Duration::from_millis(20)), usage(PROMPT, 9_000), done()])
     })
     .await;
     let gateway = Gateway::start(&config(&fake, "0.3", "budgets: {wait: 10s}\n"));
@@ -252,12 +252,12 @@ async fn a_failure_with_a_count_and_a_stream_without_one_are_paid_for() {
             PROMPT * INPUT + 200 * OUTPUT,
             2_000 * OUTPUT,
         ),
-        // It was told not to think: what is seen is all there is.
+        // A word against thinking that this model does not have: it may have thought all the same.
         (
             Answer::stream(vec![text(), text(), Step::Wait(Duration::from_millis(200)), finish(), done()]),
             r#","stream":true,"reasoning_effort":"none""#,
-            PROMPT * INPUT + 2 * OUTPUT,
-            0,
+            PROMPT * INPUT + 200 * OUTPUT,
+            2_000 * OUTPUT,
         ),
     ];
     for (answer, extra, least, slack) in answers {

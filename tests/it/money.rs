@@ -371,11 +371,11 @@ async fn alerts_are_delivered_signed_once_each_and_again_until_taken() {
     // Refuses the first two calls.
     let hook = Fake::start(|_, n| Answer::json(if n < 2 { 500 } else { 200 }, "{}")).await;
     let yaml = providers(&[("openai", fake.address)])
-        + "tenants: {default: {budgets: [{usd: 0.0065, alert_at: [40, 90]}]}}\n"
+        + "tenants: {default: {budgets: [{usd: 0.007, alert_at: [40, 80]}]}}\n"
         + &format!("budgets: {{webhook: {{url: \"http://{}/hook\", secret: whsec_c2VjcmV0}}}}\n", hook.address);
     let gateway = Gateway::start(&yaml);
     for _ in 0..2 {
-        let body = chat("gpt-4o", r#","max_tokens":1"#);
+        let body = chat("gpt-4o", r#","max_tokens":100"#);
         let reply = reqwest::Client::new().post(gateway.url("/v1/chat/completions")).body(body).send().await.unwrap();
         assert_eq!(reply.status().as_u16(), 200);
     }
@@ -392,9 +392,9 @@ async fn alerts_are_delivered_signed_once_each_and_again_until_taken() {
         let data = &call.json()["data"];
         assert_eq!(
             (&data["tenant"], &data["period"], &data["limit_usd"]),
-            (&"default".into(), &"monthly".into(), &"0.0065".into())
+            (&"default".into(), &"monthly".into(), &"0.007".into())
         );
-        assert!(matches!(data["threshold_percent"].as_i64(), Some(40 | 90)));
+        assert!(matches!(data["threshold_percent"].as_i64(), Some(40 | 80)));
     }
     assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 2, "a repetition has the same id: {ids:?}");
 }

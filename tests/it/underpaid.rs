@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Answer, Fake, Gateway, Step, fake::send, gateway::providers, raw};
 
@@ -437,4 +438,213 @@ async fn padding_makes_no_lie_believable() {
     let there = Gateway::start(&providers(&[("openai", fake.address)]));
     ask(&there).await;
     assert_eq!(entry(&there, 1).await.0, 5 * INPUT + 4_000 * OUTPUT);
+}
+
+/// A provider that works for a third of a second and then writes these bytes and closes.
+async fn breaks(reply: &'static str) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut bytes = Vec::new();
+                while !bytes.ends_with(b"}") {
+                    let mut more = [0; 4096];
+                    match stream.read(&mut more).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(read) => bytes.extend_from_slice(&more[..read]),
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let _ = stream.write_all(reply.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    address
+}
+
+/// What is no HTTP says nothing about what the provider did before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_cannot_be_read_is_not_free() {
+    let large: &'static str =
+        Box::leak(format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(200_000)).into_boxed_str());
+    for reply in [
+        "HTTP/1.1 200 OK\r\nbad header line\r\n\r\n",
+        "HTTP/9 abc\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 7\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+        "HTTP/1.1 600 X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+        large,
+        "",
+    ] {
+        let shown: String = reply.chars().take(70).collect();
+        let gateway = Gateway::start(&budget(&providers(&[("openai", breaks(reply).await)]), "10"));
+        let body = r#"{"model":"o3","max_completion_tokens":20000,"messages":[{"role":"user","content":"t"}]}"#;
+        let mut client = raw::Client::connect(gateway.addresses[0]).await;
+        client.post(CHAT, "", body.as_bytes()).await;
+        let mut answer = client.reply().await.unwrap();
+        while answer.status == 100 {
+            answer = client.reply().await.unwrap();
+        }
+        assert!(answer.status >= 500 && answer.status < 600, "{} {shown}", answer.status);
+        let (cost, _, completion) = entry(&gateway, 1).await;
+        assert!(completion >= 300 && cost > 0, "{completion} tokens for {cost}: {shown}");
+    }
+}
+
+/// A provider that does not know the name of a limit answers without one: 0.36 dollars on a budget of five cents.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_a_vendor_does_not_know_bounds_nothing() {
+    let reply = json!({"id": "x", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}});
+    let fake = Fake::always(Answer::json(200, &reply.to_string())).await;
+    let prices = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(prices.path(), "models:\n  local/m: {input: 10, output: 10}\n  local/o3: {input: 10, output: 10}\n")
+        .unwrap();
+    let yaml = format!(
+        "providers:\n  local: {{preset: custom, base_url: \"http://{}/v1\", api_key: k}}\nprices: {{file: \"{}\"}}\n\
+         routes:\n  - {{model: m, to: [local/m], default_max_tokens: 100}}\ndefault_provider: local\n",
+        fake.address,
+        prices.path().display()
+    );
+    let gateway = Gateway::start(&budget(&yaml, "0.05"));
+    let ask = async |body: Value| {
+        let reply = reqwest::Client::new().post(gateway.url(CHAT)).body(body.to_string()).send().await.unwrap();
+        (reply.status().as_u16(), reply.text().await.unwrap())
+    };
+    let body = |model: &str, limits: Value| {
+        let mut body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]});
+        body.as_object_mut().unwrap().extend(limits.as_object().unwrap().clone());
+        body
+    };
+    for (limits, sent) in [
+        (json!({}), json!(100)),
+        (json!({"max_completion_tokens": 50}), json!(50)),
+        (json!({"max_completion_tokens": 0}), json!(100)),
+        (json!({"max_tokens": 0}), json!(100)),
+        (json!({"max_tokens": 70, "max_completion_tokens": 0}), json!(70)),
+    ] {
+        let (status, reply) = ask(body("m", limits.clone())).await;
+        assert_eq!(status, 200, "{limits}: {reply}");
+        let seen = fake.last().json();
+        assert_eq!((&seen["max_tokens"], &seen["max_completion_tokens"]), (&sent, &Value::Null), "{limits}");
+    }
+    // Under OpenAI's name only, where nobody knows whether it is one there: the longest answer is held, which does not fit.
+    let (status, reply) = ask(body("o3", json!({"max_completion_tokens": 50}))).await;
+    assert_eq!(status, 402, "{reply}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_nothing_is_no_limit() {
+    let fake = Fake::always(Answer::completion()).await;
+    let gateway = gateway(&fake, "openai", "0.1");
+    for limit in ["0", "-0.0", "0e5", "null"] {
+        let body =
+            format!(r#"{{"model":"o3","max_completion_tokens":{limit},"messages":[{{"role":"user","content":"t"}}]}}"#);
+        let reply = reqwest::Client::new().post(gateway.url(CHAT)).body(body).send().await.unwrap();
+        assert_eq!(reply.status().as_u16(), 402, "{limit}: {}", reply.text().await.unwrap());
+    }
+    assert_eq!(fake.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_that_is_shortened_on_the_way_is_paid_for_whole_or_refused() {
+    let reply = json!({"id": "m", "type": "message", "role": "assistant", "model": "claude-opus-4-6",
+        "content": [{"type": "compaction", "content": "sum"}, {"type": "text", "text": "ok"}], "stop_reason": "end_turn",
+        "usage": {"input_tokens": 2_300, "output_tokens": 100, "iterations": [
+            {"type": "compaction", "input_tokens": 9_000, "output_tokens": 350},
+            {"type": "message", "input_tokens": 2_300, "output_tokens": 100}]}});
+    let fake = Fake::always(Answer::json(200, &reply.to_string())).await;
+    let body = |more: Value| {
+        let mut body = json!({"model": "claude-opus-4-6", "max_tokens": 4_096,
+            "messages": [{"role": "user", "content": prose(150)}]});
+        body["context_management"] = more;
+        body.to_string()
+    };
+    let ask = async |gateway: &Gateway, body: String| {
+        let headers = [("anthropic-version", "2023-06-01"), ("anthropic-beta", "compact-2026-01-12")];
+        let mut request = reqwest::Client::new().post(gateway.url("/v1/messages")).body(body);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let reply = request.send().await.unwrap();
+        (reply.status().as_u16(), reply.text().await.unwrap())
+    };
+    let bounded = gateway(&fake, "anthropic", "100");
+    for edits in [
+        json!({"edits": [{"type": "compact_20260112"}]}),
+        json!({"edits": [{"type": "clear_tool_uses_20250919"}, {"type": "compact_20260112"}]}),
+        json!({"edits": [{"type": "clear_tool_uses_20250919"}], "compact": true}),
+        json!({"edits": {"0": {"type": "compact_20260112"}}}),
+    ] {
+        let (status, told) = ask(&bounded, body(edits)).await;
+        assert!(status == 403 && told.contains("context_management"), "{status}: {told}");
+    }
+    assert_eq!(fake.count(), 0);
+    let clears =
+        json!({"edits": [{"type": "clear_tool_uses_20250919", "trigger": {"type": "input_tokens", "value": 30_000}}]});
+    assert_eq!(ask(&bounded, body(clears)).await.0, 200);
+    // Without a budget all passes are in the ledger: $5 and $25 a million.
+    let open = Gateway::start(&format!(
+        "providers:\n  anthropic: {{base_url: \"http://{}/v1\", api_key: k, credentials: mapped}}\n",
+        fake.address
+    ));
+    let (status, told) = ask(&open, body(json!({"edits": [{"type": "compact_20260112"}]}))).await;
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(entry(&open, 1).await, (11_300 * 5_000 + 450 * 25_000, 11_300, 450));
+}
+
+/// Items that the provider has stored are read from there, however long they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_item_has_a_type_and_no_bound() {
+    let fake = Fake::always(Answer::completion()).await;
+    let gateway = gateway(&fake, "openai", "0.05");
+    for (item, fits) in [
+        (json!({"type": "image_generation_call", "id": "ig_1"}), false),
+        (json!({"id": "rs_1", "type": "reasoning", "summary": []}), false),
+        (
+            json!({"id": "rs_1", "summary": [{"type": "summary_text", "text": "x"}], "type": "reasoning", "content": []}),
+            false,
+        ),
+        (json!({"id": "ci_1", "type": "code_interpreter_call", "container_id": "c", "outputs": null}), false),
+        (json!({"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "abcd"}), true),
+        (json!({"id": "fc_1", "type": "function_call", "name": "f", "call_id": "c", "arguments": "{}"}), true),
+        (
+            json!({"id": "msg_1", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x"}]}),
+            true,
+        ),
+    ] {
+        let body = json!({"model": "o3", "max_output_tokens": 100, "input": [{"role": "user", "content": "x"}, item]});
+        let request = reqwest::Client::new().post(gateway.url("/v1/responses")).body(body.to_string());
+        let status = request.send().await.unwrap().status().as_u16();
+        assert_eq!(status == 402, !fits, "{status}: {item}");
+    }
+}
+
+/// A namespace may group tools that the provider runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_inside_of_a_namespace_is_seen() {
+    let reply = json!({"id": "resp_1", "object": "response", "status": "completed", "model": "gpt-4.1",
+        "output": [{"type": "web_search_call", "id": "ws", "status": "completed", "action": {"type": "search"}}],
+        "usage": {"input_tokens": 200, "output_tokens": 5, "total_tokens": 205}});
+    let fake = Fake::always(Answer::json(200, &reply.to_string())).await;
+    let gateway = gateway(&fake, "openai", "100");
+    let ask = async |tools: Value| {
+        let body = json!({"model": "gpt-4.1", "max_output_tokens": 100, "input": "x", "tools": [
+            {"type": "namespace", "name": "a", "description": "b", "tools": tools}]});
+        let request = reqwest::Client::new().post(gateway.url("/v1/responses")).body(body.to_string());
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask(json!([{"type": "web_search"}])).await, 200);
+    assert!(fake.last().json()["max_tool_calls"].is_u64(), "the calls are limited");
+    // 200 * 2 + 5 * 8 dollars per million, and a cent for the search.
+    assert_eq!(entry(&gateway, 1).await.0, 200 * 2_000 + 5 * 8_000 + 10_000_000);
+    assert_eq!(ask(json!([{"type": "function", "name": "f", "parameters": {}}])).await, 200);
+    let nested = json!([{"type": "namespace", "name": "c", "tools": [{"type": "web_search"}]}]);
+    assert_eq!(ask(nested).await, 403, "deeper than anybody documents");
 }

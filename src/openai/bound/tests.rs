@@ -31,6 +31,7 @@ fn a_plain_chat() {
         background: false,
         fallbacks: false,
         surcharge: false,
+        compacts: false,
         prompt_tokens: bytes + TEMPLATE_TOKENS,
         unbounded_prompt: false,
         hosted: false,
@@ -85,7 +86,9 @@ fn legacy_completions_multiply() {
     }
     let plain = bound(&Endpoint::Completions, r#"{"prompt":"a","max_completion_tokens":9}"#);
     assert_eq!((plain.max_output_tokens, plain.prompt_tokens), (Some(16), 40));
-    assert_eq!(bound(&Endpoint::Completions, r#"{"max_tokens":0}"#).max_output_tokens, Some(0));
+    // Many servers read 0 as no limit.
+    assert_eq!(bound(&Endpoint::Completions, r#"{"max_tokens":0}"#).max_output_tokens, Some(16));
+    assert_eq!(chat(r#"{"max_tokens":0,"max_completion_tokens":-0.0}"#).max_output_tokens, None);
     // Only there.
     assert_eq!(chat(r#"{"prompt":["a","b"],"best_of":5}"#).choices, 1);
 }
@@ -198,14 +201,30 @@ fn what_only_looks_like_it_is_not() {
         r#"{"input":"{\"conversation\":\"c\",\"file_id\":\"f\"}","metadata":{"conversation":"c","prompt":"p"}}"#,
         r#"{"input":[{"role":"user","content":"file_id"},{"type":"message","content":"\"type\":\"mcp\""}]}"#,
         r#"{"input":[{"id":"m","type":"message","role":"assistant","content":[]},{"role":"user","content":"x","id":"i"}]}"#,
-        r#"{"input":[{"type":"function_call","name":"f","call_id":"c","arguments":"{}","id":"f"},{"type":"reasoning","summary":[],"id":"r"}]}"#,
-        r#"{"input":[{"type":"web_search_call","id":"w","status":"completed"}]}"#,
+        r#"{"input":[{"type":"function_call","name":"f","call_id":"c","arguments":"{}","id":"f"},{"type":"reasoning","summary":[],"encrypted_content":"e","id":"r"}]}"#,
+        r#"{"input":[{"type":"web_search_call","id":"w","status":"completed","action":{"type":"search","query":"q"}}]}"#,
         r#"{"tools":[{"type":"function","name":"f","parameters":{"type":"object","properties":{"file_id":{"type":"STRING"},"type":{"type":["string","null"],"enum":["mcp"]}}}}]}"#,
         r#"{"tools":[{"type":"custom","name":"f","format":{"type":"grammar"}}],"tool_choice":{"type":"function"}}"#,
         r#"{"modalities":["text","audio"],"audio":{"voice":"alloy","format":"wav"}}"#,
         r#"{"metadata":{"plugins":"x","web_search_options":"y"},"text":{"format":{"type":"json_schema"}}}"#,
     ] {
         assert!(!responses(body).unbounded_prompt, "{body}");
+    }
+    // These stand for what the provider has stored.
+    for item in [
+        r#"{"type":"reasoning","summary":[],"id":"r"}"#,
+        r#"{"id":"r","summary":[{"type":"summary_text","text":"x"}],"content":[],"type":"reasoning"}"#,
+        r#"{"type":"reasoning","id":"r","action":{"x":1}}"#,
+        r#"{"type":"image_generation_call","id":"i","result":"AAAA","status":"completed"}"#,
+        r#"{"id":"c","type":"code_interpreter_call","code":"1","outputs":null}"#,
+        r#"{"id":"m","type":"message","role":"user"}"#,
+        r#"{"type":"message","type":"reasoning","id":"r","content":[{}]}"#,
+        r#"{"id":"w","type":"web_search_call"}"#,
+    ] {
+        let body = format!(r#"{{"input":[{{"role":"user","content":"x"}},{item}]}}"#);
+        let is_last = item.ends_with(r#""type":"message","role":"user"}"#);
+        // Without content a message is an error, so that nothing has to look for one.
+        assert!(responses(&body).unbounded_prompt || is_last, "{body}");
     }
     // In the other dialect these name nothing.
     for body in [r#"{"prompt":"p","conversation":"c"}"#, r#"{"messages":[{"tool_calls":[{"id":"i"}]}]}"#] {

@@ -56,7 +56,7 @@ impl Reading<'_> {
         match key {
             "tools" => {
                 // What is no list has no tools.
-                let _ = elements(value, |entry| self.entry(entry));
+                let _ = elements(value, |entry| self.entry(entry, true));
             }
             "max_tool_calls" if responses => match value.parse() {
                 Ok(calls) => self.max_tool_calls = Some(calls),
@@ -84,7 +84,8 @@ impl Reading<'_> {
         }
     }
 
-    fn entry(&mut self, text: &str) {
+    /// One of `tools`, or of those that a namespace groups: not `outer` then.
+    fn entry(&mut self, text: &str, outer: bool) {
         let mut entry = Entry::default();
         let read = walk(text, |member| {
             let key = member.key();
@@ -97,6 +98,10 @@ impl Reading<'_> {
                 Some("searchcontextsize") => entry.size = serde_json::from_str(member.value).ok(),
                 Some("container") => entry.container = Some(member.value.to_owned()),
                 Some("environment") => entry.environment = Some(member.value.to_owned()),
+                Some("tools") => {
+                    entry.nested.push(member.value.to_owned());
+                    entry.first.get_or_insert(key.into_owned());
+                }
                 Some("function" | "name" | "inputschema") => {}
                 Some(_) | None => entry.first.get_or_insert(key.into_owned()).truncate(64),
             }
@@ -121,6 +126,12 @@ impl Reading<'_> {
         }
         for kind in types {
             self.typed(&kind, &entry);
+        }
+        for nested in entry.nested {
+            // Deeper than any API has them, or no list.
+            if !outer || elements(&nested, |entry| self.entry(entry, false)).is_err() {
+                self.add_unbounded(Tool::item("namespace"));
+            }
         }
     }
 
@@ -217,6 +228,8 @@ struct Entry {
     size: Option<String>,
     container: Option<String>,
     environment: Option<String>,
+    /// Lists of tools that it groups; more than one only where a key is repeated.
+    nested: Vec<String>,
     /// The first key that says nothing here.
     first: Option<String>,
 }

@@ -15,6 +15,7 @@ use crate::{
     limits::{Kind, Permit, Refusal, go_duration},
     openai::{Bound, CallPrices, Endpoint},
     pricing::Price,
+    providers::quirks,
     proxy::{
         context::{Body, Context, Quote},
         party::Principal,
@@ -27,6 +28,10 @@ use crate::{
 /// The longest prompt and the longest answer of a model that the price list does not know them of.
 const UNKNOWN_PROMPT: u64 = 1_000_000;
 const UNKNOWN_ANSWER: u64 = 128_000;
+
+/// Passes over the model that a request with compaction is believed to have taken. Nobody documents a bound: where money is
+/// bounded such a request is refused.
+const COMPACTIONS: u64 = 10;
 
 /// No request costs a million dollars; one that claims to (`n`, `max_tokens`) must not spoil the sums.
 const MOST: NanoUsd = NanoUsd(1_000_000_000_000_000);
@@ -182,7 +187,12 @@ fn quote(session: &Session, ctx: &Context, body: &Body, plan: &mut Plan) -> Resu
     };
     let mut all: Vec<Charges> = plan.targets.iter().map(charges).collect();
     let budgeted = ctx.principal.as_ref().is_some_and(Principal::counts_money);
-    for (there, field) in [(bound.background, "background"), (bound.fallbacks, "models"), (bound.surcharge, "speed")] {
+    for (there, field) in [
+        (bound.background, "background"),
+        (bound.fallbacks, "models"),
+        (bound.surcharge, "speed"),
+        (bound.compacts, "context_management"),
+    ] {
         if there {
             require_plain(ctx, field, budgeted)?;
         }
@@ -215,8 +225,10 @@ fn quote(session: &Session, ctx: &Context, body: &Body, plan: &mut Plan) -> Resu
         plan.targets.iter().all(|target| matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure));
     let stated = bound.max_output_tokens.filter(|_| !bound.assumed_output || knows_default);
     let (mut worst, mut most_prompt, mut most_answer) = (NanoUsd::ZERO, 0, 0);
-    for (price, calls) in &all {
+    for (target, (price, calls)) in plan.targets.iter().zip(&all) {
         let price = price.as_deref();
+        let binds = quirks::limit_binds(&ctx.endpoint, &target.provider, &target.model, &body.peek);
+        let stated = stated.filter(|_| binds);
         let mut answer = stated.or(price.and_then(Price::max_output_tokens)).unwrap_or(UNKNOWN_ANSWER);
         answer = answer.saturating_mul(bound.choices);
         let mut prompt = prompt_bound(&ctx.endpoint, bound, price, calls.is_some(), long);
@@ -228,6 +240,9 @@ fn quote(session: &Session, ctx: &Context, body: &Body, plan: &mut Plan) -> Resu
                 answer = answer.saturating_mul(turns);
             }
             most_calls = calls.most().unwrap_or_default();
+        }
+        if bound.compacts {
+            (prompt, answer) = (prompt.saturating_mul(COMPACTIONS), answer.saturating_mul(COMPACTIONS));
         }
         (most_prompt, most_answer) = (prompt.max(most_prompt), answer.max(most_answer));
         let tokens = price.map_or(NanoUsd::ZERO, |price| price.worst_case(prompt, answer, tier));

@@ -88,10 +88,12 @@ pub async fn limit_answer(ctx: &Context, plan: &Plan, body: Box<Body>) -> Result
         _ => return Ok(body),
     };
     let Peek { max_tokens, max_completion_tokens, max_output_tokens, .. } = body.peek;
+    // Many servers read 0 as no limit; to Anthropic it is one.
+    let is_limit = |limit: Option<u64>| limit.is_some_and(|limit| limit > 0 || ctx.endpoint == Endpoint::Messages);
     let stated = |field| match field {
-        Field::MaxCompletionTokens => max_completion_tokens.is_some(),
-        Field::MaxOutputTokens => max_output_tokens.is_some(),
-        _ => max_tokens.is_some(),
+        Field::MaxCompletionTokens => is_limit(max_completion_tokens),
+        Field::MaxOutputTokens => is_limit(max_output_tokens),
+        _ => is_limit(max_tokens),
     };
     if stated(field) || others.is_some_and(stated) {
         return Ok(body);

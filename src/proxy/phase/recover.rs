@@ -98,14 +98,17 @@ fn is_ours(error: &Error) -> bool {
     matches!(error.etype(), &NEXT_TARGET | &ALL_DOWN | &REDIRECTED)
 }
 
-/// True when the provider may have done the work, and charge for it: it began a good reply, or was silent or gone after it
-/// had the whole request.
+/// True when the provider may have done the work, and charge for it: it began a good reply, or the exchange broke before it had
+/// answered in any way that can be read. Only an error in making the connection says that it had nothing to work on.
 fn was_at_work(ctx: &Context, error: &Error) -> bool {
-    use ErrorType::{ConnectionClosed, H1Error, H2Error, ReadError, ReadTimedout};
-    let broke = !is_ours(error) && error.esource() == &ErrorSource::Upstream;
+    let broke = !is_ours(error) && error.esource() == &ErrorSource::Upstream && !is_before_request(error.etype());
     let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status);
-    let silent = matches!(error.etype(), ReadTimedout | ConnectionClosed | ReadError | H1Error | H2Error);
-    broke && status.map_or(silent, |status| (200..300).contains(&status))
+    broke && status.is_none_or(|status| (200..300).contains(&status))
+}
+
+/// Errors that come before a byte of the request is sent.
+fn is_before_request(kind: &ErrorType) -> bool {
+    is_connect(kind) || kind == &ErrorType::ConnectTimedout
 }
 
 /// Before another attempt: the one that broke is to be paid for too. False when the budget does not have it, which ends the

@@ -50,6 +50,11 @@ pub const REDIRECTED: ErrorType = ErrorType::Custom("Redirected");
 /// # Errors
 /// [`NEXT_TARGET`] when another target should be tried instead; [`REDIRECTED`] for a redirect with the gateway's key.
 pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+    let code = response.status.as_u16();
+    if ctx.endpoint.reads_body() && (code == 101 || code >= 600) {
+        // No answer to such a request: what the provider did for it nobody can tell.
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, "a status that is none of HTTP's answers").into_up());
+    }
     if response.status.is_informational() {
         // A WebSocket's `101` among them, which has no other header behind it.
         let account = account(ctx);
