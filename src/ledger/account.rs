@@ -69,11 +69,6 @@ impl Account {
         self.lock().budgets.clone()
     }
 
-    /// Requests wait for what is held in one of its budgets: whoever comes now stands behind them.
-    pub fn has_line(&self) -> bool {
-        self.lock().budgets.iter().any(|budget| budget.queue().is_used())
-    }
-
     /// Changes the budgets. `before` tells what the tenant spent in the current period of a budget through other processes;
     /// it is asked for budgets that are new to the account, unless the account itself is new: then they have it already.
     pub(super) fn set_budgets(&self, budgets: Budgets, now: u64, before: Option<&dyn Fn(&Budget) -> NanoUsd>) {
@@ -103,11 +98,11 @@ impl Account {
         state.budgets = budgets;
     }
 
-    /// Holds an amount in all budgets, or in none.
-    pub(super) fn hold(&self, id: RequestId, at: u64, amount: NanoUsd) -> Result<Slot, Short> {
+    /// Holds an amount in all budgets, or in none. Past a line before one of them goes only what fits beside the first in it.
+    pub(super) fn hold(&self, id: RequestId, at: u64, amount: NanoUsd, in_line: bool) -> Result<Slot, Short> {
         let mut state = self.lock();
         let budgets = state.budgets.clone();
-        let held = hold_all(&budgets, at, amount)?;
+        let held = hold_all(&budgets, at, amount, in_line)?;
         Ok(Slot(state.open.insert(Open { id, at, amount, budgets, held })))
     }
 
@@ -128,11 +123,13 @@ impl Account {
     pub(super) fn extend(&self, slot: Slot, more: NanoUsd) -> Result<(), Exceeded> {
         let mut state = self.lock();
         let Some(open) = state.open.get_mut(slot.0) else { return Ok(()) };
-        // A period that has begun since is another budget: its share is held there.
-        let extra = hold_all(&open.budgets, open.at, more).map_err(|short| short.exceeded)?;
-        for ((budget, first), second) in open.budgets.iter().zip(&open.held).zip(&extra) {
-            if !first.same_period(second) {
-                budget.settle(*second, more, NanoUsd::ZERO);
+        // Where a period has begun since, the request still counts in the one it was admitted in.
+        for (index, (budget, held)) in open.budgets.iter().zip(&open.held).enumerate() {
+            if let Err(exceeded) = budget.hold_more(*held, more) {
+                for (budget, held) in open.budgets.iter().zip(&open.held).take(index) {
+                    budget.settle(*held, more, NanoUsd::ZERO);
+                }
+                return Err(exceeded);
             }
         }
         open.amount = open.amount.saturating_add(more);
@@ -153,10 +150,11 @@ impl Account {
     }
 }
 
-fn hold_all(budgets: &Budgets, at: u64, amount: NanoUsd) -> Result<Vec<Held>, Short> {
+fn hold_all(budgets: &Budgets, at: u64, amount: NanoUsd, in_line: bool) -> Result<Vec<Held>, Short> {
     let mut held = Vec::with_capacity(budgets.len());
     for budget in budgets.iter() {
-        match budget.hold(at, amount) {
+        let outcome = if in_line { budget.hold(at, amount) } else { budget.hold_past_line(at, amount) };
+        match outcome {
             Ok(share) => held.push(share),
             Err(exceeded) => {
                 for (budget, share) in budgets.iter().zip(held) {

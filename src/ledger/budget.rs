@@ -53,6 +53,17 @@ struct State {
     alerted: usize,
     /// What may still be reserved where a successor grants the rest.
     allowance: Option<NanoUsd>,
+    /// The period before, in which requests may still be under way.
+    before: Option<Past>,
+}
+
+/// How a period stood that is over.
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    start: u64,
+    end: u64,
+    spent: NanoUsd,
+    reserved: NanoUsd,
 }
 
 /// Why a hard budget refuses.
@@ -123,12 +134,6 @@ pub(super) struct Held {
     allowed: bool,
 }
 
-impl Held {
-    pub(super) fn same_period(&self, other: &Self) -> bool {
-        self.start == other.start
-    }
-}
-
 impl Budget {
     /// A budget with what was spent in the period of `now` before it was known here.
     pub fn new(key: BudgetKey, rule: &config::Budget, covers: Covers, spent: NanoUsd, now: u64) -> Self {
@@ -145,6 +150,7 @@ impl Budget {
             reserved: NanoUsd::ZERO,
             alerted: 0,
             allowance: None,
+            before: None,
         };
         Self { key, zone, state: Mutex::new(state), queue: Queue::default() }
     }
@@ -220,21 +226,68 @@ impl Budget {
 
     /// Holds an amount back.
     pub(super) fn hold(&self, now: u64, amount: NanoUsd) -> Result<Held, Exceeded> {
+        self.hold_in(&mut self.lock_at(now), amount)
+    }
+
+    /// The same for one that does not stand in the line: what others wait for is left to them.
+    pub(super) fn hold_past_line(&self, now: u64, amount: NanoUsd) -> Result<Held, Exceeded> {
         let mut state = self.lock_at(now);
+        let held = self.hold_in(&mut state, amount)?;
+        if !self.key.hard || self.queue.pass(amount, state.limit.saturating_sub(state.spent)) {
+            return Ok(held);
+        }
+        state.reserved = state.reserved.saturating_sub(amount);
+        state.allowance = state.allowance.map(|left| left.saturating_add(amount));
+        Err(self.refusal(&state, amount))
+    }
+
+    fn refusal(&self, state: &State, wanted: NanoUsd) -> Exceeded {
+        Exceeded {
+            tenant: self.key.tenant.clone(),
+            period: self.key.period,
+            limit: state.limit,
+            spent: state.spent,
+            reserved: state.reserved,
+            wanted,
+            resets_at: state.resets_at(),
+        }
+    }
+
+    /// Holds more for what is held already, in the period that it is held in. One that is over for longer than the period
+    /// after it took has nothing left.
+    pub(super) fn hold_more(&self, first: Held, amount: NanoUsd) -> Result<(), Exceeded> {
+        let mut state = self.lock();
+        if state.start == first.start {
+            return self.hold_in(&mut state, amount).map(drop);
+        }
+        let (limit, hard) = (state.limit, self.key.hard);
+        let refusal = |past: Option<&Past>| Exceeded {
+            tenant: self.key.tenant.clone(),
+            period: self.key.period,
+            limit,
+            spent: past.map_or(limit, |past| past.spent),
+            reserved: past.map_or(NanoUsd::ZERO, |past| past.reserved),
+            wanted: amount,
+            resets_at: past.map(|past| past.end),
+        };
+        let Some(past) = state.before.as_mut().filter(|past| past.start == first.start) else {
+            return if hard { Err(refusal(None)) } else { Ok(()) };
+        };
+        let sum = past.spent.saturating_add(past.reserved).checked_add(amount);
+        if hard && sum.is_none_or(|sum| sum > limit) {
+            return Err(refusal(Some(past)));
+        }
+        past.reserved = past.reserved.saturating_add(amount);
+        Ok(())
+    }
+
+    fn hold_in(&self, state: &mut State, amount: NanoUsd) -> Result<Held, Exceeded> {
         let held = state.spent.saturating_add(state.reserved);
         // What would saturate is refused like anything else that is too much.
         let allowed = state.allowance.is_none_or(|left| amount <= left);
         let fits = allowed && held.checked_add(amount).is_some_and(|sum| sum <= state.limit);
         if self.key.hard && !fits {
-            return Err(Exceeded {
-                tenant: self.key.tenant.clone(),
-                period: self.key.period,
-                limit: state.limit,
-                spent: state.spent,
-                reserved: state.reserved,
-                wanted: amount,
-                resets_at: state.resets_at(),
-            });
+            return Err(self.refusal(state, amount));
         }
         state.reserved = state.reserved.saturating_add(amount);
         state.allowance = state.allowance.map(|left| left.saturating_sub(amount));
@@ -245,7 +298,11 @@ impl Budget {
     pub(super) fn settle(&self, held: Held, amount: NanoUsd, cost: NanoUsd) -> Vec<Crossed> {
         let mut state = self.lock();
         if state.start != held.start {
-            // The period is over, and with it all that was held in it. What was spent is in the ledger.
+            // The period is over; what was spent in it is in the ledger.
+            if let Some(past) = state.before.as_mut().filter(|past| past.start == held.start) {
+                past.reserved = past.reserved.saturating_sub(amount);
+                past.spent = past.spent.saturating_add(cost);
+            }
             return Vec::new();
         }
         state.reserved = state.reserved.saturating_sub(amount);
@@ -314,6 +371,8 @@ impl Budget {
     fn lock_at(&self, now: u64) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         if now >= state.end {
+            let State { start, end, spent, reserved, .. } = *state;
+            state.before = Some(Past { start, end, spent, reserved });
             (state.start, state.end) = period::bounds(self.key.period, &self.zone, now);
             state.spent = NanoUsd::ZERO;
             state.reserved = NanoUsd::ZERO;

@@ -117,6 +117,8 @@ struct Shared {
     refusals: Mutex<Refusals>,
     written: AtomicU64,
     up: AtomicBool,
+    /// The file has another owner, which grants what is left in its budgets.
+    lost: AtomicBool,
     alerts: AtomicU64,
     unrecorded: AtomicU64,
 }
@@ -208,6 +210,7 @@ impl Ledger {
             refusals: Mutex::default(),
             written: AtomicU64::new(0),
             up: AtomicBool::new(true),
+            lost: AtomicBool::new(false),
             alerts: AtomicU64::new(0),
             unrecorded: AtomicU64::new(0),
         });
@@ -312,7 +315,7 @@ impl Ledger {
         subject: Subject,
         amount: NanoUsd,
     ) -> Result<Reservation, Refused> {
-        self.try_reserve(account, &subject, amount).map_err(|(refused, _)| refused)
+        self.try_reserve(account, &subject, amount, false).map_err(|(refused, _)| refused)
     }
 
     /// The same, and where all that is missing is held by requests under way, it waits for it: in the order of arrival, and
@@ -331,7 +334,7 @@ impl Ledger {
         let queued = budgets.iter().find(|budget| budget.queue().is_used()).cloned();
         let (mut refused, budget) = match queued {
             Some(budget) => (None, budget),
-            None => match self.try_reserve(account, &subject, amount) {
+            None => match self.try_reserve(account, &subject, amount, true) {
                 Err((refused @ Refused::Held(_), Some(budget))) => (Some(refused), budget),
                 outcome => return outcome.map_err(|(refused, _)| refused),
             },
@@ -339,13 +342,14 @@ impl Ledger {
         if let Some(place) = budget.queue().enter() {
             let line = async {
                 let _turn = place.turn().await;
+                let _claim = place.claim(amount);
                 loop {
                     // Asked for before the try: what comes free during it counts.
                     let mut freed: Vec<_> = budgets.iter().map(|budget| Box::pin(budget.queue().freed())).collect();
                     for freed in &mut freed {
                         freed.as_mut().enable();
                     }
-                    match self.try_reserve(account, &subject, amount) {
+                    match self.try_reserve(account, &subject, amount, true) {
                         Err((held @ Refused::Held(_), _)) => refused = Some(held),
                         outcome => return outcome.map_err(|(refused, _)| refused),
                     }
@@ -369,11 +373,12 @@ impl Ledger {
         account: &Arc<Account>,
         subject: &Subject,
         amount: NanoUsd,
+        in_line: bool,
     ) -> Result<Reservation, (Refused, Option<Arc<Budget>>)> {
         if !self.is_open() {
             return Err((Refused::Unavailable, None));
         }
-        let slot = account.hold(subject.id, subject.at, amount).map_err(|Short { budget, exceeded }| {
+        let slot = account.hold(subject.id, subject.at, amount, in_line).map_err(|Short { budget, exceeded }| {
             let refused = if exceeded.is_passing() { Refused::Held(exceeded) } else { Refused::Exceeded(exceeded) };
             (refused, Some(budget))
         })?;
@@ -411,8 +416,10 @@ impl Ledger {
     /// Whether requests may be served: the file can be written, or the configuration does without it for now.
     pub fn is_open(&self) -> bool {
         let full = self.shared.waiting.load(Ordering::Relaxed) >= MAX_WAITING;
+        // Two that grant the same money would grant it twice, whatever `database.on_failure` says.
+        let lost = self.shared.lost.load(Ordering::Relaxed);
         let up = || self.shared.up.load(Ordering::Relaxed) && self.journal.is_up();
-        !full && (self.on_failure == OnFailure::Serve || up())
+        !full && !lost && (self.on_failure == OnFailure::Serve || up())
     }
 
     /// How it is.

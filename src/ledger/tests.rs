@@ -320,6 +320,30 @@ fn a_new_period_begins_with_nothing_and_an_old_reservation_does_not_touch_it() {
 }
 
 #[test]
+fn what_grows_over_midnight_still_counts_in_the_day_it_began_in() {
+    let now = unix_now();
+    let daily = config::Budget { period: Period::Daily, ..rule(100) };
+    let key = BudgetKey { tenant: "team".into(), period: Period::Daily, timezone: "UTC".into(), hard: true };
+    let budget = Budget::new(key, &daily, only("team"), NanoUsd(30), now);
+    let (one, other) = (budget.hold(now, NanoUsd(40)).unwrap(), budget.hold(now, NanoUsd(20)).unwrap());
+    let tomorrow = budget.standing(now).resets_at.unwrap();
+    budget.hold(tomorrow, NanoUsd(99)).unwrap();
+    // Ten are left of yesterday, whatever today has.
+    assert_eq!(budget.hold_more(one, NanoUsd(11)).unwrap_err().reserved, NanoUsd(60));
+    budget.hold_more(one, NanoUsd(10)).unwrap();
+    budget.hold_more(other, NanoUsd(1)).unwrap_err();
+    // What comes free yesterday is yesterday's.
+    budget.settle(one, NanoUsd(50), NanoUsd(45));
+    budget.hold_more(other, NanoUsd(5)).unwrap();
+    budget.hold_more(other, NanoUsd(1)).unwrap_err();
+    let standing = budget.standing(tomorrow);
+    assert_eq!((standing.spent, standing.reserved), (NanoUsd::ZERO, NanoUsd(99)));
+    // Two days later nobody knows any more what was left.
+    budget.standing(tomorrow + 86_400_000);
+    budget.hold_more(other, NanoUsd(1)).unwrap_err();
+}
+
+#[test]
 fn a_file_that_cannot_be_written_loses_nothing_and_hangs_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&database(folder.path())).unwrap();
@@ -683,6 +707,36 @@ async fn requests_wait_in_the_order_of_arrival_for_what_is_only_held() {
         assert_eq!(order.recv().await.unwrap(), (amount, Ok(NanoUsd(amount))));
     }
     assert!(!budget.queue().is_used());
+}
+
+#[tokio::test]
+async fn what_fits_beside_the_first_in_the_line_does_not_stand_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let (account, budget) = alone(&ledger, "team", &rule(100));
+    let under_way = subject("team");
+    let held = ledger.reserve(&account, under_way.clone(), NanoUsd(50)).unwrap();
+    let large = {
+        let (ledger, account) = (ledger.clone(), account.clone());
+        let patience = Duration::from_secs(30);
+        tokio::spawn(async move { ledger.reserve_within(&account, subject("team"), NanoUsd(70), patience).await })
+    };
+    while !budget.queue().is_used() {
+        tokio::task::yield_now().await;
+    }
+    tokio::task::yield_now().await;
+    let small = |amount| ledger.reserve(&account, subject("team"), NanoUsd(amount));
+    // 70 are claimed of 100: 30 are left for those behind, once, however often they come and go.
+    drop(small(20).unwrap());
+    let tiny = small(10).unwrap();
+    assert!(matches!(small(1), Err(Refused::Held(_))), "the first one would not fit any more");
+    assert!(matches!(small(101), Err(Refused::Exceeded(_))));
+    held.settle(cost(&under_way, 0));
+    assert_eq!(large.await.unwrap().unwrap().amount(), NanoUsd(70));
+    assert!(!budget.queue().is_used());
+    // Nobody waits any more: what is free is free.
+    assert!(small(20).is_ok());
+    drop(tiny);
 }
 
 #[tokio::test]

@@ -205,11 +205,17 @@ impl Writer {
             None => self.open(),
         };
         let outcome = opened.and_then(|()| action(self));
+        if outcome.is_ok() {
+            self.shared.lost.store(false, Ordering::Relaxed);
+        }
         match &outcome {
             Err(error) => {
                 // The next attempt begins afresh: the file may be another one by then.
                 self.connection = None;
                 let owned = matches!(error, StoreError::Owned(_));
+                if owned {
+                    self.shared.lost.store(true, Ordering::Relaxed);
+                }
                 if owned && !std::mem::replace(&mut self.owned, owned) {
                     tracing::error!(%error, "nothing is written to the ledger: its file has another owner");
                 }

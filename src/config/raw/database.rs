@@ -13,6 +13,7 @@ pub struct Database {
     /// belong to it. One gateway owns it; another one on the same file does not start. `CAN_DATABASE` replaces it.
     pub path: String,
     /// While it cannot be written: `serve` goes on with what is in memory and writes it down later, `refuse` answers 503.
+    /// A file that belongs to another gateway closes this one's ledger: 503 in any case.
     pub on_failure: OnFailure,
     /// How long single entries of the ledger are kept; older ones become sums per day. At least 35d.
     pub retention: HumanDuration,

@@ -402,9 +402,8 @@ pub async fn reserve(session: &mut Session, ctx: &mut Context) -> Result<(), Sto
     let (ledger, account) = (ctx.governance.ledger.clone(), &principal.party.account);
     let subject = subject(ctx, &principal);
     let amount = quote.worst_case;
-    let at_once = (!account.has_line()).then(|| ledger.reserve(account, subject.clone(), amount));
-    let outcome = match at_once {
-        None | Some(Err(ledger::Refused::Held(_))) => {
+    let outcome = match ledger.reserve(account, subject.clone(), amount) {
+        Err(ledger::Refused::Held(_)) => {
             let patience = ctx.engines.config.budgets.wait;
             let turn = Box::pin(ledger.reserve_within(account, subject, amount, patience));
             tokio::select! {
@@ -413,7 +412,7 @@ pub async fn reserve(session: &mut Session, ctx: &mut Context) -> Result<(), Sto
                 () = Box::pin(departure(session)) => return Err(Stop::Gone),
             }
         }
-        Some(outcome) => outcome,
+        outcome => outcome,
     };
     match outcome {
         Ok(reservation) => {
