@@ -439,7 +439,9 @@ fn has_reference(body: &[u8]) -> bool {
         };
         let own = match &kinds[..] {
             [] => has(&"role") && (empty || has(&"content")),
-            kinds => kinds.iter().all(is_own),
+            [kind] => is_own(kind),
+            // Which of them counts is the reader's choice.
+            _ => false,
         };
         read.is_ok() && (id && !own || kinds.iter().any(|kind| kind == "image_generation_call"))
     };

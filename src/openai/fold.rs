@@ -102,6 +102,9 @@ known! {
     35 "chat_template_kwargs" "chattemplatekwargs"
 }
 
+/// Those of [`KNOWN`] that have to do with thinking, a bit for each.
+pub(super) const OF_THINKING: u64 = 1 << 16 | 1 << 17 | 1 << 29 | 1 << 30 | 1 << 31 | 1 << 33 | 1 << 34 | 1 << 35;
+
 /// `key` as the most generous reader compares it: without case, separators and full-width forms. `None` for a key that is
 /// too long to be a known one.
 pub(super) fn fold(key: &str) -> Option<String> {
@@ -177,6 +180,17 @@ mod tests {
             assert_eq!(twin, Standing::Twin(name), "{name} has its own folding in the list");
             assert!(fold(name).unwrap().len() < LONGEST);
         }
+    }
+
+    #[test]
+    fn what_speaks_of_thinking_is_marked() {
+        let marked: Vec<_> =
+            (0..KNOWN.len()).filter(|index| OF_THINKING >> index & 1 == 1).map(|at| KNOWN[at]).collect();
+        let names = ["reasoning", "thinking", "extra_body", "google", "reasoning_effort", "output_config"];
+        assert_eq!(marked, [&names[..], &["enable_thinking", "chat_template_kwargs"]].concat());
+        let speaks = |body: &str| Peek::parse(body.as_bytes()).unwrap().speaks_of_thinking();
+        assert!(speaks(r#"{"thinkin\u0067":null}"#) && speaks(r#"{"reasoning_effort":"none"}"#));
+        assert!(!speaks(r#"{"model":"m","messages":[{"thinking":1}],"top_p":1}"#));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::fold::{KNOWN, Standing, fold};
+use super::fold::{KNOWN, OF_THINKING, Standing, fold};
 use super::members::{Member, WalkError, walk};
 use crate::types::ServiceTier;
 
@@ -208,6 +208,11 @@ impl Peek {
     /// Whether the body has the field, `null` included.
     pub fn has(&self, field: Field) -> bool {
         self.place(field).is_some()
+    }
+
+    /// Whether a member is there that may have to do with thinking: without one [`super::ThinkingWish`] finds nothing said.
+    pub fn speaks_of_thinking(&self) -> bool {
+        self.known & OF_THINKING != 0
     }
 
     pub(crate) fn place(&self, field: Field) -> Option<Place> {

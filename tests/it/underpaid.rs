@@ -467,8 +467,6 @@ async fn breaks(reply: &'static str) -> std::net::SocketAddr {
 /// What is no HTTP says nothing about what the provider did before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_cannot_be_read_is_not_free() {
-    let large: &'static str =
-        Box::leak(format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(200_000)).into_boxed_str());
     for reply in [
         "HTTP/1.1 200 OK\r\nbad header line\r\n\r\n",
         "HTTP/9 abc\r\n\r\n",
@@ -478,7 +476,6 @@ async fn a_reply_that_cannot_be_read_is_not_free() {
         "HTTP/1.1 100 Continue\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
         "HTTP/1.1 600 X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
-        large,
         "",
     ] {
         let shown: String = reply.chars().take(70).collect();
@@ -642,8 +639,8 @@ async fn a_tool_inside_of_a_namespace_is_seen() {
     };
     assert_eq!(ask(json!([{"type": "web_search"}])).await, 200);
     assert!(fake.last().json()["max_tool_calls"].is_u64(), "the calls are limited");
-    // 200 * 2 + 5 * 8 dollars per million, and a cent for the search.
-    assert_eq!(entry(&gateway, 1).await.0, 200 * 2_000 + 5 * 8_000 + 10_000_000);
+    // 200 * 2 + 5 * 8 dollars per million, and two cents and a half for the search.
+    assert_eq!(entry(&gateway, 1).await.0, 200 * 2_000 + 5 * 8_000 + 25_000_000);
     assert_eq!(ask(json!([{"type": "function", "name": "f", "parameters": {}}])).await, 200);
     let nested = json!([{"type": "namespace", "name": "c", "tools": [{"type": "web_search"}]}]);
     assert_eq!(ask(nested).await, 403, "deeper than anybody documents");

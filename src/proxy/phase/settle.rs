@@ -192,7 +192,14 @@ fn may_think(ctx: &Context) -> bool {
         return false;
     }
     let switches = quirks::thinking_switches(attempt.target.provider.vendor, &attempt.target.model);
-    match attempt.body.as_ref().map_or(ThinkingWish::On, |body| ThinkingWish::of(body, switches)) {
+    // A translation says no more of it than the client; to read the body again takes time.
+    let said = ctx.body.as_ref().is_none_or(|body| body.peek.speaks_of_thinking());
+    let wish = match &attempt.body {
+        Some(body) if said => ThinkingWish::of(body, switches),
+        Some(_) => ThinkingWish::Unsaid,
+        None => ThinkingWish::On,
+    };
+    match wish {
         ThinkingWish::Off => false,
         ThinkingWish::On => true,
         ThinkingWish::Unsaid => {
