@@ -199,8 +199,12 @@ fn limits(c: &mut Criterion) {
 fn money(c: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("can.db");
-    let database =
-        config::Database { path: path.clone(), on_failure: config::OnFailure::Serve, retention: Duration::MAX };
+    let database = config::Database {
+        path: path.clone(),
+        on_failure: config::OnFailure::Serve,
+        retention: Duration::MAX,
+        refusal_retention: Duration::MAX,
+    };
     let ledger = Ledger::open(&database).unwrap();
     let rule = config::Budget {
         limit: NanoUsd(1 << 62),
