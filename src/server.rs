@@ -120,10 +120,11 @@ impl Server {
             StoreError::Owned(message) => StartError(vec![message]),
             error => StartError(vec![format!("{}: {error}", config.database.path.display())]),
         })?;
-        let purges = Purges::follow(&config.database.path);
+        let place = ledger.place().clone();
+        let purges = Purges::follow(place.clone());
         let cache = Cache::open(&config.cache, purges).map_err(|error| StartError(vec![format!("cache: {error}")]))?;
-        let directory = Directory::follow(&config.database.path);
-        let objects = Arc::new(Objects::open(&config.database.path));
+        let directory = Directory::follow(place.clone());
+        let objects = Arc::new(Objects::open(place));
         let capacity = Arc::new(Capacity::new(Some(config.server.memory_budget)));
         let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects, capacity));
         let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance)?));

@@ -197,9 +197,10 @@ pub async fn show(
     let retention = admin.engines.load().config.database.retention.as_millis();
     let kept = now.saturating_sub(u64::try_from(retention).unwrap_or(u64::MAX)) / DAY_MS * DAY_MS;
     let since = now.saturating_sub(span.days * DAY_MS).max(kept);
-    let path = admin.governance.ledger.path().to_owned();
+    let place = admin.governance.ledger.place().clone();
+    let open = move || place.check().and_then(|()| store::open_to_read(place.path()));
     // What is happening in this millisecond belongs to it.
-    let report = blocking(move || Ok(report::cache(&store::open_to_read(&path)?, |_| true, since, now + 1)?)).await?;
+    let report = blocking(move || Ok(report::cache(&open()?, |_| true, since, now + 1)?)).await?;
     let cache = &admin.governance.cache;
     Ok(Json(view(&cache.usage(), cache.flights(), cache.purges.is_up(), &report, [since, now])))
 }

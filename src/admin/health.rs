@@ -32,6 +32,9 @@ pub struct HealthView {
     written: u64,
     /// Budget alerts raised by this process.
     alerts: u64,
+    /// How often the database file was deleted or replaced under this process. It went on in a fresh file, where single entries of
+    /// before are missing.
+    database_lost: u64,
 }
 
 /// The process answers
@@ -93,7 +96,7 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
         ("journal", health.journal),
         ("tokens", admin.governance.directory.is_available()),
     ];
-    admin.metrics.ledger(up, health.waiting, [health.written, health.alerts, health.unrecorded]);
+    admin.metrics.ledger(up, health.waiting, [health.written, health.alerts, health.unrecorded, health.lost]);
     let objects = admin.governance.objects.counts();
     admin.metrics.objects(objects.known, objects.waiting, objects.forgotten);
     let config = admin.engines.load().config.clone();
@@ -138,5 +141,6 @@ pub async fn show(State(admin): State<Admin>) -> Json<HealthView> {
         waiting: ledger.waiting,
         written: ledger.written,
         alerts: ledger.alerts,
+        database_lost: ledger.lost,
     })
 }

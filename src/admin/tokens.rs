@@ -358,8 +358,9 @@ pub(super) async fn read<T: Send + 'static>(
     admin: &Admin,
     work: impl FnOnce(&mut Tokens<'_>) -> Result<T, TokenError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let path = admin.governance.ledger.path().to_owned();
-    blocking(move || work_on(store::open_to_read(&path)?, work)).await
+    let place = admin.governance.ledger.place().clone();
+    let open = move || place.check().and_then(|()| store::open_to_read(place.path()));
+    blocking(move || work_on(open()?, work)).await
 }
 
 /// Changes the table of tokens, and lets the directory know before it returns.
@@ -369,7 +370,7 @@ async fn change<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let governance = admin.governance.clone();
     blocking(move || {
-        let done = work_on(store::open(governance.ledger.path())?, work)?;
+        let done = work_on(governance.ledger.place().connect()?.0, work)?;
         governance.directory.refresh();
         Ok(done)
     })

@@ -11,13 +11,14 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use rusqlite::Connection;
 
 use super::{Entry, Key};
 use crate::{
-    store::{self, Follower, StoreError},
+    store::{Follower, Place, StoreError},
     types::{TenantId, unix_now},
 };
 use stamps::Stamps;
@@ -53,11 +54,14 @@ pub struct Purges {
 
 impl Purges {
     /// Reads the table, and goes on following it in a thread that ends with the purges: what another process purges counts
-    /// here within [`store::LOOK`]. While the file cannot be read, what is known goes on counting.
-    pub fn follow(path: &Path) -> Arc<Self> {
+    /// here within [`crate::store::LOOK`]. While the file cannot be read, what is known goes on counting; it is written into a
+    /// file that takes the place of one that was deleted or replaced.
+    pub fn follow(place: impl Into<Place>) -> Arc<Self> {
         let stamps = Arc::new(ArcSwap::from_pointee(Stamps::default()));
         let known = stamps.clone();
-        let follower = Follower::start(path, "purges", move |connection| {
+        let carried = stamps.clone();
+        let carry = move |connection: &Connection| table::keep(connection, &carried.load().all());
+        let read = move |connection: &Connection| {
             let rows = table::all(connection)?;
             // Stamps only grow. One that could not be written down, or is not yet, stays.
             known.rcu(|stamps| {
@@ -67,7 +71,8 @@ impl Purges {
                 stamps
             });
             Ok(())
-        });
+        };
+        let follower = Follower::start(place, "purges", read, carry);
         Arc::new(Self { stamps, follower })
     }
 
@@ -106,7 +111,7 @@ impl Purges {
         let now = unix_now();
         self.put(request, now);
         // The clock may have been put back: then an earlier purge has the newer stamp.
-        let at = request.write(&mut store::open(self.follower.path())?, now)?;
+        let at = request.write(&mut self.follower.place().connect()?.0, now)?;
         self.put(request, at);
         Ok(at)
     }

@@ -2,17 +2,20 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::Path,
     sync::Arc,
 };
 
 use arc_swap::ArcSwapOption;
+use rusqlite::Connection;
 
 use super::{
     secret,
     tokens::{self, Token},
 };
-use crate::{store::Follower, types::unix_now};
+use crate::{
+    store::{Follower, Place},
+    types::unix_now,
+};
 
 /// Why a token opens nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +58,14 @@ impl Known {
 impl Directory {
     /// Reads the file, and goes on following it in a thread that ends with the directory. A file that cannot be read is
     /// tried again and again; until then every token is [`Refused::Unavailable`].
-    pub fn follow(path: &Path) -> Arc<Self> {
+    ///
+    /// A file that was deleted or replaced loses no token: those known are written into the one that is accepted in its place,
+    /// and one that was revoked stays so.
+    pub fn follow(place: impl Into<Place>) -> Arc<Self> {
+        let place = place.into();
         let known = Arc::new(ArcSwapOption::empty());
         let keeps = known.clone();
-        let follower = Follower::start(path, "tokens", move |connection| {
+        let read = move |connection: &Connection| {
             let tokens = tokens::all(connection)?.into_iter().map(|(token, hash)| (hash, Arc::new(token)));
             let now = Known::new(tokens.collect());
             let before: Option<Arc<Known>> = keeps.load_full();
@@ -70,9 +77,15 @@ impl Directory {
             }
             keeps.store(Some(Arc::new(now)));
             Ok(())
-        });
+        };
+        let carried = known.clone();
+        let carry = move |connection: &Connection| match &*carried.load() {
+            Some(known) => tokens::keep(connection, known.tokens.iter().map(|(hash, token)| (&**token, hash))),
+            None => Ok(()),
+        };
+        let follower = Follower::start(place.clone(), "tokens", read, carry);
         // A file that is there and cannot be read may have tokens.
-        let absent = known.load().is_none() && matches!(path.try_exists(), Ok(false));
+        let absent = known.load().is_none() && matches!(place.path().try_exists(), Ok(false));
         Arc::new(Self { known, follower, absent })
     }
 

@@ -110,6 +110,9 @@ impl From<StoreError> for TokenError {
 
 const COLUMNS: &str = "id, tenant, name, scopes, models, limits, created_at, expires_at, revoked_at, replaced_by, hash";
 
+/// Stands for no end at all where ends are compared.
+const FOREVER: u64 = i64::MAX as u64;
+
 /// The longest name of a token, in bytes.
 const MAX_NAME: usize = 200;
 
@@ -194,6 +197,44 @@ impl Tokens<'_> {
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<(Token, [u8; 32])>> {
     let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM tokens"))?;
     statement.query_map([], read)?.collect()
+}
+
+/// Writes tokens into another file than the one they were read from. One that is there keeps its row, but has ended if it has
+/// ended here.
+pub(super) fn keep<'t>(
+    connection: &Connection,
+    tokens: impl Iterator<Item = (&'t Token, &'t [u8; 32])>,
+) -> rusqlite::Result<()> {
+    let values = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11";
+    let mut insert = connection.prepare(&format!("INSERT OR IGNORE INTO tokens ({COLUMNS}) VALUES ({values})"))?;
+    let mut end = connection.prepare(
+        "UPDATE tokens SET revoked_at = coalesce(revoked_at, ?2), \
+         expires_at = nullif(min(coalesce(expires_at, ?4), ?3), ?4) \
+         WHERE id = ?1 AND (?2 IS NOT NULL AND revoked_at IS NULL OR coalesce(expires_at, ?4) > ?3)",
+    )?;
+    let json = |value: serde_json::Result<String>| {
+        value.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+    };
+    for (token, hash) in tokens {
+        insert.execute(params![
+            token.id.as_str(),
+            token.tenant.as_str(),
+            token.name,
+            json(serde_json::to_string(&token.scopes.iter().collect::<Vec<_>>()))?,
+            json(serde_json::to_string(&token.models))?,
+            json(serde_json::to_string(&token.limits))?,
+            token.created_at,
+            token.expires_at,
+            token.revoked_at,
+            token.replaced_by.as_ref().map(TokenId::as_str),
+            hash,
+        ])?;
+        if token.revoked_at.is_some() || token.expires_at.is_some() {
+            let expires_at = token.expires_at.unwrap_or(FOREVER);
+            end.execute(params![token.id.as_str(), token.revoked_at, expires_at, FOREVER])?;
+        }
+    }
+    Ok(())
 }
 
 fn make(new: &NewToken, now: u64) -> Result<(Token, TokenSecret), TokenError> {

@@ -176,7 +176,7 @@ impl fmt::Debug for Account {
 
 /// Sums of what was settled, by quarters of an hour: every time zone's midnight is the start of one.
 #[derive(Default)]
-struct Settled {
+pub(super) struct Settled {
     /// Before the first quarter that is kept.
     older: NanoUsd,
     /// Start and sum, rising.
@@ -189,7 +189,7 @@ const QUARTER_MS: u64 = 900_000;
 const KEPT: usize = 32 * 96;
 
 impl Settled {
-    fn add(&mut self, at: u64, cost: NanoUsd) {
+    pub(super) fn add(&mut self, at: u64, cost: NanoUsd) {
         let start = at - at % QUARTER_MS;
         let place = self.quarters.iter().rposition(|(known, _)| *known <= start);
         match place {
@@ -208,7 +208,7 @@ impl Settled {
     }
 
     /// What was settled since a moment that is the start of a quarter; 0 stands for all of it.
-    fn since(&self, start: u64) -> NanoUsd {
+    pub(super) fn since(&self, start: u64) -> NanoUsd {
         let recent: NanoUsd = self.quarters.iter().filter(|(at, _)| *at >= start).map(|(_, sum)| *sum).sum();
         if start == 0 { recent.saturating_add(self.older) } else { recent }
     }

@@ -18,10 +18,7 @@ use rusqlite::{Connection, params};
 use serde_json::json;
 
 use super::{Shared, budget::Crossed, webhook};
-use crate::{
-    store::{self, StoreError},
-    types::unix_now,
-};
+use crate::{store::StoreError, types::unix_now};
 
 /// How long an alert is worth delivering.
 const WORTH_MS: u64 = 3 * 86_400_000;
@@ -132,7 +129,7 @@ pub fn start(shared: Arc<Shared>) -> io::Result<Bell> {
 
 fn deliver(shared: &Shared, due: &mut HashMap<String, Instant>) -> Result<(), StoreError> {
     let Some(hook) = shared.webhook().filter(|_| shared.ownership.is_held()) else { return Ok(()) };
-    let connection = store::open(&shared.path)?;
+    let (connection, _) = shared.place.connect()?;
     let mut open = Vec::new();
     for alert in undelivered(&connection)? {
         let id = id(&alert);

@@ -329,6 +329,22 @@ impl Budget {
         self.add(&mut state, NanoUsd::ZERO)
     }
 
+    /// The percentages that were passed in the current period.
+    pub(super) fn passed(&self, now: u64) -> Vec<Crossed> {
+        let state = self.lock_at(now);
+        let passed = state.alert_at.iter().take(state.alerted);
+        passed
+            .map(|threshold| Crossed {
+                key: self.key.clone(),
+                threshold: *threshold,
+                limit: state.limit,
+                spent: state.spent,
+                start: state.start,
+                resets_at: state.resets_at(),
+            })
+            .collect()
+    }
+
     fn add(&self, state: &mut State, cost: NanoUsd) -> Vec<Crossed> {
         state.spent = state.spent.saturating_add(cost);
         let mut crossed = Vec::new();

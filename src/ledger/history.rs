@@ -8,6 +8,7 @@ use rusqlite::{Connection, params};
 use super::{budget::Crossed, period};
 use crate::{
     config::Period,
+    store::has_table,
     types::{NanoUsd, RequestId, TenantId, unix_now},
 };
 
@@ -57,6 +58,12 @@ impl History {
     /// Everyone who has spent anything.
     pub fn tenants(&self) -> impl Iterator<Item = &TenantId> {
         self.sums.values().flat_map(|sums| sums.by_tenant.keys())
+    }
+
+    /// The sums of the periods that a moment lies in, by the first millisecond of the period.
+    pub fn known(&self, now: u64) -> impl Iterator<Item = (u64, &HashMap<TenantId, NanoUsd>)> {
+        let current = move |(period, timezone): &(Period, String)| self.current(*period, timezone, now);
+        self.sums.keys().filter_map(current).map(|sums| (sums.start, &sums.by_tenant))
     }
 
     fn current(&self, period: Period, timezone: &str, now: u64) -> Option<&Sums> {
@@ -132,6 +139,18 @@ pub fn sum_since(connection: &Connection, start: u64, rows: Rows) -> rusqlite::R
     let mut found = statement.query(params![first.as_bytes(), start, of, except])?;
     while let Some(row) = found.next()? {
         sums.insert(TenantId::from(row.get_ref(0)?.as_str()?), NanoUsd(row.get(1)?));
+    }
+    // What a file that was lost had, as far as it was known.
+    if has_table(connection, "carried")? {
+        let mut statement = connection.prepare(
+            "SELECT tenant, sum(cost) FROM carried WHERE at >= ?1 AND (?2 IS NULL OR process = ?2) \
+             AND (?3 IS NULL OR process <> ?3) GROUP BY tenant",
+        )?;
+        let mut carried = statement.query(params![start, of, except])?;
+        while let Some(row) = carried.next()? {
+            let sum = sums.entry(TenantId::from(row.get_ref(0)?.as_str()?)).or_insert(NanoUsd::ZERO);
+            *sum = sum.saturating_add(NanoUsd(row.get(1)?));
+        }
     }
     if start == 0 && of.is_none() {
         // Entries that were rolled up count in no shorter period, and are older than this process.

@@ -101,6 +101,7 @@ impl Journal {
             && !current.closed.load(Ordering::Acquire)
             && current.written.load(Ordering::Relaxed) < SEGMENT
             && current.begun.elapsed() < LIFE
+            && current.is_in_place()
         {
             return Ok(());
         }
@@ -207,6 +208,17 @@ fn private(folder: &Path) -> io::Result<()> {
         tracing::warn!(%error, folder = %folder.display(), "the folder of intents can be listed by others, and cannot be narrowed");
     }
     Ok(())
+}
+
+impl Segment {
+    /// A file that was deleted under the process leaves no trace of a request.
+    fn is_in_place(&self) -> bool {
+        let numbers = |facts: fs::Metadata| (facts.dev(), facts.ino());
+        match (fs::metadata(&self.path), self.file.metadata()) {
+            (Ok(there), Ok(open)) => numbers(there) == numbers(open),
+            _ => false,
+        }
+    }
 }
 
 impl Drop for Segment {

@@ -24,12 +24,14 @@
 //! | `writer` | the thread that writes entries in batches, recovers and rolls up |
 //! | `alerts`, `webhook` | thresholds passed: raised once, delivered until they are taken |
 //! | `history` | what was spent before |
+//! | `carry` | what goes into a fresh file after the old one was deleted or replaced |
 //! | `handover` | what a successor has to hold for the process before it |
 //! | `report` | what the tables tell: costs by day, latency percentiles |
 
 mod account;
 mod alerts;
 mod budget;
+mod carry;
 mod entry;
 mod handover;
 mod history;
@@ -47,7 +49,7 @@ mod writer;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -72,7 +74,7 @@ use writer::{Message, Retention};
 
 use crate::{
     config::{self, OnFailure},
-    store::{Ownership, StoreError},
+    store::{Ownership, Place, StoreError},
     types::{NanoUsd, TenantId, unix_now},
 };
 
@@ -107,7 +109,7 @@ pub struct Ledger {
 
 /// What requests, the writer and the reports share.
 struct Shared {
-    path: PathBuf,
+    place: Place,
     /// Only the owner of the file writes to it.
     ownership: Ownership,
     process: i64,
@@ -177,6 +179,8 @@ pub struct Health {
     pub written: u64,
     /// Alerts raised by this process.
     pub alerts: u64,
+    /// How often the file was deleted or replaced.
+    pub lost: u64,
     /// Requests without a cost that were not recorded, because as many entries as memory has room for were waiting.
     pub unrecorded: u64,
 }
@@ -201,7 +205,7 @@ impl Ledger {
         folder.push("-intents");
         let journal = Arc::new(Journal::new(folder.into(), process));
         let shared = Arc::new(Shared {
-            path: database.path.clone(),
+            place: Place::from(&database.path),
             ownership: Ownership::of(&database.path),
             process,
             books: Mutex::new(Books { predecessor: before.map(Predecessor::new), ..Books::default() }),
@@ -430,6 +434,7 @@ impl Ledger {
             waiting: self.shared.waiting.load(Ordering::Relaxed) + self.shared.refusals().waiting(),
             written: self.shared.written.load(Ordering::Relaxed),
             alerts: self.shared.alerts.load(Ordering::Relaxed),
+            lost: self.shared.place.lost(),
             unrecorded: self.shared.unrecorded.load(Ordering::Relaxed),
         }
     }
@@ -474,7 +479,12 @@ impl Ledger {
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.shared.path
+        self.shared.place.path()
+    }
+
+    /// Where it is; everybody who has the same file open asks here.
+    pub fn place(&self) -> &Place {
+        &self.shared.place
     }
 
     fn write(&self, entry: Entry, pin: Option<Pin>) {
@@ -523,7 +533,7 @@ impl Shared {
 
 impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ledger in {}: {:?}", self.shared.path.display(), self.health())
+        write!(f, "ledger in {}: {:?}", self.shared.place.path().display(), self.health())
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     config::Period,
+    store::has_table,
     types::{NanoUsd, RequestId, TenantId},
 };
 
@@ -134,7 +135,8 @@ impl Summary {
 }
 
 /// Costs of each UTC day from that of `since_ms` to that of the millisecond before `until_ms`, in order and without gaps, for
-/// a tenant or for all. The first day counts from its beginning.
+/// a tenant or for all. The first day counts from its beginning. What was carried over from a file that was lost stands at the
+/// beginning of its period.
 ///
 /// # Errors
 /// A file that cannot be read.
@@ -193,6 +195,16 @@ pub fn costs_of(
             saved: NanoUsd(row.get(6)?),
         };
         add(row.get(1)?, &part);
+    }
+
+    if has_table(&snapshot, "carried")? {
+        let mut statement = snapshot.prepare("SELECT tenant, at, cost FROM carried WHERE at >= ?1 AND at < ?2")?;
+        let mut rows = statement.query(params![span.since, span.until])?;
+        while let Some(row) = rows.next()? {
+            if covered.has(row.get_ref(0)?.as_str()?) {
+                add(row.get(1)?, &Day { cost: NanoUsd(row.get(2)?), ..Day::default() });
+            }
+        }
     }
 
     for refused in refused(&snapshot, &span)?.iter().filter(|refused| covered.has(&refused.tenant)) {
@@ -406,8 +418,7 @@ const MINUTE_MS: u64 = 60_000;
 /// What was counted in the minutes of a span; the first one counts as a whole. A file that an earlier version has made and no
 /// gateway of this one has opened has no such table.
 fn refused(connection: &Connection, span: &Span) -> rusqlite::Result<Vec<Refused>> {
-    let table = "SELECT 1 FROM sqlite_schema WHERE name = 'refusals'";
-    if !connection.prepare(table)?.exists([])? {
+    if !has_table(connection, "refusals")? {
         return Ok(Vec::new());
     }
     let mut statement = connection.prepare(

@@ -16,16 +16,18 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::{
     Shared,
+    account::Settled,
     alerts::{self, Bell},
     budget::Crossed,
+    carry,
     entry::{self, Basis, Entry, Subject},
     history::{self, Rows},
     journal::{self, Abandoned, Intent, Journal, Pin},
     refusals,
 };
 use crate::{
-    store::{self, StoreError},
-    types::{NanoUsd, RequestId, unix_now},
+    store::{FileId, StoreError},
+    types::{NanoUsd, RequestId, TenantId, unix_now},
 };
 
 /// After the first entry of a batch the writer sleeps this long: those that come meanwhile share its commit, and do not
@@ -74,6 +76,10 @@ struct Writer {
     journal: Arc<Journal>,
     retention: Retention,
     connection: Option<Connection>,
+    /// The file that it is open on.
+    file: Option<FileId>,
+    /// What this process has written to the file.
+    spent: HashMap<TenantId, Settled>,
     bell: Bell,
     waiting: VecDeque<(Box<Entry>, Option<Pin>)>,
     alerts: VecDeque<Box<Crossed>>,
@@ -108,6 +114,8 @@ pub fn start(
         journal,
         retention,
         connection: None,
+        file: None,
+        spent: HashMap::new(),
         bell,
         waiting: VecDeque::new(),
         alerts: VecDeque::new(),
@@ -200,6 +208,9 @@ impl Writer {
     /// Does something with the file, opens it first where it is not open, and says once when that begins to fail, and when
     /// nothing waits any more. On a full disk reading goes on to succeed, which is no reason to say that all is well.
     fn attempt(&mut self, action: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        if self.file.as_ref().is_some_and(|file| !self.shared.place.holds(file)) {
+            self.lose();
+        }
         let opened = match self.connection {
             Some(_) => Ok(()),
             None => self.open(),
@@ -220,7 +231,7 @@ impl Writer {
                     tracing::error!(%error, "nothing is written to the ledger: its file has another owner");
                 }
                 if self.shared.up.swap(false, Ordering::Relaxed) {
-                    tracing::error!(%error, file = %self.shared.path.display(), "the ledger cannot be written; entries wait in memory");
+                    tracing::error!(%error, file = %self.shared.place.path().display(), "the ledger cannot be written; entries wait in memory");
                 }
             }
             Ok(()) if self.waiting.is_empty() && !self.stuck => {
@@ -236,9 +247,51 @@ impl Writer {
 
     /// Opens the file once this process owns it.
     fn open(&mut self) -> Result<(), StoreError> {
+        if let Err(error @ StoreError::Lost(_)) = self.shared.place.check() {
+            self.say_lost(&error);
+        }
         self.shared.ownership.claim()?;
-        self.connection = Some(store::open(&self.shared.path)?);
+        let (connection, file) = match self.shared.place.connect() {
+            Err(error @ StoreError::Lost(_)) => {
+                self.say_lost(&error);
+                // A process that has handed over waits for nothing: what it cannot write its successor recovers.
+                if !self.shared.ownership.is_held() {
+                    return Err(error);
+                }
+                self.go_on()?
+            }
+            outcome => outcome?,
+        };
+        (self.connection, self.file) = (Some(connection), Some(file));
         Ok(())
+    }
+
+    /// The file is not in its place any more. A copy that was moved away gets what was written to it.
+    fn lose(&mut self) {
+        if let Some(lost) = self.connection.take() {
+            let _ = lost.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
+        }
+        self.file = None;
+    }
+
+    fn say_lost(&self, error: &StoreError) {
+        self.shared.up.store(false, Ordering::Relaxed);
+        if self.shared.place.tell_lost() {
+            tracing::error!(%error, "nothing is written to it any more; a fresh one gets what this process knows");
+        }
+    }
+
+    /// Goes on in the file that lies in the place of the one that is lost, or in a new one, with what is known.
+    fn go_on(&mut self) -> Result<(Connection, FileId), StoreError> {
+        let opened = self.shared.place.accept(|transaction| carry::write(transaction, &self.shared, &self.spent))?;
+        // Requests that were settled in the lost file must not be recovered from intents.
+        self.journal.retire();
+        self.journal.renew()?;
+        tracing::warn!(
+            file = %self.shared.place.path().display(),
+            "the ledger goes on in a fresh file: what is spent of the current periods is in it, single entries are lost"
+        );
+        Ok(opened)
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
@@ -282,6 +335,10 @@ impl Writer {
                 }
             }
             transaction.commit()?;
+            for (entry, _) in self.waiting.iter().take(rows).filter(|(entry, _)| entry.cost > NanoUsd::ZERO) {
+                let Subject { tenant, at, .. } = &entry.subject;
+                self.spent.entry(tenant.clone()).or_default().add(*at, entry.cost);
+            }
             // Only now may an intent go.
             self.waiting.drain(..rows);
             self.alerts.clear();

@@ -119,6 +119,14 @@ impl Index {
         self.owners.get(*self.known.get(key)? as usize)
     }
 
+    /// Every id with its owner and class, the oldest of an owner in a class first.
+    pub fn all(&self) -> impl Iterator<Item = (Key, &Owner, Class)> {
+        Class::ALL.into_iter().flat_map(move |class| {
+            let known = move |key: &Key| Some((*key, self.owner(key)?, class));
+            self.shelves[class as usize].order.iter().flatten().filter_map(known)
+        })
+    }
+
     /// How many ids are known.
     pub fn len(&self) -> usize {
         self.known.len()

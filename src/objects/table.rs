@@ -3,7 +3,6 @@
 
 use std::{
     collections::VecDeque,
-    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
     thread::{self, Thread},
     time::{Duration, Instant},
@@ -13,7 +12,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::index::{Class, Index, Key, Owner, key};
 use crate::{
-    store::{self, LOOK, StoreError},
+    store::{FileId, LOOK, Place, StoreError},
     types::unix_now,
 };
 
@@ -45,7 +44,7 @@ pub struct Objects {
 }
 
 struct Shared {
-    path: PathBuf,
+    place: Place,
     state: RwLock<State>,
 }
 
@@ -70,7 +69,9 @@ struct Row {
 /// What the thread has open.
 #[derive(Default)]
 struct File {
-    connection: Option<Connection>,
+    connection: Option<(Connection, FileId)>,
+    /// The file that was open last.
+    id: Option<FileId>,
     /// The largest row number that is in memory.
     seen: i64,
     failed: bool,
@@ -79,14 +80,14 @@ struct File {
 
 impl Objects {
     /// Reads what is known, and goes on keeping the file up to date. Where it cannot be read yet, what is in it is nobody's
-    /// until it can.
-    pub fn open(path: &Path) -> Self {
-        Self::with_limits(path, Class::ALL.map(Class::limit))
+    /// until it can. A file that takes the place of one that was deleted or replaced gets all that is known.
+    pub fn open(place: impl Into<Place>) -> Self {
+        Self::with_limits(place, Class::ALL.map(Class::limit))
     }
 
-    fn with_limits(path: &Path, limits: [usize; 2]) -> Self {
+    fn with_limits(place: impl Into<Place>, limits: [usize; 2]) -> Self {
         let state = State { index: Index::with_limits(limits), ..State::default() };
-        let shared = Arc::new(Shared { path: path.to_owned(), state: RwLock::new(state) });
+        let shared = Arc::new(Shared { place: place.into(), state: RwLock::new(state) });
         let mut file = File::default();
         shared.synchronise(&mut file);
         let weak = Arc::downgrade(&shared);
@@ -161,6 +162,14 @@ fn run(shared: &Weak<Shared>, mut file: File) {
 }
 
 impl State {
+    /// Nothing of what is known is in the file.
+    fn start_over(&mut self) {
+        let at = unix_now();
+        let rows = self.index.all().map(|(key, owner, class)| Row { key, owner: owner.clone(), class, at });
+        self.unwritten = rows.collect();
+        self.gone.clear();
+    }
+
     fn take(&mut self, row: Row, is_new: bool) {
         let (inserted, gone) = self.index.insert(row.key, &row.owner, row.class);
         if let Some(gone) = gone {
@@ -192,7 +201,7 @@ impl Shared {
         if let Err(error) = &outcome {
             file.connection = None;
             if !file.failed {
-                tracing::error!(%error, file = %self.path.display(), "owners of objects cannot be written; they wait in memory");
+                tracing::error!(%error, file = %self.place.path().display(), "owners of objects cannot be written; they wait in memory");
             }
         }
         file.failed = outcome.is_err();
@@ -211,10 +220,20 @@ impl Shared {
     }
 
     fn exchange(&self, file: &mut File) -> Result<(), StoreError> {
-        let connection = match &mut file.connection {
-            Some(open) => open,
-            empty => empty.insert(store::open(&self.path)?),
-        };
+        if file.connection.as_ref().is_some_and(|(_, id)| !self.place.holds(id)) {
+            file.connection = None;
+        }
+        if file.connection.is_none() {
+            let (connection, id) = self.place.connect()?;
+            if file.id.is_some_and(|before| before != id) {
+                // All that is known is written again, behind what is there.
+                file.seen = 0;
+                self.write().start_over();
+            }
+            file.id = Some(id);
+            file.connection = Some((connection, id));
+        }
+        let Some((connection, _)) = &mut file.connection else { return Ok(()) };
         file.seen = self.take_up(connection, file.seen)?;
         loop {
             let (rows, gone) = {
@@ -298,6 +317,7 @@ fn write(connection: &Connection, rows: &[Row], gone: &[Key]) -> rusqlite::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store;
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -351,6 +371,29 @@ mod tests {
         assert!(small.owner("p", "file-7").is_some());
         drop(small);
         assert!(Objects::open(&path).owner("p", "file-9").is_some());
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_lost_one_gets_every_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("can.db");
+        let place = Place::from(&path);
+        let objects = Objects::open(place.clone());
+        objects.record("p", ["file-1", "file-2"], &owner("a", false), Class::Kept);
+        objects.record("p", ["resp_1"], &owner("b", true), Class::Turn);
+        assert!(objects.flush(PATIENCE));
+        std::fs::remove_file(&path).unwrap();
+        objects.record("p", ["file-3"], &owner("a", false), Class::Kept);
+        drop(place.accept(|_| Ok(())).unwrap());
+        let rows = || -> i64 {
+            let connection = store::open_to_read(&path).unwrap();
+            connection.query_row("SELECT count(*) FROM objects", [], |row| row.get(0)).unwrap()
+        };
+        until("writing all of them", || rows() == 4);
+        drop(objects);
+        let again = Objects::open(&path);
+        assert_eq!(again.owner("p", "resp_1"), Some(owner("b", true)));
+        assert_eq!(again.owner("p", "file-3"), Some(owner("a", false)));
     }
 
     #[test]

@@ -143,7 +143,7 @@ mod tests {
     fn brotli(text: &[u8]) -> Vec<u8> {
         // One meta-block that is not compressed, and an empty last one (RFC 7932 §9).
         let length = text.len() - 1;
-        let bits = 0b0 << 1 | (length as u64) << 4 | 1 << 20;
+        let bits = (length as u64) << 4 | 1 << 20;
         let mut out = bits.to_le_bytes()[..3].to_vec();
         out.extend_from_slice(text);
         out.push(0b11);

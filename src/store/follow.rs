@@ -2,7 +2,6 @@
 
 use std::{
     mem,
-    path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -14,7 +13,7 @@ use std::{
 use rusqlite::Connection;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{StoreError, open};
+use super::{FileId, Place, StoreError};
 
 /// How often the file is asked whether another process has changed it.
 pub const LOOK: Duration = Duration::from_millis(200);
@@ -45,12 +44,16 @@ impl Waiting {
 /// Takes the rows of the table up. The connection has a transaction: all that is read is of one moment.
 type Read = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send + Sync>;
 
+/// Writes what is known into a file that took the place of the one it was read from.
+type Carry = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send + Sync>;
+
 /// Reads a table again whenever its version has changed.
 pub struct Follower {
-    path: PathBuf,
+    place: Place,
     /// Its row in `versions`; names it in the log too.
     subject: &'static str,
     read: Read,
+    carry: Carry,
     /// Looks are made one at a time: a slow one must not put back what a later one has replaced.
     seen: Mutex<Seen>,
     /// Those who wait for the thread's next look.
@@ -65,26 +68,32 @@ const DOWN: u8 = 2;
 
 #[derive(Default)]
 struct Seen {
-    connection: Option<Connection>,
+    connection: Option<(Connection, FileId)>,
+    /// The file that was read last.
+    file: Option<FileId>,
     version: Option<i64>,
 }
 
 impl Follower {
     /// Reads the table, and goes on following it in a thread that ends with the follower. A file that cannot be read is tried
-    /// again and again; what was read before stays.
+    /// again and again; what was read before stays. Where the file was deleted or replaced, `carry` writes what is known into
+    /// the one that is accepted in its place, before anybody reads that.
     pub fn start(
-        path: &Path,
+        place: impl Into<Place>,
         subject: &'static str,
         read: impl Fn(&Connection) -> rusqlite::Result<()> + Send + Sync + 'static,
+        carry: impl Fn(&Connection) -> rusqlite::Result<()> + Send + Sync + 'static,
     ) -> Arc<Self> {
         let follower = Arc::new(Self {
-            path: path.to_owned(),
+            place: place.into(),
             subject,
             read: Box::new(read),
+            carry: Box::new(carry),
             seen: Mutex::default(),
             waiting: Arc::default(),
             state: AtomicU8::new(NEW),
         });
+        follower.place.register(Arc::downgrade(&follower));
         follower.refresh();
         let (weak, waiting) = (Arc::downgrade(&follower), follower.waiting.clone());
         let spawned = thread::Builder::new().name(subject.into()).spawn(move || {
@@ -116,7 +125,7 @@ impl Follower {
             seen.connection = None;
             if before != DOWN {
                 let subject = self.subject;
-                tracing::error!(%error, file = %self.path.display(), "{subject} cannot be read; those known go on serving");
+                tracing::error!(%error, file = %self.place.path().display(), "{subject} cannot be read; those known go on serving");
             }
         }
     }
@@ -137,21 +146,34 @@ impl Follower {
         matches!(timeout(PATIENCE, look).await, Ok(Ok(())))
     }
 
+    /// Writes what is known into a file that is about to be accepted in the place of the one it was read from.
+    pub(super) fn carry(&self, connection: &Connection) -> rusqlite::Result<()> {
+        (self.carry)(connection)
+    }
+
     /// False while the file cannot be read.
     pub fn is_up(&self) -> bool {
         self.state.load(Ordering::Relaxed) == UP
     }
 
-    /// The file that is followed.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where the file is that is followed.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     fn look(&self, seen: &mut Seen) -> Result<(), StoreError> {
-        let connection = match &mut seen.connection {
-            Some(open) => open,
-            empty => empty.insert(open(&self.path)?),
-        };
+        if seen.connection.as_ref().is_some_and(|(_, file)| !self.place.holds(file)) {
+            seen.connection = None;
+        }
+        if seen.connection.is_none() {
+            let (connection, file) = self.place.connect()?;
+            if seen.file.is_some_and(|before| before != file) {
+                seen.version = None;
+            }
+            seen.file = Some(file);
+            seen.connection = Some((connection, file));
+        }
+        let Some((connection, _)) = &seen.connection else { return Ok(()) };
         if Some(self.version(connection)?) == seen.version {
             return Ok(());
         }

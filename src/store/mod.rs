@@ -6,6 +6,7 @@
 
 mod follow;
 mod owner;
+mod place;
 
 use std::{
     fmt, io,
@@ -18,6 +19,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use follow::{Follower, LOOK};
 pub use owner::{Owner, Ownership, canonical};
+pub use place::{FileId, Place};
 
 /// How long a writer waits for another one. Long enough for any honest transaction, short enough to notice a stuck one.
 pub const BUSY: Duration = Duration::from_secs(2);
@@ -32,6 +34,7 @@ const STEPS: &[&str] = &[
     include_str!("purges.sql"),
     include_str!("objects.sql"),
     include_str!("refusals.sql"),
+    include_str!("carried.sql"),
 ];
 
 /// Kept in `PRAGMA user_version`: the number of steps taken.
@@ -51,6 +54,8 @@ pub enum StoreError {
     Foreign(String),
     /// Another gateway owns it, or may own it under another name; the text says which.
     Owned(String),
+    /// It was deleted or replaced since it was opened, and nothing is accepted in its place yet.
+    Lost(String),
 }
 
 impl fmt::Display for StoreError {
@@ -58,7 +63,7 @@ impl fmt::Display for StoreError {
         match self {
             Self::Sqlite(error) => error.fmt(f),
             Self::Io(error) => error.fmt(f),
-            Self::Foreign(message) | Self::Owned(message) => f.write_str(message),
+            Self::Foreign(message) | Self::Owned(message) | Self::Lost(message) => f.write_str(message),
         }
     }
 }
@@ -162,6 +167,14 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     Ok(transaction.commit()?)
+}
+
+/// Whether a file has a table. One that only an earlier version has opened to write lacks the newer ones.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?.exists([name])
 }
 
 /// The version of a file that is ours, this one's or an earlier one's.

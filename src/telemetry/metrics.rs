@@ -55,6 +55,7 @@ pub struct Metrics {
     objects: IntGaugeVec,
     objects_forgotten: IntCounter,
     unrecorded: IntCounter,
+    database_lost: IntCounter,
     alerts: IntCounter,
     cache_requests: IntCounterVec,
     cache_bypassed: IntCounterVec,
@@ -267,6 +268,10 @@ impl Metrics {
                 "can_objects_forgotten_total",
                 "Objects whose owner had to be forgotten, because there were too many. They are nobody's from then on.",
             )?,
+            database_lost: single(
+                "can_database_lost_total",
+                "How often the database file was deleted or replaced under the process; it went on in a fresh one.",
+            )?,
             unrecorded: single(
                 "can_ledger_unrecorded_requests_total",
                 "Requests without a cost that got no entry, because as many as memory has room for were waiting.",
@@ -440,8 +445,8 @@ impl Metrics {
         }
     }
 
-    /// How the ledger is: what can be written, what waits, and its totals: entries, alerts, requests without an entry. The budgets follow, each anew.
-    pub fn ledger(&self, up: [(&'static str, bool); 3], waiting: usize, totals: [u64; 3]) {
+    /// How the ledger is: what can be written, what waits, and its totals: entries, alerts, requests without an entry, files lost. The budgets follow, each anew.
+    pub fn ledger(&self, up: [(&'static str, bool); 3], waiting: usize, totals: [u64; 4]) {
         for (part, up) in up {
             self.ledger_up.with_label_values(&[part]).set(i64::from(up));
         }
@@ -449,7 +454,8 @@ impl Metrics {
         self.budgets.reset();
         self.ledger_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         // The totals are counted elsewhere; two scrapes at once may add the same difference only if both see it.
-        for (counter, total) in [&self.ledger_entries, &self.alerts, &self.unrecorded].into_iter().zip(totals) {
+        let counters = [&self.ledger_entries, &self.alerts, &self.unrecorded, &self.database_lost];
+        for (counter, total) in counters.into_iter().zip(totals) {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
     }

@@ -27,6 +27,7 @@ mod layers;
 mod leaving;
 mod ledger_size;
 mod lifecycle;
+mod lost_database;
 mod memory;
 mod money;
 mod objects;

@@ -290,7 +290,7 @@ async fn a_running_count_is_not_the_whole_one() {
         leave(&there, &fake, CHAT, &body(model), "\"4\"").await;
         let (_, prompt, completion) = entry(&there, 1).await;
         assert_eq!(prompt, 80, "{model}: the prompt is counted");
-        assert!(completion >= 500 * 80 / 1_000 && completion > 10, "{model}: {completion}");
+        assert!(completion >= 500 * 80 / 1_000, "{model}: {completion}");
 
         // The count of a finished answer is the whole one, in its chunk or behind it, and is waited for.
         for steps in [

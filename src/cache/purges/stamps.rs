@@ -56,6 +56,20 @@ impl Stamps {
         });
     }
 
+    /// Every stamp with what it covers.
+    pub(super) fn all(&self) -> Vec<(PurgeRequest, u64)> {
+        let scopes = self.tenants.iter().map(|(tenant, scope)| (Some(tenant), scope));
+        let mut all = Vec::new();
+        for (tenant, scope) in std::iter::once((None, &self.any)).chain(scopes) {
+            let models = scope.models.iter().map(|(model, at)| (Purge::Model(model.to_string()), *at));
+            let keys = scope.keys.iter().map(|(key, at)| (Purge::Key(*key), *at));
+            let whole = (scope.all > 0).then_some((Purge::All, scope.all));
+            let stamps = whole.into_iter().chain(models).chain(keys);
+            all.extend(stamps.map(|(what, at)| (PurgeRequest { tenant: tenant.cloned(), what }, at)));
+        }
+        all
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         let len = |scope: &Scope| usize::from(scope.all > 0) + scope.narrow();

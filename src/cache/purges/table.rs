@@ -30,7 +30,29 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<(PurgeRequest
     Ok(found)
 }
 
+/// Writes stamps into another file than the one they were read from. Those that are there and newer stay.
+pub(super) fn keep(connection: &Connection, stamps: &[(PurgeRequest, u64)]) -> rusqlite::Result<()> {
+    for (request, at) in stamps {
+        let (tenant, model, key) = request.names();
+        put(connection, tenant, model, &key, *at)?;
+    }
+    Ok(())
+}
+
 impl PurgeRequest {
+    /// Tenant, model and key as the table has them.
+    fn names(&self) -> (&str, &str, String) {
+        let key = match &self.what {
+            Purge::Key(key) => key.to_string(),
+            _ => String::new(),
+        };
+        let model = match &self.what {
+            Purge::Model(model) => model.as_str(),
+            _ => "",
+        };
+        (self.tenant.as_ref().map_or("", TenantId::as_str), model, key)
+    }
+
     /// Writes the purge down; gateways that follow the file learn of it within [`crate::store::LOOK`]. Returns its stamp: `at`,
     /// unless the same was purged later, by a clock that has been put back since.
     ///
@@ -38,15 +60,7 @@ impl PurgeRequest {
     /// A file that cannot be written.
     pub fn write(&self, connection: &mut Connection, at: u64) -> Result<u64, StoreError> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let tenant = self.tenant.as_ref().map_or("", TenantId::as_str);
-        let key = match &self.what {
-            Purge::Key(key) => key.to_string(),
-            _ => String::new(),
-        };
-        let model = match &self.what {
-            Purge::Model(model) => model,
-            _ => "",
-        };
+        let (tenant, model, key) = self.names();
         let at = put(&transaction, tenant, model, &key, at)?;
         if self.what == Purge::All {
             forget(&transaction, tenant, at)?;
@@ -64,8 +78,8 @@ impl PurgeRequest {
     }
 }
 
-fn put(transaction: &Transaction<'_>, tenant: &str, model: &str, key: &str, at: u64) -> rusqlite::Result<u64> {
-    transaction.query_row(
+fn put(connection: &Connection, tenant: &str, model: &str, key: &str, at: u64) -> rusqlite::Result<u64> {
+    connection.query_row(
         "INSERT INTO purges VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET at = max(at, excluded.at) RETURNING at",
         params![tenant, model, key, at],
         |row| row.get(0),

@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use super::{request::MAX_MODEL, *};
 use crate::{
     cache::Form,
+    store,
     types::{NanoUsd, Usage},
 };
 
@@ -242,4 +243,21 @@ fn a_client_purges_its_own() {
         assert_eq!((confined.tenant(), confined.what()), (Some(&own), &Purge::All));
     }
     assert_eq!(read(r#"{"tenant": "u"}"#).confined_to(&own), Err("u".into()));
+}
+
+#[test]
+fn a_file_in_the_place_of_a_lost_one_gets_every_stamp() {
+    let (_folder, path) = place();
+    let place = store::Place::from(&path);
+    let purges = Purges::follow(place.clone());
+    for (purge, tenant) in [(Purge::All, Some("t")), (model("m"), None), (Purge::Key(key(1)), Some("u"))] {
+        purges.purge(&purge, tenant.map(TenantId::from).as_ref()).unwrap();
+    }
+    let before = rows(&store::open(&path).unwrap());
+    std::fs::remove_file(&path).unwrap();
+    assert!(purges.purge(&Purge::All, Some(&"v".into())).is_err(), "the file is lost");
+    drop(place.accept(|_| Ok(())).unwrap());
+    let after = rows(&store::open(&path).unwrap());
+    assert_eq!((before.len(), after.len()), (3, 4), "{after:?}");
+    assert!(before.iter().all(|row| after.contains(row)), "{after:?}");
 }

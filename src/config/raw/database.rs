@@ -11,6 +11,10 @@ use crate::config::{resolved::OnFailure, values::HumanDuration};
 pub struct Database {
     /// The file; it is made where it is not there. Its neighbours with `-wal`, `-shm`, `-intents` and `-owner` in their names
     /// belong to it. One gateway owns it; another one on the same file does not start. `CAN_DATABASE` replaces it.
+    /// A file that is deleted or replaced under a running gateway is noticed within seconds and logged as an error. The gateway goes
+    /// on in a fresh one, or in one of its own that lies there now, and writes into it what it knows: tokens (one that was
+    /// revoked stays so), what is spent of the current periods, purges of the cache, owners of the providers' objects. Lost are
+    /// single entries, sums of days that are over, and alerts that no webhook has taken yet. Stop the gateway to begin anew.
     pub path: String,
     /// While it cannot be written: `serve` goes on with what is in memory and writes it down later, `refuse` answers 503.
     /// A file that belongs to another gateway closes this one's ledger: 503 in any case.

@@ -1,0 +1,129 @@
+//! What goes into a fresh file after the old one was deleted or replaced under the process: what is spent of the current periods,
+//! and which thresholds were passed. Single entries, and what was spent in periods that are over, went with the old file.
+//!
+//! What lies in the new file already (a copy of the old one, perhaps) counts: only what is missing is added. The sums of nested
+//! periods are told apart by dating each with the beginning of its period: what was spent in the month is what was spent
+//! today and a row of the first of the month for the rest.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::tz::TimeZone;
+use rusqlite::{Connection, params};
+
+use super::{
+    Shared,
+    account::Settled,
+    alerts,
+    history::{self, Rows},
+    period,
+};
+use crate::{
+    config::Period,
+    types::{NanoUsd, TenantId, unix_now},
+};
+
+/// Stands for all processes before this one.
+const BEFORE: i64 = 0;
+
+/// Periods whose own sums are carried whether there is a budget for them or not: reports ask for them.
+const REPORTED: [Period; 4] = [Period::Daily, Period::Weekly, Period::Monthly, Period::Total];
+
+/// What tenants spent since a moment, by that moment.
+type Sums = BTreeMap<u64, HashMap<TenantId, NanoUsd>>;
+
+/// Writes what is missing. `written` is what this process had written to the file that is lost.
+///
+/// # Errors
+/// A file that cannot be written.
+pub(super) fn write(
+    connection: &Connection,
+    shared: &Shared,
+    written: &HashMap<TenantId, Settled>,
+) -> rusqlite::Result<()> {
+    let now = unix_now();
+    let (mut before, mut starts, mut passed) = (Sums::new(), BTreeSet::new(), Vec::new());
+    let predecessor = {
+        let books = shared.books();
+        for (start, sums) in books.history.known(now) {
+            let known = before.entry(start).or_default();
+            for (tenant, sum) in sums {
+                // Several kinds of periods may begin together.
+                let most = known.entry(tenant.clone()).or_default();
+                *most = (*most).max(*sum);
+            }
+        }
+        for budget in books.budgets.values() {
+            starts.insert(budget.start_at(now));
+            passed.extend(budget.passed(now));
+        }
+        books.predecessor.as_ref().map(|predecessor| (predecessor.process, predecessor.since))
+    };
+    starts.extend(before.keys());
+    starts.extend(REPORTED.map(|period| period::bounds(period, &TimeZone::UTC, now).0));
+    let own = starts.iter().map(|start| {
+        let sums = written.iter().map(|(tenant, settled)| (tenant.clone(), settled.since(*start)));
+        (*start, sums.collect())
+    });
+    fill(connection, &before, BEFORE, Rows::Except(shared.process))?;
+    fill(connection, &own.collect(), shared.process, Rows::Of(shared.process))?;
+    for crossed in &passed {
+        // Whether it was delivered went with the file; most likely it was.
+        alerts::insert(connection, crossed, false)?;
+    }
+    if let Some((process, since)) = predecessor {
+        let seen = history::sum_since(connection, since, Rows::Of(process))?;
+        if let Some(predecessor) = &mut shared.books().predecessor {
+            predecessor.seen = seen;
+        }
+    }
+    Ok(())
+}
+
+/// Adds what the file lacks of the sums, from the period that began last to the one that began first.
+fn fill(connection: &Connection, known: &Sums, process: i64, rows: Rows) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare("INSERT INTO carried VALUES (?1, ?2, ?3, ?4)")?;
+    for (start, sums) in known.iter().rev() {
+        let there = history::sum_since(connection, *start, rows)?;
+        for (tenant, sum) in sums {
+            // What was added for a shorter period is in the file already.
+            let missing = sum.saturating_sub(there.get(tenant).copied().unwrap_or_default());
+            if missing > NanoUsd::ZERO {
+                insert.execute(params![start, process, tenant.as_str(), missing.0])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store;
+
+    #[test]
+    fn nested_periods_keep_their_sums_and_what_is_there_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = store::open(&folder.path().join("can.db")).unwrap();
+        let team = TenantId::from("team");
+        let sums: Sums = [(0, 1_000), (100, 700), (200, 700), (300, 50)]
+            .map(|(start, sum)| (start, HashMap::from([(team.clone(), NanoUsd(sum))])))
+            .into();
+        let check = || {
+            for (start, sum) in &sums {
+                let found = history::sum_since(&connection, *start, Rows::Except(1)).unwrap();
+                assert_eq!(found[&team], sum[&team], "since {start}");
+            }
+        };
+        fill(&connection, &sums, BEFORE, Rows::Except(1)).unwrap();
+        check();
+        // Once more changes nothing; what is of another process is not looked at.
+        fill(&connection, &sums, BEFORE, Rows::Except(1)).unwrap();
+        check();
+        assert_eq!(history::sum_since(&connection, 0, Rows::Of(1)).unwrap(), HashMap::new());
+        // A copy of the old file that has a part of it.
+        connection.execute_batch("DELETE FROM carried WHERE at IN (0, 300)").unwrap();
+        fill(&connection, &sums, BEFORE, Rows::Except(1)).unwrap();
+        let all = history::sum_since(&connection, 0, Rows::All).unwrap();
+        assert!(all[&team] >= NanoUsd(1_000), "{all:?}");
+    }
+}
