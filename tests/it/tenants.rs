@@ -81,9 +81,12 @@ async fn strange_ended_and_huge_tokens_are_401_in_the_same_time_and_nothing_is_s
         medians.push((*name, times[times.len() / 2]));
     }
     println!("{medians:?}");
-    // A megabyte takes a while to arrive; the others cannot be told apart.
-    let small = || medians.iter().filter(|(name, _)| *name != "large").map(|(_, time)| *time);
+    // A megabyte takes a while to arrive, and what could be a token waits for a look at the file, whoever made it up; the others
+    // cannot be told apart.
+    let small = || medians.iter().filter(|(name, _)| !matches!(*name, "large" | "unknown")).map(|(_, time)| *time);
     assert!(small().max().unwrap() < small().min().unwrap() * 4, "{medians:?}");
+    let unknown = medians.iter().find(|(name, _)| *name == "unknown").map(|(_, time)| *time);
+    assert!(unknown < Some(Duration::from_millis(100)), "{medians:?}");
     assert_eq!(fake.count(), 0);
     assert_eq!(
         gateway.query("SELECT count(*) FROM refusals WHERE status = 401").await,
