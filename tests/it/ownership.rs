@@ -135,7 +135,7 @@ async fn a_gateway_whose_database_comes_late_writes_only_once_it_owns_it() {
     assert_eq!((ask(late.0).await, ask(owner.0).await), (503, 200));
     let rows = || -> i64 {
         let connection = chittycan::store::open_to_read(&folder.path().join("data/can.db")).unwrap();
-        connection.query_row("SELECT count(*) FROM entries", [], |row| row.get(0)).unwrap()
+        connection.query_row(crate::support::gateway::RECORDED, [], |row| row.get(0)).unwrap()
     };
     let begun = Instant::now();
     while rows() == 0 {
