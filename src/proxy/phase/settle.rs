@@ -102,8 +102,8 @@ pub struct Tally {
     cap: Option<Cap>,
 }
 
-/// A count of a portion that is under way.
-type Counting = JoinHandle<Result<u64, NotRun>>;
+/// A count of a portion that is under way, and the bytes of the portion: where the count fails, they are the bound.
+type Counting = (JoinHandle<Result<u64, NotRun>>, u64);
 
 struct Cap {
     tokens: u64,
@@ -163,9 +163,10 @@ impl Tally {
             self.counted += more;
         } else if pending > PORTION as u64 {
             let (model, text) = (self.model.clone(), relay.take_generated());
+            let bytes = text.len() as u64;
             let capacity = self.capacity.clone();
             let count = async move { capacity.parsing.run_surely(move || tokenizer::count(&model, &text)).await };
-            self.counting.push(tokio::spawn(count));
+            self.counting.push((tokio::spawn(count), bytes));
         }
         Ok(())
     }
@@ -532,15 +533,15 @@ impl Count {
     pub async fn count(self) -> Settled {
         let Self { prompt, model, measure, text, counted, counting, .. } = self;
         let mut shown = counted;
-        for portion in counting {
-            shown = shown.saturating_add(portion.await.ok().and_then(Result::ok).unwrap_or(0));
+        for (portion, bytes) in counting {
+            shown = shown.saturating_add(portion.await.ok().and_then(Result::ok).unwrap_or(bytes));
         }
         let exact = measure.as_ref().is_some_and(Measure::is_exact);
         // Not asked for where it is known: to count takes time.
         let is_known = self.known.is_some();
         let own = measure.filter(|_| !is_known && self.so_far.is_none());
         let measures: Vec<Measure> = self.spoiled.iter().map(|spoiled| spoiled.measure.clone()).collect();
-        let most = prompt.most();
+        let (most, text_bytes) = (prompt.most(), text.len() as u64);
         let counted = self.capacity.parsing.run_surely(move || {
             let mut prompts = Prompts { prompt, known: Vec::new() };
             let own = own.map(|measure| prompts.count(&measure));
@@ -549,7 +550,8 @@ impl Count {
         });
         let unknown = |_| {
             let most = PromptTokens { tokens: most, images: 0, writes: Writes::Long };
-            (Some(most), 0, self.spoiled.iter().map(|_| most).collect())
+            // A token is at least a byte.
+            (Some(most), text_bytes, self.spoiled.iter().map(|_| most).collect())
         };
         let (prompt, rest, prompts) = counted.await.unwrap_or_else(unknown);
         let mut shown = shown.saturating_add(rest);
