@@ -393,11 +393,6 @@ impl Connection {
         }
     }
 
-    /// How many requests it serves.
-    pub fn requests(&self) -> u32 {
-        self.requests.load(Ordering::Acquire)
-    }
-
     /// A request of it, to its end.
     pub fn request(self: &Arc<Self>) -> Request {
         self.request_began();

@@ -107,7 +107,7 @@ fn frames_between_the_requests_of_http2_begin_no_request() {
     let (one, two) = (place.connection.request(), place.connection.request());
     drop(one);
     sweep_after(&connections, AT_ONCE);
-    assert_eq!((place.connection.requests(), place.connection.is_closed()), (1, false), "one is still served");
+    assert!(!place.connection.is_closed(), "one is still served");
     drop(two);
     assert!(place.connection.bytes_came());
     sweep_after(&connections, idle_long);

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Answer, Fake, Gateway, chat, gateway::providers, raw::Client};
+use crate::support::{Answer, Fake, Gateway, SelfSigned, chat, gateway::providers, raw::Client};
 
 /// Longer than any of the timeouts below, and shorter than those that the gateway has without them.
 const SOON: Duration = Duration::from_secs(5);
@@ -120,13 +120,9 @@ async fn a_session_of_http2_is_closed_when_it_was_idle_for_long() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tls_handshake_that_never_ends_is_given_up() {
-    let folder = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-    std::fs::write(&cert, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let own = SelfSigned::make();
     let fake = Fake::always(Answer::completion()).await;
-    let tls = format!("tls: {{cert: {}, key: {}}}", cert.display(), key.display());
+    let tls = own.yaml();
     let gateway = Gateway::start(&yaml(&fake, &format!("listen: [{{address: 127.0.0.1:0, {tls}}}]\n{IMPATIENT}")));
     for begun in [&b""[..], &[22, 3, 1, 0, 200, 1]] {
         println!("closed after {:?}", closed_after(gateway.addresses[0], begun, b"").await);
@@ -146,8 +142,6 @@ async fn when_there_is_no_room_the_oldest_idle_connection_goes() {
     let mut silent = Vec::new();
     for _ in 0..8 {
         silent.push(Client::connect(address).await);
-        // The gateway knows time by the quarter of a second.
-        tokio::time::sleep(Duration::from_millis(30)).await;
     }
     gateway.metrics_with("can_connections{part=\"waiting\"} 8").await;
     let post = |mut client: Client, model: &'static str| async move {
@@ -228,17 +222,13 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_over_tls_reaches_a_client_that_is_still_sending() {
     use tokio_rustls::{TlsConnector, rustls};
-    let folder = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-    std::fs::write(&cert, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let own = SelfSigned::make();
     let fake = Fake::always(Answer::completion()).await;
-    let tls = format!("tls: {{cert: {}, key: {}}}", cert.display(), key.display());
+    let tls = own.yaml();
     let more = format!("listen: [{{address: 127.0.0.1:0, {tls}}}]\n");
     let gateway = Gateway::start(&yaml(&fake, &more));
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
+    roots.add(own.der.clone()).unwrap();
     let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let tcp = TcpStream::connect(gateway.addresses[0]).await.unwrap();
     let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();

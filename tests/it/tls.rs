@@ -9,25 +9,20 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore, pki_types::ServerName},
 };
 
-use crate::support::{Answer, COMPLETION, Fake, Gateway, chat, gateway::providers};
+use crate::support::{Answer, COMPLETION, Fake, Gateway, SelfSigned, chat, gateway::providers};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_protocols_are_served_over_tls() {
-    let folder = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-    std::fs::write(&cert, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let own = SelfSigned::make();
     let fake = Fake::always(Answer::completion()).await;
     let yaml = format!(
-        "listen: [{{address: 127.0.0.1:0, http2: true, tls: {{cert: {}, key: {}}}}}]\n{}",
-        cert.display(),
-        key.display(),
+        "listen: [{{address: 127.0.0.1:0, http2: true, {}}}]\n{}",
+        own.yaml(),
         providers(&[("openai", fake.address)])
     );
     let gateway = Gateway::start(&yaml);
     let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
+    roots.add(own.der.clone()).unwrap();
     for protocol in ["h2", "http/1.1"] {
         let mut config = ClientConfig::builder().with_root_certificates(roots.clone()).with_no_client_auth();
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];

@@ -4,10 +4,12 @@ pub mod fake;
 pub mod gateway;
 pub mod process;
 pub mod raw;
+mod tls;
 
 pub use fake::{Answer, Fake, Step};
 pub use gateway::Gateway;
 pub use process::{Process, free_port};
+pub use tls::SelfSigned;
 
 /// A chat request body with this model and extra members (`,"stream":true`).
 pub fn chat(model: &str, extra: &str) -> String {
