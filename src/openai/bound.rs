@@ -45,6 +45,8 @@ pub struct Bound {
     /// The provider adds what the body does not show: an earlier response, a conversation, a stored prompt or item, a
     /// file, sound or film, what a hosted tool or a search finds. Only the model's longest prompt is a bound then.
     pub unbounded_prompt: bool,
+    /// The same, but for the tools that `tools` names: what these add is known by what the reply tells of their calls.
+    pub unbounded_besides_tools: bool,
     /// Images in the prompt, at most.
     pub images: u64,
     /// Answers that are generated: `n`, or `best_of` when that is more, for each prompt of a legacy completion.
@@ -99,7 +101,8 @@ impl Bound {
         let prediction = if scan.prediction { bytes } else { 0 };
         Bound {
             prompt_tokens: (bytes + template).saturating_add(images.saturating_mul(IMAGE_TOKENS)),
-            unbounded_prompt: scan.unbounded,
+            unbounded_prompt: scan.unbounded || scan.tools,
+            unbounded_besides_tools: scan.unbounded,
             images,
             choices,
             assumed_output: *endpoint == Endpoint::Completions && max_tokens.is_none(),
@@ -122,6 +125,8 @@ impl Bound {
 #[derive(Debug, Default)]
 struct Scan {
     unbounded: bool,
+    /// `tools` has one that the provider may run.
+    tools: bool,
     prediction: bool,
     /// Something else than text is asked for.
     media: bool,
@@ -261,7 +266,7 @@ impl Scan {
                 match key {
                     Key::Type if in_tools => {
                         let plain = is_plain_tool(&string.word(body));
-                        scan.unbounded |= !plain;
+                        scan.tools |= !plain;
                         scan.hosted |= !plain;
                     }
                     Key::Type => scan.part(&string.word(body)),

@@ -27,6 +27,15 @@ use crate::types::NanoUsd;
 /// iterations", Anthropic's guide to stop reasons).
 const ANTHROPIC_TURNS: u64 = 10;
 
+/// See [`Hosted::hidden`], for each tool.
+const HIDDEN: u64 = 16_384;
+
+/// A search of OpenAI's brings at most this along ("limited to a context window size of 128000", OpenAI's guide to web search),
+/// a file search 50 chunks of 4,096 tokens ("`max_num_results` … between 1 and 50", "`max_chunk_size_tokens` … maximum value is
+/// 4096", OpenAI's reference).
+const SEARCH_RESULTS: u64 = 128_000;
+const FILE_SEARCH_RESULTS: u64 = 50 * 4_096;
+
 /// The tools of one request that the provider runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hosted {
@@ -135,6 +144,29 @@ impl Hosted {
         self.limit != Limit::Nothing
     }
 
+    /// The most tokens that a provider adds to a prompt to say what its tools are; `None` where that is another's to say, as an
+    /// MCP server's. OpenAI's own descriptions have some hundreds to thousands; the bound is far above.
+    fn hidden(&self) -> Option<u64> {
+        let each = |tool: &Tool| match (&self.limit, &tool.kind) {
+            (Limit::Total(_), Kind::Search | Kind::Container) => Some(HIDDEN),
+            (Limit::Total(_), Kind::Item(name)) if matches!(&**name, "file_search_call" | "image_generation_call") => {
+                Some(HIDDEN)
+            }
+            _ => None,
+        };
+        self.tools.iter().map(each).sum()
+    }
+
+    /// The most tokens that the results of a call add to the next prompt; `None` where nobody says.
+    fn results(&self) -> Option<u64> {
+        let each = |tool: &Tool| match (&self.limit, &tool.kind) {
+            (Limit::Total(_), Kind::Search) => Some(SEARCH_RESULTS),
+            (Limit::Total(_), Kind::Item(name)) if &**name == "file_search_call" => Some(FILE_SEARCH_RESULTS),
+            _ => None,
+        };
+        self.tools.iter().map(each).try_fold(0, |most, results| Some(results?.max(most)))
+    }
+
     /// The name of the first tool, or of the field that brings it along.
     pub fn name(&self) -> &str {
         self.tools.first().and_then(|tool| tool.prices.first()).map_or("tools", |name| name)
@@ -223,6 +255,27 @@ impl CallPrices {
         }
         let dearest = self.prices.iter().copied().collect::<Option<Vec<_>>>()?.into_iter().max()?;
         Some(times(dearest, hosted.calls(unstated)))
+    }
+
+    /// The most prompt tokens of a reply that was cut off after `begun` calls had begun: of its first turn, and of one more
+    /// after each call, which has the results in it. `first` is the provider's own count of the first turn, `shown` the most
+    /// that the body comes to, `generated` the most that the model has generated, and `longest` what the model takes at most.
+    pub fn prompt_after(
+        &self,
+        begun: u64,
+        (first, shown): (Option<u64>, Option<u64>),
+        generated: u64,
+        longest: u64,
+    ) -> u64 {
+        let hidden = || self.hosted.hidden().zip(shown).map(|(hidden, shown)| hidden.saturating_add(shown));
+        let mut turn = first.or_else(hidden).unwrap_or(longest).min(longest);
+        let mut all = turn;
+        for _ in 0..begun.min(self.turns().saturating_sub(1)) {
+            let grown = |results: u64| turn.saturating_add(results).saturating_add(generated).min(longest);
+            turn = self.hosted.results().map_or(longest, grown);
+            all = all.saturating_add(turn);
+        }
+        all
     }
 
     /// What the counted calls cost; where the count is not whole, the most that they can have. `None` where one of them has

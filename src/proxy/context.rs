@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -108,6 +108,10 @@ pub struct Context {
     pub stopped: bool,
     /// When the provider had said that the answer is finished, before it told what it counted.
     pub generated: Option<Instant>,
+    /// When the provider's stream was last read.
+    pub last_read: Option<Instant>,
+    /// How long the provider's stream may have lain unread when it ended: its client did not take what there was.
+    pub unread_for: Duration,
     /// When the relayed stream came to its end, good or bad.
     pub stream_over: Option<Instant>,
     /// When the first byte left for the client.
@@ -131,6 +135,12 @@ pub struct Quote {
     pub prompt_estimate: u64,
     /// The provider adds to the prompt what the body does not show.
     pub unbounded_prompt: bool,
+    /// The most prompt tokens that the body itself comes to, tools of the provider aside; `None` where it refers to more.
+    pub shown_prompt: Option<u64>,
+    /// A stream tells whenever the model reads its prompt again. Who compacts the prompt does so in between.
+    pub tells_of_calls: bool,
+    /// The longest prompt that a model of the plan reads at a time.
+    pub longest_prompt: u64,
     /// Images in the prompt.
     pub images: u64,
     /// No provider of the plan counts more prompt tokens.
@@ -389,6 +399,8 @@ impl Context {
             bill: OnceLock::new(),
             stopped: false,
             generated: None,
+            last_read: None,
+            unread_for: Duration::ZERO,
             stream_over: None,
             first_byte: None,
             fault: None,

@@ -111,10 +111,10 @@ async fn the_most_calls_are_held_and_stay_charged_where_the_reply_does_not_tell(
     let mut reply = reqwest::Client::new().post(gateway.url("/v1/responses")).body(body).send().await.unwrap();
     assert!(reply.chunk().await.unwrap().is_some());
     drop(reply);
-    // Three prompts of 272,000 tokens, the answer, and two of the dearest call.
-    let most = (3.0 * 272_000.0 * 0.25 + 1000.0 * 2.0) / 1e6 + 2.0 * 0.03;
+    // Two prompts of 272,000 tokens, before the call that was seen and after it, the answer, and two of the dearest call.
+    let least = 2.0 * 272_000.0 * 0.25 / 1e6 + 2.0 * 0.03;
     let spent = spent(&gateway, 1).await;
-    assert!(spent >= TOKENS && (spent - most).abs() < 1e-6, "{spent}, {most} was held");
+    assert!(spent >= TOKENS && spent >= least && spent <= least + 1000.0 * 2.0 / 1e6, "{spent}, at least {least}");
     // What does not fit is refused before anybody is asked.
     let asked = fake.count();
     let small = Gateway::start(&with_budget(&providers(&[("openai", fake.address)]), "0.05"));

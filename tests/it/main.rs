@@ -14,6 +14,7 @@ mod cache_privacy;
 mod certificates;
 mod cli;
 mod credentials;
+mod cut_off;
 mod dev_mode;
 mod dialects;
 mod dropin;

@@ -34,6 +34,7 @@ fn a_plain_chat() {
         compacts: false,
         prompt_tokens: bytes + TEMPLATE_TOKENS,
         unbounded_prompt: false,
+        unbounded_besides_tools: false,
         hosted: false,
         media: false,
         prediction: 0,

@@ -18,6 +18,9 @@ pub struct CallCounter {
     /// For each of the tools.
     pub(super) counts: Vec<u64>,
     containers: Vec<Box<str>>,
+    /// Calls that a stream says have begun, of whatever kind, and those that it says are over.
+    begun: u64,
+    over: u64,
     /// Something came that could not be read: there may have been more.
     pub(super) lost: bool,
 }
@@ -26,7 +29,7 @@ impl CallCounter {
     /// Nothing was called yet.
     pub fn new(hosted: Arc<Hosted>) -> Self {
         let counts = hosted.tools.iter().map(|_| u64::from(hosted.limit == Limit::Once)).collect();
-        Self { hosted, counts, containers: Vec::new(), lost: false }
+        Self { hosted, counts, containers: Vec::new(), begun: 0, over: 0, lost: false }
     }
 
     /// The same with as many searches: a stream that is translated tells of them before its translation only.
@@ -39,6 +42,13 @@ impl CallCounter {
             }
         }
         self
+    }
+
+    /// Calls that have begun so far, by a stream that is not over: after each of them the model may have read its prompt once
+    /// more. `None` where the stream does not tell of each.
+    pub fn begun(&self) -> Option<u64> {
+        let tells = matches!(self.hosted.limit, Limit::Total(_) | Limit::PerTool);
+        (tells && !self.lost).then_some(self.begun.max(self.over))
     }
 
     /// Reads a whole reply.
@@ -72,7 +82,11 @@ impl CallCounter {
         }
         let Ok(event) = serde_json::from_slice::<Event<'_>>(json) else { return self.lost = true };
         match (event.r#type.as_ref(), event.item, event.response.and_then(|response| response.output)) {
-            ("response.output_item.done", Some(item), _) => self.item(&item),
+            ("response.output_item.added", Some(item), _) => self.begun += u64::from(item.is_run_by_provider()),
+            ("response.output_item.done", Some(item), _) => {
+                self.over += u64::from(item.is_run_by_provider());
+                self.item(&item);
+            }
             (_, _, Some(output)) => {
                 let mut all = Self::new(self.hosted.clone());
                 all.items(&output);
@@ -119,6 +133,8 @@ impl CallCounter {
     /// Anthropic's counts, which are cumulative: of a message, or of an event of its stream.
     fn message(&mut self, json: &[u8]) {
         let Ok(message) = serde_json::from_slice::<Message>(json) else { return self.lost = true };
+        let block = message.content_block.as_ref().and_then(|block| block.r#type.as_deref());
+        self.begun += u64::from(matches!(block, Some("server_tool_use" | "mcp_tool_use")));
         let inner = message.message.as_deref();
         for part in [Some(&message), inner, message.delta.as_deref()].into_iter().flatten() {
             let used = part.usage.as_ref().and_then(|usage| usage.server_tool_use.as_ref());
@@ -166,6 +182,18 @@ struct Item<'a> {
     environment: Option<Environment<'a>>,
 }
 
+impl Item<'_> {
+    /// True for a call that the provider runs, and for what may be one.
+    fn is_run_by_provider(&self) -> bool {
+        let kind = self.r#type.as_deref().unwrap_or_default();
+        let by_client = matches!(
+            kind,
+            "function_call" | "custom_tool_call" | "computer_call" | "local_shell_call" | "apply_patch_call"
+        );
+        kind.ends_with("_call") && !by_client
+    }
+}
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Action<'a> {
@@ -187,6 +215,13 @@ struct Message {
     container: Option<serde::de::IgnoredAny>,
     message: Option<Box<Message>>,
     delta: Option<Box<Message>>,
+    content_block: Option<Block>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Block {
+    r#type: Option<String>,
 }
 
 #[derive(Default, Deserialize)]

@@ -182,3 +182,64 @@ fn anthropics_counts_are_cumulative() {
     }
     assert_eq!(cents(prices.cost(&counter)), Some(2));
 }
+
+#[test]
+fn a_reply_that_was_cut_off_has_read_its_prompt_once_and_once_more_for_each_call() {
+    let prices_of = |tools: &str| prices(&responses(tools).unwrap());
+    let search = prices_of(r#"[{"type":"web_search"}]"#);
+    let prompt = |prices: &CallPrices, begun| prices.prompt_after(begun, (None, Some(1_000)), 50, 1_000_000);
+    assert_eq!(prompt(&search, 0), 1_000 + 16_384);
+    assert_eq!(prompt(&search, 1), 2 * (1_000 + 16_384) + 128_050);
+    assert_eq!(
+        search.prompt_after(1, (Some(10), Some(5)), 0, 1_000_000),
+        10 + 10 + 128_000,
+        "the provider's count is first"
+    );
+    assert_eq!(search.prompt_after(0, (None, None), 0, 1_000_000), 1_000_000, "a body that does not show its prompt");
+    assert_eq!(
+        search.prompt_after(u64::MAX, (Some(1), None), 0, 7),
+        1 + 7 * (search.turns() - 1),
+        "no more than its turns"
+    );
+    // Whose results nobody bounds may fill the model's context; what an MCP server says of itself may from the start.
+    assert_eq!(
+        prompt(&prices_of(r#"[{"type":"code_interpreter","container":{"type":"auto"}}]"#), 1),
+        17_384 + 1_000_000
+    );
+    assert_eq!(prompt(&prices_of(r#"[{"type":"web_search"},{"type":"mcp"}]"#), 0), 1_000_000);
+
+    let mut counter = CallCounter::new(search.hosted().clone());
+    let mut begun = |event: &str| {
+        counter.event(event.as_bytes());
+        counter.begun()
+    };
+    assert_eq!(begun(r#"{"type":"response.created","response":{"output":[]}}"#), Some(0));
+    assert_eq!(
+        begun(r#"{"type":"response.output_item.added","item":{"type":"web_search_call","status":"in_progress"}}"#),
+        Some(1)
+    );
+    assert_eq!(begun(r#"{"type":"response.web_search_call.searching","item_id":"ws_call"}"#), Some(1));
+    assert_eq!(
+        begun(
+            r#"{"type":"response.output_item.done","item":{"type":"web_search_call","action":{"type":"open_page"}}}"#
+        ),
+        Some(1)
+    );
+    assert_eq!(begun(r#"{"type":"response.output_item.added","item":{"type":"function_call"}}"#), Some(1));
+    assert_eq!(
+        begun(r#"{"type":"response.output_item.done","item":{"type":"new_tool_call"}}"#),
+        Some(2),
+        "without its beginning"
+    );
+    assert_eq!(begun(r#"{"type":"response.output_item.added","item":{"type":5,"x":"web_search_call"}}"#), None);
+
+    let claude = r#"{"model":"m","messages":[],"tools":[{"type":"web_search_20250305","max_uses":5}]}"#;
+    let mut counter = CallCounter::new(Arc::new(read(&Endpoint::Messages, claude).unwrap()));
+    for (block, wanted) in
+        [("text", 0), ("server_tool_use", 1), ("web_search_tool_result", 1), ("tool_use", 1), ("mcp_tool_use", 2)]
+    {
+        counter.event(format!(r#"{{"type":"content_block_start","content_block":{{"type":"{block}"}}}}"#).as_bytes());
+        assert_eq!(counter.begun(), Some(wanted), "{block}");
+    }
+    assert_eq!(CallCounter::new(Arc::new(Hosted::search_model())).begun(), None, "it does not tell");
+}

@@ -224,7 +224,7 @@ fn quote(session: &Session, ctx: &Context, body: &Body, plan: &mut Plan) -> Resu
     let knows_default =
         plan.targets.iter().all(|target| matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure));
     let stated = bound.max_output_tokens.filter(|_| !bound.assumed_output || knows_default);
-    let (mut worst, mut most_prompt, mut most_answer) = (NanoUsd::ZERO, 0, 0);
+    let (mut worst, mut most_prompt, mut longest_prompt, mut most_answer) = (NanoUsd::ZERO, 0, 0, 0);
     for (target, (price, calls)) in plan.targets.iter().zip(&all) {
         let price = price.as_deref();
         let binds = quirks::limit_binds(&ctx.endpoint, &target.provider, &target.model, &body.peek);
@@ -232,6 +232,7 @@ fn quote(session: &Session, ctx: &Context, body: &Body, plan: &mut Plan) -> Resu
         let mut answer = stated.or(price.and_then(Price::max_output_tokens)).unwrap_or(UNKNOWN_ANSWER);
         answer = answer.saturating_mul(bound.choices);
         let mut prompt = prompt_bound(&ctx.endpoint, bound, price, calls.is_some(), long);
+        longest_prompt = prompt.max(longest_prompt);
         let mut most_calls = NanoUsd::ZERO;
         if let Some(calls) = calls {
             let turns = calls.turns();
@@ -259,6 +260,9 @@ fn quote(session: &Session, ctx: &Context, body: &Body, plan: &mut Plan) -> Resu
         tokens: bound.estimate_tokens.saturating_add(answer),
         prompt_estimate: bound.estimate_tokens,
         unbounded_prompt: bound.unbounded_prompt || all.iter().any(|(_, calls)| calls.is_some()),
+        shown_prompt: (!bound.unbounded_besides_tools).then_some(bound.prompt_tokens),
+        tells_of_calls: !bound.compacts,
+        longest_prompt,
         images: bound.images,
         tier,
     })

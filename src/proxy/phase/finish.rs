@@ -1,6 +1,6 @@
 //! Finish: give the session back and write the request down, exactly once, also when the client vanished.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use pingora_error::{Error, ErrorSource};
 use pingora_proxy::Session;
@@ -39,6 +39,9 @@ pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
         _ => CLIENT_CLOSED,
     };
     relay::read_bill(ctx);
+    if !error.is_some_and(|error| noticed_while_idle(session, error)) {
+        ctx.unread_for = ctx.last_read.map_or(Duration::MAX, |at| at.elapsed());
+    }
     let duration = ctx.started.elapsed();
     let endpoint = ctx.endpoint.label();
     // A held reply leaves in one piece, just now.
@@ -67,6 +70,14 @@ pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
             });
         }
     }
+}
+
+/// Whether the client's leaving was noticed while all that the provider had sent was read, rather than when it did not take
+/// what was written to it. With HTTP/2 the errors of both are alike.
+fn noticed_while_idle(session: &Session, error: &Error) -> bool {
+    use pingora_error::ErrorType::{ConnectionClosed, ReadError};
+    let idle = matches!(error.etype(), ConnectionClosed | ReadError);
+    idle && error.esource() == &ErrorSource::Downstream && !session.is_http2()
 }
 
 fn conclude(closing: Closing, settled: Settled, metrics: &Metrics, route: &str, line: Option<Line>, end: End) {

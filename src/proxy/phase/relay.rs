@@ -40,6 +40,7 @@ pub fn events(session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &
     if excess && ctx.stream_over.is_some_and(|at| at.elapsed() > patience) {
         return Err(Error::explain(ErrorType::ReadError, "bytes long after the end of the stream").into_up());
     }
+    ctx.last_read = Some(Instant::now());
     let mut arrived = body.take().unwrap_or_default();
     if let Some(translator) = &mut ctx.translator {
         let too_large = |error| Error::because(ErrorType::ReadError, "an event without end", error).into_up();

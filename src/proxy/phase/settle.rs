@@ -47,6 +47,10 @@ const PER_MESSAGE: u64 = 4;
 /// What a provider goes on generating after we have let go of it: until it notices.
 const NOTICE: Duration = Duration::from_millis(250);
 
+/// No provider's tool takes less from the beginning of its call until the model reads on: the call is generated, goes to
+/// another server, and its result through the model. Searches take a second, containers longer.
+const CALL_TAKES: Duration = Duration::from_millis(250);
+
 /// A provider's count, as far as it is believed, and what it comes to.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
@@ -306,8 +310,39 @@ pub struct Count {
     so_far: Option<Usage>,
     /// What the last attempt cost, where that is known already.
     known: Option<Settled>,
+    /// What is known of a stream with tools of the provider's that its client has left.
+    cut: Option<Cut>,
     /// Attempts that broke before it.
     spoiled: Vec<Spoiled>,
+}
+
+/// The most that a stream with tools of the provider's has used until its client left, besides what it generated.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    prompt_tokens: u64,
+    calls: NanoUsd,
+}
+
+impl Cut {
+    /// By what the provider has shown: each call that has begun makes the model read its prompt once more, with the results in
+    /// it. A call that nobody saw begin is paid for, and may be over only after [`CALL_TAKES`]. `None` where the stream does
+    /// not tell of its calls, or of a stream that ended otherwise.
+    fn of(ctx: &Context, status: u16, so_far: Option<Usage>) -> Option<Self> {
+        let (Delivery::Relay(relay), Some(quote), None) = (&ctx.delivery, &ctx.quote, ctx.exchange()) else {
+            return None;
+        };
+        if status != super::finish::CLIENT_CLOSED || ctx.stream_over.is_some() || !quote.tells_of_calls {
+            return None;
+        }
+        let calls = ctx.call_prices()?;
+        let window = ctx.unread_for.saturating_add(NOTICE).as_millis().saturating_sub(CALL_TAKES.as_millis());
+        let unseen_calls = u64::try_from(window.div_ceil(CALL_TAKES.as_millis())).unwrap_or(u64::MAX);
+        let begun = relay.calls()?.begun()?.saturating_add(unseen_calls);
+        let generated = unseen(ctx).max(relay.generated_bytes());
+        let first = so_far.map(|usage| usage.prompt_tokens);
+        let prompt_tokens = calls.prompt_after(begun, (first, quote.shown_prompt), generated, quote.longest_prompt);
+        Some(Self { prompt_tokens: prompt_tokens.min(quote.most_prompt), calls: calls.most()? })
+    }
 }
 
 /// What a request cost, or what it takes to know that.
@@ -403,7 +438,9 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     let may_think = ctx.tally.as_ref().map_or_else(|| may_think(ctx), |tally| tally.may_think);
     // Of a stream and of a whole reply all but the thinking was seen; of what broke before that, nothing.
     let seen = streamed || bill.uncounted.is_some();
+    let cut = Cut::of(ctx, status, bill.so_far);
     let text = match (&mut ctx.delivery, bill.uncounted) {
+        (Delivery::Relay(relay), _) if cut.is_some() => Some(relay.take_generated()),
         // The provider has read more than we can count.
         _ if ctx.quote.is_some_and(|quote| quote.unbounded_prompt) => None,
         (Delivery::Relay(relay), _) => Some(relay.take_generated()),
@@ -424,12 +461,11 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     // Sound has no text that could be counted.
     let media = bill.media || ctx.quote.is_some_and(|quote| quote.media);
     let mut count = Count::of(ctx, text);
-    count.so_far = bill.so_far;
-    count.media = media;
+    (count.so_far, count.cut, count.media) = (bill.so_far, cut, media);
     let exact = count.measure.as_ref().is_some_and(Measure::is_exact);
     let predicted = ctx.quote.map_or(0, |quote| quote.prediction);
     count.unseen = match () {
-        () if may_think || !seen || media || predicted > 0 => unseen(ctx),
+        () if may_think || !seen || media || predicted > 0 || cut.is_some() => unseen(ctx),
         // Another vendor's tokenizer may make a token of each byte, but no faster than the model generates.
         () if !exact => unseen(ctx).min(count.bytes),
         () => 0,
@@ -525,6 +561,7 @@ impl Count {
             tiers: named.map_or([ctx.tier(), ServiceTier::Standard], |named| [named, named]),
             so_far: None,
             known: None,
+            cut: None,
             spoiled: std::mem::take(&mut ctx.spoiled),
         }
     }
@@ -569,6 +606,14 @@ impl Count {
         let (tiers, media) = (self.tiers, self.media);
         let mut settled = match (self.known, self.price) {
             (Some(known), _) => known,
+            (None, Some(price)) if let Some(Cut { prompt_tokens, calls }) = self.cut => {
+                let completion_tokens = usage.completion_tokens.max(self.unseen);
+                let tokens =
+                    tiers.map(|tier| price.worst_case(prompt_tokens, completion_tokens, tier)).into_iter().max();
+                let cost = tokens.unwrap_or_default().saturating_add(calls);
+                let usage = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
+                Settled { usage: Some(usage), cost: Some(cost.min(self.ceiling)), basis: Basis::Bounded }
+            }
             (None, Some(price)) => {
                 let cost = dearest(&price, &usage, prompt, media, tiers);
                 let most = Usage { completion_tokens: usage.completion_tokens.max(self.unseen), ..usage };
