@@ -92,8 +92,21 @@ impl Counted {
     }
 }
 
+/// About how many tokens a text has, by its size alone: enough where no money hangs on it.
+fn estimate(bytes: u64) -> u64 {
+    bytes.div_ceil(4)
+}
+
+/// Whether money hangs on the count of a model's tokens. Else an estimate by size will do, and no tables are loaded.
+fn has_price(price: Option<&Price>) -> bool {
+    const MUCH: u64 = 1_000_000_000;
+    price.is_some_and(|price| price.worst_case(MUCH, MUCH, ServiceTier::Auto) > NanoUsd::ZERO)
+}
+
 /// Counts a stream's tokens in case the provider does not.
 pub struct Tally {
+    /// Money hangs on the count.
+    priced: bool,
     /// The model may generate what its reply does not show.
     may_think: bool,
     prompt: Prompt,
@@ -139,8 +152,8 @@ impl Tally {
         let model = ctx.attempt.as_ref()?.target.model.clone();
         let measure = Measure::of(ctx.attempt.as_ref()?);
         let (may_think, prompt, cap) = (may_think(ctx), Prompt::keep(ctx), Cap::of(ctx));
-        let capacity = ctx.governance.capacity.clone();
-        Some(Self { may_think, prompt, measure, model, counted: 0, counting: Vec::new(), capacity, cap })
+        let (priced, capacity) = (has_price(ctx.price().as_deref()), ctx.governance.capacity.clone());
+        Some(Self { priced, may_think, prompt, measure, model, counted: 0, counting: Vec::new(), capacity, cap })
     }
 
     /// Looks at what was generated since the last time. An error says that nothing is left to pay for it with: it must not
@@ -165,6 +178,8 @@ impl Tally {
                 cap.tokens += EXTENSION;
             }
             self.counted += more;
+        } else if pending > PORTION as u64 && !self.priced {
+            self.counted += estimate(relay.take_generated().len() as u64);
         } else if pending > PORTION as u64 {
             let (model, text) = (self.model.clone(), relay.take_generated());
             let bytes = text.len() as u64;
@@ -297,6 +312,8 @@ pub struct Count {
     counted: u64,
     counting: Vec<Counting>,
     capacity: Arc<Capacity>,
+    /// Likely tokens of the prompt, by its size.
+    prompt_estimate: u64,
     /// Tokens that may have been generated in all, seen or not.
     unseen: u64,
     /// It may be something else than text that was generated.
@@ -553,6 +570,7 @@ impl Count {
             counted,
             counting,
             capacity: ctx.governance.capacity.clone(),
+            prompt_estimate: ctx.quote.map_or(0, |quote| quote.prompt_estimate),
             unseen: 0,
             media: false,
             ceiling: ctx.reservation.as_ref().map_or(NanoUsd::MAX, Reservation::amount),
@@ -576,21 +594,26 @@ impl Count {
         let exact = measure.as_ref().is_some_and(Measure::is_exact);
         // Not asked for where it is known: to count takes time.
         let is_known = self.known.is_some();
-        let own = measure.filter(|_| !is_known && self.so_far.is_none());
+        let own = measure.filter(|_| !is_known && self.so_far.is_none() && self.cut.is_none());
         let measures: Vec<Measure> = self.spoiled.iter().map(|spoiled| spoiled.measure.clone()).collect();
         let (most, text_bytes) = (prompt.most(), text.len() as u64);
-        let counted = self.capacity.parsing.run_surely(move || {
-            let mut prompts = Prompts { prompt, known: Vec::new() };
-            let own = own.map(|measure| prompts.count(&measure));
-            let rest = if is_known { 0 } else { tokenizer::count(&model, &text) };
-            (own, rest, measures.iter().map(|measure| prompts.count(measure)).collect::<Vec<_>>())
-        });
-        let unknown = |_| {
-            let most = PromptTokens { tokens: most, images: 0, writes: Writes::Long };
-            // A token is at least a byte.
-            (Some(most), text_bytes, self.spoiled.iter().map(|_| most).collect())
+        let (prompt, rest, prompts) = if has_price(self.price.as_deref()) || !measures.is_empty() {
+            let counted = self.capacity.parsing.run_surely(move || {
+                let mut prompts = Prompts { prompt, known: Vec::new() };
+                let own = own.map(|measure| prompts.count(&measure));
+                let rest = if is_known { 0 } else { tokenizer::count(&model, &text) };
+                (own, rest, measures.iter().map(|measure| prompts.count(measure)).collect::<Vec<_>>())
+            });
+            let unknown = |_| {
+                let most = PromptTokens { tokens: most, images: 0, writes: Writes::Long };
+                // A token is at least a byte.
+                (Some(most), text_bytes, self.spoiled.iter().map(|_| most).collect())
+            };
+            counted.await.unwrap_or_else(unknown)
+        } else {
+            let likely = PromptTokens { tokens: self.prompt_estimate, images: 0, writes: Writes::Nothing };
+            (Some(likely), estimate(text_bytes), Vec::new())
         };
-        let (prompt, rest, prompts) = counted.await.unwrap_or_else(unknown);
         let mut shown = shown.saturating_add(rest);
         if !exact {
             // Another vendor's tokenizer may count more than ours does.
