@@ -359,6 +359,40 @@ async fn the_process_stays_within_its_budget_and_gives_back_what_it_took() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_tables_of_a_tokenizer_are_given_back_when_nobody_counts() {
+    let fake = answering().await;
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let file = folder.path().join("can.yaml");
+    let text = format!(
+        "listen: [{{address: 127.0.0.1:{port}}}]\nadmin: off\nserver: {{threads: 2, upgrade_socket: {}}}\n{}",
+        folder.path().join("upgrade/socket").display(),
+        both(fake.address)
+    );
+    std::fs::write(&file, text).unwrap();
+    let process = Process::start(&["serve", "--config", file.to_str().unwrap()]);
+    process.until("ready");
+    let send = |path: &str| {
+        reqwest::Client::new().post(format!("http://127.0.0.1:{port}{path}")).body(chat("gpt-4o", "")).send()
+    };
+    // A whole request first: what it leaves behind is not the tokenizer's.
+    assert_eq!(send("/v1/chat/completions").await.unwrap().status(), 200);
+    let before = memory_of(&process, "RssAnon:");
+    assert_eq!(send("/v1/messages/count_tokens").await.unwrap().status(), 200);
+    let loaded = memory_of(&process, "RssAnon:");
+    assert!(loaded > before + 20 * MIB, "{} MiB, {} before", loaded / MIB, before / MIB);
+    let begun = Instant::now();
+    loop {
+        let now = memory_of(&process, "RssAnon:");
+        if now <= before + 4 * MIB {
+            println!("{} MiB before, {} loaded, {} after {:?}", before / MIB, loaded / MIB, now / MIB, begun.elapsed());
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} MiB stay, {} before", now / MIB, before / MIB);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_changes_the_budget() {
     let fake = answering().await;
     let gateway = Gateway::start(&budget("16MiB", fake.address));
