@@ -5,9 +5,11 @@
 //!             │                  │                   ▲
 //!             │                  └──no request──▶ Idle ──first byte
 //!             ▼                                      ▼
-//!      too slow (Timeouts::header)            silent too long (Timeouts::idle), or the oldest
-//!             └──────────────▶ Closed ◀──────────────┘ when there is no room for another one
+//!      too slow (Timeouts::header)            silent too long (Timeouts::idle)
+//!             └──────────────▶ Closed ◀──────────────┘
 //! ```
+//!
+//! Where there is no room for another one, the oldest has to go: of those that have never been served, else of the idle ones.
 //!
 //! A connection that serves a request is never closed from here. Nothing here is done per read or write but one look at a
 //! number: time is looked at by [`Connections::sweep`], which somebody calls a few times a second.
@@ -203,7 +205,8 @@ impl Connections {
         })
     }
 
-    /// Lets a connection in; where there is no room, the oldest of those that serve no request have to go.
+    /// Lets a connection in; where there is no room, the oldest of those that have never been served have to go, else the oldest
+    /// idle ones.
     ///
     /// # Errors
     /// All that could make room serve a request.
@@ -307,6 +310,11 @@ impl Connections {
             .map(|(_, connection)| (connection.clone(), connection.state()))
             .filter(|(_, state)| !matches!(state.phase(), Phase::Busy | Phase::Closed))
             .collect();
+        // Who has been served is likely to ask again, and goes only when nobody else can.
+        let is_new = |state: &State| matches!(state.phase(), Phase::Opening | Phase::Lingering);
+        if idle.iter().any(|(_, state)| is_new(state)) {
+            idle.retain(|(_, state)| is_new(state));
+        }
         let wanted = (limit / MADE_ROOM).max(1).min(idle.len());
         if wanted == 0 {
             return None;

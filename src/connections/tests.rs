@@ -47,6 +47,25 @@ fn where_there_is_no_room_the_oldest_that_serves_nothing_goes() {
 }
 
 #[test]
+fn who_has_been_served_stays_while_there_are_silent_ones() {
+    let connections = connections(3, 3);
+    let served = connections.admit(address(1)).unwrap();
+    served.connection.request_began();
+    served.connection.request_ended();
+    thread::sleep(Duration::from_millis(3));
+    connections.sweep(TIMEOUTS);
+    let silent: Vec<_> = (2..8).map(|last| connections.admit(address(last)).unwrap()).collect();
+    assert!(!served.connection.is_closed(), "younger ones have never been served");
+    assert_eq!(silent.iter().filter(|place| place.connection.is_closed()).count(), 4);
+    silent[4..].iter().for_each(|place| {
+        place.connection.request_began();
+        place.connection.request_ended();
+    });
+    let _next = connections.admit(address(9)).unwrap();
+    assert!(served.connection.is_closed(), "all have been served, and it is the oldest");
+}
+
+#[test]
 fn one_address_leaves_room_for_others() {
     let connections = connections(4, 2);
     let hostile: Vec<_> = (0..2).map(|_| connections.admit(address(1)).unwrap()).collect();

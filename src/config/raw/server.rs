@@ -20,8 +20,8 @@ pub struct Server {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &"5s")]
     pub lame_duck: Option<HumanDuration>,
-    /// Connections that clients may have in all. Where there is no room for another one, the oldest goes on which no request is
-    /// served. Without it: half of the file descriptors that the process may have (`ulimit -n`), less 256, and at most
+    /// Connections that clients may have in all. Where there is no room for another one, the oldest goes that was never served,
+    /// else the oldest idle one. Without it: half of the file descriptors that the process may have (`ulimit -n`), less 256, and at most
     /// 50000.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000), example = &10_000)]
