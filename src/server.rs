@@ -24,6 +24,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use pingora_core::{
+    connectors::ConnectorOptions,
     server::{
         ExecutionPhase, RunArgs, Server as PingoraServer,
         configuration::{Opt, ServerConf},
@@ -182,7 +183,8 @@ impl Server {
                 draining: watch::Sender::new(false),
             });
         }
-        let gateway = Gateway::new(engines.clone(), governance.clone(), metrics.clone());
+        let options = ConnectorOptions::from_server_conf(&pingora.configuration);
+        let gateway = Gateway::new(engines.clone(), governance.clone(), metrics.clone(), options);
         let proxy = http_proxy(&pingora.configuration, gateway);
         pingora.add_service(Listening {
             name: "client API",

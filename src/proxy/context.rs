@@ -19,8 +19,9 @@ use crate::{
     pricing::Price,
     providers::exchange::{Exchange, StreamTranslator},
     proxy::{
-        downstream::Decorator,
+        client::Client,
         gateway::Engines,
+        held::Withheld,
         keeper::Keeper,
         party::{Governance, Principal},
         phase::settle::{Counted, Measure, Tally},
@@ -100,8 +101,10 @@ pub struct Context {
     pub translator: Option<Box<StreamTranslator>>,
     /// How the provider's reply reaches the client.
     pub delivery: Delivery,
-    /// Stands between Pingora and the client where the body is large or the reply is held.
-    pub decorator: Decorator,
+    /// The client's end of the exchange.
+    pub client: Client,
+    /// The reply to an upload, where its body is held back.
+    pub withheld: Option<Withheld>,
     /// What the reply told about usage; shared with the held reply's last step.
     bill: OnceLock<Arc<Mutex<Bill>>>,
     /// The gateway ended the stream because its budget was used up.
@@ -240,6 +243,8 @@ pub struct Attempt {
     pub exchange: Option<Arc<Exchange>>,
     /// True when the client's own credential goes upstream.
     pub own_credential: bool,
+    /// Its request is on its way: from here on the provider may charge for it.
+    pub is_sent: bool,
     /// The status it got.
     pub status: Option<u16>,
 }
@@ -395,7 +400,8 @@ impl Context {
             framed: false,
             repeated: false,
             delivery: Delivery::Pass,
-            decorator: Decorator::new(),
+            client: Client::default(),
+            withheld: None,
             bill: OnceLock::new(),
             stopped: false,
             generated: None,
@@ -457,7 +463,6 @@ impl Context {
         if let Some(attempt) = &mut self.attempt {
             attempt.body = None;
         }
-        self.decorator.forget_sent_body();
     }
 
     /// The tier that was asked for.

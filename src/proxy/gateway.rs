@@ -4,14 +4,18 @@ use std::{
     any::Any,
     collections::BTreeMap,
     sync::{Arc, LazyLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::HeaderMap;
 use pingora_core::{
-    connectors::http::Connector, modules::http::HttpModules, upstreams::peer::HttpPeer, utils::tls::WrappedX509,
+    connectors::{ConnectorOptions, http::Connector},
+    modules::http::HttpModules,
+    upstreams::peer::HttpPeer,
+    utils::tls::WrappedX509,
 };
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -19,6 +23,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::{
     context::Context,
+    held::Withheld,
     party::{Governance, Parties},
     phase,
     resolve::Resolver,
@@ -141,15 +146,20 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     resolver: Resolver,
     contexts: ContextLengths,
-    /// For lists, which the gateway asks for itself.
+    /// Keeps the connections to providers, but for those of uploads and WebSockets.
     connector: Connector,
     /// What providers say of their models.
     models: phase::models::Known,
 }
 
 impl Gateway {
-    /// A gateway that follows `engines` as they are swapped.
-    pub fn new(engines: Arc<ArcSwap<Engines>>, governance: Arc<Governance>, metrics: Arc<Metrics>) -> Self {
+    /// A gateway that follows `engines` as they are swapped, and keeps connections as `options` say.
+    pub fn new(
+        engines: Arc<ArcSwap<Engines>>,
+        governance: Arc<Governance>,
+        metrics: Arc<Metrics>,
+        options: ConnectorOptions,
+    ) -> Self {
         let capacity = governance.capacity.clone();
         Self {
             engines,
@@ -157,7 +167,7 @@ impl Gateway {
             metrics,
             resolver: Resolver::default(),
             contexts: ContextLengths::new(capacity),
-            connector: Connector::new(None),
+            connector: Connector::new(Some(options)),
             models: phase::models::Known::default(),
         }
     }
@@ -195,7 +205,7 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
         let upstream =
-            phase::list::Upstream { connector: &self.connector, resolver: &self.resolver, models: &self.models };
+            phase::exchange::Upstream { connector: &self.connector, resolver: &self.resolver, models: &self.models };
         phase::accept(session, ctx, &self.contexts, &upstream).await
     }
 
@@ -216,24 +226,15 @@ impl ProxyHttp for Gateway {
         phase::attempt::rewrite_header(session, request, ctx)
     }
 
-    async fn request_body_filter(
-        &self,
-        _session: &mut Session,
-        body: &mut Option<Bytes>,
-        _end: bool,
-        ctx: &mut Box<Context>,
-    ) -> Result<()> {
-        phase::attempt::replace_body(body, ctx);
-        Ok(())
-    }
-
     async fn upstream_response_filter(
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        phase::respond::receive(session, response, ctx)
+        phase::respond::receive(session, response, ctx)?;
+        phase::respond::withhold(response, ctx);
+        Ok(())
     }
 
     async fn response_filter(
@@ -242,13 +243,16 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        phase::respond::send(session, response, ctx);
+        if !response.status.is_informational() || response.status.as_u16() == 101 {
+            phase::respond::downgrade(session, response);
+            ctx.first_byte.get_or_insert_with(Instant::now);
+        }
         Ok(())
     }
 
     fn upstream_response_body_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
         ctx: &mut Box<Context>,
@@ -258,18 +262,32 @@ impl ProxyHttp for Gateway {
         {
             keeper.pass(bytes);
         }
-        phase::relay::events(session, body, end, ctx)?;
+        if ctx.withheld.is_some() {
+            let out = Withheld::take(&mut ctx.withheld, body.take().unwrap_or_default(), end)?;
+            *body = Some(out).filter(|out| !out.is_empty());
+        }
         Ok(None)
+    }
+
+    /// Trailers end a body too.
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        _trailers: &mut HeaderMap,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<Bytes>> {
+        let body = Withheld::take(&mut ctx.withheld, Bytes::new(), true)?;
+        Ok(Some(body).filter(|body| !body.is_empty()))
     }
 
     fn fail_to_connect(
         &self,
         _session: &mut Session,
-        peer: &HttpPeer,
+        _peer: &HttpPeer,
         ctx: &mut Box<Context>,
         error: Box<Error>,
     ) -> Box<Error> {
-        phase::recover::from_connect(peer, ctx, error, &self.resolver)
+        phase::recover::from_connect(ctx, error, &self.resolver)
     }
 
     fn error_while_proxy(

@@ -1,22 +1,23 @@
 //! The Pingora proxy. The listing of `phase/` is a request's path:
 //!
-//! identify → admit → read → plan → own → list → count → cache → translate → attempt → respond → relay → recover → finish → settle
+//! identify → admit → read → plan → own → list → count → cache → translate → exchange (attempt → respond → relay → recover) → finish → settle
 //!
-//! [`Gateway`] is the switchboard that Pingora calls; [`downstream`] is the one place that touches Pingora's session
-//! internals; `party` joins a tenant's rules with its meters and budgets; `keeper` takes down which objects a reply tells of;
+//! [`Gateway`] is the switchboard that Pingora calls; `client` is the client's end of an exchange, and `held` a reply that is
+//! held back until it is complete; `party` joins a tenant's rules with its meters and budgets; `keeper` takes down which objects a reply tells of;
 //! [`reply`] is the only door for replies the gateway makes itself; `rates` renames Anthropic's rate limit headers; `cors` tells browsers which pages may call; `encoding` decodes compressed bodies; `forwarded` lists the request headers that go to providers,
 //! `returned` the reply headers that do not come back, `conceal` takes the account out of a provider's errors; `heavy` does work
 //! on large bodies, within the memory budget and on threads of its own.
 
+mod client;
 mod conceal;
 pub mod context;
 mod cors;
-pub mod downstream;
 pub mod encoding;
 pub mod forwarded;
 mod gateway;
 mod headers;
 mod heavy;
+mod held;
 mod keeper;
 mod party;
 mod phase;

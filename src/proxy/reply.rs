@@ -191,7 +191,6 @@ pub async fn stored(
     }
     put_quotas(headers, ctx);
     cors::put(headers, ctx, &session.req_header().headers);
-    ctx.decorator.uninstall(session);
     ctx.first_byte.get_or_insert_with(std::time::Instant::now);
     session.write_response_header(Box::new(parts.into()), false).await?;
     match body {
@@ -302,8 +301,6 @@ async fn send(session: &mut Session, ctx: &mut Context, mut header: ResponseHead
         let request = &session.req_header().headers;
         super::headers::change_response(&mut header, |parts| cors::put(&mut parts.headers, ctx, request));
     }
-    // What stands between us and the client is for the provider's replies, not for ours.
-    ctx.decorator.uninstall(session);
     ctx.first_byte.get_or_insert_with(std::time::Instant::now);
     let head = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(header), head).await?;

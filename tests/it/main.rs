@@ -19,6 +19,7 @@ mod dev_mode;
 mod dialects;
 mod dropin;
 mod errors;
+mod exchange;
 mod failover;
 mod hardening;
 mod headers;

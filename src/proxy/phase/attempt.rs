@@ -1,25 +1,28 @@
 //! Attempt: one try at one target, with the body, the headers and the credential that it wants.
 
 use std::{
+    mem,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, header, request,
+    uri::{Authority, Scheme},
+};
 use pingora_core::{protocols::ALPN, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
-use super::{cache, identify, plan, read, respond::ALL_DOWN, translate};
+use super::{cache, identify, plan, respond::ALL_DOWN, translate};
 use crate::{
     config::{ClientLeft, Dialect, Provider},
     error::Fault,
     openai::Endpoint,
     proxy::{
+        client::Parting,
         context::{Attempt, Context, Prepared},
-        downstream::{NATIVE_REPLAY, Parting},
         forwarded::Way,
         headers,
         resolve::Resolver,
@@ -33,6 +36,9 @@ pub const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
 /// Names connections that must not come from the pool.
 static FRESH: AtomicU64 = AtomicU64::new(1);
 
+/// Headers of a usual request to a provider: more make the map grow.
+const ROOM: usize = 24;
+
 /// The version of Anthropic's API, for clients that do not name one.
 const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
@@ -44,19 +50,12 @@ const EVENTS_OR_JSON: HeaderValue = HeaderValue::from_static("text/event-stream,
 const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// Installs the decorator where Pingora's own replay is too small, or where the exchange may have to outlive its client.
+/// Settles what becomes of the exchange if its client leaves.
 pub fn arm(session: &mut Session, ctx: &mut Context) {
-    let drains = ctx.reservation.is_some() && ctx.engines.config.budgets.client_left == ClientLeft::Drain;
-    if drains {
-        ctx.decorator.outlive_client(Parting::Drain);
+    if ctx.reservation.is_some() && ctx.engines.config.budgets.client_left == ClientLeft::Drain {
+        ctx.client.outlived(Parting::Drain);
     }
-    let forwarded = ctx.forwarded.as_ref().map_or(0, Bytes::len);
-    let length = ctx.body.as_ref().map_or(forwarded, |body| body.bytes.len());
-    // Pingora's replay has what was received, which may have been more than what it was decoded to.
-    let decoded = length > 0 && read::is_encoded(session);
-    if cache::arm_shield(ctx) || drains || decoded || length > NATIVE_REPLAY {
-        ctx.decorator.install(session);
-    }
+    cache::arm_shield(session, ctx);
 }
 
 /// Starts the next attempt: its body, its address, its timeouts.
@@ -81,13 +80,18 @@ pub async fn begin(session: &Session, ctx: &mut Context, resolver: &Resolver) ->
     ctx.cursor += 1;
     ctx.translator = None;
     let own_credential = plan::credential(ctx, &target).is_some_and(|(_, own)| own);
-    if let Some(body) = body.as_ref().filter(|_| ctx.decorator.is_installed()) {
-        ctx.decorator.set_body(body.clone());
-    }
     let provider = target.provider.clone();
     let price = ctx.engines.price(&ctx.endpoint, &target);
-    ctx.attempt =
-        Some(Attempt { target, price, started: Instant::now(), body, exchange, own_credential, status: None });
+    ctx.attempt = Some(Attempt {
+        target,
+        price,
+        started: Instant::now(),
+        body,
+        exchange,
+        own_credential,
+        is_sent: false,
+        status: None,
+    });
 
     let address = match resolver.resolve(&provider.base.host, provider.base.port).await {
         Ok(address) => address,
@@ -127,20 +131,65 @@ fn peer(provider: &Provider, address: std::net::SocketAddr) -> HttpPeer {
     peer
 }
 
-/// Writes the provider's URL, host, credential and framing into the request header.
+/// The header of the request as the provider gets it, in HTTP/1.1 or HTTP/2.
+///
+/// # Errors
+/// A path that cannot be forwarded.
+pub fn header(session: &Session, ctx: &mut Context, http2: bool) -> Result<RequestHeader> {
+    mark_sent(ctx);
+    let original = session.req_header();
+    let mut parts = http::Request::new(()).into_parts().0;
+    parts.method = original.method.clone();
+    rewrite(session, ctx, &original.headers, &mut parts)?;
+    if http2 {
+        to_http2(&mut parts, ctx.attempt.as_ref().is_some_and(|attempt| attempt.target.provider.base.tls))?;
+    }
+    Ok(parts.into())
+}
+
+/// Puts the host into the address (RFC 9113 §8.3.1); the framing is HTTP/2's own (§8.2.2).
+fn to_http2(parts: &mut request::Parts, tls: bool) -> Result<()> {
+    parts.version = http::Version::HTTP_2;
+    parts.headers.remove(header::TRANSFER_ENCODING);
+    let host = parts.headers.remove(header::HOST);
+    let mut uri = mem::take(&mut parts.uri).into_parts();
+    uri.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
+    uri.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    parts.uri = http::Uri::from_parts(uri).map_err(unforwarded)?;
+    Ok(())
+}
+
+/// From here on the provider may charge for it.
+fn mark_sent(ctx: &mut Context) {
+    if let Some(attempt) = &mut ctx.attempt {
+        attempt.is_sent = true;
+    }
+    if let Some(reservation) = &mut ctx.reservation {
+        reservation.mark_sent();
+    }
+}
+
+/// Writes the provider's URL, host, credential and framing into a request header that Pingora sends.
 ///
 /// # Errors
 /// A path that cannot be forwarded.
 pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut Context) -> Result<()> {
+    mark_sent(ctx);
+    let mut outcome = Ok(());
+    headers::change_request(request, |parts| {
+        let original = mem::take(&mut parts.headers);
+        outcome = rewrite(session, ctx, &original, parts);
+    });
+    outcome
+}
+
+/// Writes the provider's URL, and what it gets of the client's headers with its host, credential and framing.
+fn rewrite(session: &Session, ctx: &Context, original: &HeaderMap, parts: &mut request::Parts) -> Result<()> {
     let Some(attempt) = &ctx.attempt else {
         return Error::e_explain(ErrorType::InternalError, "no attempt under way");
     };
-    // From here on the provider may charge for it.
-    if let Some(reservation) = &mut ctx.reservation {
-        reservation.mark_sent();
-    }
     let provider = &attempt.target.provider;
-    let uri = upstream_uri(session, ctx, provider)?;
+    parts.uri = upstream_uri(session, ctx, provider)?;
     let credential = if attempt.own_credential {
         plan::credential(ctx, &attempt.target).and_then(|(key, _)| routing::credential(provider.auth, key))
     } else {
@@ -154,53 +203,53 @@ pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut 
     let unread = only_forwarded && ctx.keeper.is_none();
     let encoded = |name: &HeaderName| unread && *name == header::ACCEPT_ENCODING;
     let events = ctx.body.as_ref().is_some_and(|body| body.peek.stream);
-    headers::change_request(request, |parts| {
-        parts.uri = uri;
-        let headers = &mut parts.headers;
-        headers::remove(headers, |name| !way.takes(name) && !encoded(name));
-        if websocket {
-            // Its other words name headers that are not forwarded.
-            headers.insert(header::CONNECTION, UPGRADE);
+    parts.headers = HeaderMap::with_capacity(ROOM);
+    let headers = &mut parts.headers;
+    for (name, value) in original.iter().filter(|(name, _)| way.takes(name) || encoded(name)) {
+        headers.append(name.clone(), value.clone());
+    }
+    if websocket {
+        // Its other words name headers that are not forwarded.
+        headers.insert(header::CONNECTION, UPGRADE);
+    }
+    if !attempt.own_credential
+        && let Some(own) = headers.get(IDEMPOTENCY_KEY).and_then(|key| tenant_key(ctx, key))
+    {
+        headers.insert(IDEMPOTENCY_KEY, own);
+    }
+    if attempt.exchange.is_some() {
+        // The translation knows one version.
+        headers.remove(identify::ANTHROPIC_VERSION);
+    }
+    if provider.dialect == Dialect::Anthropic {
+        headers.entry(identify::ANTHROPIC_VERSION).or_insert(VERSION);
+    }
+    identify::remove_subprotocols(headers, attempt.own_credential);
+    if !unread || !headers.contains_key(header::ACCEPT_ENCODING) {
+        headers.insert(header::ACCEPT_ENCODING, IDENTITY);
+    }
+    headers.insert(header::HOST, attempt.target.wire.host.clone());
+    if let Some((name, value)) = credential {
+        headers.insert(name, value);
+    }
+    let own = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
+    for (name, value) in provider.headers.iter().chain(own) {
+        headers.insert(name.clone(), value.clone());
+    }
+    if let Some(body) = &attempt.body {
+        headers.remove(header::TRANSFER_ENCODING);
+        // What was compressed was decoded to be read.
+        headers.remove(header::CONTENT_ENCODING);
+        headers.insert(header::CONTENT_LENGTH, body.len().into());
+        if ctx.body.is_some() || ctx.forwarded_json {
+            // The body was read as JSON in UTF-8, and that is what it is for the provider too.
+            headers.insert(header::CONTENT_TYPE, JSON);
         }
-        if !attempt.own_credential
-            && let Some(own) = headers.get(IDEMPOTENCY_KEY).and_then(|key| tenant_key(ctx, key))
-        {
-            headers.insert(IDEMPOTENCY_KEY, own);
+        if ctx.body.is_some() {
+            // The body says by itself in which form its reply is wanted.
+            headers.insert(header::ACCEPT, if events { EVENTS_OR_JSON } else { JSON });
         }
-        if attempt.exchange.is_some() {
-            // The translation knows one version.
-            headers.remove(identify::ANTHROPIC_VERSION);
-        }
-        if provider.dialect == Dialect::Anthropic {
-            headers.entry(identify::ANTHROPIC_VERSION).or_insert(VERSION);
-        }
-        identify::remove_subprotocols(headers, attempt.own_credential);
-        if !unread || !headers.contains_key(header::ACCEPT_ENCODING) {
-            headers.insert(header::ACCEPT_ENCODING, IDENTITY);
-        }
-        headers.insert(header::HOST, attempt.target.wire.host.clone());
-        if let Some((name, value)) = credential {
-            headers.insert(name, value);
-        }
-        let own = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
-        for (name, value) in provider.headers.iter().chain(own) {
-            headers.insert(name.clone(), value.clone());
-        }
-        if let Some(body) = &attempt.body {
-            headers.remove(header::TRANSFER_ENCODING);
-            // What was compressed was decoded to be read.
-            headers.remove(header::CONTENT_ENCODING);
-            headers.insert(header::CONTENT_LENGTH, body.len().into());
-            if ctx.body.is_some() || ctx.forwarded_json {
-                // The body was read as JSON in UTF-8, and that is what it is for the provider too.
-                headers.insert(header::CONTENT_TYPE, JSON);
-            }
-            if ctx.body.is_some() {
-                // The body says by itself in which form its reply is wanted.
-                headers.insert(header::ACCEPT, if events { EVENTS_OR_JSON } else { JSON });
-            }
-        }
-    });
+    }
     Ok(())
 }
 
@@ -240,16 +289,9 @@ fn target_uri(provider: &Provider, mut target: String, own: Option<&str>) -> Res
         target.push(separator);
         target.push_str(query);
     }
-    target.parse().map_err(|cause| Error::because(ErrorType::InvalidHTTPHeader, "the path cannot be forwarded", cause))
+    target.parse().map_err(unforwarded)
 }
 
-/// Puts the rewritten body in place of Pingora's replay of the client's own.
-pub fn replace_body(body: &mut Option<Bytes>, ctx: &mut Context) {
-    if ctx.decorator.is_installed() {
-        return;
-    }
-    if let Some(rewritten) = ctx.attempt.as_ref().and_then(|attempt| attempt.body.clone()) {
-        // Called once per attempt: the client's body is complete and within Pingora's buffer.
-        *body = Some(rewritten);
-    }
+fn unforwarded(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Box<Error> {
+    Error::because(ErrorType::InvalidHTTPHeader, "the path cannot be forwarded", cause)
 }

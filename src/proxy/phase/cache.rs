@@ -463,11 +463,10 @@ pub fn has_stale(ctx: &Context) -> bool {
 }
 
 /// Keeps the exchange going for those who follow when the client of the leader leaves or is slow.
-pub fn arm_shield(ctx: &Context) -> bool {
-    let Some(lead) = ctx.fill() else { return false };
+pub fn arm_shield(session: &mut Session, ctx: &mut Context) {
+    let Some(lead) = ctx.fill().cloned() else { return };
     let finish = ctx.engines.config.cache.abandoned == Abandoned::Finish;
-    ctx.decorator.shield(lead.clone(), finish);
-    true
+    ctx.client.shield(&mut session.downstream_session, lead, finish);
 }
 
 /// A stream begins that others may read along with.

@@ -20,15 +20,13 @@ pub const CLIENT_CLOSED: u16 = 499;
 
 /// Records a request at its end.
 pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
-    // Pingora takes the connection back right after this.
-    ctx.decorator.uninstall(session);
     if let Some(connection) = ctx.connection.take()
         && !session.was_upgraded()
         && !session.as_mut().is_body_done()
     {
         connection.leave_unread();
     }
-    let left = ctx.decorator.is_client_gone() || error.is_some_and(|e| e.esource() == &ErrorSource::Downstream);
+    let left = ctx.client.is_gone() || error.is_some_and(|e| e.esource() == &ErrorSource::Downstream);
     let written = session
         .response_written()
         .map(|header| header.status)

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use pingora_core::{connectors::http::Connector, protocols::http::client::HttpSession, upstreams::peer::HttpPeer};
+use pingora_core::{protocols::http::client::HttpSession, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use super::{Stop, attempt, models, own, respond};
+use super::{Stop, attempt, exchange::Upstream, own, respond};
 use crate::{
     capacity::SMALL,
     config::Dialect,
@@ -24,7 +24,6 @@ use crate::{
         heavy::{self, Load},
         party::Principal,
         reply::{self, Reader},
-        resolve::Resolver,
     },
     routing::Target,
 };
@@ -40,16 +39,6 @@ const MAX_PAGE: usize = 32 << 20;
 
 /// How long a batch's file may take.
 const MAX_INSPECTION: Duration = Duration::from_secs(300);
-
-/// Ways to a provider.
-pub struct Upstream<'a> {
-    /// Keeps connections of its own.
-    pub connector: &'a Connector,
-    /// Host names to addresses.
-    pub resolver: &'a Resolver,
-    /// What providers say of their models.
-    pub models: &'a models::Known,
-}
 
 /// A reply whose header has come.
 struct Reply {

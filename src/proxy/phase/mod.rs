@@ -4,6 +4,7 @@ mod admit;
 pub mod attempt;
 mod cache;
 mod count;
+pub mod exchange;
 pub mod finish;
 pub mod identify;
 mod invalidate;
@@ -21,7 +22,7 @@ mod translate;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
-use self::{list::Upstream, own::Passage};
+use self::{exchange::Upstream, own::Passage};
 use super::{context::Context, reply};
 use crate::{
     error::{Fault, GatewayError},
@@ -43,7 +44,11 @@ impl From<GatewayError> for Stop {
     }
 }
 
-/// identify → admit → read → plan → own → cache. `Ok(true)` says that the reply has been sent.
+/// identify → admit → read → plan → own → cache → exchange. `Ok(true)` says that the reply has been sent; else the request
+/// streams through Pingora's own loop.
+///
+/// # Errors
+/// What the exchange has ended in: for [`recover::give_up`].
 pub async fn accept(
     session: &mut Session,
     ctx: &mut Context,
@@ -55,23 +60,29 @@ pub async fn accept(
         read::discard(session).await;
         return reply::options(session, ctx).await.map(|()| true);
     }
-    match walk(session, ctx, contexts, upstream).await {
-        Ok(answered) => Ok(answered),
-        Err(stop) => answer(session, ctx, stop).await.map(|()| true),
+    // Boxed, and gone before the exchange begins: a stream would carry its size along for as long as it is open.
+    match Box::pin(walk(session, ctx, contexts, upstream)).await {
+        Ok(true) => return Ok(true),
+        Ok(false) => {}
+        Err(stop) => return answer(session, ctx, stop).await.map(|()| true),
     }
+    if !exchange::carries(session, ctx) {
+        return Ok(false);
+    }
+    if commit(session, ctx).await? {
+        exchange::run(session, ctx, upstream).await?;
+    }
+    Ok(true)
 }
 
-/// The last step before a provider is asked, after the cache had nothing: reserve, then arm the body. `Ok(false)` says that
-/// the reply has been sent.
+/// The last step before a provider is asked, after the cache had nothing: reserve. `Ok(false)` says that the reply has been
+/// sent.
 ///
 /// # Errors
 /// The client has left.
 pub async fn commit(session: &mut Session, ctx: &mut Context) -> Result<bool> {
     match admit::reserve(session, ctx).await {
-        Ok(()) => {
-            attempt::arm(session, ctx);
-            Ok(true)
-        }
+        Ok(()) => Ok(true),
         // Pingora would answer where nothing has been sent.
         Err(Stop::Gone) => Err(Error::explain(ErrorType::ConnectionClosed, "the client has left").into_down()),
         Err(stop) => answer(session, ctx, stop).await.map(|()| false),

@@ -10,11 +10,7 @@ use bytes::Bytes;
 use pingora_proxy::Session;
 use serde_json::{Value, json};
 
-use super::{
-    Stop, invalid,
-    list::{self, Upstream},
-    own, plan,
-};
+use super::{Stop, exchange::Upstream, invalid, list, own, plan};
 use crate::{
     config::{Dialect, Preset, Provider, ProviderObjects},
     error::{Fault, GatewayError},

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header;
 use pingora_proxy::Session;
 
-use super::{Stop, admit, identify, incomplete, invalid, list, plan, read};
+use super::{Stop, admit, exchange::Upstream, identify, incomplete, invalid, list, plan, read};
 use crate::{
     config::{self, ProviderObjects},
     error::{Fault, GatewayError},
@@ -46,7 +46,7 @@ pub async fn forwarded(
     session: &mut Session,
     ctx: &mut Context,
     principal: &Principal,
-    upstream: &list::Upstream<'_>,
+    upstream: &Upstream<'_>,
 ) -> Result<Passage, Stop> {
     let Some(target) = ctx.plan.as_ref().and_then(|plan| plan.targets.first()).cloned() else {
         return Err(incomplete().into());

@@ -13,7 +13,6 @@ use crate::{
     error::{Extra, Fault, GatewayError},
     proxy::{
         context::Context,
-        downstream::NATIVE_REPLAY,
         encoding::{self, Broken, Coding},
         heavy,
     },
@@ -39,11 +38,6 @@ pub async fn body(session: &mut Session, ctx: &Context) -> Result<Bytes, Stop> {
         Some(coding) if !body.is_empty() => Box::pin(decode(coding, body, ctx)).await.map_err(Stop::Error),
         _ => Ok(body),
     }
-}
-
-/// Whether the body comes in another form than the one that is read here.
-pub fn is_encoded(session: &Session) -> bool {
-    !matches!(Coding::of(&session.req_header().headers), Ok(None))
 }
 
 /// Always off the worker: a few bytes may become the largest body.
@@ -101,10 +95,6 @@ async fn received(session: &mut Session, ctx: &Context) -> Result<Bytes, Stop> {
             Some(drawn.map_err(|why| heavy::no_room(why, length))?)
         }
     };
-    if announced.is_none_or(|length| length <= NATIVE_REPLAY) {
-        // Pingora replays up to this size itself, if told before the first byte is read.
-        session.as_mut().enable_retry_buffering();
-    }
     invite_body(session).await?;
     match timeout(limits.body_timeout, collect(session, announced, share, limits, memory)).await {
         Ok(result) => result,
@@ -126,6 +116,9 @@ pub async fn invite_body(session: &mut Session) -> Result<(), Stop> {
     }
 }
 
+/// A body up to this size is read to keep its connection.
+const LITTLE: usize = 64 << 10;
+
 /// Reads the rest of a small body before an early reply, so that the connection can go on being used. A client that waits
 /// for an invitation, or a body that is large or does not come, is not worth it: that connection closes.
 pub async fn discard(session: &mut Session) {
@@ -133,7 +126,7 @@ pub async fn discard(session: &mut Session) {
     // Without keep-alive there is nothing to save.
     if session.get_keepalive().is_none()
         || session.as_mut().is_body_done()
-        || length.is_none_or(|length| length > NATIVE_REPLAY)
+        || length.is_none_or(|length| length > LITTLE)
         || expects_continue(session)
     {
         return;
@@ -141,6 +134,9 @@ pub async fn discard(session: &mut Session) {
     let rest = async { while let Ok(Some(_)) = session.read_request_body().await {} };
     let _ = timeout(Duration::from_millis(500), rest).await;
 }
+
+/// So much is read of a body before others have their turn.
+const TURN: usize = 256 << 10;
 
 /// The least by which the room of a body grows that does not say how long it is.
 const STEP: usize = 256 << 10;
@@ -163,7 +159,14 @@ async fn collect(
     // Within the limit, and drawn. The system gives memory when it is written to, which is when it arrives.
     let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).max(first.len()));
     whole.extend_from_slice(&first);
+    let mut turn = 0;
     while let Some(chunk) = next(session, limits).await? {
+        turn += chunk.len();
+        if turn >= TURN {
+            // A client that sends as fast as it is read would keep the thread to itself.
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
         let length = whole.len() + chunk.len();
         if length > limits.max_body_bytes {
             return Err(too_large(session, limits));

@@ -2,12 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
-    attempt, cache, relay,
+    cache, relay,
     respond::{ALL_DOWN, NEXT_TARGET, REDIRECTED},
     settle::Measure,
     translate,
@@ -16,8 +15,9 @@ use crate::{
     cache::Outcome,
     error::{Extra, Fault, GatewayError},
     proxy::{
+        client,
         context::{Context, Spoiled},
-        downstream::{self, NO_ROOM},
+        held::NO_ROOM,
         reply,
         resolve::Resolver,
     },
@@ -28,7 +28,7 @@ use crate::{
 const STALE_SHOWS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A connection that could not be made: nothing was sent, so the next target may be tried.
-pub fn from_connect(_peer: &HttpPeer, ctx: &mut Context, mut error: Box<Error>, resolver: &Resolver) -> Box<Error> {
+pub fn from_connect(ctx: &mut Context, mut error: Box<Error>, resolver: &Resolver) -> Box<Error> {
     if let Some(attempt) = &ctx.attempt {
         let provider = &attempt.target.provider;
         resolver.doubt(&provider.base.host, provider.base.port);
@@ -46,8 +46,6 @@ pub fn from_exchange(
     mut error: Box<Error>,
     client_reused: bool,
 ) -> Box<Error> {
-    // What was held back is worthless now; with it gone `response_written` tells the truth.
-    ctx.decorator.uninstall(session);
     let answered = has_begun(session);
     if !is_ours(&error) && error.esource() == &ErrorSource::Upstream {
         let provider = ctx.provider().to_owned();
@@ -80,9 +78,6 @@ pub fn from_exchange(
         again = again && pay_for(ctx);
         ctx.broke_at_work = !again;
     }
-    if again {
-        attempt::arm(session, ctx);
-    }
     error.set_retry(again);
     error
 }
@@ -90,7 +85,7 @@ pub fn from_exchange(
 /// True once the client has the header of a reply, or is slow to read it.
 fn has_begun(session: &Session) -> bool {
     session.response_written().is_some_and(|header| !header.status.is_informational())
-        || downstream::waits_to_be_read(&session.downstream_session)
+        || client::waits_to_be_read(&session.downstream_session)
 }
 
 /// True for the errors that only tell Pingora what to do next.
@@ -142,7 +137,6 @@ fn stay(ctx: &mut Context) -> bool {
 /// No attempt is left: tell the client, in whatever way is still open.
 pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) -> FailToProxy {
     let gone = FailToProxy { error_code: 499, can_reuse_downstream: false };
-    ctx.decorator.uninstall(session);
     let begun = has_begun(session);
     if error.esource() == &ErrorSource::Downstream {
         if !begun && error.etype() == &ErrorType::ReadTimedout {
@@ -156,36 +150,42 @@ pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) ->
     }
     if begun && relay::is_over(ctx) {
         // The client has all it will get, the end of the stream or an error; only the provider did not end properly.
-        let _ = downstream::flush(&mut session.downstream_session).await;
-        let _ = session.write_response_body(None, true).await;
-        return FailToProxy { error_code: 200, can_reuse_downstream: false };
+        let _ = client::flush(&mut session.downstream_session).await;
+        let ended = session.write_response_body(None, true).await;
+        return FailToProxy { error_code: 200, can_reuse_downstream: ended.is_ok() };
     }
     let shared = ctx.fill().is_some_and(|fill| fill.has_begun());
     if begun || shared {
         let provider = ctx.provider().to_owned();
+        let mut whole = false;
         if let Some(event) = relay::interruption(ctx, reason(error)) {
             ctx.metrics.stream_interrupted(&provider);
             ctx.fault = Some(Fault::UpstreamInterrupted);
             // Those who read along know it by now; this client may be slow to read.
-            let _ = downstream::flush(&mut session.downstream_session).await;
+            let _ = client::flush(&mut session.downstream_session).await;
             // A failure to write means that the client left in the same moment.
-            let _ = session.write_response_body(Some(event), true).await;
+            whole = session.write_response_body(Some(event), true).await.is_ok();
         }
-        return FailToProxy { error_code: 502, can_reuse_downstream: false };
+        // With the event the reply has come to its end: the connection can serve another request.
+        return FailToProxy { error_code: 502, can_reuse_downstream: whole };
     }
     let answer = explain(error, ctx);
-    session.set_keepalive(None);
+    // What streamed through Pingora's loop leaves a connection that cannot be used again.
+    let reusable = ctx.body.is_some() || ctx.forwarded.is_some();
+    if !reusable {
+        session.set_keepalive(None);
+    }
     if let Some(fill) = ctx.fill() {
         fill.end(Outcome::Failed(Arc::new(reply::failure(ctx, &answer))));
     }
     match cache::serve_stale(session, ctx).await {
-        Ok(true) => return FailToProxy { error_code: 200, can_reuse_downstream: false },
+        Ok(true) => return FailToProxy { error_code: 200, can_reuse_downstream: reusable },
         Ok(false) => {}
         Err(_) => return gone,
     }
     let status = answer.status();
     match reply::error(session, ctx, &answer).await {
-        Ok(()) => FailToProxy { error_code: status, can_reuse_downstream: false },
+        Ok(()) => FailToProxy { error_code: status, can_reuse_downstream: reusable },
         Err(_) => gone,
     }
 }

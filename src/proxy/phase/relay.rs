@@ -5,16 +5,14 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use pingora_error::{Error, ErrorType, Result};
 
-use pingora_proxy::Session;
-
 use super::{cache, respond, settle};
 use crate::{
     error::Fault,
     ledger::Exceeded,
     openai::{StreamEnd, StreamState},
     proxy::{
+        client::Parting,
         context::{Belief, Bill, Context, Delivery},
-        downstream::Parting,
     },
 };
 
@@ -32,7 +30,7 @@ const STOPPED: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// The provider goes on sending after the stream's end: the connection to it is not worth keeping.
-pub fn events(session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
+pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
     let patience = if ctx.stopped { STOPPED } else { AFTERMATH };
     let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
     // The end itself is no excess: it may have waited for a client that was slow to read.
@@ -67,8 +65,7 @@ pub fn events(session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &
         let counted = ctx.translator.as_ref().is_some_and(|translator| translator.usage(several).flatten().is_some());
         if ctx.reservation.is_some() && !counted {
             // A client that has all it wanted to read may leave before the provider has told what it comes to.
-            ctx.decorator.outlive_client(Parting::Linger(COUNT_WITHIN));
-            ctx.decorator.install(session);
+            ctx.client.outlived(Parting::Linger(COUNT_WITHIN));
         }
     }
     let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };

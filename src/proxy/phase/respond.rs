@@ -1,9 +1,6 @@
 //! Respond: look at the provider's header; fail over, or decide how the reply reaches the client.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -27,6 +24,7 @@ use crate::{
         conceal::conceal,
         context::{Bill, Context, Delivery},
         cors, headers,
+        held::{Held, Limit, Withheld},
         keeper::Keeper,
         rates,
         reply::{self, Reader},
@@ -249,30 +247,48 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
     }
 }
 
-/// The last step before the client: keeps a JSON reply back until it is complete, then finishes its header and, where it
-/// is an error, its body.
-pub fn send(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) {
-    if response.status.is_informational() && response.status.as_u16() != 101 {
+/// A client of HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+pub fn downgrade(session: &mut Session, response: &mut ResponseHeader) {
+    if session.req_header().version >= http::Version::HTTP_11 {
         return;
     }
-    if session.req_header().version < http::Version::HTTP_11 {
-        // Such a client knows no chunks: the end of the connection is the end of the body.
+    response.remove_header(&header::TRANSFER_ENCODING);
+    if !response.headers.contains_key(header::CONTENT_LENGTH) {
+        session.set_keepalive(None);
+    }
+}
+
+/// The reply to an upload, which goes through Pingora's loop: there its header leaves before its body has come. What has to be
+/// known before the client reads on is held back without it.
+pub fn withhold(response: &mut ResponseHeader, ctx: &mut Context) {
+    if response.status.is_informational() || !matches!(ctx.delivery, Delivery::Hold) {
+        return;
+    }
+    if is_key_refused(ctx) {
+        let body = refuse_key(response, ctx.provider(), &Reader::of(ctx), &ctx.metrics);
         response.remove_header(&header::TRANSFER_ENCODING);
-        if !response.headers.contains_key(header::CONTENT_LENGTH) {
-            session.set_keepalive(None);
-        }
+        // A number: inserting it cannot fail.
+        let _ = response.insert_header(header::CONTENT_LENGTH, body.len());
+        ctx.withheld = Some(Withheld::Instead(body));
+        return;
     }
-    match ctx.delivery {
-        Delivery::Hold => hold(session, ctx),
-        Delivery::Pass => drop(ctx.first_byte.get_or_insert_with(Instant::now)),
-        Delivery::Relay(_) => {}
+    if response.status.as_u16() >= 400 {
+        // What is taken out of it makes it shorter.
+        response.remove_header(&header::CONTENT_LENGTH);
     }
+    ctx.withheld = Some(Withheld::Reply(Box::new(hold(ctx, Box::new(response.clone())))));
+}
+
+/// A provider refuses the gateway's own key.
+fn is_key_refused(ctx: &Context) -> bool {
+    ctx.attempt.as_ref().is_some_and(|attempt| attempt.status == Some(401) && !attempt.own_credential)
 }
 
 /// The largest reply that is translated, in bytes.
 const MAX_TRANSLATED: usize = 32 << 20;
 
-fn hold(session: &mut Session, ctx: &mut Context) {
+/// Begins to hold a reply whose header has come.
+pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
     let memory = &ctx.governance.clone().capacity.memory;
     let keeper = ctx.keeper.take();
     let keep = move |body: &Bytes| {
@@ -280,8 +296,7 @@ fn hold(session: &mut Session, ctx: &mut Context) {
             keeper.keep(body);
         }
     };
-    let refused = ctx.attempt.as_ref().is_some_and(|attempt| attempt.status == Some(401) && !attempt.own_credential);
-    if ctx.endpoint == Endpoint::Other && !refused {
+    if ctx.endpoint == Endpoint::Other && !is_key_refused(ctx) {
         let own_credential = ctx.attempt.as_ref().is_some_and(|attempt| attempt.own_credential);
         let finish = move |header: &mut ResponseHeader, body: Bytes| {
             if header.status.as_u16() < 400 {
@@ -290,8 +305,8 @@ fn hold(session: &mut Session, ctx: &mut Context) {
             }
             if own_credential { body } else { conceal(body) }
         };
-        ctx.decorator.hold(ctx.engines.config.http.max_held_reply_bytes, false, memory, Box::new(finish));
-        return ctx.decorator.install(session);
+        let limit = Limit { bytes: ctx.engines.config.http.max_held_reply_bytes, must: false };
+        return Held::new(header, limit, memory, Box::new(finish));
     }
     let most_values = ctx.engines.config.http.max_json_values;
     let requested_tier = ctx.tier();
@@ -382,12 +397,11 @@ fn hold(session: &mut Session, ctx: &mut Context) {
     };
     let limits = &ctx.engines.config.http;
     // A translated reply never passes as it came: one that is too large to be held is an error.
-    let (limit, must) = match ctx.exchange() {
-        Some(_) => (limits.max_held_reply_bytes.max(MAX_TRANSLATED), true),
-        None => (limits.max_held_reply_bytes, false),
+    let limit = match ctx.exchange() {
+        Some(_) => Limit { bytes: limits.max_held_reply_bytes.max(MAX_TRANSLATED), must: true },
+        None => Limit { bytes: limits.max_held_reply_bytes, must: false },
     };
-    ctx.decorator.hold(limit, must, memory, Box::new(finish));
-    ctx.decorator.install(session);
+    Held::new(header, limit, memory, Box::new(finish))
 }
 
 /// A reply that only the end of the connection delimits, and that is not whole: passed on, it would look complete.

@@ -443,8 +443,8 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     }
     let streamed = matches!(ctx.delivery, Delivery::Relay(_));
     // A provider that was at work when the client left, or when our patience ended, or that broke off: it may charge for it.
-    let unheard =
-        answered.is_none() && (status == super::finish::CLIENT_CLOSED && ctx.attempts > 0 || ctx.broke_at_work);
+    let sent = ctx.attempt.as_ref().is_some_and(|attempt| attempt.is_sent);
+    let unheard = answered.is_none() && (status == super::finish::CLIENT_CLOSED && sent || ctx.broke_at_work);
     let free =
         matches!(ctx.endpoint, Endpoint::Moderations | Endpoint::CountTokens | Endpoint::Models | Endpoint::Model(_));
     if !served && !unheard || free {

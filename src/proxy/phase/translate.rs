@@ -95,7 +95,6 @@ async fn make_aside(ctx: &mut Context, target: &Target, load: Load) -> Result<Ma
     if let Some(attempt) = &mut ctx.attempt {
         attempt.body = None;
     }
-    ctx.decorator.forget_body();
     let capacity = ctx.governance.capacity.clone();
     let budget = capacity.clone();
     let made = match Translation::of(ctx, target) {

@@ -1,0 +1,320 @@
+//! Exchange: ask one deployment after the other until one has answered, and bring its answer to the client.
+//!
+//! For every request that the gateway has whole. What streams up to a provider (uploads), and WebSockets, go through Pingora's
+//! own loop. The connection comes from Pingora's pool, and both ends are its sessions: their parsers and their framing.
+
+use std::{mem, time::Instant};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderMap, Method, Version, header};
+use pingora_core::{
+    connectors::http::Connector,
+    protocols::http::{HttpTask, client::HttpSession},
+    upstreams::peer::{HttpPeer, Peer},
+};
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::{attempt, identify, models, recover, relay, respond};
+use crate::{
+    cache::Outcome,
+    proxy::{
+        client,
+        context::{Context, Delivery},
+        resolve::Resolver,
+    },
+};
+
+/// One `write_timeout` covers one piece of a body, so a slow provider may take a large one at its own pace.
+const PIECE: usize = 256 * 1024;
+
+/// Ways to a provider.
+pub struct Upstream<'a> {
+    /// Keeps the connections.
+    pub connector: &'a Connector,
+    /// Host names to addresses.
+    pub resolver: &'a Resolver,
+    /// What providers say of their models.
+    pub models: &'a models::Known,
+}
+
+/// Whether the request is here whole, so that it is carried here.
+pub fn carries(session: &mut Session, ctx: &Context) -> bool {
+    let read = ctx.body.is_some() || ctx.forwarded.is_some();
+    read || session.as_mut().is_body_done() && !identify::is_websocket(session)
+}
+
+/// Asks deployments until one has answered, and brings the answer to the client.
+///
+/// # Errors
+/// No deployment has answered, or the client has left: for `recover::give_up`.
+pub async fn run(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>) -> Result<()> {
+    attempt::arm(session, ctx);
+    while let Err(error) = once(session, ctx, upstream).await {
+        if !error.retry() {
+            return Err(error);
+        }
+    }
+    client::flush(&mut session.downstream_session).await?;
+    match ctx.client.is_gone() {
+        true => Err(Error::explain(ErrorType::ConnectionClosed, "the client has left").into_down()),
+        false => Ok(()),
+    }
+}
+
+/// One attempt. Its error says whether another one follows.
+async fn once(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>) -> Result<()> {
+    let peer = attempt::begin(session, ctx, upstream.resolver).await?;
+    let connected = tokio::select! {
+        biased;
+        connected = upstream.connector.get_http_session(&*peer) => connected,
+        left = ctx.client.left(&mut session.downstream_session) => return Err(left),
+    };
+    let (mut provider, reused) = match connected {
+        Ok(connected) => connected,
+        Err(error) => return Err(recover::from_connect(ctx, error.into_up(), upstream.resolver)),
+    };
+    let outcome = converse(session, ctx, &mut provider, &peer).await;
+    let http2 = matches!(provider, HttpSession::H2(_));
+    if http2 || matches!(outcome, Ok(true)) {
+        upstream.connector.release_http_session(provider, &*peer, Some(attempt::UPSTREAM_IDLE)).await;
+    }
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(mut error) => {
+            if matches!(error.etype(), ErrorType::H2Downgrade | ErrorType::InvalidH2) {
+                match peer.get_alpn().is_none_or(|alpn| alpn.get_min_http_version() == 1) {
+                    true => upstream.connector.prefer_h1(&*peer),
+                    false => error.set_retry(false),
+                }
+            }
+            Err(recover::from_exchange(session, ctx, error, reused))
+        }
+    }
+}
+
+/// Sends the request and brings its answer to the client. Returns whether the connection can serve another request.
+async fn converse(
+    session: &mut Session,
+    ctx: &mut Context,
+    provider: &mut HttpSession,
+    peer: &HttpPeer,
+) -> Result<bool> {
+    provider.set_read_timeout(peer.options.read_timeout);
+    provider.set_write_timeout(peer.options.write_timeout);
+    let request = attempt::header(session, ctx, matches!(provider, HttpSession::H2(_)))?;
+    provider.write_request_header(Box::new(request)).await.map_err(Error::into_up)?;
+    let broken = send_body(session, ctx, provider).await?;
+    let is_sent = broken.is_none();
+    let (mut header, ended) = final_header(session, ctx, provider, broken).await?;
+    respond::receive(session, &mut header, ctx)?;
+    if let Delivery::Hold = ctx.delivery {
+        respond::downgrade(session, &mut header);
+        hold(session, ctx, provider, header, ended).await?;
+    } else {
+        frame(session, &mut header, ended)?;
+        respond::downgrade(session, &mut header);
+        if let Delivery::Pass = ctx.delivery {
+            ctx.first_byte.get_or_insert_with(Instant::now);
+        }
+        let is_all = ended && matches!(ctx.delivery, Delivery::Pass);
+        let tasks = vec![HttpTask::Header(Box::new(header), is_all)];
+        match is_all {
+            true => ctx.client.write(&mut session.downstream_session, tasks).await?,
+            false => pass(session, ctx, provider, tasks, ended).await?,
+        }
+    }
+    Ok(is_sent)
+}
+
+/// Sends the body. `Some` is an error in doing so: the provider may have answered before it had read all of it.
+async fn send_body(session: &mut Session, ctx: &mut Context, provider: &mut HttpSession) -> Result<Option<Box<Error>>> {
+    let mut rest = ctx.attempt.as_ref().and_then(|attempt| attempt.body.clone()).unwrap_or_default();
+    let mut first = true;
+    while first || !rest.is_empty() {
+        first = false;
+        let piece = rest.split_to(rest.len().min(PIECE));
+        let sent = async {
+            let ends = rest.is_empty();
+            if !piece.is_empty() || matches!(provider, HttpSession::H2(_)) {
+                provider.write_request_body(piece, ends).await?;
+            }
+            match (&mut *provider, ends) {
+                (HttpSession::H1(http1), true) => http1.finish_body().await.map(drop),
+                _ => Ok(()),
+            }
+        };
+        let sent = tokio::select! {
+            biased;
+            sent = sent => sent,
+            left = ctx.client.left(&mut session.downstream_session) => return Err(left),
+        };
+        if let Err(error) = sent {
+            return Ok(Some(error.into_up()));
+        }
+        if !rest.is_empty() {
+            // Others have their turn: a provider that takes it as fast as it is sent would keep the thread.
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(None)
+}
+
+/// The header of the provider's answer, and whether that is all there is of it. What it says before is passed on.
+async fn final_header(
+    session: &mut Session,
+    ctx: &mut Context,
+    provider: &mut HttpSession,
+    mut broken: Option<Box<Error>>,
+) -> Result<(ResponseHeader, bool)> {
+    loop {
+        let read = tokio::select! {
+            biased;
+            read = provider.read_response_header() => read,
+            left = ctx.client.left(&mut session.downstream_session) => return Err(left),
+        };
+        read.map_err(|error| broken.take().unwrap_or(error).into_up())?;
+        let Some(mut header) = provider.response_header().cloned() else {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "no header").into_up());
+        };
+        if header.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody has asked for that.
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for").into_up());
+        }
+        if header.status.is_informational() {
+            respond::receive(session, &mut header, ctx)?;
+            let task = HttpTask::Header(Box::new(header), false);
+            ctx.client.write(&mut session.downstream_session, vec![task]).await?;
+            continue;
+        }
+        let ended = is_over(provider)?;
+        if ended && matches!(provider, HttpSession::H2(_)) && promises_body(session, &header) {
+            let why = "a length without a body";
+            return Err(Error::explain(ErrorType::H2Error, why).into_up());
+        }
+        return Ok((header, ended));
+    }
+}
+
+/// RFC 9113 §8.1.1 with RFC 9110 §8.6: a length other than zero is followed by data.
+fn promises_body(session: &Session, header: &ResponseHeader) -> bool {
+    let length = header.headers.get(header::CONTENT_LENGTH);
+    has_body(session, header) && length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
+}
+
+/// Whether a reply with this header has a body at all (RFC 9110 §6.4.1).
+fn has_body(session: &Session, header: &ResponseHeader) -> bool {
+    session.req_header().method != Method::HEAD && !matches!(header.status.as_u16(), 204 | 304)
+}
+
+/// True once the whole reply was read.
+///
+/// # Errors
+/// It broke off, which HTTP/2 tells in no other way.
+fn is_over(provider: &mut HttpSession) -> Result<bool> {
+    match provider {
+        HttpSession::H2(http2) => http2.check_response_end_or_error().map_err(Error::into_up),
+        other => Ok(other.response_done()),
+    }
+}
+
+/// The client is told where the body ends also where only the end of the connection told us.
+fn frame(session: &Session, header: &mut ResponseHeader, ended: bool) -> Result<()> {
+    let told = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH].iter().any(|name| header.headers.contains_key(name));
+    // HTTP/1.0 knows no chunks, HTTP/2 has its own.
+    header.set_version(Version::HTTP_11);
+    if !told && !ended && has_body(session, header) {
+        header.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
+    Ok(())
+}
+
+/// More of the reply's body; `None` at its end.
+async fn next(session: &mut Session, ctx: &mut Context, provider: &mut HttpSession) -> Result<Option<Bytes>> {
+    tokio::select! {
+        biased;
+        read = provider.read_response_body() => read.map_err(Error::into_up),
+        left = ctx.client.left(&mut session.downstream_session) => Err(left),
+    }
+}
+
+/// Keeps a reply back until it is complete, and gives the client what becomes of it.
+async fn hold(
+    session: &mut Session,
+    ctx: &mut Context,
+    provider: &mut HttpSession,
+    header: ResponseHeader,
+    mut ended: bool,
+) -> Result<()> {
+    let mut held = respond::hold(ctx, Box::new(header));
+    while !ended {
+        let chunk = next(session, ctx, provider).await?;
+        ended = chunk.is_none() || is_over(provider)?;
+        if held.push(chunk.unwrap_or_default())? {
+            continue;
+        }
+        if let Some(fill) = ctx.fill() {
+            // Too large to be kept for those who wait.
+            fill.end(Outcome::Solo);
+        }
+        let (mut header, chunks) = held.let_through();
+        frame(session, &mut header, false)?;
+        let mut tasks = vec![HttpTask::Header(header, false)];
+        tasks.extend(chunks.into_iter().map(|chunk| HttpTask::Body(Some(chunk), false)));
+        return pass(session, ctx, provider, tasks, ended).await;
+    }
+    let (mut header, body) = held.complete();
+    header.set_version(Version::HTTP_11);
+    let tasks = vec![HttpTask::Header(header, false), HttpTask::Body(Some(body), true)];
+    ctx.client.write(&mut session.downstream_session, tasks).await
+}
+
+/// Passes a reply on as it arrives, event by event where it is a stream. `tasks` are what goes before.
+async fn pass(
+    session: &mut Session,
+    ctx: &mut Context,
+    provider: &mut HttpSession,
+    mut tasks: Vec<HttpTask>,
+    mut ended: bool,
+) -> Result<()> {
+    loop {
+        // What came along with the header leaves with it.
+        let ready = if ended { Some(Ok(None)) } else { provider.read_response_body().now_or_never() };
+        if !matches!(ready, Some(Ok(_))) && !tasks.is_empty() {
+            ctx.client.write(&mut session.downstream_session, mem::take(&mut tasks)).await?;
+        }
+        let chunk = match ready {
+            Some(chunk) => chunk.map_err(Error::into_up)?,
+            None => next(session, ctx, provider).await?,
+        };
+        ended = ended || chunk.is_none() || is_over(provider)?;
+        let trailers = match ctx.delivery {
+            Delivery::Pass if chunk.is_none() => read_trailers(provider).await?,
+            _ => None,
+        };
+        let mut body = chunk;
+        if let (Some(keeper), Some(bytes)) = (&mut ctx.keeper, &body) {
+            keeper.pass(bytes);
+        }
+        relay::events(&mut body, ended, ctx)?;
+        tasks.extend(body.map(|body| HttpTask::Body(Some(body), false)));
+        if ended {
+            tasks.push(trailers.map_or(HttpTask::Done, |trailers| HttpTask::Trailer(Some(trailers))));
+        }
+        if !tasks.is_empty() {
+            ctx.client.write(&mut session.downstream_session, mem::take(&mut tasks)).await?;
+        }
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
+async fn read_trailers(provider: &mut HttpSession) -> Result<Option<Box<HeaderMap>>> {
+    match provider {
+        HttpSession::H2(http2) => Ok(http2.read_trailers().await.map_err(Error::into_up)?.map(Box::new)),
+        _ => Ok(None),
+    }
+}
