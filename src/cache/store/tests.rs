@@ -136,10 +136,11 @@ fn threads_may_use_it_at_once() {
     });
 }
 
-/// Pages that the process has in memory, in bytes.
+/// Pages that the process has in memory, in bytes, without those of the executable, which are read as they are needed.
 fn resident() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4_096
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: Vec<usize> = statm.split(' ').map(|field| field.trim().parse().unwrap()).collect();
+    (pages[1] - pages[2]) * 4_096
 }
 
 /// In a process of its own, because its memory is measured.
