@@ -48,6 +48,8 @@ pub enum Fault {
     PathNotMetered,
     /// The path is not served to this tenant with the gateway's key: 403.
     PathNotAllowed,
+    /// A web page asks that is not allowed to, without a token: 403.
+    OriginNotAllowed,
     /// The object is not there, or not the tenant's, which look the same: 404.
     ObjectNotFound,
     /// A limit of the tenant or the token is reached: 429.
@@ -102,7 +104,8 @@ impl Fault {
             | Self::ModelNotAllowed
             | Self::ModelNotPriced
             | Self::PathNotMetered
-            | Self::PathNotAllowed => 403,
+            | Self::PathNotAllowed
+            | Self::OriginNotAllowed => 403,
             Self::RateLimited | Self::BudgetHeld => 429,
             Self::IdentityUnavailable | Self::LedgerUnavailable | Self::Overloaded => 503,
             Self::UnknownPath | Self::ModelNotFound | Self::ObjectNotFound => 404,
@@ -139,6 +142,7 @@ impl Fault {
             Self::ModelNotPriced => "model_not_priced",
             Self::PathNotMetered => "path_not_metered",
             Self::PathNotAllowed => "path_not_allowed",
+            Self::OriginNotAllowed => "origin_not_allowed",
             Self::ObjectNotFound => "object_not_found",
             Self::RateLimited => "rate_limit_exceeded",
             Self::BudgetExceeded => "budget_exceeded",
@@ -175,6 +179,7 @@ impl Fault {
             | Self::ModelNotPriced
             | Self::PathNotMetered
             | Self::PathNotAllowed
+            | Self::OriginNotAllowed
             | Self::ObjectNotFound
             | Self::RateLimited
             | Self::BudgetExceeded
@@ -269,8 +274,9 @@ impl GatewayError {
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 30] = [
+    const ALL: [Fault; 31] = [
         Fault::PathNotAllowed,
+        Fault::OriginNotAllowed,
         Fault::ObjectNotFound,
         Fault::UnsupportedParameter,
         Fault::NotCached,

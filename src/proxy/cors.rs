@@ -2,10 +2,16 @@
 //!
 //! A provider's own CORS headers never reach the client, see `returned`.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use std::net::IpAddr;
 
-use super::context::Context;
-use crate::config::Cors;
+use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Authority};
+use pingora_http::RequestHeader;
+
+use super::{context::Context, party::Principal};
+use crate::{
+    config::Cors,
+    error::{Fault, GatewayError},
+};
 
 /// What is served, on any path: the answer to `OPTIONS`.
 pub const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -31,6 +37,38 @@ fn allowed(rules: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
         true => Some(ANY),
         false => rules.origins.contains(origin).then(|| origin.clone()),
     }
+}
+
+/// Refuses web pages to one who comes without a token and is served on the gateway's keys. Any page in the browser of somebody who
+/// can reach the gateway can send requests to it, under a name of its own too (DNS rebinding); a token it does not have.
+///
+/// # Errors
+/// A page that is not of an allowed origin, nor of the gateway's own address.
+pub fn refuse_page(request: &RequestHeader, ctx: &Context, principal: &Principal) -> Result<(), GatewayError> {
+    let Some(origin) = request.headers.get(header::ORIGIN) else { return Ok(()) };
+    if principal.token.is_some() || principal.own_keys_only {
+        return Ok(());
+    }
+    let rules = ctx.engines.config.http.cors.as_ref();
+    if rules.is_some_and(|rules| allowed(rules, &request.headers).is_some()) || is_of_this_address(origin, request) {
+        return Ok(());
+    }
+    let message = "A web page can use this gateway without a token only if 'http.cors.allow_origins' names its origin.";
+    Err(GatewayError::new(Fault::OriginNotAllowed, message))
+}
+
+/// True for a page that came from the very address that is asked, where no name stands between: names can be made to mean
+/// another address.
+fn is_of_this_address(origin: &HeaderValue, request: &RequestHeader) -> bool {
+    let host = request.uri.authority().map(Authority::as_str);
+    let host = host.or_else(|| request.headers.get(header::HOST)?.to_str().ok());
+    let page = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    let (Some(host), Some(page)) = (host, page) else { return false };
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host();
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let is_fixed = bare.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost");
+    is_fixed && page.eq_ignore_ascii_case(host)
 }
 
 /// Lets a page of an allowed origin read the reply to this request.
@@ -89,6 +127,25 @@ mod tests {
         assert_eq!(allowed(&rules, &HeaderMap::new()), None);
         rules.any_origin = true;
         assert_eq!(allowed(&rules, &from("null")), Some(ANY));
+    }
+
+    #[test]
+    fn a_page_is_of_this_address_only_where_no_name_can_lie() {
+        for (origin, host, own) in [
+            ("http://127.0.0.1:8080", "127.0.0.1:8080", true),
+            ("http://localhost:8080", "localhost:8080", true),
+            ("http://[::1]:8080", "[::1]:8080", true),
+            ("http://localhost:3000", "localhost:8080", false),
+            ("http://evil.example:8080", "evil.example:8080", false),
+            ("http://localhost.evil.example", "localhost.evil.example", false),
+            ("http://evil.example", "127.0.0.1:8080", false),
+            ("null", "127.0.0.1", false),
+            ("http://127.0.0.1.evil.example", "127.0.0.1.evil.example", false),
+        ] {
+            let mut request = RequestHeader::build("POST", b"/v1/chat/completions", None).unwrap();
+            request.insert_header("host", host).unwrap();
+            assert_eq!(is_of_this_address(&HeaderValue::from_static(origin), &request), own, "{origin} at {host}");
+        }
     }
 
     #[test]

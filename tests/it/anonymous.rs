@@ -179,3 +179,40 @@ async fn a_key_in_a_header_of_the_configuration_is_the_gateways_too() {
     assert_eq!(post(&gateway, Some("sk-own")).await, 401);
     assert_eq!(fake.count(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_spends_nothing_without_a_token() {
+    let fake = Fake::always(Answer::completion()).await;
+    let gateway = Gateway::start(&open(&fake));
+    let send = async |origin: &str, host: Option<&str>, key: Option<&str>| {
+        // What a page may send without asking first.
+        let request = reqwest::Client::new().post(gateway.url("/v1/chat/completions"));
+        let request = request.header("origin", origin).header("content-type", "text/plain");
+        let request = host.into_iter().fold(request, |request, host| request.header("host", host));
+        let request = key.into_iter().fold(request, |request, key| request.bearer_auth(key));
+        let reply = request.body(chat("gpt-4o", "")).send().await.unwrap();
+        (reply.status().as_u16(), reply.text().await.unwrap())
+    };
+    for (origin, host) in [
+        ("https://evil.example", None),
+        ("null", None),
+        // A name that was made to mean this address.
+        ("http://evil.example", Some("evil.example")),
+    ] {
+        for key in [None, Some("sk-anything")] {
+            let (status, body) = send(origin, host, key).await;
+            assert!(status == 403 && body.contains("origin_not_allowed"), "{origin}: {status} {body}");
+        }
+    }
+    assert_eq!(fake.count(), 0, "nothing was asked");
+    let own = format!("http://{}", gateway.addresses[0]);
+    assert_eq!(send(&own, None, None).await.0, 200, "a page of the gateway's own address");
+    let (_, token) = gateway.token_of(&new("default")).await;
+    assert_eq!(send("https://evil.example", None, Some(&token)).await.0, 200, "a token is what a page of others lacks");
+
+    let cors = "http: {cors: {allow_origins: [\"https://app.example\"]}}\n";
+    let gateway = Gateway::start(&(open(&fake) + cors));
+    let reply =
+        reqwest::Client::new().post(gateway.url("/v1/chat/completions")).header("origin", "https://app.example");
+    assert_eq!(reply.body(chat("gpt-4o", "")).send().await.unwrap().status().as_u16(), 200);
+}

@@ -18,6 +18,7 @@ use crate::{
     providers::quirks,
     proxy::{
         context::{Body, Context, Quote},
+        cors,
         party::Principal,
         reply,
     },
@@ -76,6 +77,7 @@ pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
 /// # Errors
 /// A scope that is missing, a path that a budget forbids, or a limit that is reached.
 pub fn enter(session: &Session, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
+    cors::refuse_page(session.req_header(), ctx, principal)?;
     let scope = match ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => Scope::AiRead,
         Endpoint::InvalidateCache if principal.may(Scope::Admin) => Scope::Admin,
