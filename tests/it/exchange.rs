@@ -333,3 +333,19 @@ async fn a_client_that_does_not_read_holds_up_its_own_provider_and_nobody_else()
         assert!(read >= ALL, "HTTP/2 {http2}: {read} bytes came");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_of_a_websocket_does_not_make_a_silent_body_endless() {
+    let fake = Fake::always(Answer::completion()).await;
+    let gateway = Gateway::start(&format!("{}http: {{body_timeout: 300ms}}\n", providers(&[("openai", fake.address)])));
+    for body in ["transfer-encoding: chunked", "content-length: 5"] {
+        let mut client = Client::connect(gateway.addresses[0]).await;
+        let offer = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
+        client.write(format!("GET /v1/realtime?model=m HTTP/1.1\r\nhost: gw\r\n{offer}\r\n{body}\r\n\r\n")).await;
+        let begun = Instant::now();
+        let status = client.reply().await.map(|reply| reply.status);
+        assert!(status.is_none_or(|status| status == 408), "{body}: {status:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{body}: {:?}", begun.elapsed());
+    }
+}

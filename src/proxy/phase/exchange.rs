@@ -40,6 +40,21 @@ pub struct Upstream<'a> {
     pub models: &'a models::Known,
 }
 
+/// Bytes that an exchange has moved since others last had their turn: one whose both ends are as fast as we are would keep the
+/// thread to itself.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    async fn took(&mut self, bytes: Option<&Bytes>) {
+        self.0 += bytes.map_or(0, Bytes::len);
+        if self.0 >= PIECE {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// Whether the request is here whole, so that it is carried here.
 pub fn carries(session: &mut Session, ctx: &Context) -> bool {
     let read = ctx.body.is_some() || ctx.forwarded.is_some();
@@ -132,14 +147,14 @@ async fn converse(
 /// Sends the body. `Some` is an error in doing so: the provider may have answered before it had read all of it.
 async fn send_body(session: &mut Session, ctx: &mut Context, provider: &mut HttpSession) -> Result<Option<Box<Error>>> {
     let mut rest = ctx.attempt.as_ref().and_then(|attempt| attempt.body.clone()).unwrap_or_default();
-    let mut first = true;
+    let (mut first, mut turn) = (true, Turn::default());
     while first || !rest.is_empty() {
         first = false;
         let piece = rest.split_to(rest.len().min(PIECE));
         let sent = async {
             let ends = rest.is_empty();
             if !piece.is_empty() || matches!(provider, HttpSession::H2(_)) {
-                provider.write_request_body(piece, ends).await?;
+                provider.write_request_body(piece.clone(), ends).await?;
             }
             match (&mut *provider, ends) {
                 (HttpSession::H1(http1), true) => http1.finish_body().await.map(drop),
@@ -154,10 +169,7 @@ async fn send_body(session: &mut Session, ctx: &mut Context, provider: &mut Http
         if let Err(error) = sent {
             return Ok(Some(error.into_up()));
         }
-        if !rest.is_empty() {
-            // Others have their turn: a provider that takes it as fast as it is sent would keep the thread.
-            tokio::task::yield_now().await;
-        }
+        turn.took(Some(&piece)).await;
     }
     Ok(None)
 }
@@ -249,8 +261,10 @@ async fn hold(
     mut ended: bool,
 ) -> Result<()> {
     let mut held = respond::hold(ctx, Box::new(header));
+    let mut turn = Turn::default();
     while !ended {
         let chunk = next(session, ctx, provider).await?;
+        turn.took(chunk.as_ref()).await;
         ended = chunk.is_none() || is_over(provider)?;
         if held.push(chunk.unwrap_or_default())? {
             continue;
@@ -261,6 +275,7 @@ async fn hold(
         }
         let (mut header, chunks) = held.let_through();
         frame(session, &mut header, false)?;
+        respond::downgrade(session, &mut header);
         let mut tasks = vec![HttpTask::Header(header, false)];
         tasks.extend(chunks.into_iter().map(|chunk| HttpTask::Body(Some(chunk), false)));
         return pass(session, ctx, provider, tasks, ended).await;
@@ -279,6 +294,7 @@ async fn pass(
     mut tasks: Vec<HttpTask>,
     mut ended: bool,
 ) -> Result<()> {
+    let mut turn = Turn::default();
     loop {
         // What came along with the header leaves with it.
         let ready = if ended { Some(Ok(None)) } else { provider.read_response_body().now_or_never() };
@@ -289,6 +305,7 @@ async fn pass(
             Some(chunk) => chunk.map_err(Error::into_up)?,
             None => next(session, ctx, provider).await?,
         };
+        turn.took(chunk.as_ref()).await;
         ended = ended || chunk.is_none() || is_over(provider)?;
         let trailers = match ctx.delivery {
             Delivery::Pass if chunk.is_none() => read_trailers(provider).await?,

@@ -28,11 +28,15 @@ pub fn prepare_connection(session: &mut Session, ctx: &Context) {
     session.set_read_timeout(patience);
 }
 
-/// True for a request to become a WebSocket. Other upgrades (`h2c`, which some clients offer on every request) are not made.
+/// True for a request to become a WebSocket, which has no body (RFC 6455 §4.1). Other upgrades (`h2c`, which some clients offer on
+/// every request) are not made.
 pub fn is_websocket(session: &Session) -> bool {
     let request = session.req_header();
+    let length = request.headers.get(header::CONTENT_LENGTH);
     request.method == http::Method::GET
         && session.is_upgrade_req()
+        && !request.headers.contains_key(header::TRANSFER_ENCODING)
+        && length.is_none_or(|length| length.as_bytes() == b"0")
         && request.headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 

@@ -58,7 +58,7 @@ pub async fn accept(
     if session.req_header().method == http::Method::OPTIONS {
         // It needs no credential, counts in no limit, and no provider is asked.
         read::discard(session).await;
-        return reply::options(session, ctx).await.map(|()| true);
+        return reply::options(session, ctx).await.map(|()| true).map_err(Error::into_down);
     }
     // Boxed, and gone before the exchange begins: a stream would carry its size along for as long as it is open.
     match Box::pin(walk(session, ctx, contexts, upstream)).await {
@@ -93,7 +93,8 @@ async fn answer(session: &mut Session, ctx: &mut Context, stop: Stop) -> Result<
     match stop {
         Stop::Error(error) => {
             read::discard(session).await;
-            reply::error(session, ctx, &error).await
+            // A client that cannot be written to has left.
+            reply::error(session, ctx, &error).await.map_err(Error::into_down)
         }
         Stop::Gone => {
             session.set_keepalive(None);
