@@ -23,7 +23,7 @@ use chittycan::{
     },
     providers::exchange,
     tokenizer,
-    types::{NanoUsd, RequestId, TenantId, Usage, unix_now},
+    types::{NanoUsd, PromptCaching, RequestId, TenantId, Usage, unix_now},
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -310,6 +310,7 @@ data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text
             max_output_tokens: Some(64_000),
             default_max_tokens: None,
             context: None,
+            prompt_caching: PromptCaching::Auto,
         };
         let once = || exchange::translate(&endpoint, provider, &model, black_box(body.as_bytes())).unwrap();
         group.bench_function(format!("{name}/request_1KiB"), |b| b.iter(once));

@@ -10,6 +10,7 @@ use chittycan::dialect::{self, Model};
 use chittycan::openai::{Endpoint, Peek};
 use chittycan::providers::exchange::{Exchange, is_translated, translate};
 use chittycan::sse::Scanner;
+use chittycan::types::PromptCaching;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
@@ -36,6 +37,7 @@ fuzz_target!(|input: &[u8]| {
         max_output_tokens: (choice & 64 != 0).then_some(64_000),
         default_max_tokens: None,
         context: None,
+        prompt_caching: PromptCaching::Auto,
     };
     if !is_translated(endpoint, provider) || Peek::parse(request).is_err() {
         return;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::base_url::BaseUrl;
 pub use super::raw::Limits;
 use crate::capacity;
-use crate::types::{NanoUsd, Secret, TenantId};
+use crate::types::{NanoUsd, PromptCaching, Secret, TenantId};
 
 /// Everything `can serve` needs to know.
 #[derive(Clone, Debug)]
@@ -281,6 +281,8 @@ pub struct Route {
     pub strict: bool,
     /// Tokens to ask for at most where the client states no limit.
     pub default_max_tokens: Option<u64>,
+    /// When a translation for Anthropic adds breakpoints of the prompt cache.
+    pub prompt_caching: PromptCaching,
 }
 
 /// The completion cache.

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use bytes::BytesMut;
 use serde_json::{Map, Value};
 
+use crate::types::PromptCaching;
+
 /// The model that a request is translated for.
 #[derive(Clone, Copy, Debug)]
 pub struct Model<'a> {
@@ -16,6 +18,8 @@ pub struct Model<'a> {
     pub default_max_tokens: Option<u64>,
     /// Tokens of the context to run with, where the dialect takes a wish (Ollama's `num_ctx`).
     pub context: Option<u64>,
+    /// When it gets breakpoints of the prompt cache, where the dialect has them (Anthropic).
+    pub prompt_caching: PromptCaching,
 }
 
 /// A request in the other dialect.

@@ -105,6 +105,12 @@ impl Price {
         self.above.first().is_some_and(|(threshold, _)| *threshold <= tokens)
     }
 
+    /// Whether the list has a rate for what is written to the prompt cache, other than that of plain input.
+    pub fn prices_cache_writes(&self) -> bool {
+        let rates = self.base.tier(ServiceTier::Standard);
+        rates.cache_write != rates.input
+    }
+
     /// The longest prompt the model takes, in tokens, if known.
     pub fn max_input_tokens(&self) -> Option<u64> {
         self.limits.max_input_tokens

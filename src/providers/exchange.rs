@@ -17,6 +17,8 @@ use crate::{
 pub struct Exchange {
     /// What the translation left out.
     pub lost: Vec<Lost>,
+    /// The request marks what Anthropic is to keep in its prompt cache, which costs more than to read it.
+    pub marks_cache: bool,
     /// From the provider's dialect towards the client's.
     steps: Vec<Box<dyn Replies>>,
     dialect: Dialect,
@@ -50,7 +52,7 @@ pub fn translate(
         })
     };
     let read = || read().and_then(require_ranges);
-    let mut exchange = Exchange { lost: Vec::new(), steps: Vec::new(), dialect: provider.dialect };
+    let mut exchange = Exchange { lost: Vec::new(), marks_cache: false, steps: Vec::new(), dialect: provider.dialect };
     let chat = match endpoint {
         Endpoint::ChatCompletions => read()?,
         Endpoint::Messages => exchange.add(messages::request(&read()?, model)?),
@@ -68,6 +70,7 @@ pub fn translate(
         Dialect::OpenAi => plain(provider, model.name, chat, body.len())?,
         Dialect::Anthropic => {
             let asked = exchange.add(anthropic::request(&chat, model)?);
+            exchange.marks_cache = anthropic::has_marks(&asked);
             drop(chat);
             write(&asked, body.len())
         }

@@ -8,6 +8,7 @@ use std::{
 use http::{HeaderName, HeaderValue, header};
 
 use crate::config::{AuthStyle, CacheRules, Config, Dialect, Provider, Route};
+use crate::types::PromptCaching;
 
 /// One place a request can be sent to.
 #[derive(Clone, Debug)]
@@ -96,6 +97,8 @@ pub struct Plan {
     pub strict: bool,
     /// Tokens to ask for at most where the client states no limit.
     pub default_max_tokens: Option<u64>,
+    /// When a translation for Anthropic adds breakpoints of the prompt cache.
+    pub prompt_caching: PromptCaching,
 }
 
 /// A model the gateway offers by name.
@@ -125,6 +128,7 @@ struct Wildcard {
     cache: Arc<CacheRules>,
     strict: bool,
     default_max_tokens: Option<u64>,
+    prompt_caching: PromptCaching,
     deployments: Vec<(Account, Option<Arc<str>>)>,
 }
 
@@ -168,16 +172,17 @@ impl RouteTable {
         let owned_by = first.provider.name.to_string();
         for name in std::iter::once(&route.model).chain(&route.aliases) {
             let (label, cache): (Arc<str>, _) = (route.model.as_str().into(), route.cache.clone());
-            let Route { strict, default_max_tokens, .. } = *route;
+            let Route { strict, default_max_tokens, prompt_caching, .. } = *route;
             if let Some(prefix) = name.strip_suffix('*') {
                 let deployments = deployments.clone();
-                self.wildcards
-                    .push((prefix.to_owned(), Wildcard { label, cache, strict, default_max_tokens, deployments }));
+                let wildcard = Wildcard { label, cache, strict, default_max_tokens, prompt_caching, deployments };
+                self.wildcards.push((prefix.to_owned(), wildcard));
                 continue;
             }
             let targets = targets(&deployments, &route.model, true);
             self.listed.push(ListedModel { id: name.clone(), owned_by: owned_by.clone(), route: label.clone() });
-            self.exact.insert(name.clone(), Plan { targets, label, cache, strict, default_max_tokens });
+            let plan = Plan { targets, label, cache, strict, default_max_tokens, prompt_caching };
+            self.exact.insert(name.clone(), plan);
         }
     }
 
@@ -198,7 +203,7 @@ impl RouteTable {
         {
             let label = format!("{}/*", account.provider.name).into();
             let targets = targets(&[(account.clone(), None)], name, false);
-            return Some(Plan { targets, label, cache: self.cache.clone(), strict: false, default_max_tokens: None });
+            return Some(self.unrouted(targets, label));
         }
         let (_, wildcard) = self.wildcards.iter().find(|(prefix, _)| model.starts_with(prefix.as_str()))?;
         Some(Plan {
@@ -207,6 +212,7 @@ impl RouteTable {
             cache: wildcard.cache.clone(),
             strict: wildcard.strict,
             default_max_tokens: wildcard.default_max_tokens,
+            prompt_caching: wildcard.prompt_caching,
         })
     }
 
@@ -243,7 +249,19 @@ impl RouteTable {
 
     fn account_plan(&self, account: &Account, model: &str) -> Plan {
         let targets = targets(&[(account.clone(), None)], model, false);
-        Plan { targets, label: "default".into(), cache: self.cache.clone(), strict: false, default_max_tokens: None }
+        self.unrouted(targets, "default".into())
+    }
+
+    /// A plan by no route, with what holds where none says anything.
+    fn unrouted(&self, targets: Arc<[Target]>, label: Arc<str>) -> Plan {
+        Plan {
+            targets,
+            label,
+            cache: self.cache.clone(),
+            strict: false,
+            default_max_tokens: None,
+            prompt_caching: PromptCaching::default(),
+        }
     }
 
     /// Models offered by name, in alphabetical order. Patterns cannot be listed.

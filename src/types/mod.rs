@@ -1,10 +1,12 @@
 //! Ids, money, usage and secrets: the nouns every layer speaks.
 
+mod caching;
 mod ids;
 mod money;
 mod secret;
 mod usage;
 
+pub use caching::PromptCaching;
 pub use ids::{RequestId, TenantId, TokenId, unix_now};
 pub use money::{MoneyError, NanoUsd, PicoUsd};
 pub use secret::Secret;

@@ -338,8 +338,11 @@ async fn what_a_translation_dropped_of_one_caller_is_not_told_to_another() {
         let told = |name: &str| reply.headers()[name].to_str().unwrap().to_owned();
         (told("x-chittycan-cache"), told("x-chittycan-dropped"))
     };
-    let (course, dropped) = asks(r#","metadata":{"a":"1"},"prompt_cache_key":"k""#).await;
-    assert!(course == "MISS" && dropped.contains("metadata") && dropped.contains("prompt_cache_key"), "{dropped}");
+    let (course, dropped) = asks(r#","metadata":{"a":"1"},"prompt_cache_retention":"24h""#).await;
+    assert!(
+        course == "MISS" && dropped.contains("metadata") && dropped.contains("prompt_cache_retention"),
+        "{dropped}"
+    );
     assert_eq!(asks("").await, ("HIT".to_owned(), "temperature, seed".to_owned()));
 }
 

@@ -34,6 +34,7 @@ mod memory;
 mod money;
 mod objects;
 mod ownership;
+mod prompt_caching;
 mod quotes;
 mod reserved;
 mod slow_clients;

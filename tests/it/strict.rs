@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use chittycan::{
     dialect::{Model, anthropic, messages},
     providers::simulated::{Simulated, SimulatedConfig},
+    types::PromptCaching,
 };
 use proptest::{
     prelude::*,
@@ -17,7 +18,13 @@ use serde_json::{Value, json};
 const MODEL: &str = "claude-sonnet-4-5";
 
 fn model(name: &str) -> Model<'_> {
-    Model { name, max_output_tokens: Some(64_000), default_max_tokens: None, context: None }
+    Model {
+        name,
+        max_output_tokens: Some(64_000),
+        default_max_tokens: None,
+        context: None,
+        prompt_caching: PromptCaching::Auto,
+    }
 }
 
 struct Strict {
@@ -58,6 +65,7 @@ async fn every_golden_request_passes() {
         let target = Model {
             max_output_tokens: case["max_output_tokens"].as_u64().or(Some(64_000)),
             default_max_tokens: case["default_max_tokens"].as_u64(),
+            prompt_caching: serde_json::from_value(case["prompt_caching"].clone()).unwrap_or_default(),
             ..model(case["model"].as_str().unwrap_or(MODEL))
         };
         let Ok(mut step) = anthropic::request(&chat, &target) else { continue };
@@ -151,6 +159,8 @@ fn chat() -> impl Strategy<Value = Value> {
                 "model": "m", "messages": messages, "tools": [tool("get_weather"), tool("find")], "tool_choice": choice,
                 "temperature": temperature, "max_completion_tokens": max, "reasoning_effort": effort,
                 "parallel_tool_calls": parallel, "stop": stop, "stream": stream, "user": "team-7",
+                // In half of the cases.
+                "prompt_cache_key": stream.then_some("k"),
             })
         },
     )

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::cache::RouteCache;
+use crate::types::PromptCaching;
 
 /// A client-facing model and what serves it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -31,9 +32,25 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(example = &4096)]
     pub default_max_tokens: Option<NonZeroU32>,
+    /// Whether a request of OpenAI's API that is translated for Anthropic gets breakpoints of Anthropic's prompt cache
+    /// (`cache_control`): behind the tools, behind the system prompt and on the last two turns of the user, so that each turn of
+    /// a conversation reads what the one before wrote, at a tenth of the price. `auto`: where the client speaks of the prompt
+    /// cache (`prompt_cache_key`, `prompt_cache_retention`, `prompt_cache_options`), as Codex does; not otherwise, because
+    /// to write costs a quarter more than to send, which a request that none follows pays for nothing. `always`: for clients
+    /// that go on with conversations and do not say so. `off`: never. Where a client sets breakpoints itself, there are no
+    /// others. None are added for a model whose entry in the price list has no price for them (`cache_write`).
+    #[serde(default, skip_serializing_if = "is_auto")]
+    #[schemars(example = PromptCaching::Always)]
+    pub prompt_caching: PromptCaching,
     /// What it has otherwise than `cache` says: `enabled`, `ttl`, `stale_if_error`, `namespace`, `max_entry`.
     #[serde(default, skip_serializing_if = "RouteCache::is_empty")]
     pub cache: RouteCache,
+}
+
+// Its signature is serde's.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_auto(caching: &PromptCaching) -> bool {
+    *caching == PromptCaching::Auto
 }
 
 /// One provider and one model name.
@@ -98,6 +115,7 @@ pub(super) fn defaults() -> Vec<Route> {
         to: vec![Target::Name(to.into())],
         strict: false,
         default_max_tokens: None,
+        prompt_caching: PromptCaching::Auto,
         cache: RouteCache::default(),
     })
     .collect()

@@ -23,7 +23,7 @@ use super::{
     resolved::*,
     yaml::{Node, Yaml},
 };
-use crate::capacity;
+use crate::{capacity, types::PromptCaching};
 
 /// The least budget that serves bodies of the usual size, in bytes.
 const LEAST_MEMORY_BUDGET: u64 = 4 << 20;
@@ -314,7 +314,16 @@ fn in_dev_mode(config: Config, ollama: Provider) -> Config {
         if !known {
             let deployments = vec![Deployment { provider: name.clone(), model: None }];
             let cache = config.cache.rules.clone();
-            routes.push(Route { model, aliases, deployments, cache, strict: false, default_max_tokens: None });
+            let prompt_caching = PromptCaching::default();
+            routes.push(Route {
+                model,
+                aliases,
+                deployments,
+                cache,
+                strict: false,
+                default_max_tokens: None,
+                prompt_caching,
+            });
         }
     }
     let providers = [(name.clone(), Arc::new(ollama))].into();

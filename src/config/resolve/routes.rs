@@ -47,6 +47,7 @@ impl Resolver<'_> {
                 cache,
                 strict: entry.strict,
                 default_max_tokens: entry.default_max_tokens.map(|tokens| u64::from(tokens.get())),
+                prompt_caching: entry.prompt_caching,
             });
         }
         routes

@@ -36,7 +36,7 @@ pub(super) fn blocks(content: &Value, at: &str, place: Place, lost: &mut Vec<Los
                     return Err(must_be(at, "an object with a `type`"));
                 };
                 let Some(mut block) = block(part, &at, place, lost)? else { continue };
-                if let Some(mark) = cache_control(part.get("cache_control"), lost) {
+                if let Some(mark) = breakpoint(part, lost) {
                     block["cache_control"] = mark;
                 }
                 all.push(block);
@@ -50,6 +50,13 @@ pub(super) fn blocks(content: &Value, at: &str, place: Place, lost: &mut Vec<Los
 /// A text block, unless it is blank.
 pub(super) fn text_block(text: &str) -> Option<Value> {
     (!text.trim().is_empty()).then(|| json!({"type": "text", "text": text}))
+}
+
+/// The breakpoint of the prompt cache that the client put on a part, a message or a tool, in Anthropic's form or in OpenAI's.
+pub(super) fn breakpoint(on: &Map<String, Value>, lost: &mut Vec<Lost>) -> Option<Value> {
+    let openais =
+        || on.get("prompt_cache_breakpoint").filter(|mark| mark.is_object()).map(|_| json!({"type": "ephemeral"}));
+    cache_control(on.get("cache_control"), lost).or_else(openais)
 }
 
 /// A breakpoint of the prompt cache as the client put it, with its life.

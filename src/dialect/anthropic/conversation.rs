@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{Lost, Refusal, lose};
 use super::calls::Calls;
-use super::content::{Place, blocks, cache_control, text_block, thinking_block};
+use super::content::{Place, blocks, breakpoint, text_block, thinking_block};
 use super::must_be;
 
 /// How many things lost are named before strange keys of messages are summed up.
@@ -184,7 +184,7 @@ impl Reader<'_> {
         if !blocks.is_empty() {
             result["content"] = compact(blocks);
         }
-        if let Some(mark) = cache_control(message.get("cache_control"), self.lost) {
+        if let Some(mark) = breakpoint(message, self.lost) {
             result["cache_control"] = mark;
         }
         self.turn(false).results.push(result);
@@ -268,7 +268,7 @@ fn is_open_without_thinking(turns: &[Turn]) -> bool {
 /// Whether a message of this role has such a field, which is then read elsewhere.
 fn is_read(role: &str, key: &str) -> bool {
     match key {
-        "role" | "content" | "cache_control" => true,
+        "role" | "content" | "cache_control" | "prompt_cache_breakpoint" => true,
         "name" => role == "function",
         "tool_call_id" => role == "tool",
         "tool_calls" | "function_call" | "refusal" | "audio" | "reasoning_content" | "thinking_blocks" => {
@@ -290,7 +290,7 @@ fn is_nothing(value: &Value) -> bool {
 
 /// Puts a message's own breakpoint on its last block that may have one.
 fn mark_last(blocks: &mut [Value], message: &Map<String, Value>, lost: &mut Vec<Lost>) {
-    let Some(mark) = cache_control(message.get("cache_control"), lost) else { return };
+    let Some(mark) = breakpoint(message, lost) else { return };
     if let Some(block) = blocks.iter_mut().rfind(|block| !is_thinking(block)) {
         block["cache_control"] = mark;
     }

@@ -33,6 +33,7 @@ mod tools;
 mod usage;
 mod wire;
 
+pub use cache::has_marks;
 pub use error::read_error;
 pub use request::request;
 pub use tools::MAX_SEARCHES;
@@ -115,9 +116,21 @@ pub const TABLE: &[Rule] = &[
     Rule::dropped("store", &["false"], "Anthropic stores no completions."),
     Rule::dropped("metadata", &["{}"], "Anthropic's `metadata` knows the user's id only."),
     Rule::dropped("verbosity", &["\"medium\""], "Anthropic has no such setting: say it in the prompt."),
-    Rule::dropped("prompt_cache_key", &[], "Anthropic caches where `cache_control` says so."),
-    Rule::dropped("prompt_cache_retention", &[], "Anthropic caches as long as `cache_control.ttl` says."),
-    Rule::dropped("prompt_cache_options", &[], "Anthropic caches where `cache_control` says so."),
+    Rule::translated(
+        "prompt_cache_key",
+        "Breakpoints (`cache_control`) behind the tools, behind `system` and on the last two turns of the user, so that each \
+         request reads what the one before wrote. Not where the client sets breakpoints itself (`cache_control`, or OpenAI's \
+         `prompt_cache_breakpoint` on parts, messages and tools). `routes[].prompt_caching` says otherwise.",
+    ),
+    Rule::translated(
+        "prompt_cache_retention",
+        "As `prompt_cache_key`. `24h` is dropped: Anthropic keeps a prompt for 5 minutes from its last use, and for an hour at \
+         twice the price of input where the client writes `cache_control` with `ttl`.",
+    ),
+    Rule::translated(
+        "prompt_cache_options",
+        "As `prompt_cache_key`, with `mode: explicit` only the breakpoints of the client; `ttl` is dropped.",
+    ),
     Rule::dropped("moderation", &[], "Anthropic moderates by its own rules."),
     Rule::refused("n", &["1"], "Claude gives one answer for each request: send n requests instead."),
     Rule::refused(

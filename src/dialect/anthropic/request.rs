@@ -64,6 +64,7 @@ pub fn request(chat: &Value, model: &Model<'_>) -> Result<Step, Refusal> {
     set("stream", Some(is_streamed(chat)?.into()));
     let mut body = Value::Object(body);
     cache::limit(&mut body, lost);
+    cache::place(&mut body, chat, model.prompt_caching, lost)?;
     sort(lost, chat);
 
     let answers = Answers::new(model.name, format.tool, tools.functions);

@@ -12,6 +12,7 @@ use super::super::{Model, Replies, Step};
 use super::reply::Answers;
 use super::{read_error, request};
 use crate::sse::{RawEvent, Scanner};
+use crate::types::PromptCaching;
 
 const MODEL: &str = "claude-sonnet-4-5";
 
@@ -29,6 +30,7 @@ fn translate(case: &Value) -> Result<Step, super::super::Refusal> {
         max_output_tokens: case["max_output_tokens"].as_u64(),
         default_max_tokens: case["default_max_tokens"].as_u64(),
         context: None,
+        prompt_caching: serde_json::from_value(case["prompt_caching"].clone()).unwrap_or_default(),
     };
     request(&chat, &model)
 }
@@ -260,6 +262,12 @@ fn errors() {
 
 #[test]
 fn a_body_that_is_no_object_is_refused() {
-    let model = Model { name: MODEL, max_output_tokens: None, default_max_tokens: None, context: None };
+    let model = Model {
+        name: MODEL,
+        max_output_tokens: None,
+        default_max_tokens: None,
+        context: None,
+        prompt_caching: PromptCaching::Auto,
+    };
     assert!(request(&json!([]), &model).is_err());
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{Lost, Refusal, lose};
 use super::calls::name;
-use super::content::cache_control;
+use super::content::breakpoint;
 use super::models::Abilities;
 use super::must_be;
 use super::schema::{acceptable, compiles, is_open};
@@ -155,8 +155,8 @@ impl Tools {
                     lose(lost, "tools[].function.strict");
                 }
             }
-            let mark = tool.get("cache_control").or_else(|| function.get("cache_control"));
-            if let Some(mark) = cache_control(mark, lost) {
+            let mut marked = [tool, function].into_iter().filter_map(Value::as_object);
+            if let Some(mark) = marked.find_map(|on| breakpoint(on, lost)) {
                 defined["cache_control"] = mark;
             }
             self.defined.push(defined);

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     dialect::{Fate, Model, Refusal, Step},
     sse::Scanner,
+    types::PromptCaching,
 };
 
 fn cases(text: &str) -> Vec<Value> {
@@ -13,7 +14,7 @@ fn cases(text: &str) -> Vec<Value> {
 }
 
 fn model(name: &str, context: Option<u64>) -> Model<'_> {
-    Model { name, max_output_tokens: None, default_max_tokens: None, context }
+    Model { name, max_output_tokens: None, default_max_tokens: None, context, prompt_caching: PromptCaching::Auto }
 }
 
 fn translate(chat: &Value) -> Result<Step, Refusal> {

@@ -9,9 +9,16 @@ use super::request::translate;
 use super::*;
 use crate::dialect::{Fate, Model, Refusal, Step};
 use crate::sse::Scanner;
+use crate::types::PromptCaching;
 use order::{check, read};
 
-const MODEL: Model<'static> = Model { name: "m", max_output_tokens: None, default_max_tokens: None, context: None };
+const MODEL: Model<'static> = Model {
+    name: "m",
+    max_output_tokens: None,
+    default_max_tokens: None,
+    context: None,
+    prompt_caching: PromptCaching::Auto,
+};
 
 /// A translation that knows no time and makes no random ids.
 fn step(body: &Value) -> Result<Step, Refusal> {

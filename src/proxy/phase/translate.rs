@@ -21,6 +21,7 @@ use crate::{
         party::Principal,
     },
     routing::Target,
+    types::PromptCaching,
 };
 
 /// Makes what the next attempt will send. Targets that cannot be asked this are passed over.
@@ -188,6 +189,7 @@ struct Translation {
     target: Target,
     max_output_tokens: Option<u64>,
     context: Option<u64>,
+    prompt_caching: PromptCaching,
     body: Bytes,
 }
 
@@ -195,10 +197,15 @@ impl Translation {
     /// `None` where the client's own dialect is understood.
     fn of(ctx: &Context, target: &Target) -> Option<Self> {
         let body = ctx.body.as_ref().filter(|_| exchange::is_translated(&ctx.endpoint, &target.provider))?;
+        let price = ctx.engines.price(&ctx.endpoint, target);
+        // What the price list does not know would be missing in the ledger.
+        let unknown = price.as_ref().is_some_and(|price| !price.prices_cache_writes());
+        let wanted = ctx.plan.as_ref().map_or(PromptCaching::Off, |plan| plan.prompt_caching);
         Some(Self {
             endpoint: ctx.endpoint.clone(),
             target: target.clone(),
-            max_output_tokens: ctx.engines.price(&ctx.endpoint, target).and_then(|price| price.max_output_tokens()),
+            prompt_caching: if unknown { PromptCaching::Off } else { wanted },
+            max_output_tokens: price.and_then(|price| price.max_output_tokens()),
             context: ctx.context_wish.filter(|_| target.provider.dialect == Dialect::Ollama),
             body: body.bytes.clone(),
         })
@@ -212,6 +219,7 @@ impl Translation {
             max_output_tokens: self.max_output_tokens,
             default_max_tokens: provider.default_max_tokens,
             context: self.context,
+            prompt_caching: self.prompt_caching,
         };
         Ok(Made::Translated(match exchange::translate(&self.endpoint, provider, &model, &self.body) {
             Ok((made, exchange)) => Ok((heavy::keep(capacity, share, made)?, exchange)),

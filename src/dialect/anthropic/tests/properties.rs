@@ -220,7 +220,7 @@ proptest! {
 
     #[test]
     fn any_request(chat in any_object(any_json()), name in any_model()) {
-        let model = Model { name, max_output_tokens: None, default_max_tokens: None, context: None };
+        let model = Model { name, max_output_tokens: None, default_max_tokens: None, context: None, prompt_caching: PromptCaching::Auto };
         if let Ok(step) = request(&chat, &model) {
             check(&step.body);
         }
@@ -244,7 +244,7 @@ proptest! {
                 chat.shift_remove(param);
             }
         }
-        let model = Model { name, max_output_tokens: None, default_max_tokens: Some(3000), context: None };
+        let model = Model { name, max_output_tokens: None, default_max_tokens: Some(3000), context: None, prompt_caching: PromptCaching::Auto };
         if let Ok(step) = request(&chat.into(), &model) {
             check(&step.body);
         }
@@ -254,7 +254,7 @@ proptest! {
     fn any_schema(schema in any_object(any_json()), name in any_model()) {
         let chat = json!({"messages": hi(), "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
             "tools": [{"type": "function", "function": {"name": "f", "strict": true, "parameters": schema}}]});
-        let model = Model { name, max_output_tokens: None, default_max_tokens: None, context: None };
+        let model = Model { name, max_output_tokens: None, default_max_tokens: None, context: None, prompt_caching: PromptCaching::Auto };
         if let Ok(step) = request(&chat, &model) {
             check(&step.body);
         }

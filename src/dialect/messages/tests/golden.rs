@@ -36,6 +36,7 @@ fn requests() {
             max_output_tokens: case["max_output_tokens"].as_u64(),
             default_max_tokens: None,
             context: None,
+            prompt_caching: PromptCaching::Auto,
         };
         let (body, chat) = least(model);
         let body = if case["in"].is_null() { Value::Null } else { with(body, &case["in"]) };

@@ -10,6 +10,7 @@ use super::reply::ChatReplies;
 use super::*;
 use crate::dialect::{Fate, Model, Replies};
 use crate::sse::{RawEvent, Scanner};
+use crate::types::PromptCaching;
 
 /// The model that replies are of where they do not say it.
 const ASKED: &str = "asked";

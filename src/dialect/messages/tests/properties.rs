@@ -152,7 +152,7 @@ proptest! {
 
     #[test]
     fn no_request_panics(body in prop_oneof![anything(), requests()], model in select(vec!["gpt-4o", "o3", ""])) {
-        let target = Model { name: model, max_output_tokens: Some(10), default_max_tokens: None, context: None };
+        let target = Model { name: model, max_output_tokens: Some(10), default_max_tokens: None, context: None, prompt_caching: PromptCaching::Auto };
         match request(&body, &target) {
             Ok(step) => prop_assert!(step.body["messages"].is_array() && step.body["max_completion_tokens"].is_u64()),
             Err(refusal) => prop_assert!(!refusal.message.is_empty()),

@@ -71,7 +71,7 @@ pub struct Measure {
     exact: bool,
     /// It reads OpenAI's documented chat format.
     documented: bool,
-    /// The prompt cache is written without a word in the request; Anthropic's only with one.
+    /// The prompt cache is written without a word in the client's request: Anthropic's only where the translation says one.
     caches_unasked: bool,
 }
 
@@ -105,7 +105,8 @@ impl Measure {
         // The open models have a longer system message in front.
         let of_openai = matches!(provider.vendor, Vendor::OpenAi | Vendor::Azure) && !model.contains("gpt-oss");
         let documented = exact && of_openai && provider.dialect == Dialect::OpenAi;
-        Self { model, exact, documented, caches_unasked: provider.dialect != Dialect::Anthropic }
+        let marked = attempt.exchange.as_ref().is_some_and(|exchange| exchange.marks_cache);
+        Self { model, exact, documented, caches_unasked: marked || provider.dialect != Dialect::Anthropic }
     }
 
     /// Tokens of a text, at most. A byte is the least that a token of any vendor has.
