@@ -25,6 +25,7 @@
 //! | L3 | [`pricing`] | the price catalogue and what a usage costs |
 //! | L3 | [`routing`] | client-facing model → ordered deployments |
 //! | L3 | [`providers`] | which dialect a request needs and its way back; quirks of OpenAI-compatible vendors; Ollama's context lengths; the simulated provider |
+//! | L3 | [`stored_responses`] | responses that are kept for a while in the place of providers that keep none |
 //! | L3 | [`telemetry`] | metrics and the log |
 //! | L4 | [`proxy`] | the Pingora `ProxyHttp`: one file per phase |
 //! | L5 | [`admin`] | second listener: health, readiness, metrics; tokens, tenants and their spend, the cache as a JSON API |
@@ -51,6 +52,7 @@ pub mod routing;
 pub mod server;
 pub mod sse;
 pub mod store;
+pub mod stored_responses;
 pub mod telemetry;
 pub mod tokenizer;
 pub mod types;

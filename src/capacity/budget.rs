@@ -8,6 +8,7 @@
 //! | bodies | what clients send | half of the budget; five eighths with those of up to 1 MiB | waits |
 //! | work | trees, translated and rewritten bodies | all of it | waits |
 //! | replies | what is held until its cost is known | half of it | fails |
+//! | stored responses | what is kept for later requests | an eighth of it | something older goes, or it is not kept |
 //!
 //! No deadlock: a request may hold a body while it waits for work, but nobody waits for a body while holding anything, the
 //! holder of work waits for nothing here, and what grows (a chunked body, a held reply) never waits. Each wait has an end.
@@ -41,11 +42,13 @@ pub enum Part {
     Work,
     /// A reply that is held.
     Reply,
+    /// A response that is kept for later requests.
+    Stored,
 }
 
 impl Part {
     /// The parts in the order of [`Usage::used`], under the names that metrics have.
-    pub const LABELS: [&'static str; 3] = ["bodies", "work", "replies"];
+    pub const LABELS: [&'static str; 4] = ["bodies", "work", "replies", "stored_responses"];
 }
 
 /// Why nothing could be drawn.
@@ -63,7 +66,7 @@ pub struct Usage {
     /// Bytes in all.
     pub limit: u64,
     /// Bytes that are held, by [`Part`].
-    pub used: [u64; 3],
+    pub used: [u64; 4],
     /// Requests that wait at the moment.
     pub waiting: usize,
     /// How many have waited so far, with or without success.
@@ -82,7 +85,7 @@ pub struct MemoryBudget {
 
 #[derive(Default)]
 struct State {
-    used: [u64; 3],
+    used: [u64; 4],
     queues: [VecDeque<Waiter>; 3],
     next: u64,
 }
@@ -108,7 +111,7 @@ impl Queue {
         match part {
             Part::Body if bytes > LARGE => Self::LargeBodies,
             Part::Body => Self::Bodies,
-            Part::Work | Part::Reply => Self::Work,
+            Part::Work | Part::Reply | Part::Stored => Self::Work,
         }
     }
 
@@ -127,6 +130,7 @@ fn most(part: Part, bytes: u64, limit: u64) -> u64 {
         Part::Body => limit / 8 * 5,
         Part::Work => limit,
         Part::Reply => limit / 2,
+        Part::Stored => limit / 8,
     }
 }
 
@@ -152,6 +156,11 @@ impl MemoryBudget {
     /// Bytes in all.
     pub fn limit(&self) -> u64 {
         self.limit.load(Ordering::Relaxed)
+    }
+
+    /// The most that all of a part together may have.
+    pub fn most(&self, part: Part) -> u64 {
+        most(part, 0, self.limit())
     }
 
     /// Changes the size. What is held stays held.

@@ -46,6 +46,8 @@ pub struct Config {
     pub budgets: Budgets,
     /// The completion cache.
     pub cache: Cache,
+    /// Responses that are kept for providers that keep none.
+    pub stored_responses: StoredResponses,
     /// Where tokens and the ledger are kept.
     pub database: Database,
     /// True with `CHITTYCAN_MODE=dev` or `mode: dev`: `ollama` is the only provider and serves every model through its
@@ -283,6 +285,17 @@ pub struct Route {
     pub default_max_tokens: Option<u64>,
     /// When a translation for Anthropic adds breakpoints of the prompt cache.
     pub prompt_caching: PromptCaching,
+}
+
+/// Responses that are kept for providers that keep none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredResponses {
+    /// How long after its last use one is kept.
+    pub ttl: Duration,
+    /// Bytes in all; 0: none is kept.
+    pub memory: u64,
+    /// Bytes of one tenant.
+    pub tenant_memory: u64,
 }
 
 /// The completion cache.

@@ -69,6 +69,7 @@ pub struct Metrics {
     connections_closed: IntCounterVec,
     connections_refused: IntCounterVec,
     memory_bytes: IntGaugeVec,
+    stored_responses: IntGauge,
     memory_waiting: IntGauge,
     memory_waits: IntCounter,
     memory_refused: IntCounter,
@@ -175,7 +176,7 @@ impl Metrics {
         let memory_bytes = IntGaugeVec::new(
             Opts::new(
                 "can_memory_budget_bytes",
-                "Bytes of the memory budget, as of the scrape. `part`: bodies of requests, work (what is made of them), replies that are held, limit.",
+                "Bytes of the memory budget, as of the scrape. `part`: bodies of requests, work (what is made of them), replies that are held, stored_responses (kept for later requests), limit.",
             ),
             &["part"],
         )?;
@@ -214,6 +215,10 @@ impl Metrics {
                 "Replies being made that identical requests read along with, as of the scrape.",
             )?,
             memory_bytes,
+            stored_responses: gauge(
+                "can_stored_responses",
+                "Responses that are kept for providers that keep none, as of the scrape.",
+            )?,
             memory_waiting: gauge(
                 "can_memory_budget_waiting",
                 "Requests that wait for room in the memory budget, as of the scrape.",
@@ -518,6 +523,11 @@ impl Metrics {
     /// When the certificate of a listener ends, in seconds since 1970.
     pub fn certificate_expires(&self, listener: &str, at: i64) {
         self.certificates.with_label_values(&[listener]).set(at);
+    }
+
+    /// How many responses are kept.
+    pub fn stored_responses(&self, count: usize) {
+        self.stored_responses.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// How the memory budget stands: bytes by part, requests that wait, and its totals: those that waited, those refused.

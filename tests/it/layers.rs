@@ -37,6 +37,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("pricing", 3),
     ("routing", 3),
     ("providers", 3),
+    ("stored_responses", 3),
     ("telemetry", 3),
     ("proxy", 4),
     ("admin", 5),

@@ -12,7 +12,7 @@ async fn what_fits_is_drawn_at_once_and_given_back() {
     let budget = MemoryBudget::new(100 * MIB);
     let body = budget.draw(Part::Body, 50 * MIB, SHORT).await.unwrap();
     let work = budget.draw(Part::Work, 50 * MIB, SHORT).await.unwrap();
-    assert_eq!(budget.usage().used, [50 * MIB, 50 * MIB, 0]);
+    assert_eq!(budget.usage().used, [50 * MIB, 50 * MIB, 0, 0]);
     assert_eq!(budget.try_draw(Part::Reply, 1).err(), Some(Refused::Full));
     drop(body);
     assert_eq!(used(&budget), 50 * MIB);

@@ -14,6 +14,7 @@ mod retry;
 mod routes;
 mod server;
 mod simulate;
+mod stored_responses;
 mod tenants;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub use self::{
     routes::{Prices, Route, Target},
     server::Server,
     simulate::Simulate,
+    stored_responses::StoredResponses,
     tenants::{Auth, Budget, Budgets, Limits, Tenant},
 };
 
@@ -80,6 +82,13 @@ pub struct File {
     pub budgets: Budgets,
     /// The completion cache: deterministic answers are served again without asking a provider.
     pub cache: Cache,
+    /// Responses of providers without the Responses API, which the gateway keeps for a while in their place, so that
+    /// `previous_response_id`, items of type `item_reference` (Vercel's AI SDK sends them), and `GET` and `DELETE` of
+    /// `/v1/responses/{id}` work as they do with OpenAI. Not those that are asked for with `store: false`. They are in memory only:
+    /// a restart forgets them, and another gateway does not know them. The holders of a tenant's tokens share them; a client
+    /// without a token has its own, told by the key that it presents and, with the gateway's key, by its address. What is not
+    /// kept any more is a 404, after which a client sends the whole conversation.
+    pub stored_responses: StoredResponses,
     /// The SQLite file that keeps tokens, the ledger and alerts. A change takes effect after a restart.
     pub database: Database,
     /// What `mode: dev` does.
@@ -106,6 +115,7 @@ impl Default for File {
             tenants: BTreeMap::new(),
             budgets: Budgets::default(),
             cache: Cache::default(),
+            stored_responses: StoredResponses::default(),
             database: Database::default(),
             dev: Dev::default(),
             simulate: Simulate::default(),

@@ -28,8 +28,8 @@ pub struct Provider {
     #[schemars(example = Dialect::OpenAi)]
     pub dialect: Option<Dialect>,
     /// It serves OpenAI's Responses API. Where it does not, a request for that is translated to Chat Completions, without what
-    /// a provider would have to remember (`previous_response_id`, `conversation`, `background`). Without it: `true` for
-    /// `openai`, `azure` and `xai`, else `false`.
+    /// a provider would have to remember (`conversation`, `background`); what the gateway remembers in its place says
+    /// `stored_responses`. Without it: `true` for `openai`, `azure` and `xai`, else `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &true)]
     pub responses_api: Option<bool>,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Path, Resolver, routes::check_pattern};
 use crate::config::{
     raw,
-    resolved::{Cache, CacheRules, Database},
+    resolved::{Cache, CacheRules, Database, StoredResponses},
     values::{HumanDuration, HumanSize},
 };
 
@@ -47,6 +47,17 @@ impl Resolver<'_> {
             abandoned: raw.abandoned,
             side_effect_tools: raw.side_effect_tools.clone(),
         }
+    }
+
+    pub(super) fn stored_responses(&mut self, raw: &raw::StoredResponses) -> StoredResponses {
+        let path = Path::of(&["stored_responses"]);
+        if raw.ttl.0.is_zero() {
+            self.fault(&path.key("ttl"), "must be longer than 0; `memory: 0B` keeps nothing");
+        }
+        if raw.ttl.0 > MAX_TTL {
+            self.fault(&path.key("ttl"), "must be at most 30d");
+        }
+        StoredResponses { ttl: raw.ttl.0, memory: raw.memory.0, tenant_memory: raw.tenant_memory.0 }
     }
 
     /// What holds for a route.

@@ -131,6 +131,7 @@ impl Resolver<'_> {
             other_tenants,
             budgets,
             cache,
+            stored_responses: self.stored_responses(&file.stored_responses),
             database,
             dev: file.mode == Mode::Dev,
             simulate: Simulate { token_interval: file.simulate.token_interval.0, latency: file.simulate.latency.0 },
