@@ -13,7 +13,7 @@ use bytes::Bytes;
 use chittycan::{
     cache::{self, KeyParts},
     config::{self, Period},
-    dialect::Model,
+    dialect::{Model, responses::Memory},
     identity::{Directory, NewToken, Scopes, Tokens},
     ledger::{Basis, Entry, Ledger, Rule, Subject},
     limits::{Meter, Permit, Rules},
@@ -312,7 +312,8 @@ data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text
             context: None,
             prompt_caching: PromptCaching::Auto,
         };
-        let once = || exchange::translate(&endpoint, provider, &model, black_box(body.as_bytes())).unwrap();
+        let once =
+            || exchange::translate(&endpoint, provider, &model, Memory::default(), black_box(body.as_bytes())).unwrap();
         group.bench_function(format!("{name}/request_1KiB"), |b| b.iter(once));
         let (_, exchange) = once();
         let mut stream = exchange.stream();

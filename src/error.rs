@@ -52,6 +52,8 @@ pub enum Fault {
     OriginNotAllowed,
     /// The object is not there, or not the tenant's, which look the same: 404.
     ObjectNotFound,
+    /// The response that a request continues is not kept, or not for this client, which look the same: 404.
+    PreviousResponseNotFound,
     /// A limit of the tenant or the token is reached: 429.
     RateLimited,
     /// A budget does not have enough left: 402, or 429 where the configuration says so.
@@ -108,7 +110,7 @@ impl Fault {
             | Self::OriginNotAllowed => 403,
             Self::RateLimited | Self::BudgetHeld => 429,
             Self::IdentityUnavailable | Self::LedgerUnavailable | Self::Overloaded => 503,
-            Self::UnknownPath | Self::ModelNotFound | Self::ObjectNotFound => 404,
+            Self::UnknownPath | Self::ModelNotFound | Self::ObjectNotFound | Self::PreviousResponseNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
@@ -144,6 +146,7 @@ impl Fault {
             Self::PathNotAllowed => "path_not_allowed",
             Self::OriginNotAllowed => "origin_not_allowed",
             Self::ObjectNotFound => "object_not_found",
+            Self::PreviousResponseNotFound => "previous_response_not_found",
             Self::RateLimited => "rate_limit_exceeded",
             Self::BudgetExceeded => "budget_exceeded",
             Self::BudgetHeld => "budget_held",
@@ -181,6 +184,7 @@ impl Fault {
             | Self::PathNotAllowed
             | Self::OriginNotAllowed
             | Self::ObjectNotFound
+            | Self::PreviousResponseNotFound
             | Self::RateLimited
             | Self::BudgetExceeded
             | Self::BudgetHeld
@@ -274,9 +278,10 @@ impl GatewayError {
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 31] = [
+    const ALL: [Fault; 32] = [
         Fault::PathNotAllowed,
         Fault::OriginNotAllowed,
+        Fault::PreviousResponseNotFound,
         Fault::ObjectNotFound,
         Fault::UnsupportedParameter,
         Fault::NotCached,

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use chittycan::config::{Config, Provider, Source};
+use chittycan::dialect::responses::Memory;
 use chittycan::dialect::{self, Model};
 use chittycan::openai::{Endpoint, Peek};
 use chittycan::providers::exchange::{Exchange, is_translated, translate};
@@ -42,7 +43,7 @@ fuzz_target!(|input: &[u8]| {
     if !is_translated(endpoint, provider) || Peek::parse(request).is_err() {
         return;
     }
-    let Ok((body, exchange)) = translate(endpoint, provider, &model, request) else { return };
+    let Ok((body, exchange)) = translate(endpoint, provider, &model, Memory { kept: choice & 128 != 0, ..Memory::default() }, request) else { return };
     serde_json::from_slice::<Value>(&body).expect("a request is JSON");
     if let Some(json) = exchange.json(reply) {
         serde_json::from_slice::<Value>(&json).expect("a reply is JSON");

@@ -1,5 +1,7 @@
 //! Health, for anyone who asks and, in more detail, for operators.
 
+use std::time::Instant;
+
 use axum::{
     Json,
     extract::State,
@@ -113,6 +115,7 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
     let usage = cache.usage();
     let bytes = [usage.memory_bytes, usage.memory_limit, usage.disk_bytes, usage.disk_limit];
     admin.metrics.cache(bytes, usage.memory_entries, cache.flights() as u64, usage.disk_errors);
+    admin.metrics.stored_responses(admin.governance.stored_responses.len(Instant::now()));
     let memory = admin.governance.capacity.memory.usage();
     let parts = Part::LABELS.into_iter().zip(memory.used).chain([("limit", memory.limit)]);
     admin.metrics.memory(parts, memory.waiting, [memory.waits, memory.refusals]);

@@ -36,7 +36,8 @@ pub fn is_translated(endpoint: &Endpoint, provider: &Provider) -> bool {
     }
 }
 
-/// Puts a request into the provider's dialect. The body is one that [`Peek::parse`] took.
+/// Puts a request into the provider's dialect. The body is one that [`Peek::parse`] took; `memory` counts for the Responses
+/// API only.
 ///
 /// # Errors
 /// Something that the client relies on, and that the provider's dialect does not have.
@@ -44,6 +45,7 @@ pub fn translate(
     endpoint: &Endpoint,
     provider: &Provider,
     model: &Model<'_>,
+    memory: responses::Memory<'_>,
     body: &[u8],
 ) -> Result<(Bytes, Exchange), Refusal> {
     let read = || {
@@ -56,7 +58,7 @@ pub fn translate(
     let chat = match endpoint {
         Endpoint::ChatCompletions => read()?,
         Endpoint::Messages => exchange.add(messages::request(&read()?, model)?),
-        Endpoint::Responses => exchange.add(responses::request(&read()?, model)?),
+        Endpoint::Responses => exchange.add(responses::request(&read()?, model, memory)?),
         _ => {
             let message = format!(
                 "Provider '{}' speaks a dialect that has nothing like this endpoint ({}). Ask for a model of another provider.",

@@ -27,6 +27,7 @@ use crate::{
         phase::settle::{Counted, Measure, Tally},
     },
     routing::{Plan, Target},
+    stored_responses::Turn,
     telemetry::{InFlight, Metrics},
     types::{NanoUsd, RequestId, Secret, ServiceTier, Usage},
 };
@@ -75,6 +76,10 @@ pub struct Context {
     pub forwarded_json: bool,
     /// Takes down what the provider's reply tells of objects.
     pub keeper: Option<Box<Keeper>>,
+    /// For its response, where the gateway is to keep it in the provider's place.
+    pub turn: Option<Box<Turn>>,
+    /// What it has continued, before the whole conversation took its place.
+    pub previous_response_id: Option<Arc<str>>,
     /// What the cache does with its reply.
     pub course: Course,
     /// What the cache knows of it; `None` where it has no part.
@@ -391,6 +396,8 @@ impl Context {
             forwarded: None,
             forwarded_json: false,
             keeper: None,
+            turn: None,
+            previous_response_id: None,
             course: Course::Bypass,
             cached: None,
             plan: None,

@@ -16,6 +16,7 @@ use crate::{
     ledger::{Account, Covers, Ledger, Rule},
     limits::{Meter, Rules},
     objects::{Objects, Owner},
+    stored_responses::StoredResponses,
     types::{TenantId, TokenId},
 };
 
@@ -32,6 +33,8 @@ pub struct Governance {
     pub cache: Arc<Cache>,
     /// Whose the providers' objects are.
     pub objects: Arc<Objects>,
+    /// Responses that are kept for providers that keep none.
+    pub stored_responses: Arc<StoredResponses>,
     /// Memory, and threads for long work.
     pub capacity: Arc<Capacity>,
     tenant_meters: Mutex<HashMap<TenantId, Arc<Meter>>>,
@@ -48,7 +51,8 @@ impl Governance {
         capacity: Arc<Capacity>,
     ) -> Self {
         let (tenant_meters, token_meters) = (Mutex::default(), Mutex::default());
-        Self { directory, ledger, cache, objects, capacity, tenant_meters, token_meters }
+        let stored_responses = Arc::new(StoredResponses::new(capacity.memory.clone()));
+        Self { directory, ledger, cache, objects, stored_responses, capacity, tenant_meters, token_meters }
     }
 }
 
@@ -110,6 +114,7 @@ impl Parties {
         let rules: Vec<_> = all.flat_map(|tenant| tenant.budgets.clone()).collect();
         governance.ledger.read_history(&rules);
         governance.ledger.set_webhook(config.budgets.webhook.clone());
+        governance.stored_responses.set_bounds(config.stored_responses);
         governance.ledger.retain(|key| {
             let budgets = config.tenant(&key.tenant).map(|tenant| &tenant.budgets);
             let same = |rule: &config::Budget| {

@@ -38,6 +38,7 @@ mod prompt_caching;
 mod quotes;
 mod reserved;
 mod slow_clients;
+mod stored_responses;
 mod streams;
 mod strict;
 mod support;

@@ -128,7 +128,8 @@ impl Answer {
         let known = |byte: &char| byte.is_ascii_alphanumeric() || matches!(byte, '_' | '-');
         let own = self.id.strip_prefix("chatcmpl-").unwrap_or(&self.id);
         self.id = own.chars().filter(known).take(LONGEST_ID).collect();
-        if self.id.is_empty() {
+        // Some providers count from one, or draw from a thousand.
+        if self.id.is_empty() || self.door.kept {
             self.id = (self.door.source.id)();
         }
         self.created.get_or_insert_with(self.door.source.now);

@@ -109,7 +109,8 @@ impl Draft {
         if !unseen.is_empty() {
             self.think(&unseen, out);
         }
-        if self.door.include.encrypted_content && !blocks.is_empty() {
+        // What is kept has to come back to the model as it was.
+        if (self.door.include.encrypted_content || self.door.kept) && !blocks.is_empty() {
             self.open_reasoning(out);
             if let Open::Reasoning(reasoning) = &mut self.open {
                 reasoning.blocks.append(&mut blocks);

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::read::{Object, given};
+use super::reply::Memory;
 
 /// The members of the response that the request decides, as a compact JSON object.
-pub(super) fn echo(body: &Object) -> Box<[u8]> {
+pub(super) fn echo(body: &Object, memory: Memory<'_>) -> Box<[u8]> {
     let or = |name: &str, default: Value| given(body, name).cloned().unwrap_or(default);
     let or_null = |name: &str| or(name, Value::Null);
     let members = [
@@ -15,12 +16,12 @@ pub(super) fn echo(body: &Object) -> Box<[u8]> {
         ("max_tool_calls", or_null("max_tool_calls")),
         ("metadata", or("metadata", json!({}))),
         ("parallel_tool_calls", or("parallel_tool_calls", true.into())),
-        ("previous_response_id", Value::Null),
+        ("previous_response_id", memory.previous_response_id.into()),
         ("prompt_cache_key", or_null("prompt_cache_key")),
         ("prompt_cache_retention", or_null("prompt_cache_retention")),
         ("reasoning", reasoning(body)),
         ("safety_identifier", or_null("safety_identifier")),
-        ("store", false.into()),
+        ("store", memory.kept.into()),
         ("temperature", or_null("temperature")),
         ("text", text(body)),
         ("tool_choice", or("tool_choice", "auto".into())),

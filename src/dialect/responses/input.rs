@@ -74,7 +74,7 @@ fn item(value: &Value, at: At<'_>, turns: &mut Turns, lost: &mut Vec<Lost>) -> R
             Ok(())
         }
         Some("item_reference") => Err(at.member("type").refuse(
-            "items of this model are not stored, so none can be referred to; send the item itself. SDKs do so with `store: false`.",
+            "no item of this id is kept; send the item itself. SDKs do so with `store: false`.",
         )),
         Some(kind) => Err(at.member("type").refuse(format_args!(
             "an item of type `{kind}` cannot be given to this model; messages, function calls and custom tool calls, their \

@@ -6,8 +6,9 @@
 //! Replies     a Response, named events              ◀──  chat.completion, chunks
 //! ```
 //!
-//! Nothing is kept between two requests: what a client wants remembered, it sends again. The thinking of a model that signs
-//! it travels with the client, inside `encrypted_content` of a reasoning item.
+//! Nothing is kept here between two requests. What refers to an earlier response comes with the whole conversation in its place
+//! ([`crate::stored_responses`]), and [`Memory`] says what the response tells of that. The thinking of a model that signs it
+//! travels with the conversation, inside `encrypted_content` of a reasoning item.
 //!
 //! A whole reply and a stream go through the same `answer::Answer`, so both say the same.
 //!
@@ -34,5 +35,6 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use reply::Memory;
 pub use request::request;
 pub use table::TABLE;

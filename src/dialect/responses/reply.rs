@@ -10,6 +10,15 @@ use super::options::Include;
 use crate::dialect::{Events, Replies};
 use crate::types::unix_now;
 
+/// What is known of other responses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory<'a> {
+    /// The response will be kept: it gets ids that nothing else has, and says that it is stored.
+    pub kept: bool,
+    /// What the request has continued, before the whole conversation took its place.
+    pub previous_response_id: Option<&'a str>,
+}
+
 /// What a response needs to know about its request.
 pub(super) struct Door {
     /// What it repeats, see [`super::echo::echo`].
@@ -19,6 +28,8 @@ pub(super) struct Door {
     /// Functions that stand for tools of another name or kind.
     pub names: Names,
     pub include: Include,
+    /// See [`Memory::kept`].
+    pub kept: bool,
     pub source: Source,
 }
 

@@ -6,32 +6,40 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::echo::echo;
-use super::read::Object;
-use super::reply::{Door, Source};
+use super::read::{At, Object, given};
+use super::reply::{Door, Memory, Source};
 use super::table::TABLE;
 use super::{input, options, tools};
-use crate::dialect::{Lost, Model, Refusal, Step, sift};
+use crate::dialect::{Lost, Model, Refusal, Step, lose, sift};
 
 /// A Responses request as a chat request to `model`.
 ///
 /// # Errors
 /// The first parameter that the chat provider cannot be asked for, or that has a wrong type.
-pub fn request(body: &Value, model: &Model<'_>) -> Result<Step, Refusal> {
-    translate(body, model, Source::default())
+pub fn request(body: &Value, model: &Model<'_>, memory: Memory<'_>) -> Result<Step, Refusal> {
+    translate(body, model, memory, Source::default())
 }
 
 /// The same with a clock and ids of the caller's choice.
-pub(super) fn translate(body: &Value, model: &Model<'_>, source: Source) -> Result<Step, Refusal> {
+pub(super) fn translate(body: &Value, model: &Model<'_>, memory: Memory<'_>, source: Source) -> Result<Step, Refusal> {
     let body = body.as_object().ok_or_else(|| Refusal::new("body", "The body must be a JSON object."))?;
     let mut lost = Vec::new();
     sift(TABLE, body, &mut lost)?;
+    if given(body, "previous_response_id").is_some() {
+        let why = "no response of this id is kept; send the whole conversation in `input`.";
+        return Err(At::Param("previous_response_id").refuse(why));
+    }
+    if !memory.kept && given(body, "store").is_some_and(|store| *store == Value::Bool(true)) {
+        lose(&mut lost, "store");
+    }
     let mut chat = Object::new();
     chat.insert("model".into(), model.name.into());
     chat.insert("messages".into(), input::messages(body, &mut lost)?.into());
     let names = tools::put(body, &mut chat, &mut lost)?;
     let include = options::put(body, &mut chat, &mut lost)?;
     sort(&mut lost, body);
-    let door = Door { echo: echo(body), model: model.name.into(), names, include, source };
+    let (echo, kept) = (echo(body, memory), memory.kept);
+    let door = Door { echo, model: model.name.into(), names, include, kept, source };
     Ok(Step { body: chat.into(), lost, replies: Box::new(Arc::new(door)) })
 }
 

@@ -41,13 +41,17 @@ pub const TABLE: &[Rule] = &[
     Rule::translated("prompt_cache_options", "`prompt_cache_options`."),
     Rule::translated("cache_control", "`cache_control`; an extension that Anthropic's models understand."),
     Rule::translated("service_tier", "`service_tier`."),
-    Rule::dropped("store", &["false"], "Nothing is stored; the response says so."),
+    Rule::translated(
+        "store",
+        "The gateway keeps the response for a while in the provider's place, unless this is `false` (`stored_responses` in the \
+         configuration). Where it keeps none, `true` is dropped, and the response says so.",
+    ),
     Rule::dropped("truncation", &["\"disabled\""], "The whole conversation is sent."),
     Rule::dropped("context_management", &["[]"], "The whole conversation is sent."),
-    Rule::refused(
+    Rule::translated(
         "previous_response_id",
-        &[],
-        "Responses of this model are not stored; send the whole conversation in `input`.",
+        "The conversation so far stands before `input`, without its `instructions`. What the gateway does not keep (any more) is \
+         a 404 with code `previous_response_not_found`; an `item_reference` in `input` likewise.",
     ),
     Rule::refused(
         "conversation",

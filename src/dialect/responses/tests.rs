@@ -4,7 +4,7 @@ mod properties;
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
-use super::reply::Source;
+use super::reply::{Memory, Source};
 use super::request::translate;
 use super::*;
 use crate::dialect::{Fate, Model, Refusal, Step};
@@ -22,7 +22,7 @@ const MODEL: Model<'static> = Model {
 
 /// A translation that knows no time and makes no random ids.
 fn step(body: &Value) -> Result<Step, Refusal> {
-    translate(body, &MODEL, Source { now: || 1_700_000_009, id: || "made".to_owned() })
+    translate(body, &MODEL, Memory::default(), Source { now: || 1_700_000_009, id: || "made".to_owned() })
 }
 
 fn cases(text: &str) -> Vec<Value> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use pingora_proxy::Session;
 
-use super::{Stop, invalid, plan, relay};
+use super::{Stop, invalid, plan, recall, relay};
 use crate::{
     cache::{
         Asked, Cache, Decision, Directives, Entry, Failure, Follower, Form, Found, Key, KeyParts, Lead, Outcome, Seat,
@@ -136,12 +136,13 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
         return Ok("stored_prompt");
     }
     let Some(body) = &ctx.body else { return Ok("endpoint") };
-    // OpenAI keeps a response unless it is told not to. The answer has its id, which is the first tenant's: the others, whom
-    // the answer would be shared with, could do nothing with it.
+    // OpenAI keeps a response unless it is told not to, and so does the gateway in the place of others. The answer has its id,
+    // which is the first tenant's: the others, whom the answer would be shared with, could do nothing with it.
     if ctx.endpoint == Endpoint::Responses
         && rules.namespace == Namespace::Shared
         && body.peek.store != Some(false)
-        && plan.targets.iter().any(|target| !exchange::is_translated(&ctx.endpoint, &target.provider))
+        && (ctx.turn.is_some()
+            || plan.targets.iter().any(|target| !exchange::is_translated(&ctx.endpoint, &target.provider)))
     {
         return Ok("store");
     }
@@ -171,7 +172,7 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
     let question = Question {
         endpoint: ctx.endpoint.clone(),
         namespace: namespace(session, ctx, plan, &rules),
-        family: family(plan, &model),
+        family: family(plan, &model, ctx.previous_response_id.as_deref()),
         query: session.req_header().uri.query().unwrap_or_default().to_owned(),
         headers,
     };
@@ -268,13 +269,16 @@ fn namespace(session: &Session, ctx: &Context, plan: &Plan, rules: &CacheRules) 
 }
 
 /// The deployments that serve the model of the first one: their answers are as good as each other's.
-fn family(plan: &Plan, model: &str) -> String {
+fn family(plan: &Plan, model: &str, previous: Option<&str>) -> String {
     let mut providers: Vec<&str> =
         plan.targets.iter().filter(|target| &*target.model == model).map(|target| &*target.provider.name).collect();
     providers.sort_unstable();
     // No provider's name has a comma or a line break, no model's a line break.
     // A strict route refuses what another one would answer with losses.
-    format!("{model}\n{}{}", providers.join(","), if plan.strict { "\nstrict" } else { "" })
+    let strict = if plan.strict { "\nstrict" } else { "" };
+    // A response repeats what it continues, which the body does not say any more.
+    let previous = previous.map_or_else(String::new, |id| format!("\nprevious {id}"));
+    format!("{model}\n{}{strict}{previous}", providers.join(","))
 }
 
 /// Serves a whole answer in the form that the client wants. `false` where it cannot be put into that form.
@@ -299,6 +303,8 @@ async fn send(
     age: Duration,
 ) -> Result<(), Stop> {
     served(ctx, entry, course);
+    // Before its client can know of it.
+    recall::keep_served(ctx, entry, form, &body);
     let (provider, model) = (entry.provider.clone(), entry.model.clone());
     let server = Server { provider, model, dropped: entry.dropped.clone() };
     reply::stored(session, ctx, &server, form, age, Some(body)).await.map_err(|_| Stop::Gone)
@@ -359,11 +365,13 @@ fn reader(ctx: &Context) -> StreamRelay {
 /// Reads along with another request.
 async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower) -> Result<After, Stop> {
     let wants_events = ctx.body.as_ref().is_some_and(|body| body.peek.stream);
+    // What is to be kept has to be whole before its client knows of it.
+    let reads_along = wants_events && ctx.turn.is_none();
     let (mut reader, labels) = (reader(ctx), labels(ctx));
     let mut watching = true;
     loop {
         let next = async {
-            match wants_events {
+            match reads_along {
                 true => follower.next().await,
                 false => Step::End(follower.end().await),
             }

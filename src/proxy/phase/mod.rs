@@ -13,6 +13,7 @@ pub mod models;
 mod own;
 mod plan;
 mod read;
+mod recall;
 pub mod recover;
 pub mod relay;
 pub mod respond;
@@ -44,7 +45,7 @@ impl From<GatewayError> for Stop {
     }
 }
 
-/// identify → admit → read → plan → own → cache → exchange. `Ok(true)` says that the reply has been sent; else the request
+/// identify → admit → read → plan → recall → own → cache → exchange. `Ok(true)` says that the reply has been sent; else the request
 /// streams through Pingora's own loop.
 ///
 /// # Errors
@@ -127,6 +128,11 @@ async fn walk(
             return Ok(true);
         }
         Endpoint::Other => {
+            if let Some((status, body)) = Box::pin(recall::answer(session, ctx, &principal)).await? {
+                read::discard(session).await;
+                reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
+                return Ok(true);
+            }
             ctx.plan = Some(plan::unread(ctx)?);
             plan::refuse_stranger(ctx)?;
             // Boxed, as it is seldom needed: every request would carry its size along.
@@ -145,6 +151,10 @@ async fn walk(
                 _ => Some(body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL)),
             };
             admit::require_model(&principal, model, &plan)?;
+            let body = match ctx.endpoint {
+                Endpoint::Responses => Box::pin(recall::open(session, ctx, &principal, &plan, body)).await?,
+                _ => body,
+            };
             let body = plan::limit_answer(ctx, &plan, body).await?;
             ctx.context_wish = plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;
             ctx.plan = Some(plan);

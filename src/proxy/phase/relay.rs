@@ -69,9 +69,12 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
         }
     }
     let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
-    if let Some(keeper) = &ctx.keeper {
+    if ctx.keeper.is_some() || ctx.turn.is_some() {
         // Before the client can know of them.
-        relay.take_watched().iter().for_each(|payload| keeper.keep_event(payload));
+        for payload in relay.take_watched() {
+            ctx.keeper.iter().for_each(|keeper| keeper.keep_event(&payload));
+            ctx.turn.iter().for_each(|turn| turn.keep_event(&payload));
+        }
     }
     let state = relay.state();
     if state != StreamState::Open {

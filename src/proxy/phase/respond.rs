@@ -89,6 +89,10 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
         None if ctx.endpoint.reads_body() && response.status.is_success() => Keeper::understood(ctx).map(Box::new),
         keeper => keeper,
     };
+    if ctx.exchange().is_none() {
+        // Such a provider keeps it itself.
+        ctx.turn = None;
+    }
     ctx.delivery = delivery(response, ctx, refuses_our_key, head);
     keep_forwarded(response, ctx);
     if head && refuses_our_key {
@@ -168,7 +172,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
         let relay = StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true);
         let relay = relay.with_several(ctx.quote.is_some_and(|quote| quote.choices > 1));
         let counter = ctx.call_prices().map(|calls| CallCounter::new(calls.hosted().clone()));
-        return Delivery::Relay(Box::new(relay.counting(counter).watching(ctx.keeper.is_some())));
+        return Delivery::Relay(Box::new(relay.counting(counter).watching(ctx.keeper.is_some() || ctx.turn.is_some())));
     }
     if exchange.is_some() || content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
 }
@@ -321,6 +325,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
     let framed = ctx.framed;
     let maker = Maker::of(ctx);
     let exchange = ctx.exchange().cloned();
+    let turn = ctx.turn.take();
     let dialect = ctx.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
     let reader = Reader::of(ctx);
     let complete = move |header: &mut ResponseHeader, mut body: Bytes| -> Bytes {
@@ -364,7 +369,12 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
             told = Some(&body).filter(|_| exchange.counts_itself()).map(&read);
             let values = if body.len() > SMALL { openai::count_values(&body) } else { 0 };
             match Some(&body).filter(|_| values <= most_values).and_then(|body| exchange.json(body)) {
-                Some(translated) => body = translated,
+                Some(translated) => {
+                    body = translated;
+                    if let Some(turn) = &turn {
+                        turn.keep(&body);
+                    }
+                }
                 None => {
                     // It has been made, and is paid for.
                     *bill.lock().unwrap_or_else(PoisonError::into_inner) = told.unwrap_or_else(|| read(&body));

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     capacity::{Capacity, Share},
     config::Dialect,
-    dialect::{Model, Refusal},
+    dialect::{Model, Refusal, responses::Memory},
     error::{Extra, Fault, GatewayError},
     openai::{Endpoint, count_values, splice},
     providers::{
@@ -190,6 +190,9 @@ struct Translation {
     max_output_tokens: Option<u64>,
     context: Option<u64>,
     prompt_caching: PromptCaching,
+    /// The response will be kept.
+    kept: bool,
+    previous_response_id: Option<Arc<str>>,
     body: Bytes,
 }
 
@@ -207,6 +210,8 @@ impl Translation {
             prompt_caching: if unknown { PromptCaching::Off } else { wanted },
             max_output_tokens: price.and_then(|price| price.max_output_tokens()),
             context: ctx.context_wish.filter(|_| target.provider.dialect == Dialect::Ollama),
+            kept: ctx.turn.is_some(),
+            previous_response_id: ctx.previous_response_id.clone(),
             body: body.bytes.clone(),
         })
     }
@@ -221,7 +226,8 @@ impl Translation {
             context: self.context,
             prompt_caching: self.prompt_caching,
         };
-        Ok(Made::Translated(match exchange::translate(&self.endpoint, provider, &model, &self.body) {
+        let memory = Memory { kept: self.kept, previous_response_id: self.previous_response_id.as_deref() };
+        Ok(Made::Translated(match exchange::translate(&self.endpoint, provider, &model, memory, &self.body) {
             Ok((made, exchange)) => Ok((heavy::keep(capacity, share, made)?, exchange)),
             Err(refusal) => Err(refusal),
         }))

@@ -78,7 +78,7 @@ def ask(request, gateway_openai, model):
     def run(**body):
         final = request.param(gateway_openai, {"model": model, **body})
         assert (final.object, final.status, final.error) == ("response", "completed", None)
-        assert final.store is False
+        assert final.store is True
         assert len({item.id for item in final.output}) == len(final.output)
         return Answer(
             text=final.output_text,
@@ -237,11 +237,47 @@ def refusal(client, model, stream, kind, headers=None, **body):
 @STREAM
 @pytest.mark.parametrize(
     "param, value",
-    [("previous_response_id", "resp_1"), ("conversation", "conv_1"), ("prompt", {"id": "pmpt_1"}), ("background", True)],
+    [("conversation", "conv_1"), ("prompt", {"id": "pmpt_1"}), ("background", True)],
 )
 def test_what_needs_a_memory_is_refused(gateway_openai, model, stream, param, value):
     error = refusal(gateway_openai, model, stream, openai.BadRequestError, **{param: value})
     assert (error.status_code, error.param, error.code) == (400, param, "unsupported_parameter")
+
+
+@STREAM
+def test_an_earlier_response_that_is_not_kept(gateway_openai, model, stream):
+    error = refusal(gateway_openai, model, stream, openai.NotFoundError, previous_response_id="resp_1")
+    assert (error.param, error.code) == ("previous_response_id", "previous_response_not_found")
+
+
+@STREAM
+def test_a_conversation_goes_on_from_its_last_response(gateway_openai, model, stream):
+    """By the response's id and by those of its items; what the provider counts shows that it gets all of it."""
+
+    def ask(**body):
+        body = {"model": model, "max_output_tokens": 50, **body}
+        if not stream:
+            return gateway_openai.responses.create(**body)
+        *_, last = gateway_openai.responses.create(**body, stream=True)
+        return last.response
+
+    first = ask(input="Count to 12.")
+    assert first.store and gateway_openai.responses.retrieve(first.id).output == first.output
+    by_value = ask(
+        input=[{"role": "user", "content": "Count to 12."}, *(item.to_dict() for item in first.output), user("On.")],
+        store=False,
+    )
+    by_response = ask(input=[user("On.")], previous_response_id=first.id)
+    references = [{"type": "item_reference", "id": item.id} for item in first.output]
+    by_items = ask(input=[{"role": "user", "content": "Count to 12."}, *references, user("On.")])
+    assert by_response.previous_response_id == first.id
+    assert by_value.usage.input_tokens == by_response.usage.input_tokens == by_items.usage.input_tokens
+    assert by_value.output_text == by_response.output_text == by_items.output_text
+    listed = gateway_openai.responses.input_items.list(by_response.id, order="asc", limit=2)
+    assert [item.type for item in listed][0] == "message"
+    gateway_openai.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        gateway_openai.responses.create(model=model, input="x", previous_response_id=first.id)
 
 
 @STREAM

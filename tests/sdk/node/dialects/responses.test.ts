@@ -22,8 +22,9 @@ import {
 
 const responses = through.openai.responses;
 
-function answer(response: any): Answer {
-  expect(response).toMatchObject({ object: "response", status: "completed", error: null, store: false });
+function answer(response: any, body: any): Answer {
+  const store = body.store !== false;
+  expect(response).toMatchObject({ object: "response", status: "completed", error: null, store });
   expect(new Set(response.output.map((item: any) => item.id)).size).toBe(response.output.length);
   return {
     text: response.output_text,
@@ -40,7 +41,7 @@ function answer(response: any): Answer {
   };
 }
 
-const whole = async (body: any) => answer(await responses.create(body));
+const whole = async (body: any) => answer(await responses.create(body), body);
 
 /** The response of the last event, after checking that the events before it tell the same. */
 async function streamed(body: any): Promise<Answer> {
@@ -63,7 +64,7 @@ async function streamed(body: any): Promise<Answer> {
     }
   });
   const text = events.filter((e) => e.type === "response.output_text.delta").map((e) => e.delta).join("");
-  return answer({ ...last.response, output_text: text });
+  return answer({ ...last.response, output_text: text }, body);
 }
 
 /** The SDK's own accumulator. */
@@ -71,7 +72,7 @@ async function helper(body: any): Promise<Answer> {
   const stream = responses.stream(body);
   let text = "";
   stream.on("response.output_text.delta", (event) => (text += event.delta));
-  const final = answer(await stream.finalResponse());
+  const final = answer(await stream.finalResponse(), body);
   expect(text).toBe(final.text);
   return final;
 }
@@ -162,7 +163,13 @@ describe.each([CLAUDE, CHAT_ONLY])("%s", (model) => {
       return error;
     }
 
-    test.each([["previous_response_id", "resp_1"], ["conversation", "conv_1"], ["background", true]])(
+    test("an earlier response that is not kept", async () => {
+      const error = await refused({ previous_response_id: "resp_1" });
+      expect(error).toBeInstanceOf(OpenAI.NotFoundError);
+      expect(error).toMatchObject({ param: "previous_response_id", code: "previous_response_not_found" });
+    });
+
+    test.each([["conversation", "conv_1"], ["background", true]])(
       "what needs a memory: %s",
       async (param, value) => {
         const error = await refused({ [param]: value });
