@@ -445,6 +445,22 @@ async fn what_has_expired_or_was_pushed_out_is_gone_and_the_bounds_hold() {
     assert_eq!((status, &error["param"]), (400, &json!("previous_response_id")), "{error}");
 }
 
+/// Who has no credential is refused before anything is kept for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_pushes_out_nothing() {
+    let fake = chat_only().await;
+    let gateway = over_chat(&fake, "stored_responses: {tenant_memory: 100KiB}\n");
+    let client = Client::new(&gateway, &gateway.token("default").await);
+    let first = client.ask(json!({"model": "m", "input": "One"})).await;
+    let stranger = Client::new(&gateway, "");
+    for n in 0..10 {
+        let (status, error) =
+            stranger.refused(json!({"model": "m", "input": format!("{n}{}", "x".repeat(40_000))})).await;
+        assert_eq!(status, 401, "{error}");
+    }
+    assert_eq!(client.get(id(&first)).await, (200, first));
+}
+
 /// A stream that broke is no response.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_stream_is_not_kept() {

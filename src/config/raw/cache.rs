@@ -21,8 +21,8 @@ pub struct Cache {
     /// How long after that it may still be served, as `STALE`, when no deployment answers. `0s` for never.
     pub stale_if_error: HumanDuration,
     /// Who shares answers: `tenant` for each tenant alone, `shared` for all of them. Clients with keys of their own share
-    /// with nobody, those without a token (`auth.anonymous`) with each other only, and a response that its provider keeps (the
-    /// Responses API without `store: false`) is not shared between tenants.
+    /// with nobody, those without a token (`auth.anonymous`) with each other only, and a response that its provider keeps, or
+    /// the gateway in its place (the Responses API without `store: false`), is not shared between tenants.
     pub namespace: Namespace,
     /// A larger answer is not kept. At most 16MiB.
     pub max_entry: HumanSize,

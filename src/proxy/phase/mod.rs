@@ -128,7 +128,10 @@ async fn walk(
             return Ok(true);
         }
         Endpoint::Other => {
-            if let Some((status, body)) = Box::pin(recall::answer(session, ctx, &principal)).await? {
+            // Boxed, as it is seldom needed: every request would carry its size along.
+            if recall::names_response(session)
+                && let Some((status, body)) = Box::pin(recall::answer(session, ctx, &principal)).await?
+            {
                 read::discard(session).await;
                 reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
                 return Ok(true);
@@ -151,9 +154,9 @@ async fn walk(
                 _ => Some(body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL)),
             };
             admit::require_model(&principal, model, &plan)?;
-            let body = match ctx.endpoint {
-                Endpoint::Responses => Box::pin(recall::open(session, ctx, &principal, &plan, body)).await?,
-                _ => body,
+            let body = match recall::keeps(ctx, &plan) {
+                true => Box::pin(recall::open(session, ctx, &principal, &plan, body)).await?,
+                false => body,
             };
             let body = plan::limit_answer(ctx, &plan, body).await?;
             ctx.context_wish = plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;

@@ -13,6 +13,7 @@ use crate::{
     cache::{Entry, Form},
     error::{Fault, GatewayError},
     objects::decode,
+    openai::Endpoint,
     providers::exchange,
     proxy::{
         context::{Body, Context},
@@ -23,6 +24,17 @@ use crate::{
     sse::Scanner,
     stored_responses::{BadPage, Missing, Opened, Owner, Page, Response, page},
 };
+
+/// Whether responses to such a request are kept here: a provider may serve it that has no Responses API.
+pub fn keeps(ctx: &Context, plan: &Plan) -> bool {
+    ctx.endpoint == Endpoint::Responses
+        && plan.targets.iter().any(|target| is_translated(ctx, target))
+        && ctx.governance.stored_responses.is_on()
+}
+
+fn is_translated(ctx: &Context, target: &Target) -> bool {
+    exchange::is_translated(&ctx.endpoint, &target.provider)
+}
 
 /// The body with the whole conversation in the place of references to earlier responses and their items; from there on it is
 /// the request: for the cache, for budgets and for providers. Notes for whom its response is to be kept.
@@ -37,11 +49,10 @@ pub async fn open(
     plan: &Plan,
     body: Box<Body>,
 ) -> Result<Box<Body>, GatewayError> {
-    let is_translated = |target: &Target| exchange::is_translated(&ctx.endpoint, &target.provider);
+    // Who is refused anyway takes no room from others.
+    ctx.plan = Some(plan.clone());
+    plan::refuse_stranger(ctx)?;
     let store = ctx.governance.stored_responses.clone();
-    if !plan.targets.iter().any(is_translated) || !store.is_on() {
-        return Ok(body);
-    }
     let owner = owner(session, ctx, principal);
     // OpenAI keeps a response unless it is told not to.
     let keeps = body.peek.store != Some(false);
@@ -51,7 +62,7 @@ pub async fn open(
     let opened = match heavy::run(&ctx.governance.capacity, load, work).await? {
         Ok(opened) => opened,
         // Ids of a provider that keeps responses itself.
-        Err((_, false)) if !plan.targets.iter().all(is_translated) => return Ok(body),
+        Err((_, false)) if !plan.targets.iter().all(|target| is_translated(ctx, target)) => return Ok(body),
         Err((missing, _)) => return Err(not_found(&missing)),
     };
     let Opened { body: whole, previous_response_id, turn } = opened;
@@ -119,9 +130,7 @@ fn owner(session: &Session, ctx: &Context, principal: &Principal) -> Owner {
 /// Keeps what the cache serves, as if it had just been made: the cache may know it for longer.
 pub fn keep_served(ctx: &Context, entry: &Entry, form: Form, body: &Bytes) {
     let (Some(turn), Some(plan)) = (&ctx.turn, &ctx.plan) else { return };
-    let made_here = |target: &Target| {
-        target.provider.name == entry.provider && exchange::is_translated(&ctx.endpoint, &target.provider)
-    };
+    let made_here = |target: &Target| target.provider.name == entry.provider && is_translated(ctx, target);
     if !plan.targets.iter().any(made_here) {
         return;
     }
@@ -136,6 +145,14 @@ pub fn keep_served(ctx: &Context, entry: &Entry, form: Form, body: &Bytes) {
     }
 }
 
+/// Where one response is asked for, or what belongs to it.
+const PATH: &str = "/v1/responses/";
+
+/// Whether a path is that of one response.
+pub fn names_response(session: &Session) -> bool {
+    session.req_header().uri.path().starts_with(PATH)
+}
+
 /// The answer to a request for a response that is kept here, or for its removal; `None` for any other request.
 ///
 /// # Errors
@@ -147,7 +164,7 @@ pub async fn answer(
 ) -> Result<Option<(u16, Bytes)>, GatewayError> {
     let request = session.req_header();
     let path = request.uri.path().trim_end_matches('/');
-    let Some(rest) = path.strip_prefix("/v1/responses/") else { return Ok(None) };
+    let Some(rest) = path.strip_prefix(PATH) else { return Ok(None) };
     let (id, items) = match rest.strip_suffix("/input_items") {
         Some(id) => (id, true),
         None => (rest, false),
