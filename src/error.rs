@@ -52,7 +52,8 @@ pub enum Fault {
     OriginNotAllowed,
     /// The object is not there, or not the tenant's, which look the same: 404.
     ObjectNotFound,
-    /// The response that a request continues is not kept, or not for this client, which look the same: 404.
+    /// The response that a request continues is not kept, or not for this client, which look the same: 400,
+    /// as OpenAI has it.
     PreviousResponseNotFound,
     /// A limit of the tenant or the token is reached: 429.
     RateLimited,
@@ -98,7 +99,10 @@ impl Fault {
     /// HTTP status.
     pub fn status(self) -> u16 {
         match self {
-            Self::InvalidRequest | Self::UnsupportedParameter | Self::ContextLengthExceeded => 400,
+            Self::InvalidRequest
+            | Self::UnsupportedParameter
+            | Self::ContextLengthExceeded
+            | Self::PreviousResponseNotFound => 400,
             Self::MissingCredential | Self::InvalidToken => 401,
             Self::BudgetExceeded => 402,
             Self::UnknownTenant
@@ -110,7 +114,7 @@ impl Fault {
             | Self::OriginNotAllowed => 403,
             Self::RateLimited | Self::BudgetHeld => 429,
             Self::IdentityUnavailable | Self::LedgerUnavailable | Self::Overloaded => 503,
-            Self::UnknownPath | Self::ModelNotFound | Self::ObjectNotFound | Self::PreviousResponseNotFound => 404,
+            Self::UnknownPath | Self::ModelNotFound | Self::ObjectNotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,

@@ -452,7 +452,7 @@ async fn the_responses_api_is_served_by_whoever_answers_chats() {
     assert!(stream.contains("event: response.output_text.delta") && stream.contains("event: response.completed"));
     assert_eq!(gateway.query("SELECT sum(cost) FROM entries").await, 2 * 2_535_000);
     let (_, status, body) = send_to(&gateway, "/v1/responses", ask(r#","previous_response_id":"resp_1""#)).await;
-    assert_eq!((status, &body["error"]["code"]), (404, &json!("previous_response_not_found")), "{body}");
+    assert_eq!((status, &body["error"]["code"]), (400, &json!("previous_response_not_found")), "{body}");
 
     // A provider that has the API itself gets it as it came; one that has not, a chat.
     let fake = Fake::start(|seen, _| match seen.path.as_str() {

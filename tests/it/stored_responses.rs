@@ -240,7 +240,7 @@ async fn what_is_not_kept_is_a_404_and_never_a_shorter_conversation() {
         let message = format!("Previous response with id '{previous}' not found.");
         let expected = json!({"message": message, "type": "invalid_request_error", "param": "previous_response_id",
             "code": "previous_response_not_found"});
-        assert_eq!((status, error), (404, expected));
+        assert_eq!((status, error), (400, expected));
     }
     for (at, item) in [id(&private["output"][0]), "msg_nothing"].into_iter().enumerate() {
         let mut input = vec![json!({"role": "user", "content": "x"}); at];
@@ -271,7 +271,7 @@ async fn a_tenant_never_sees_or_continues_anothers() {
         for other in [client(&umbrella), client("stranger-2"), client("")] {
             let (status, error) =
                 other.refused(json!({"model": "m", "previous_response_id": id(&secret), "input": "What is it?"})).await;
-            assert_eq!((status, &error["code"]), (404, &json!("previous_response_not_found")), "{error}");
+            assert_eq!((status, &error["code"]), (400, &json!("previous_response_not_found")), "{error}");
             let item = json!([{"type": "item_reference", "id": id(&secret["output"][0])}]);
             assert_eq!(other.refused(json!({"model": "m", "input": item})).await.0, 404);
             for path in [id(&secret).to_owned(), format!("{}/input_items", id(&secret))] {

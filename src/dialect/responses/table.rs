@@ -51,7 +51,7 @@ pub const TABLE: &[Rule] = &[
     Rule::translated(
         "previous_response_id",
         "The conversation so far stands before `input`, without its `instructions`. What the gateway does not keep (any more) is \
-         a 404 with code `previous_response_not_found`; an `item_reference` in `input` likewise.",
+         a 400 with code `previous_response_not_found`; an `item_reference` in `input` a 404.",
     ),
     Rule::refused(
         "conversation",

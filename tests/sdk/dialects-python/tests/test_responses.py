@@ -246,7 +246,7 @@ def test_what_needs_a_memory_is_refused(gateway_openai, model, stream, param, va
 
 @STREAM
 def test_an_earlier_response_that_is_not_kept(gateway_openai, model, stream):
-    error = refusal(gateway_openai, model, stream, openai.NotFoundError, previous_response_id="resp_1")
+    error = refusal(gateway_openai, model, stream, openai.BadRequestError, previous_response_id="resp_1")
     assert (error.param, error.code) == ("previous_response_id", "previous_response_not_found")
 
 

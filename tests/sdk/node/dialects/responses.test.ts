@@ -165,7 +165,7 @@ describe.each([CLAUDE, CHAT_ONLY])("%s", (model) => {
 
     test("an earlier response that is not kept", async () => {
       const error = await refused({ previous_response_id: "resp_1" });
-      expect(error).toBeInstanceOf(OpenAI.NotFoundError);
+      expect(error).toBeInstanceOf(OpenAI.BadRequestError);
       expect(error).toMatchObject({ param: "previous_response_id", code: "previous_response_not_found" });
     });
 
