@@ -31,6 +31,9 @@ use slab::Slab;
 /// Where there is no room, this part of the connections makes room at once: looking for the oldest takes time.
 const MADE_ROOM: usize = 64;
 
+/// Connections that one sweep closes at most, but for the end: each wakes a task, and others wait for all of them.
+const SWEPT: usize = 256;
+
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -248,14 +251,14 @@ impl Connections {
         self.make_room(&mut registry, live, None);
     }
 
-    /// Closes those that took too long.
+    /// Closes those that took too long, the oldest first and not all at once where they are many.
     pub fn sweep(&self, timeouts: Timeouts) {
         let now = self.elapsed();
         self.now.store(now, Ordering::Relaxed);
         let patience = self.patience.load(Ordering::Relaxed);
         let (header, idle) = (millis(timeouts.header), millis(timeouts.idle));
         let mut registry = self.registry();
-        let late: Vec<_> = (registry.open.iter())
+        let mut late: Vec<_> = (registry.open.iter())
             .filter_map(|(_, connection)| {
                 let state = connection.state();
                 let age = now.saturating_sub(state.since());
@@ -268,6 +271,10 @@ impl Connections {
                 Some((connection.clone(), state, cause))
             })
             .collect();
+        if late.len() > SWEPT && patience == u64::MAX {
+            late.select_nth_unstable_by_key(SWEPT - 1, |(_, state, _)| state.since());
+            late.truncate(SWEPT);
+        }
         for (connection, state, cause) in late {
             self.close(&mut registry, &connection, state, cause);
         }

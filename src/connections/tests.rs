@@ -81,6 +81,17 @@ fn one_address_leaves_room_for_others() {
 }
 
 #[test]
+fn many_that_are_late_are_closed_in_turns() {
+    let connections = connections(1_000, 1_000);
+    let silent: Vec<_> = (0..SWEPT + 10).map(|_| connections.admit(address(1)).unwrap()).collect();
+    let closed = || silent.iter().filter(|place| place.connection.is_closed()).count();
+    sweep_after(&connections, AT_ONCE);
+    assert_eq!(closed(), SWEPT);
+    sweep_after(&connections, AT_ONCE);
+    assert_eq!(closed(), SWEPT + 10);
+}
+
+#[test]
 fn addresses_of_one_ipv6_network_are_one() {
     let connections = connections(8, 1);
     let one = connections.admit("2001:db8:1:2::1".parse().unwrap()).unwrap();

@@ -314,7 +314,7 @@ async fn a_kept_response_is_shown_listed_and_deleted() {
     assert_eq!(fake.count(), asked, "no provider is asked");
     assert_eq!(client.get(id(&first)).await.0, 404, "as the provider says, who could have one of this id");
     let gone = json!({"model": "m", "previous_response_id": id(&first), "input": "x"});
-    assert_eq!(client.refused(gone).await.0, 404);
+    assert_eq!(client.refused(gone).await.0, 400);
     // What had continued it is whole.
     client.ask(json!({"model": "m", "previous_response_id": id(&second), "input": "Three"})).await;
     assert_eq!(fake.last().json()["messages"].as_array().unwrap().len(), 5);
@@ -411,7 +411,7 @@ async fn what_has_expired_or_was_pushed_out_is_gone_and_the_bounds_hold() {
         assert!(begun.elapsed() < Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
-    assert_eq!(client.refused(next).await.0, 404);
+    assert_eq!(client.refused(next).await.0, 400);
 
     let bounded =
         over_chat(&fake, "stored_responses: {memory: 400KiB, tenant_memory: 100KiB}\ntenants: {acme: {}, loud: {}}\n");
@@ -484,7 +484,7 @@ async fn a_broken_stream_is_not_kept() {
     let client = Client::new(&gateway, "unknown");
     assert_eq!(client.get(id(&created["response"])).await.0, 404, "{text}");
     let next = json!({"model": "m", "previous_response_id": id(&created["response"]), "input": "x"});
-    assert_eq!(client.refused(next).await.0, 404);
+    assert_eq!(client.refused(next).await.0, 400);
 }
 
 /// What a request continues is part of its prompt, for limits and for money as well.

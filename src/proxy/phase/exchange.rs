@@ -81,16 +81,8 @@ pub async fn run(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'
 
 /// One attempt. Its error says whether another one follows.
 async fn once(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>) -> Result<()> {
-    let peer = attempt::begin(session, ctx, upstream.resolver).await?;
-    let connected = tokio::select! {
-        biased;
-        connected = upstream.connector.get_http_session(&*peer) => connected,
-        left = ctx.client.left(&mut session.downstream_session) => return Err(left),
-    };
-    let (mut provider, reused) = match connected {
-        Ok(connected) => connected,
-        Err(error) => return Err(recover::from_connect(ctx, error.into_up(), upstream.resolver)),
-    };
+    // Boxed, and gone before the answer comes: a stream would carry its size along for as long as it is open.
+    let Connected { peer, mut provider, reused } = Box::pin(connect(session, ctx, upstream)).await?;
     let outcome = converse(session, ctx, &mut provider, &peer).await;
     let http2 = matches!(provider, HttpSession::H2(_));
     if http2 || matches!(outcome, Ok(true)) {
@@ -107,6 +99,27 @@ async fn once(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>)
             }
             Err(recover::from_exchange(session, ctx, error, reused))
         }
+    }
+}
+
+/// A connection to the deployment that is asked.
+struct Connected {
+    peer: Box<HttpPeer>,
+    provider: HttpSession,
+    /// It has served other requests.
+    reused: bool,
+}
+
+async fn connect(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>) -> Result<Connected> {
+    let peer = attempt::begin(session, ctx, upstream.resolver).await?;
+    let connected = tokio::select! {
+        biased;
+        connected = upstream.connector.get_http_session(&*peer) => connected,
+        left = ctx.client.left(&mut session.downstream_session) => return Err(left),
+    };
+    match connected {
+        Ok((provider, reused)) => Ok(Connected { peer, provider, reused }),
+        Err(error) => Err(recover::from_connect(ctx, error.into_up(), upstream.resolver)),
     }
 }
 
