@@ -82,11 +82,12 @@ pub async fn run(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'
 /// One attempt. Its error says whether another one follows.
 async fn once(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>) -> Result<()> {
     // Boxed, and gone before the answer comes: a stream would carry its size along for as long as it is open.
-    let Connected { peer, mut provider, reused } = Box::pin(connect(session, ctx, upstream)).await?;
-    let outcome = converse(session, ctx, &mut provider, &peer).await;
+    let mut connected = Box::pin(connect(session, ctx, upstream)).await?;
+    let outcome = converse(session, ctx, &mut connected).await;
+    let Connected { peer, provider, reused } = *connected;
     let http2 = matches!(provider, HttpSession::H2(_));
     if http2 || matches!(outcome, Ok(true)) {
-        upstream.connector.release_http_session(provider, &*peer, Some(attempt::UPSTREAM_IDLE)).await;
+        Box::pin(upstream.connector.release_http_session(provider, &*peer, Some(attempt::UPSTREAM_IDLE))).await;
     }
     match outcome {
         Ok(_) => Ok(()),
@@ -110,7 +111,7 @@ struct Connected {
     reused: bool,
 }
 
-async fn connect(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>) -> Result<Connected> {
+async fn connect(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>) -> Result<Box<Connected>> {
     let peer = attempt::begin(session, ctx, upstream.resolver).await?;
     let connected = tokio::select! {
         biased;
@@ -118,43 +119,55 @@ async fn connect(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'
         left = ctx.client.left(&mut session.downstream_session) => return Err(left),
     };
     match connected {
-        Ok((provider, reused)) => Ok(Connected { peer, provider, reused }),
+        Ok((provider, reused)) => Ok(Box::new(Connected { peer, provider, reused })),
         Err(error) => Err(recover::from_connect(ctx, error.into_up(), upstream.resolver)),
     }
 }
 
-/// Sends the request and brings its answer to the client. Returns whether the connection can serve another request.
-async fn converse(
-    session: &mut Session,
-    ctx: &mut Context,
-    provider: &mut HttpSession,
-    peer: &HttpPeer,
-) -> Result<bool> {
+/// Sends the request and brings its answer to the client. Returns whether the connection can serve another request. What a stream
+/// is done with before its first event is boxed: it would carry its size along for as long as it is open.
+async fn converse(session: &mut Session, ctx: &mut Context, connected: &mut Connected) -> Result<bool> {
+    let Connected { peer, provider, .. } = connected;
+    let Answer { mut header, ended, is_sent } = Box::pin(ask(session, ctx, provider, peer)).await?;
+    respond::receive(session, &mut header, ctx)?;
+    if let Delivery::Hold = ctx.delivery {
+        respond::downgrade(session, &mut header);
+        Box::pin(hold(session, ctx, provider, header, ended)).await?;
+        return Ok(is_sent);
+    }
+    frame(session, &mut header, ended)?;
+    respond::downgrade(session, &mut header);
+    if let Delivery::Pass = ctx.delivery {
+        ctx.first_byte.get_or_insert_with(Instant::now);
+    }
+    let is_all = ended && matches!(ctx.delivery, Delivery::Pass);
+    let tasks = vec![HttpTask::Header(Box::new(header), is_all)];
+    match is_all {
+        true => ctx.client.write(&mut session.downstream_session, tasks).await?,
+        false => pass(session, ctx, provider, tasks, ended).await?,
+    }
+    Ok(is_sent)
+}
+
+/// The header of an answer.
+struct Answer {
+    header: ResponseHeader,
+    /// That is all there is of it.
+    ended: bool,
+    /// The whole request was sent.
+    is_sent: bool,
+}
+
+/// Sends the request, and waits for the header of its answer.
+async fn ask(session: &mut Session, ctx: &mut Context, provider: &mut HttpSession, peer: &HttpPeer) -> Result<Answer> {
     provider.set_read_timeout(peer.options.read_timeout);
     provider.set_write_timeout(peer.options.write_timeout);
     let request = attempt::header(session, ctx, matches!(provider, HttpSession::H2(_)))?;
     provider.write_request_header(Box::new(request)).await.map_err(Error::into_up)?;
     let broken = send_body(session, ctx, provider).await?;
     let is_sent = broken.is_none();
-    let (mut header, ended) = final_header(session, ctx, provider, broken).await?;
-    respond::receive(session, &mut header, ctx)?;
-    if let Delivery::Hold = ctx.delivery {
-        respond::downgrade(session, &mut header);
-        hold(session, ctx, provider, header, ended).await?;
-    } else {
-        frame(session, &mut header, ended)?;
-        respond::downgrade(session, &mut header);
-        if let Delivery::Pass = ctx.delivery {
-            ctx.first_byte.get_or_insert_with(Instant::now);
-        }
-        let is_all = ended && matches!(ctx.delivery, Delivery::Pass);
-        let tasks = vec![HttpTask::Header(Box::new(header), is_all)];
-        match is_all {
-            true => ctx.client.write(&mut session.downstream_session, tasks).await?,
-            false => pass(session, ctx, provider, tasks, ended).await?,
-        }
-    }
-    Ok(is_sent)
+    let (header, ended) = final_header(session, ctx, provider, broken).await?;
+    Ok(Answer { header, ended, is_sent })
 }
 
 /// Sends the body. `Some` is an error in doing so: the provider may have answered before it had read all of it.

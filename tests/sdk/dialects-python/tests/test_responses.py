@@ -276,7 +276,7 @@ def test_a_conversation_goes_on_from_its_last_response(gateway_openai, model, st
     listed = gateway_openai.responses.input_items.list(by_response.id, order="asc", limit=2)
     assert [item.type for item in listed][0] == "message"
     gateway_openai.responses.delete(first.id)
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.BadRequestError):
         gateway_openai.responses.create(model=model, input="x", previous_response_id=first.id)
 
 
