@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     objects::account::AS,
     objects::{CHILD, PARENT, SIBLING, STRANGER, TENANTS, World},
-    support::{Answer, Fake, Gateway, raw},
+    support::{Answer, Fake, Gateway, chat, fake::send, gateway::providers, raw},
 };
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -576,4 +576,21 @@ async fn what_is_nobodys_is_refused_as_what_is_anothers_is() {
     assert_eq!(world.asked(), asked + 1);
     let content = json!({"type": "responses", "source": {"type": "file_content", "content": []}});
     assert_eq!(world.post(SIBLING, &runs, json!({"data_source": content})).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_inside_a_stream_names_no_account() {
+    let chunk = r#"data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"gpt-4o","choices":[{"index":0,"delta":{"content":"Used 7 of org-aB3dEf"},"finish_reason":null}]}"#;
+    let error = r#"data: {"error":{"message":"Rate limit reached in organization org-aB3dEf: Limit 30000, Used 29999","type":"tokens","code":"rate_limit_exceeded"}}"#;
+    let fake = Fake::always(Answer::stream(vec![send(&format!("{chunk}\n\n{error}\n\n"))])).await;
+    for (credentials, shown) in
+        [("mapped", "org-***: Limit 30000, Used ***"), ("auto", "org-aB3dEf: Limit 30000, Used 29999")]
+    {
+        let yaml = providers(&[("openai", fake.address)]).replace("mapped", credentials);
+        let gateway = Gateway::start(&yaml);
+        let request = reqwest::Client::new().post(gateway.url("/v1/chat/completions")).bearer_auth("sk-own");
+        let text = request.body(chat("gpt-4o", r#","stream":true"#)).send().await.unwrap().text().await.unwrap();
+        assert!(text.contains("Used 7 of org-aB3dEf"), "what the model says stays: {text}");
+        assert!(text.contains(shown), "{credentials}: {text}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use memchr::memmem;
 use pingora_error::{Error, ErrorType, Result};
 
 use super::{cache, respond, settle};
@@ -12,6 +13,7 @@ use crate::{
     openai::{StreamEnd, StreamState},
     proxy::{
         client::Parting,
+        conceal::conceal,
         context::{Belief, Bill, Context, Delivery},
     },
 };
@@ -77,6 +79,9 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
         }
     }
     let state = relay.state();
+    if state == StreamState::Failed && ctx.attempt.as_ref().is_some_and(|attempt| !attempt.own_credential) {
+        out = conceal_failure(&out);
+    }
     if state != StreamState::Open {
         ctx.stream_over.get_or_insert_with(Instant::now);
     }
@@ -96,6 +101,13 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
         ctx.first_byte.get_or_insert_with(Instant::now);
     }
     Ok(())
+}
+
+/// The event in which a provider tells of a failure, and all behind it, without the account's ids.
+fn conceal_failure(out: &Bytes) -> Bytes {
+    let Some(told) = memmem::rfind(out, b"error") else { return out.clone() };
+    let begin = memmem::rfind(&out[..told], b"\n\n").map_or(0, |at| at + 2);
+    join(out.slice(..begin), conceal(out.slice(begin..)))
 }
 
 /// True once the client has the end of its stream, or the error that ended it.
