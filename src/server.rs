@@ -52,7 +52,7 @@ use crate::{
     ledger::{Ledger, Snapshot},
     objects::Objects,
     pricing::Catalogue,
-    proxy::{Authorities, Engines, Gateway, Governance, Parties},
+    proxy::{Authorities, Engines, Gateway, Governance, Parties, Peers},
     routing::RouteTable,
     store::StoreError,
     telemetry::Metrics,
@@ -345,7 +345,7 @@ fn engines(config: Config, governance: &Arc<Governance>) -> Result<Engines, Star
     }
     let config = Arc::new(config);
     let parties = Parties::new(config.clone(), governance.clone());
-    Ok(Engines { config, routes, catalogue: Arc::new(catalogue), parties, authorities })
+    Ok(Engines { config, routes, catalogue: Arc::new(catalogue), parties, authorities, peers: Peers::default() })
 }
 
 fn read_authorities(file: &Path) -> Result<Arc<Authorities>, String> {

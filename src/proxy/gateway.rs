@@ -25,6 +25,7 @@ use super::{
     context::Context,
     held::Withheld,
     party::{Governance, Parties},
+    peers::Peers,
     phase,
     resolve::Resolver,
 };
@@ -55,6 +56,8 @@ pub struct Engines {
     pub parties: Parties,
     /// The only certificate authorities to trust, for providers that name some.
     pub authorities: BTreeMap<Arc<str>, Arc<Authorities>>,
+    /// Providers as Pingora's pool knows them.
+    pub peers: Peers,
 }
 
 impl Engines {
@@ -214,7 +217,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<Box<HttpPeer>> {
-        phase::attempt::begin(session, ctx, &self.resolver).await
+        phase::attempt::begin(session, ctx, &self.resolver).await.map(|peer| Box::new(Arc::unwrap_or_clone(peer)))
     }
 
     async fn upstream_request_filter(

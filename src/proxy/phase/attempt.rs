@@ -2,15 +2,18 @@
 
 use std::{
     mem,
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, header, request,
     uri::{Authority, Scheme},
 };
-use pingora_core::{protocols::ALPN, upstreams::peer::HttpPeer};
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -29,9 +32,6 @@ use crate::{
     },
     routing,
 };
-
-/// Idle upstream connections are dropped before the usual server closes them (OpenAI and most others: 60 s or more).
-pub const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
 
 /// Names connections that must not come from the pool.
 static FRESH: AtomicU64 = AtomicU64::new(1);
@@ -62,7 +62,7 @@ pub fn arm(session: &mut Session, ctx: &mut Context) {
 ///
 /// # Errors
 /// A host name that does not resolve, marked for the next target where there is one.
-pub async fn begin(session: &Session, ctx: &mut Context, resolver: &Resolver) -> Result<Box<HttpPeer>> {
+pub async fn begin(session: &Session, ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPeer>> {
     if ctx.prepared.is_none()
         && let Err(refusal) = translate::prepare(ctx).await
     {
@@ -102,33 +102,15 @@ pub async fn begin(session: &Session, ctx: &mut Context, resolver: &Resolver) ->
             return Err(error);
         }
     };
-    let mut peer = peer(&provider, address);
+    let mut peer = ctx.engines.peers.at(&provider, address, ctx.engines.authorities.get(&provider.name));
     if ctx.endpoint == Endpoint::Other && identify::is_websocket(session) {
-        peer.options.read_timeout = None;
+        Arc::make_mut(&mut peer).options.read_timeout = None;
     }
     if ctx.repeated {
         // A group of its own: the connection is a fresh one, not another stale one from the pool.
-        peer.group_key = FRESH.fetch_add(1, Ordering::Relaxed);
+        Arc::make_mut(&mut peer).group_key = FRESH.fetch_add(1, Ordering::Relaxed);
     }
-    peer.options.ca = ctx.engines.authorities.get(&provider.name).cloned();
-    Ok(Box::new(peer))
-}
-
-fn peer(provider: &Provider, address: std::net::SocketAddr) -> HttpPeer {
-    let base = &provider.base;
-    let mut peer = HttpPeer::new(address, base.tls, base.host.clone());
-    let options = &mut peer.options;
-    options.connection_timeout = Some(provider.connect_timeout);
-    options.total_connection_timeout = Some(provider.connect_timeout);
-    options.read_timeout = Some(provider.read_timeout);
-    // Always set: a provider that answers without reading the body blocks the write until this.
-    options.write_timeout = Some(provider.write_timeout);
-    options.idle_timeout = Some(UPSTREAM_IDLE);
-    if provider.http2 {
-        options.alpn = if base.tls { ALPN::H2H1 } else { ALPN::H2 };
-        options.max_h2_streams = 128;
-    }
-    peer
+    Ok(peer)
 }
 
 /// The header of the request as the provider gets it, in HTTP/1.1 or HTTP/2.

@@ -3,7 +3,7 @@
 //! For every request that the gateway has whole. What streams up to a provider (uploads), and WebSockets, go through Pingora's
 //! own loop. The connection comes from Pingora's pool, and both ends are its sessions: their parsers and their framing.
 
-use std::{mem, time::Instant};
+use std::{mem, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -23,6 +23,7 @@ use crate::{
     proxy::{
         client,
         context::{Context, Delivery},
+        peers::UPSTREAM_IDLE,
         resolve::Resolver,
     },
 };
@@ -87,7 +88,7 @@ async fn once(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>)
     let Connected { peer, provider, reused } = *connected;
     let http2 = matches!(provider, HttpSession::H2(_));
     if http2 || matches!(outcome, Ok(true)) {
-        Box::pin(upstream.connector.release_http_session(provider, &*peer, Some(attempt::UPSTREAM_IDLE))).await;
+        Box::pin(upstream.connector.release_http_session(provider, &*peer, Some(UPSTREAM_IDLE))).await;
     }
     match outcome {
         Ok(_) => Ok(()),
@@ -105,7 +106,7 @@ async fn once(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>)
 
 /// A connection to the deployment that is asked.
 struct Connected {
-    peer: Box<HttpPeer>,
+    peer: Arc<HttpPeer>,
     provider: HttpSession,
     /// It has served other requests.
     reused: bool,

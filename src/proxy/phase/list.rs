@@ -2,7 +2,10 @@
 //!
 //! Both ask the provider themselves, outside of Pingora's loop: one request of a client takes several there.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
@@ -23,6 +26,7 @@ use crate::{
         headers,
         heavy::{self, Load},
         party::Principal,
+        peers::UPSTREAM_IDLE,
         reply::{self, Reader},
     },
     routing::Target,
@@ -43,7 +47,7 @@ const MAX_INSPECTION: Duration = Duration::from_secs(300);
 /// A reply whose header has come.
 struct Reply {
     session: HttpSession,
-    peer: Box<HttpPeer>,
+    peer: Arc<HttpPeer>,
     header: ResponseHeader,
 }
 
@@ -316,7 +320,7 @@ async fn read_all(exchange: &mut HttpSession, limit: usize) -> Result<Bytes, Box
 }
 
 async fn release(exchange: HttpSession, peer: &HttpPeer, upstream: &Upstream<'_>) {
-    upstream.connector.release_http_session(exchange, peer, Some(attempt::UPSTREAM_IDLE)).await;
+    upstream.connector.release_http_session(exchange, peer, Some(UPSTREAM_IDLE)).await;
 }
 
 /// An error of the provider, in the client's shape.
