@@ -42,6 +42,9 @@ const LINGER_SILENCE: Duration = Duration::from_secs(5);
 /// How much of it is read, and thrown away.
 const LINGER_BYTES: u64 = 256 << 20;
 
+/// So much is thrown away before others have their turn: a client may send as fast as it is read.
+const LINGER_TURN: usize = 128 << 10;
+
 /// A client's connection. It reads the end of the stream once [`Connection::is_closed`], and takes back its place when it
 /// is dropped.
 #[derive(Debug)]
@@ -164,11 +167,19 @@ async fn linger(mut stream: ClientStream) {
     let rest = async {
         AsyncWriteExt::shutdown(&mut stream).await?;
         let mut buffer = vec![0; 16 << 10];
-        let mut left = LINGER_BYTES;
+        let (mut left, mut turn) = (LINGER_BYTES, 0);
         while left > 0 {
+            if turn >= LINGER_TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
             match timeout(LINGER_SILENCE, stream.read(&mut buffer)).await {
                 Ok(Ok(0)) | Err(_) => break,
-                Ok(read) => left = left.saturating_sub(read? as u64),
+                Ok(read) => {
+                    let read = read?;
+                    turn += read;
+                    left = left.saturating_sub(read as u64);
+                }
             }
         }
         io::Result::Ok(())
