@@ -349,3 +349,19 @@ async fn an_offer_of_a_websocket_does_not_make_a_silent_body_endless() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{body}: {:?}", begun.elapsed());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_has_no_body_and_leaves_its_connections_usable() {
+    let fake = Fake::always(Answer::json(200, "{\"bytes\":5}")).await;
+    let gateway = Gateway::start(&providers(&[("openai", fake.address)]).replace("mapped", "auto"));
+    let client = reqwest::Client::new();
+    for _ in 0..2 {
+        let url = gateway.url("/v1/files/file-1/content");
+        let head = client.head(&url).bearer_auth("sk-own").send().await.unwrap();
+        assert_eq!((head.status().as_u16(), &head.headers()["content-length"]), (200, &"11".parse().unwrap()));
+        assert_eq!(head.bytes().await.unwrap().len(), 0);
+        let got = client.get(&url).bearer_auth("sk-own").send().await.unwrap();
+        assert_eq!(got.text().await.unwrap(), "{\"bytes\":5}");
+    }
+    assert_eq!(fake.connections(), 1);
+}
