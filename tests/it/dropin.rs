@@ -236,7 +236,7 @@ async fn a_model_that_only_the_default_provider_knows_is_asked_for_there() {
     let seen = fake.last();
     assert_eq!((seen.path.as_str(), seen.header("authorization")), ("/v1/models/gpt-9", Some("Bearer sk-gateway")));
     let (_, model) = get(&gateway, "/v1/models/gpt-9", true, None).await;
-    let shown = json!({"type": "model", "id": "gpt-9", "display_name": "gpt-9", "created_at": "2023-11-14T22:13:20Z"});
+    let shown = json!({"type": "model", "id": "gpt-9", "display_name": "gpt-9", "created_at": "2023-11-14T22:13:20Z", "lifecycle": "active"});
     assert_eq!(model, shown, "in the shape that the client reads");
     assert_eq!(get(&gateway, "/v1/models/a%2Fb", false, None).await.0, 200);
     assert_eq!(fake.last().path, "/v1/models/a/b");

@@ -66,7 +66,9 @@ impl Told {
         if anthropic {
             let at = i64::try_from(*created).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
             let at = at.unwrap_or_default().to_string();
-            return json!({ "type": "model", "id": id, "display_name": id, "created_at": at });
+            // Its SDKs want to know that; what is served here can be asked.
+            let lifecycle = "active";
+            return json!({ "type": "model", "id": id, "display_name": id, "created_at": at, "lifecycle": lifecycle });
         }
         json!({ "id": id, "object": "model", "created": created, "owned_by": owned_by })
     }
