@@ -5,12 +5,14 @@
 mod budget;
 mod machine;
 mod pool;
+mod turns;
 
 use std::{sync::Arc, time::Duration};
 
 pub use budget::{MemoryBudget, Part, Refused, SMALL, Share, Usage};
 pub use machine::usable_memory;
 pub use pool::{NotRun, Pool};
+pub use turns::Turns;
 
 /// The part of the memory that the process may use which the budget has, where the configuration does not say.
 const DEFAULT_PART: u64 = 4;

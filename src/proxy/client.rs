@@ -1,8 +1,11 @@
 //! The client's end of an exchange: watches whether it is still there, and writes to it, so that one who is slow or gone ends
 //! no exchange that others wait for, or that is to be paid for.
 
-use std::time::{Duration, Instant};
-use std::{future::pending, sync::Arc};
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::FutureExt;
 use pingora_core::protocols::http::{HttpTask, ServerSession};
@@ -69,7 +72,7 @@ impl Client {
                 Err(error) => error,
             },
         };
-        if let Some(Shield { lead, finish }) = self.shield.as_ref().filter(|shield| !shield.lead.is_over()) {
+        if let Some(Shield { lead, finish }) = active(&self.shield) {
             self.gone.get_or_insert_with(Instant::now);
             match finish {
                 true => pending().await,
@@ -98,7 +101,7 @@ impl Client {
         if self.is_gone() {
             return Ok(());
         }
-        let guarded = self.is_shielded();
+        let guarded = active(&self.shield).is_some();
         let queued = waits_to_be_read(session);
         if !session.supports_proxy_task_api() || !guarded && !queued {
             return match session.response_duplex_vec(tasks).await {
@@ -120,14 +123,9 @@ impl Client {
         }
     }
 
-    /// Others may follow the exchange.
-    fn is_shielded(&self) -> bool {
-        self.shield.as_ref().is_some_and(|shield| !shield.lead.is_over())
-    }
-
     /// The client cannot be written to: the exchange goes on if others wait for it, or if it is to outlive its client.
     fn go_on_alone(&mut self, error: Box<Error>) -> Result<()> {
-        match self.shield.as_ref().filter(|shield| !shield.lead.is_over()) {
+        match active(&self.shield) {
             Some(shield) if shield.finish || !shield.lead.abandon() => {}
             _ if self.parting.is_some() => {}
             _ => return Err(error.into_down()),
@@ -135,6 +133,11 @@ impl Client {
         self.gone.get_or_insert_with(Instant::now);
         Ok(())
     }
+}
+
+/// The shield, while the flight behind it is under way.
+fn active(shield: &Option<Shield>) -> Option<&Shield> {
+    shield.as_ref().filter(|shield| !shield.lead.is_over())
 }
 
 /// True while something waits for a client that is slow to read.

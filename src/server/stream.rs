@@ -21,7 +21,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::connections::{Connection, Place};
+use crate::{
+    capacity::Turns,
+    connections::{Connection, Place},
+};
 
 /// Bytes read ahead. Requests are small, and large bodies bypass this buffer: less memory for each open stream.
 const READ_BUFFER: usize = 4096;
@@ -41,9 +44,6 @@ const LINGER_SILENCE: Duration = Duration::from_secs(5);
 
 /// How much of it is read, and thrown away.
 const LINGER_BYTES: u64 = 256 << 20;
-
-/// So much is thrown away before others have their turn: a client may send as fast as it is read.
-const LINGER_TURN: usize = 128 << 10;
 
 /// A client's connection. It reads the end of the stream once [`Connection::is_closed`], and takes back its place when it
 /// is dropped.
@@ -167,17 +167,13 @@ async fn linger(mut stream: ClientStream) {
     let rest = async {
         AsyncWriteExt::shutdown(&mut stream).await?;
         let mut buffer = vec![0; 16 << 10];
-        let (mut left, mut turn) = (LINGER_BYTES, 0);
+        let (mut left, mut turns) = (LINGER_BYTES, Turns::default());
         while left > 0 {
-            if turn >= LINGER_TURN {
-                turn = 0;
-                tokio::task::yield_now().await;
-            }
             match timeout(LINGER_SILENCE, stream.read(&mut buffer)).await {
                 Ok(Ok(0)) | Err(_) => break,
                 Ok(read) => {
                     let read = read?;
-                    turn += read;
+                    turns.took(read).await;
                     left = left.saturating_sub(read as u64);
                 }
             }

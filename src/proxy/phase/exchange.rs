@@ -20,6 +20,7 @@ use pingora_proxy::Session;
 use super::{attempt, identify, models, recover, relay, respond};
 use crate::{
     cache::Outcome,
+    capacity::Turns,
     proxy::{
         client,
         context::{Context, Delivery},
@@ -39,21 +40,6 @@ pub struct Upstream<'a> {
     pub resolver: &'a Resolver,
     /// What providers say of their models.
     pub models: &'a models::Known,
-}
-
-/// Bytes that an exchange has moved since others last had their turn: one whose both ends are as fast as we are would keep the
-/// thread to itself.
-#[derive(Default)]
-struct Turn(usize);
-
-impl Turn {
-    async fn took(&mut self, bytes: Option<&Bytes>) {
-        self.0 += bytes.map_or(0, Bytes::len);
-        if self.0 >= PIECE {
-            self.0 = 0;
-            tokio::task::yield_now().await;
-        }
-    }
 }
 
 /// Whether the request is here whole, so that it is carried here.
@@ -174,7 +160,7 @@ async fn ask(session: &mut Session, ctx: &mut Context, provider: &mut HttpSessio
 /// Sends the body. `Some` is an error in doing so: the provider may have answered before it had read all of it.
 async fn send_body(session: &mut Session, ctx: &mut Context, provider: &mut HttpSession) -> Result<Option<Box<Error>>> {
     let mut rest = ctx.attempt.as_ref().and_then(|attempt| attempt.body.clone()).unwrap_or_default();
-    let (mut first, mut turn) = (true, Turn::default());
+    let (mut first, mut turns) = (true, Turns::default());
     while first || !rest.is_empty() {
         first = false;
         let piece = rest.split_to(rest.len().min(PIECE));
@@ -196,7 +182,7 @@ async fn send_body(session: &mut Session, ctx: &mut Context, provider: &mut Http
         if let Err(error) = sent {
             return Ok(Some(error.into_up()));
         }
-        turn.took(Some(&piece)).await;
+        turns.took(piece.len()).await;
     }
     Ok(None)
 }
@@ -288,10 +274,10 @@ async fn hold(
     mut ended: bool,
 ) -> Result<()> {
     let mut held = respond::hold(ctx, Box::new(header));
-    let mut turn = Turn::default();
+    let mut turns = Turns::default();
     while !ended {
         let chunk = next(session, ctx, provider).await?;
-        turn.took(chunk.as_ref()).await;
+        turns.took(chunk.as_ref().map_or(0, Bytes::len)).await;
         ended = chunk.is_none() || is_over(provider)?;
         if held.push(chunk.unwrap_or_default())? {
             continue;
@@ -321,7 +307,7 @@ async fn pass(
     mut tasks: Vec<HttpTask>,
     mut ended: bool,
 ) -> Result<()> {
-    let mut turn = Turn::default();
+    let mut turns = Turns::default();
     loop {
         // What came along with the header leaves with it.
         let ready = if ended { Some(Ok(None)) } else { provider.read_response_body().now_or_never() };
@@ -332,7 +318,7 @@ async fn pass(
             Some(chunk) => chunk.map_err(Error::into_up)?,
             None => next(session, ctx, provider).await?,
         };
-        turn.took(chunk.as_ref()).await;
+        turns.took(chunk.as_ref().map_or(0, Bytes::len)).await;
         ended = ended || chunk.is_none() || is_over(provider)?;
         let trailers = match ctx.delivery {
             Delivery::Pass if chunk.is_none() => read_trailers(provider).await?,

@@ -8,7 +8,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use super::Stop;
 use crate::{
-    capacity::{MemoryBudget, PATIENCE, Part, SMALL, Share},
+    capacity::{MemoryBudget, PATIENCE, Part, SMALL, Share, Turns},
     config::Http,
     error::{Extra, Fault, GatewayError},
     proxy::{
@@ -135,9 +135,6 @@ pub async fn discard(session: &mut Session) {
     let _ = timeout(Duration::from_millis(500), rest).await;
 }
 
-/// So much is read of a body before others have their turn.
-const TURN: usize = 256 << 10;
-
 /// The least by which the room of a body grows that does not say how long it is.
 const STEP: usize = 256 << 10;
 
@@ -159,14 +156,9 @@ async fn collect(
     // Within the limit, and drawn. The system gives memory when it is written to, which is when it arrives.
     let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).max(first.len()));
     whole.extend_from_slice(&first);
-    let mut turn = 0;
+    let mut turns = Turns::default();
     while let Some(chunk) = next(session, limits).await? {
-        turn += chunk.len();
-        if turn >= TURN {
-            // A client that sends as fast as it is read would keep the thread to itself.
-            turn = 0;
-            tokio::task::yield_now().await;
-        }
+        turns.took(chunk.len()).await;
         let length = whole.len() + chunk.len();
         if length > limits.max_body_bytes {
             return Err(too_large(session, limits));
