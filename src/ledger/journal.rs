@@ -6,6 +6,9 @@
 //! deleted once it is closed and every request in it has its entry in the ledger: each of them holds a [`Pin`] until then.
 //! The process holds a lock on its segments; a segment without one belonged to a process that is gone, and is recovered.
 //! An intent whose request has an entry already changes nothing: ids are unique.
+//!
+//! A second, short line says what a request has cost, before the rest of what it held is anybody else's: the entry itself is
+//! in the file some milliseconds later, and a process may be killed within them.
 
 use std::{
     borrow::Cow,
@@ -67,6 +70,13 @@ struct Line<'a> {
     estimate: u64,
 }
 
+/// What an earlier line's request has cost.
+#[derive(Serialize, Deserialize)]
+struct End<'a> {
+    id: Cow<'a, str>,
+    cost: u64,
+}
+
 /// An intent that was read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
@@ -84,6 +94,15 @@ pub struct Intent {
     pub route: String,
     /// What was reserved.
     pub estimate: NanoUsd,
+}
+
+/// A line that was read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Noted {
+    /// A request was admitted, or its reservation has grown.
+    Intent(Intent),
+    /// A request was settled at this cost.
+    Settled(RequestId, NanoUsd),
 }
 
 impl Journal {
@@ -155,24 +174,11 @@ impl Journal {
             route: Cow::Borrowed(&subject.route),
             estimate: estimate.0,
         };
-        // The line break before it as well: a line that was cut off then spoils no other.
-        let mut text = Vec::with_capacity(256);
-        text.push(b'\n');
-        serde_json::to_writer(&mut text, &line)?;
-        text.push(b'\n');
         if segment.closed.load(Ordering::Acquire) {
             return Err(io::Error::other("the segment is closed"));
         }
-        match (&segment.file).write_all(&text) {
-            Ok(()) => {
-                segment.written.fetch_add(text.len() as u64, Ordering::Relaxed);
-                Ok(segment)
-            }
-            Err(error) => {
-                segment.closed.store(true, Ordering::Release);
-                Err(error)
-            }
-        }
+        segment.append(&line)?;
+        Ok(segment)
     }
 
     /// Segments that this process has not made.
@@ -211,6 +217,26 @@ fn private(folder: &Path) -> io::Result<()> {
 }
 
 impl Segment {
+    /// Writes what a request has cost whose intent is in here, also after the segment takes no more intents.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn note_end(&self, id: RequestId, cost: NanoUsd) -> io::Result<()> {
+        let id = id.to_string();
+        self.append(&End { id: Cow::Borrowed(&id), cost: cost.0 })
+    }
+
+    /// One system call for a line, with a line break before it as well: one that was cut off then spoils no other.
+    fn append(&self, line: &impl Serialize) -> io::Result<()> {
+        let mut text = Vec::with_capacity(256);
+        text.push(b'\n');
+        serde_json::to_writer(&mut text, line)?;
+        text.push(b'\n');
+        (&self.file).write_all(&text).inspect_err(|_| self.closed.store(true, Ordering::Release))?;
+        self.written.fetch_add(text.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// A file that was deleted under the process leaves no trace of a request.
     fn is_in_place(&self) -> bool {
         let numbers = |facts: fs::Metadata| (facts.dev(), facts.ino());
@@ -263,21 +289,21 @@ impl Abandoned {
         process_of(&self.path)
     }
 
-    /// Its intents, and how many lines were no whole ones: a process that is killed may leave a part of its last.
+    /// Its lines, and how many were no whole ones: a process that is killed may leave a part of its last.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn read(&mut self) -> io::Result<(Vec<Intent>, usize)> {
+    pub fn read(&mut self) -> io::Result<(Vec<Noted>, usize)> {
         let mut bytes = Vec::new();
         self.file.read_to_end(&mut bytes)?;
-        let (mut intents, mut broken) = (Vec::new(), 0);
+        let (mut noted, mut broken) = (Vec::new(), 0);
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match parse(line) {
-                Some(intent) => intents.push(intent),
+                Some(line) => noted.push(line),
                 None => broken += 1,
             }
         }
-        Ok((intents, broken))
+        Ok((noted, broken))
     }
 
     /// Deletes it, after what it holds is in the ledger.
@@ -289,9 +315,12 @@ impl Abandoned {
     }
 }
 
-fn parse(line: &[u8]) -> Option<Intent> {
-    let line: Line<'_> = serde_json::from_slice(line).ok()?;
-    Some(Intent {
+fn parse(line: &[u8]) -> Option<Noted> {
+    let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else {
+        let End { id, cost } = serde_json::from_slice(line).ok()?;
+        return Some(Noted::Settled(RequestId::parse(&id)?, NanoUsd(cost)));
+    };
+    Some(Noted::Intent(Intent {
         id: RequestId::parse(&line.id)?,
         at: line.at,
         tenant: line.tenant.into_owned(),
@@ -299,7 +328,7 @@ fn parse(line: &[u8]) -> Option<Intent> {
         endpoint: line.endpoint.into_owned(),
         route: line.route.into_owned(),
         estimate: NanoUsd(line.estimate),
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -328,6 +357,7 @@ mod tests {
         let dead = Journal::new(folder.path().into(), 1);
         dead.renew().unwrap();
         let pins = [dead.note(&subject, NanoUsd(5)).unwrap(), dead.note(&other, NanoUsd(6)).unwrap()];
+        pins[0].note_end(subject.id, NanoUsd(3)).unwrap();
         let living = Journal::new(folder.path().into(), -2);
         living.renew().unwrap();
         let others = living.others().unwrap();
@@ -341,10 +371,20 @@ mod tests {
         torn.write_all(b"\n{\"id\":\"req_0").unwrap();
         let mut found = Abandoned::take(&others[0]).unwrap().unwrap();
         assert!(Abandoned::take(&others[0]).unwrap().is_none(), "one recovers it at a time");
-        let (intents, broken) = found.read().unwrap();
-        assert_eq!((intents.len(), broken), (2, 1));
-        assert_eq!((intents[0].id, intents[0].estimate, &*intents[0].tenant), (subject.id, NanoUsd(5), "te\"am"));
-        assert_eq!(intents[1].route, "gpt-4o\n");
+        let (noted, broken) = found.read().unwrap();
+        assert_eq!((noted.len(), broken), (3, 1));
+        let intent = |subject: &Subject, estimate| {
+            Noted::Intent(Intent {
+                id: subject.id,
+                at: 7,
+                tenant: "te\"am".into(),
+                token: Some("tok_1".into()),
+                endpoint: "chat_completions".into(),
+                route: "gpt-4o\n".into(),
+                estimate: NanoUsd(estimate),
+            })
+        };
+        assert_eq!(noted, [intent(&subject, 5), intent(&other, 6), Noted::Settled(subject.id, NanoUsd(3))]);
         found.delete().unwrap();
         assert_eq!(living.others().unwrap(), Vec::<PathBuf>::new());
     }

@@ -103,6 +103,11 @@ impl Reservation {
 impl Open {
     fn close(self, entry: Entry) {
         let cost = entry.cost;
+        if let Some(pin) = self.pin.as_ref().filter(|_| cost != self.amount) {
+            // What is given back may be another request's at once, and what both held is not to count in the next process.
+            // Where it cannot be written, the journal is down, and the writer says so in the log.
+            let _ = pin.note_end(self.subject.id, cost);
+        }
         // First the entry, then the account: at a hand-over a request is open, or its entry is on its way into the file.
         self.ledger.write(entry, self.pin);
         self.ledger.raise(self.account.settle(self.slot, cost));

@@ -137,24 +137,30 @@ impl Process {
         [of(&self.team.budgets()[0]), of(&self.sibling.budgets()[0]), of(&self.team.budgets()[1])]
     }
 
-    /// As a kill would: guards do not run, files stay as they are, locks go.
-    fn kill(self) {
-        flush(&self.ledger);
+    /// As a kill would: guards do not run, nothing more is written, locks go. The next process finds the copies in `rest`.
+    fn kill(self, rest: &Path) {
+        copy_as_of_now(&self.ledger, rest);
         let Self { ledger, open, team, sibling } = self;
-        drop((team, sibling));
+        drop((team, sibling, ledger));
         for (_, reservation) in open {
             reservation.forget();
         }
-        // Its writer ends on its own; the locks go with it.
-        let database = ledger.path().to_owned();
-        drop(ledger);
-        let mut folder = database.into_os_string();
-        folder.push("-intents");
-        let is_free = |path: &Path| matches!(journal::Abandoned::take(path), Ok(Some(_)));
-        while !std::fs::read_dir(&folder).unwrap().all(|entry| is_free(&entry.unwrap().path())) {
-            thread::sleep(Duration::from_millis(1));
-        }
     }
+}
+
+/// The files as a process leaves them that is killed at this moment.
+fn copy_as_of_now(ledger: &Ledger, rest: &Path) {
+    // First the intents: one whose entry is written meanwhile changes nothing, an entry without either would be lost.
+    let mut folder = ledger.path().to_owned().into_os_string();
+    folder.push("-intents");
+    let copies = rest.join("can.db-intents");
+    std::fs::create_dir(&copies).unwrap();
+    for segment in std::fs::read_dir(folder).unwrap() {
+        let segment = segment.unwrap();
+        std::fs::copy(segment.path(), copies.join(segment.file_name())).unwrap();
+    }
+    let connection = Connection::open(ledger.path()).unwrap();
+    connection.execute("VACUUM INTO ?1", [rest.join("can.db").to_str().unwrap()]).unwrap();
 }
 
 proptest! {
@@ -162,7 +168,7 @@ proptest! {
 
     #[test]
     fn money_is_never_made_lost_or_overspent(steps in steps()) {
-        let folder = tempfile::tempdir().unwrap();
+        let mut folder = tempfile::tempdir().unwrap();
         let mut process = Process::start(folder.path());
         // What the counters have to say.
         let (mut team, mut sibling) = (0, 0);
@@ -203,7 +209,9 @@ proptest! {
                         let held = reservation.amount().0;
                         *if subject.tenant.as_str() == "team" { &mut team } else { &mut sibling } += held;
                     }
-                    process.kill();
+                    let rest = tempfile::tempdir().unwrap();
+                    process.kill(rest.path());
+                    folder = rest;
                     process = Process::start(folder.path());
                 }
                 _ => {}
@@ -219,6 +227,40 @@ proptest! {
         let path = folder.path().join("can.db");
         prop_assert_eq!((rows(&path, "team").0, rows(&path, "sibling").0), (team, sibling));
     }
+}
+
+#[test]
+fn a_kill_before_any_entry_is_written_leaves_what_each_request_has_cost() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let (account, _) = alone(&ledger, "team", &rule(1_000));
+    // The file takes nothing from now on.
+    let busy = Connection::open(ledger.path()).unwrap();
+    busy.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let reserve = |amount| {
+        let subject = subject("team");
+        (subject.clone(), ledger.reserve(&account, subject, NanoUsd(amount)).unwrap())
+    };
+    for spent in [10, 0, 30] {
+        let (subject, mut reservation) = reserve(800);
+        reservation.extend(NanoUsd(100)).unwrap();
+        reservation.settle(cost(&subject, spent));
+    }
+    let (subject, whole) = reserve(160);
+    whole.settle(cost(&subject, 160));
+    drop(reserve(800));
+    let (_, open) = reserve(800);
+    let rest = tempfile::tempdir().unwrap();
+    copy_as_of_now(&ledger, rest.path());
+    open.forget();
+    assert_eq!(rows(&rest.path().join("can.db"), "team"), (0, 0), "nothing was written");
+
+    let next = Ledger::open(&database(rest.path())).unwrap();
+    next.read_history(&[rule(0)]);
+    let (_, budget) = alone(&next, "team", &rule(1_000));
+    assert_eq!(budget.standing(unix_now()).spent, NanoUsd(1_000));
+    flush(&next);
+    assert_eq!(rows(next.path(), "team"), (1_000, 6));
 }
 
 #[test]

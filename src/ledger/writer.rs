@@ -22,7 +22,7 @@ use super::{
     carry,
     entry::{self, Basis, Entry, Subject},
     history::{self, Rows},
-    journal::{self, Abandoned, Intent, Journal, Pin},
+    journal::{self, Abandoned, Intent, Journal, Noted, Pin},
     refusals,
 };
 use crate::{
@@ -514,15 +514,24 @@ impl Writer {
         }
         let mut segments = segments;
         let mut broken = 0;
-        // A request whose reservation has grown has several lines, perhaps in several segments: the largest amount counts.
+        // A request whose reservation has grown has several lines, perhaps in several segments: the largest amount counts, and
+        // before it what the request has cost.
         let mut intents: HashMap<RequestId, (i64, Intent)> = HashMap::new();
+        let mut costs: HashMap<RequestId, NanoUsd> = HashMap::new();
         for segment in &mut segments {
             let process = segment.process().unwrap_or(self.shared.process);
-            let (found, torn) = segment.read()?;
+            let (noted, torn) = segment.read()?;
             broken += torn;
-            for intent in found {
-                let known = intents.entry(intent.id).or_insert_with(|| (process, intent.clone()));
-                known.1.estimate = known.1.estimate.max(intent.estimate);
+            for noted in noted {
+                match noted {
+                    Noted::Intent(intent) => {
+                        let (_, known) = intents.entry(intent.id).or_insert_with(|| (process, intent.clone()));
+                        known.estimate = known.estimate.max(intent.estimate);
+                    }
+                    Noted::Settled(id, cost) => {
+                        costs.insert(id, cost);
+                    }
+                }
             }
         }
         let Some(connection) = &mut self.connection else { return Ok(()) };
@@ -531,7 +540,7 @@ impl Writer {
         {
             let mut statement = entry::prepare(&transaction)?;
             for (process, intent) in intents.values() {
-                let entry = recovered_entry(intent);
+                let entry = recovered_entry(intent, costs.get(&intent.id).copied());
                 // What its process had settled is there already. The row is that of the dead process: this one has not
                 // settled it.
                 if entry::insert(&mut statement, *process, &entry)? {
@@ -543,7 +552,7 @@ impl Writer {
         segments.into_iter().try_for_each(Abandoned::delete)?;
         let sum: NanoUsd = recovered.iter().map(|entry| entry.cost).sum();
         if !recovered.is_empty() || broken > 0 {
-            tracing::warn!(requests = recovered.len(), usd = %sum, broken, "a process ended with requests under way: they count as what was reserved for them");
+            tracing::warn!(requests = recovered.len(), usd = %sum, broken, "a process ended with requests under way: they count as what was reserved for them, or as what they had cost");
         }
         for entry in recovered {
             let crossed = self.shared.adopt(&entry.subject.tenant, entry.subject.at, entry.cost);
@@ -622,7 +631,8 @@ pub(super) fn roll_up_refusals_before(connection: &mut Connection, before: u64) 
     }
 }
 
-fn recovered_entry(intent: &Intent) -> Entry {
+/// At what it had cost, where it was settled.
+fn recovered_entry(intent: &Intent, cost: Option<NanoUsd>) -> Entry {
     let subject = Subject {
         id: intent.id,
         at: intent.at,
@@ -631,7 +641,7 @@ fn recovered_entry(intent: &Intent) -> Entry {
         endpoint: endpoint(&intent.endpoint),
         route: intent.route.as_str().into(),
     };
-    Entry::bare(subject, intent.estimate, Basis::Recovered)
+    Entry::bare(subject, cost.unwrap_or(intent.estimate), Basis::Recovered)
 }
 
 /// The words that the metrics have; a journal of another version may know more.
