@@ -27,10 +27,12 @@
 //! | L3 | [`providers`] | which dialect a request needs and its way back; quirks of OpenAI-compatible vendors; Ollama's context lengths; the simulated provider |
 //! | L3 | [`stored_responses`] | responses that are kept for a while in the place of providers that keep none |
 //! | L3 | [`telemetry`] | metrics and the log |
-//! | L4 | [`proxy`] | the Pingora `ProxyHttp`: one file per phase |
-//! | L5 | [`admin`] | second listener: health, readiness, metrics; tokens, tenants and their spend, the cache as a JSON API |
-//! | L6 | [`server`] | composition root: config → engines → Pingora server, reload, shutdown |
-//! | L7 | [`cli`] | `can serve`, `can check`, `can config`, `can auth`, `can cache`, `can registry`, `can simulate`, `can health` |
+//! | L4 | [`tenants`] | who asks, with the rules, meters and budgets that hold for them |
+//! | L5 | [`engines`] | everything that a configuration is turned into: one value, swapped by a reload |
+//! | L6 | [`proxy`] | the Pingora `ProxyHttp`: one file per phase |
+//! | L6 | [`admin`] | second listener: health, readiness, metrics; tokens, tenants and their spend, the cache as a JSON API |
+//! | L7 | [`server`] | composition root: config → engines → Pingora server, reload, shutdown |
+//! | L8 | [`cli`] | `can serve`, `can check`, `can config`, `can auth`, `can cache`, `can registry`, `can simulate`, `can health` |
 
 pub mod admin;
 pub mod cache;
@@ -39,6 +41,7 @@ pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod dialect;
+pub mod engines;
 pub mod error;
 pub mod identity;
 pub mod ledger;
@@ -54,5 +57,6 @@ pub mod sse;
 pub mod store;
 pub mod stored_responses;
 pub mod telemetry;
+pub mod tenants;
 pub mod tokenizer;
 pub mod types;

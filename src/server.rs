@@ -48,14 +48,16 @@ use crate::{
     capacity::Capacity,
     config::{Config, FileText, Listener, Loaded},
     connections::Connections,
+    engines::{Authorities, Engines, Peers},
     identity::Directory,
     ledger::{Ledger, Snapshot},
     objects::Objects,
     pricing::Catalogue,
-    proxy::{Authorities, Engines, Gateway, Governance, Parties, Peers},
+    proxy::Gateway,
     routing::RouteTable,
     store::StoreError,
     telemetry::Metrics,
+    tenants::{Governance, Parties},
 };
 
 /// Long enough for a load balancer's health checks, where nobody waits at a terminal.

@@ -41,11 +41,7 @@ use axum::{
 pub use self::readiness::{ClientListener, Readiness};
 
 use self::error::{ApiError, Code};
-use crate::{
-    connections::Connections,
-    proxy::{Engines, Governance},
-    telemetry::Metrics,
-};
+use crate::{connections::Connections, engines::Engines, telemetry::Metrics, tenants::Governance};
 
 /// Where the JSON API lives.
 const API: &str = "/api/v1";

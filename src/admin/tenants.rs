@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     config::{Budget, Limits, Tenant},
+    engines::Engines,
     ledger::Standing,
-    proxy::Engines,
     types::TenantId,
 };
 

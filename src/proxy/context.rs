@@ -12,6 +12,7 @@ use crate::{
     cache::{Entry, Key, Lead},
     config::CacheRules,
     connections::Connection,
+    engines::Engines,
     error::{Fault, GatewayError},
     ledger::Reservation,
     limits::Permit,
@@ -20,15 +21,14 @@ use crate::{
     providers::exchange::{Exchange, StreamTranslator},
     proxy::{
         client::Client,
-        gateway::Engines,
         held::Withheld,
         keeper::Keeper,
-        party::{Governance, Principal},
         phase::settle::{Counted, Measure, Tally},
     },
     routing::{Plan, Target},
     stored_responses::Turn,
     telemetry::{InFlight, Metrics},
+    tenants::{Governance, Principal},
     types::{NanoUsd, RequestId, Secret, ServiceTier, Usage},
 };
 

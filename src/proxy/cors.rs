@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Authority};
 use pingora_http::RequestHeader;
 
-use super::{context::Context, party::Principal};
+use super::context::Context;
 use crate::{
     config::Cors,
     error::{Fault, GatewayError},
+    tenants::Principal,
 };
 
 /// What is served, on any path: the answer to `OPTIONS`.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{context::Context, party::Principal};
+use super::context::Context;
 use crate::{
     objects::{Answer, Class, Objects, Owner, RESPONSE, Rule, SIDE_EFFECTS, Written, find, find_audio},
     openai::Endpoint,
     routing::Target,
     sse::Scanner,
+    tenants::Principal,
 };
 
 /// Where the events of a response's stream tell of it and its items.

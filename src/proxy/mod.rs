@@ -3,7 +3,7 @@
 //! identify → admit → read → plan → own → list → count → cache → translate → exchange (attempt → respond → relay → recover) → finish → settle
 //!
 //! [`Gateway`] is the switchboard that Pingora calls; `client` is the client's end of an exchange, and `held` a reply that is
-//! held back until it is complete; `peers` are providers as the pool knows them; `party` joins a tenant's rules with its meters and budgets; `keeper` takes down which objects a reply tells of;
+//! held back until it is complete; `keeper` takes down which objects a reply tells of;
 //! [`reply`] is the only door for replies the gateway makes itself; `rates` renames Anthropic's rate limit headers; `cors` tells browsers which pages may call; `encoding` decodes compressed bodies; `forwarded` lists the request headers that go to providers,
 //! `returned` the reply headers that do not come back, `conceal` takes the account out of a provider's errors; `heavy` does work
 //! on large bodies, within the memory budget and on threads of its own.
@@ -19,14 +19,10 @@ mod headers;
 mod heavy;
 mod held;
 mod keeper;
-mod party;
-mod peers;
 mod phase;
 mod rates;
 pub mod reply;
 mod resolve;
 pub mod returned;
 
-pub use gateway::{Authorities, Engines, Gateway};
-pub use party::{Governance, Parties};
-pub use peers::Peers;
+pub use gateway::Gateway;

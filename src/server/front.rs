@@ -20,7 +20,8 @@ use pingora_proxy::HttpProxy;
 use super::listen::Api;
 use crate::{
     connections::{Connection, Timeouts},
-    proxy::{Engines, Gateway},
+    engines::Engines,
+    proxy::Gateway,
 };
 
 /// Prometheus comes every minute at the latest.

@@ -39,11 +39,13 @@ const LAYERS: &[(&str, u8)] = &[
     ("providers", 3),
     ("stored_responses", 3),
     ("telemetry", 3),
-    ("proxy", 4),
-    ("admin", 5),
-    ("server", 6),
-    ("cli", 7),
-    ("main", 8),
+    ("tenants", 4),
+    ("engines", 5),
+    ("proxy", 6),
+    ("admin", 6),
+    ("server", 7),
+    ("cli", 8),
+    ("main", 9),
 ];
 
 /// Edges inside one layer that are meant: an error names types, the dialect reads event streams.
@@ -51,7 +53,7 @@ const SIDEWAYS: &[(&str, &str)] = &[("error", "types"), ("openai", "sse")];
 
 /// Where Pingora may be named. Engines stay plain Rust that a unit test drives without a socket; `limits` uses its counting
 /// windows, which know no socket either.
-const PINGORA: &[&str] = &["limits", "proxy", "admin", "server", "cli"];
+const PINGORA: &[&str] = &["limits", "engines", "proxy", "admin", "server", "cli"];
 
 #[test]
 fn imports_point_down() {

@@ -18,11 +18,10 @@ use crate::{
     providers::quirks,
     proxy::{
         context::{Body, Context, Quote},
-        cors,
-        party::Principal,
-        reply,
+        cors, reply,
     },
     routing::{Plan, Target},
+    tenants::Principal,
     types::{NanoUsd, ServiceTier, unix_now},
 };
 

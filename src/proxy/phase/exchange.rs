@@ -21,10 +21,10 @@ use super::{attempt, identify, models, recover, relay, respond};
 use crate::{
     cache::Outcome,
     capacity::Turns,
+    engines::UPSTREAM_IDLE,
     proxy::{
         client,
         context::{Context, Delivery},
-        peers::UPSTREAM_IDLE,
         resolve::Resolver,
     },
 };

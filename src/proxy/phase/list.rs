@@ -18,6 +18,7 @@ use super::{Stop, attempt, exchange::Upstream, own, respond};
 use crate::{
     capacity::SMALL,
     config::Dialect,
+    engines::UPSTREAM_IDLE,
     error::{Fault, GatewayError},
     objects::{self, Batch, Class, Collected, Cursor, Page, Rule, Step},
     proxy::{
@@ -25,11 +26,10 @@ use crate::{
         context::Context,
         headers,
         heavy::{self, Load},
-        party::Principal,
-        peers::UPSTREAM_IDLE,
         reply::{self, Reader},
     },
     routing::Target,
+    tenants::Principal,
 };
 
 /// Pages that are looked through for one request. At a hundred elements each that is a list of ten thousand.

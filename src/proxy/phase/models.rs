@@ -16,8 +16,9 @@ use crate::{
     error::{Fault, GatewayError},
     objects::decode,
     openai::Endpoint,
-    proxy::{context::Context, party::Principal, reply},
+    proxy::{context::Context, reply},
     routing::Plan,
+    tenants::Principal,
 };
 
 /// The largest list of a provider's models, in bytes, and in models.

@@ -23,9 +23,9 @@ use crate::{
         context::Context,
         heavy::{self, Load},
         keeper::Keeper,
-        party::Principal,
     },
     routing::Target,
+    tenants::Principal,
 };
 
 /// What becomes of a request that is only forwarded.

@@ -18,11 +18,11 @@ use crate::{
     proxy::{
         context::{Body, Context},
         heavy::{self, Load},
-        party::Principal,
     },
     routing::{Plan, Target},
     sse::Scanner,
     stored_responses::{BadPage, Missing, Opened, Owner, Page, Response, page},
+    tenants::Principal,
 };
 
 /// Whether responses to such a request are kept here: a provider may serve it that has no Responses API.

@@ -18,9 +18,9 @@ use crate::{
     proxy::{
         context::{Body, Context, Prepared},
         heavy::{self, Load},
-        party::Principal,
     },
     routing::Target,
+    tenants::Principal,
     types::PromptCaching,
 };
 

@@ -83,10 +83,11 @@ fn edges_up_and_sideways_are_faults() {
     assert_eq!(faults("types", "use crate::error::E;").len(), 1);
     assert_eq!(faults("sse", "use crate::openai;").len(), 1);
     assert_eq!(faults("proxy::phase::plan", "use super::super::super::server::S;").len(), 1);
+    assert_eq!(faults("admin", "use crate::proxy::G;"), ["1: admin (layer 6) uses proxy (layer 6)"]);
     for (module, text) in [
         ("error", "use crate::types::Id;"),
         ("openai", "use crate::sse::Scan;"),
-        ("admin", "use crate::{proxy::G, types::Id};"),
+        ("admin", "use crate::{engines::G, types::Id};"),
         ("main", "use crate::cli::run;"),
         ("pricing::price", "use crate::pricing::rates::R; use super::load;"),
     ] {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use pingora_core::{protocols::ALPN, upstreams::peer::HttpPeer};
 
-use super::gateway::Authorities;
+use super::Authorities;
 use crate::config::Provider;
 
 /// Idle connections to providers are dropped before the usual server closes them (OpenAI and most others: 60 s or more).

@@ -1,0 +1,124 @@
+//! Everything that a configuration is turned into, and what its parts tell together.
+
+mod peers;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
+
+use pingora_core::utils::tls::WrappedX509;
+
+pub use peers::{Peers, UPSTREAM_IDLE};
+
+use crate::{
+    config::{Config, Dialect, Preset, Vendor},
+    dialect::anthropic::MAX_SEARCHES,
+    openai::{CallPrices, Endpoint, Hosted, Kind},
+    pricing::{Catalogue, Price},
+    providers::exchange,
+    routing::{RouteTable, Target},
+    tenants::Parties,
+    types::PicoUsd,
+};
+
+/// Certificate authorities in the form Pingora's peers take.
+pub type Authorities = [WrappedX509];
+
+/// Everything a configuration is turned into. A reload builds a new one and swaps it in.
+pub struct Engines {
+    /// The configuration itself.
+    pub config: Arc<Config>,
+    /// Models to deployments.
+    pub routes: RouteTable,
+    /// Models to prices.
+    pub catalogue: Arc<Catalogue>,
+    /// Tenants with their rules, meters and budgets.
+    pub parties: Parties,
+    /// The only certificate authorities to trust, for providers that name some.
+    pub authorities: BTreeMap<Arc<str>, Arc<Authorities>>,
+    /// Providers as Pingora's pool knows them.
+    pub peers: Peers,
+}
+
+impl Engines {
+    /// The price of a target, by its provider's name or else its vendor's. What an Ollama of one's own runs costs nothing, and
+    /// OpenAI's moderation is free ("the moderation endpoint is free to use", OpenAI's guide to it).
+    pub fn price(&self, endpoint: &Endpoint, target: &Target) -> Option<Arc<Price>> {
+        static FREE: LazyLock<Arc<Price>> = LazyLock::new(|| Arc::new(Price::flat(PicoUsd::ZERO, PicoUsd::ZERO)));
+        let listed = self.catalogue.price(&target.provider.name, &target.model);
+        let listed = listed.or_else(|| self.catalogue.price(Preset::of(target.provider.vendor).name, &target.model));
+        listed.or_else(|| is_free(endpoint, target).then_some(&FREE)).cloned()
+    }
+
+    /// When the model of a target was released, in seconds since 1970, where the price list tells.
+    pub fn released(&self, target: &Target) -> Option<u64> {
+        let listed = |provider: &str| self.catalogue.released(provider, &target.model);
+        listed(&target.provider.name).or_else(|| listed(Preset::of(target.provider.vendor).name))
+    }
+
+    /// What the calls of tools cost that the target's provider runs for a request; `None` where it runs none. `hosted` are
+    /// those that the request itself names.
+    pub fn call_prices(
+        &self,
+        endpoint: &Endpoint,
+        hosted: Option<&Arc<Hosted>>,
+        target: &Target,
+        price: &Price,
+    ) -> Option<CallPrices> {
+        static SEARCH: LazyLock<Arc<Hosted>> = LazyLock::new(|| Arc::new(Hosted::search_model()));
+        let provider = &target.provider;
+        let searches = || {
+            let knows = matches!(provider.vendor, Vendor::OpenAi | Vendor::Azure);
+            let always = || SEARCH_MODELS.iter().any(|part| target.model.contains(part));
+            knows && *endpoint == Endpoint::ChatCompletions && always()
+        };
+        let hosted = match hosted {
+            Some(hosted) if exchange::is_translated(endpoint, provider) => {
+                // A translation leaves them out, or refuses the request, but for one.
+                let searches = hosted.tools.iter().any(|tool| tool.kind == Kind::Search);
+                let becomes_search = *endpoint == Endpoint::ChatCompletions && provider.dialect == Dialect::Anthropic;
+                if !searches || !becomes_search {
+                    return None;
+                }
+                static TRANSLATED: LazyLock<Arc<Hosted>> =
+                    LazyLock::new(|| Arc::new(Hosted::translated_search(MAX_SEARCHES)));
+                TRANSLATED.clone()
+            }
+            Some(hosted) => hosted.clone(),
+            None if searches() => SEARCH.clone(),
+            None => return None,
+        };
+        let vendor = Preset::of(provider.vendor).name;
+        let price = |tool: &str| {
+            let own = self.catalogue.call(&provider.name, price, tool);
+            own.or_else(|| self.catalogue.call(vendor, price, tool))
+        };
+        Some(CallPrices::new(hosted, self.config.budgets.max_tool_calls, price))
+    }
+}
+
+/// Parts of the names of OpenAI's models that search the web for every answer.
+const SEARCH_MODELS: [&str; 2] = ["-search-preview", "-search-api"];
+
+/// OpenAI's models for moderation, dated and `-latest` names aside.
+const MODERATION: [&str; 2] = ["omni-moderation", "text-moderation"];
+
+/// What costs nothing without being listed.
+fn is_free(endpoint: &Endpoint, target: &Target) -> bool {
+    let (provider, model) = (&target.provider, &*target.model);
+    match provider.vendor {
+        // Ollama passes models of its cloud on to ollama.com, where they are paid for.
+        Vendor::Ollama => {
+            let host = provider.base.host.to_ascii_lowercase();
+            let model = model.to_ascii_lowercase();
+            let in_cloud = host == "ollama.com" || host.ends_with(".ollama.com");
+            !in_cloud && !model.ends_with("-cloud") && !model.ends_with(":cloud")
+        }
+        Vendor::OpenAi => {
+            let is = |name: &str| model.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+            *endpoint == Endpoint::Moderations && MODERATION.iter().any(|name| is(name))
+        }
+        _ => false,
+    }
+}
