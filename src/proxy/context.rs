@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderValue;
+use pingora_proxy::FailToProxy;
 
 use crate::{
     cache::{Entry, Key, Lead},
@@ -20,7 +21,6 @@ use crate::{
     pricing::Price,
     providers::exchange::{Exchange, StreamTranslator},
     proxy::{
-        client::Client,
         held::Withheld,
         keeper::Keeper,
         phase::settle::{Counted, Measure, Tally},
@@ -42,6 +42,8 @@ pub struct Context {
     pub started: Instant,
     /// What is asked for; `Other` until identified.
     pub endpoint: Endpoint,
+    /// It wants to become a WebSocket.
+    pub websocket: bool,
     /// The connection that it came on, if that serves one request at a time.
     pub connection: Option<Arc<Connection>>,
     /// The client is one of Anthropic's: it reads errors in that shape.
@@ -106,8 +108,10 @@ pub struct Context {
     pub translator: Option<Box<StreamTranslator>>,
     /// How the provider's reply reaches the client.
     pub delivery: Delivery,
-    /// The client's end of the exchange.
-    pub client: Client,
+    /// How the exchange was given up, where it was a task of its own.
+    pub given_up: Option<FailToProxy>,
+    /// Another context has all that is known of the request: that of the task which goes on with it.
+    pub handed_over: bool,
     /// The reply to an upload, where its body is held back.
     pub withheld: Option<Withheld>,
     /// What the reply told about usage; shared with the held reply's last step.
@@ -128,8 +132,8 @@ pub struct Context {
     pub fault: Option<Fault>,
     /// The metrics that observe it.
     pub metrics: Arc<Metrics>,
-    /// Counts it as open; given back on drop.
-    _open: InFlight,
+    /// Counts it as open; given back on drop. `None` for a stand-in.
+    _open: Option<InFlight>,
 }
 
 /// What a request may use, from its body.
@@ -370,6 +374,15 @@ impl Bill {
 impl Context {
     /// A new request.
     pub fn new(engines: Arc<Engines>, governance: &Arc<Governance>, metrics: &Arc<Metrics>) -> Self {
+        Self::counted(engines, governance, metrics, Some(InFlight::enter(metrics)))
+    }
+
+    fn counted(
+        engines: Arc<Engines>,
+        governance: &Arc<Governance>,
+        metrics: &Arc<Metrics>,
+        open: Option<InFlight>,
+    ) -> Self {
         Self {
             engines,
             governance: governance.clone(),
@@ -387,6 +400,7 @@ impl Context {
             endpoint: Endpoint::Other,
             connection: None,
             anthropic: false,
+            websocket: false,
             prepared: None,
             refusal: None,
             context_wish: None,
@@ -407,7 +421,8 @@ impl Context {
             framed: false,
             repeated: false,
             delivery: Delivery::Pass,
-            client: Client::default(),
+            given_up: None,
+            handed_over: false,
             withheld: None,
             bill: OnceLock::new(),
             stopped: false,
@@ -418,8 +433,20 @@ impl Context {
             first_byte: None,
             fault: None,
             metrics: metrics.clone(),
-            _open: InFlight::enter(metrics),
+            _open: open,
         }
+    }
+
+    /// For the client's side of an exchange that is a task of its own: all but its connection stays with `self`.
+    pub fn stand_in(&mut self) -> Self {
+        let stand_in = Self::counted(self.engines.clone(), &self.governance, &self.metrics, None);
+        Self { handed_over: true, connection: self.connection.take(), ..stand_in }
+    }
+
+    /// Ends that.
+    pub fn come_back(&mut self, own: Self) {
+        let connection = self.connection.take();
+        *self = Self { connection, ..own };
     }
 
     /// The target after the current one, while the retry limit allows another attempt.

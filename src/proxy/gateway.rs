@@ -19,7 +19,13 @@ use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use super::{context::Context, held::Withheld, phase, resolve::Resolver};
+use super::{
+    caller::Caller,
+    context::Context,
+    held::Withheld,
+    phase::{self, exchange::Upstream},
+    resolve::Resolver,
+};
 use crate::{
     connections::Connection, engines::Engines, providers::ollama::ContextLengths, telemetry::Metrics,
     tenants::Governance,
@@ -30,12 +36,8 @@ pub struct Gateway {
     engines: Arc<ArcSwap<Engines>>,
     governance: Arc<Governance>,
     metrics: Arc<Metrics>,
-    resolver: Resolver,
     contexts: ContextLengths,
-    /// Keeps the connections to providers, but for those of uploads and WebSockets.
-    connector: Connector,
-    /// What providers say of their models.
-    models: phase::models::Known,
+    upstream: Arc<Upstream>,
 }
 
 impl Gateway {
@@ -51,10 +53,12 @@ impl Gateway {
             engines,
             governance,
             metrics,
-            resolver: Resolver::default(),
             contexts: ContextLengths::new(capacity),
-            connector: Connector::new(Some(options)),
-            models: phase::models::Known::default(),
+            upstream: Arc::new(Upstream {
+                connector: Connector::new(Some(options)),
+                resolver: Resolver::default(),
+                models: phase::models::Known::default(),
+            }),
         }
     }
 }
@@ -85,22 +89,20 @@ impl ProxyHttp for Gateway {
     }
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<()> {
-        phase::identify::prepare_connection(session, ctx);
+        phase::identify::prepare_connection(&mut Caller::new(session), ctx);
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
-        let upstream =
-            phase::exchange::Upstream { connector: &self.connector, resolver: &self.resolver, models: &self.models };
-        phase::accept(session, ctx, &self.contexts, &upstream).await
+        phase::accept(&mut Caller::new(session), ctx, &self.contexts, &self.upstream).await
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
-        phase::commit(session, ctx).await
+        phase::commit(&mut Caller::new(session), ctx).await
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<Box<HttpPeer>> {
-        phase::attempt::begin(session, ctx, &self.resolver).await.map(|peer| Box::new(Arc::unwrap_or_clone(peer)))
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Box<Context>) -> Result<Box<HttpPeer>> {
+        phase::attempt::begin(ctx, &self.upstream.resolver).await.map(|peer| Box::new(Arc::unwrap_or_clone(peer)))
     }
 
     async fn upstream_request_filter(
@@ -109,7 +111,7 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        phase::attempt::rewrite_header(session, request, ctx)
+        phase::attempt::rewrite_header(session.req_header(), request, ctx)
     }
 
     async fn upstream_response_filter(
@@ -118,7 +120,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        phase::respond::receive(session, response, ctx)?;
+        phase::respond::receive(session.req_header(), response, ctx)?;
         phase::respond::withhold(response, ctx);
         Ok(())
     }
@@ -130,7 +132,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
     ) -> Result<()> {
         if !response.status.is_informational() || response.status.as_u16() == 101 {
-            phase::respond::downgrade(session, response);
+            phase::respond::downgrade(&mut Caller::new(session), response);
             ctx.first_byte.get_or_insert_with(Instant::now);
         }
         Ok(())
@@ -173,7 +175,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
         error: Box<Error>,
     ) -> Box<Error> {
-        phase::recover::from_connect(ctx, error, &self.resolver)
+        phase::recover::from_connect(ctx, error, &self.upstream.resolver)
     }
 
     fn error_while_proxy(
@@ -184,15 +186,18 @@ impl ProxyHttp for Gateway {
         ctx: &mut Box<Context>,
         client_reused: bool,
     ) -> Box<Error> {
-        phase::recover::from_exchange(session, ctx, error, client_reused)
+        phase::recover::from_exchange(&mut Caller::new(session), ctx, error, client_reused)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Box<Context>) -> FailToProxy {
-        phase::recover::give_up(session, ctx, error).await
+        match ctx.given_up.take() {
+            Some(end) => end,
+            None => phase::recover::give_up(&mut Caller::new(session), ctx, error).await,
+        }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Box<Context>) {
-        phase::finish::record(session, ctx, error);
+        phase::finish::record(&mut Caller::new(session), ctx, error);
     }
 
     /// The access line tells every failure once; Pingora's own line would tell it again.

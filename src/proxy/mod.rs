@@ -2,13 +2,14 @@
 //!
 //! identify → admit → read → plan → own → list → count → cache → translate → exchange (attempt → respond → relay → recover) → finish → settle
 //!
-//! [`Gateway`] is the switchboard that Pingora calls; `client` is the client's end of an exchange, and `held` a reply that is
+//! [`Gateway`] is the switchboard that Pingora calls; `caller` is the client of a request, `apart` the way to one whose answer others read along, and `held` a reply that is
 //! held back until it is complete; `keeper` takes down which objects a reply tells of;
 //! [`reply`] is the only door for replies the gateway makes itself; `rates` renames Anthropic's rate limit headers; `cors` tells browsers which pages may call; `encoding` decodes compressed bodies; `forwarded` lists the request headers that go to providers,
 //! `returned` the reply headers that do not come back, `conceal` takes the account out of a provider's errors; `heavy` does work
 //! on large bodies, within the memory budget and on threads of its own.
 
-mod client;
+mod apart;
+mod caller;
 mod conceal;
 pub mod context;
 mod cors;

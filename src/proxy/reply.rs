@@ -6,14 +6,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
 
 use crate::{
     cache::{Failure, Form, Server},
     error::{Fault, GatewayError},
     limits::{Quota, go_duration},
     openai::{self, ErrorBody},
-    proxy::{context::Context, cors},
+    proxy::{caller::Caller, context::Context, cors},
     types::RequestId,
 };
 
@@ -67,16 +66,16 @@ pub const RESET_TOKENS: &str = "x-ratelimit-reset-tokens";
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn json(session: &mut Session, ctx: &mut Context, status: u16, body: Bytes) -> Result<()> {
+pub async fn json(caller: &mut Caller<'_>, ctx: &mut Context, status: u16, body: Bytes) -> Result<()> {
     let header = header(ctx, status, body.len())?;
-    send(session, ctx, header, body).await
+    send(caller, ctx, header, body).await
 }
 
 /// Answers with an error in the client's API shape.
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn error(session: &mut Session, ctx: &mut Context, error: &GatewayError) -> Result<()> {
+pub async fn error(caller: &mut Caller<'_>, ctx: &mut Context, error: &GatewayError) -> Result<()> {
     let fault = error.fault;
     ctx.fault = Some(fault);
     ctx.metrics.error(fault.code(), fault.blame().label());
@@ -85,21 +84,21 @@ pub async fn error(session: &mut Session, ctx: &mut Context, error: &GatewayErro
     for (name, value) in hints(error) {
         header.insert_header(name, value)?;
     }
-    send(session, ctx, header, body).await
+    send(caller, ctx, header, body).await
 }
 
 /// Answers `OPTIONS` on any path: what is served, and whether the page that asks may call.
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn options(session: &mut Session, ctx: &mut Context) -> Result<()> {
+pub async fn options(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<()> {
     let mut parts = http::Response::new(()).into_parts().0;
     parts.status = http::StatusCode::NO_CONTENT;
     parts.headers.insert(header::ALLOW, cors::METHODS);
     parts.headers.extend(HeaderValue::from_bytes(ctx.id.to_string().as_bytes()).ok().map(|id| (REQUEST_ID, id)));
-    cors::put_preflight(&mut parts.headers, ctx, &session.req_header().headers);
+    cors::put_preflight(&mut parts.headers, ctx, &caller.request().headers);
     ctx.first_byte.get_or_insert_with(std::time::Instant::now);
-    session.write_response_header(Box::new(parts.into()), true).await
+    caller.write_header(parts.into(), true).await
 }
 
 /// The headers that tell an SDK whether and when to come back, and what it ran into.
@@ -132,12 +131,12 @@ pub fn failure(ctx: &Context, error: &GatewayError) -> Failure {
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn shared_failure(session: &mut Session, ctx: &mut Context, failure: &Failure) -> Result<()> {
+pub async fn shared_failure(caller: &mut Caller<'_>, ctx: &mut Context, failure: &Failure) -> Result<()> {
     let mut header = header(ctx, failure.status, failure.body.len())?;
     for (name, value) in &failure.headers {
         header.insert_header(name, value)?;
     }
-    send(session, ctx, header, failure.body.clone()).await
+    send(caller, ctx, header, failure.body.clone()).await
 }
 
 /// Answers from the cache. Without a body this is the header of a stream that follows.
@@ -145,7 +144,7 @@ pub async fn shared_failure(session: &mut Session, ctx: &mut Context, failure: &
 /// # Errors
 /// When the client is gone.
 pub async fn stored(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     served: &Server,
     form: Form,
@@ -166,11 +165,11 @@ pub async fn stored(
     }
     match &body {
         Some(body) => drop(headers.insert(header::CONTENT_LENGTH, body.len().into())),
-        None if session.req_header().version >= http::Version::HTTP_11 => {
+        None if caller.request().version >= http::Version::HTTP_11 => {
             headers.insert(header::TRANSFER_ENCODING, CHUNKED);
         }
         // Such a client knows no chunks: the end of the connection is the end of the body.
-        None => session.set_keepalive(None),
+        None => caller.close_after(),
     }
     let id = text(&ctx.id.to_string());
     if ctx.anthropic {
@@ -190,11 +189,11 @@ pub async fn stored(
         headers.insert(ATTEMPTS, ctx.attempts.into());
     }
     put_quotas(headers, ctx);
-    cors::put(headers, ctx, &session.req_header().headers);
+    cors::put(headers, ctx, &caller.request().headers);
     ctx.first_byte.get_or_insert_with(std::time::Instant::now);
-    session.write_response_header(Box::new(parts.into()), false).await?;
+    caller.write_header(parts.into(), false).await?;
     match body {
-        Some(body) => session.write_response_body(Some(body), true).await,
+        Some(body) => caller.write_body(Some(body), true).await,
         None => Ok(()),
     }
 }
@@ -296,16 +295,16 @@ fn header(ctx: &Context, status: u16, length: usize) -> Result<ResponseHeader> {
     Ok(reply)
 }
 
-async fn send(session: &mut Session, ctx: &mut Context, mut header: ResponseHeader, body: Bytes) -> Result<()> {
+async fn send(caller: &mut Caller<'_>, ctx: &mut Context, mut header: ResponseHeader, body: Bytes) -> Result<()> {
     if ctx.engines.config.http.cors.is_some() {
-        let request = &session.req_header().headers;
+        let request = &caller.request().headers;
         super::headers::change_response(&mut header, |parts| cors::put(&mut parts.headers, ctx, request));
     }
     ctx.first_byte.get_or_insert_with(std::time::Instant::now);
-    let head = session.req_header().method == http::Method::HEAD;
-    session.write_response_header(Box::new(header), head).await?;
+    let head = caller.request().method == http::Method::HEAD;
+    caller.write_header(header, head).await?;
     if head {
         return Ok(());
     }
-    session.write_response_body(Some(body), true).await
+    caller.write_body(Some(body), true).await
 }

@@ -465,24 +465,41 @@ async fn a_client_that_does_not_read_holds_up_nobody() {
     let long = chunk(&format!(r#"{{"content":"{}"}}"#, "x".repeat(60_000)), "null");
     let mut steps: Vec<_> = (0..120).map(|_| send(&long)).collect();
     steps.extend(words(1, Duration::ZERO));
-    let fake = Fake::always(Answer::stream(steps)).await;
-    let gateway = Gateway::over(fake.address);
-    let mut leader = raw::Client::connect(gateway.addresses[0]).await;
-    leader.post("/v1/chat/completions", "", chat("gpt-4o", STREAM).as_bytes()).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    let begun = Instant::now();
-    let reply = ask(&gateway, &chat("gpt-4o", STREAM), &[]).await;
-    assert_eq!(course(&reply), "HIT");
-    let text = tokio::time::timeout(Duration::from_secs(10), reply.text()).await.expect("not held up").unwrap();
-    assert!(text.len() > 120 * 60_000 && text.ends_with("data: [DONE]\n\n"), "{} bytes", text.len());
-    println!("{} bytes beside a client that does not read: {:?}", text.len(), begun.elapsed());
-    assert_eq!(fake.count(), 1);
-    // It gets all of it when it reads at last.
-    let mut got = 0;
-    while got < text.len() {
-        let piece = leader.read_some().await;
-        assert!(!piece.is_empty(), "the connection ended after {got} bytes");
-        got += piece.len();
+    for http2 in [false, true] {
+        let fake = Fake::always(Answer::stream(steps.clone())).await;
+        let gateway = Gateway::over(fake.address);
+        let mut over_http1 = raw::Client::connect(gateway.addresses[0]).await;
+        let over_http2 = match http2 {
+            true => {
+                let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+                let request = client.post(gateway.url("/v1/chat/completions")).body(chat("gpt-4o", STREAM));
+                Some(request.send().await.unwrap())
+            }
+            false => {
+                over_http1.post("/v1/chat/completions", "", chat("gpt-4o", STREAM).as_bytes()).await;
+                fake.until_asked(1).await;
+                None
+            }
+        };
+        let begun = Instant::now();
+        let reply = ask(&gateway, &chat("gpt-4o", STREAM), &[]).await;
+        assert_eq!(course(&reply), "HIT");
+        let text = tokio::time::timeout(Duration::from_secs(10), reply.text()).await.expect("not held up").unwrap();
+        assert!(text.len() > 120 * 60_000 && text.ends_with("data: [DONE]\n\n"), "{} bytes", text.len());
+        println!("{} bytes beside a client that does not read, HTTP/2 {http2}: {:?}", text.len(), begun.elapsed());
+        assert_eq!(fake.count(), 1);
+        // It gets all of it when it reads at last.
+        match over_http2 {
+            Some(leader) => assert_eq!(leader.text().await.unwrap().len(), text.len()),
+            None => {
+                let mut got = 0;
+                while got < text.len() {
+                    let piece = over_http1.read_some().await;
+                    assert!(!piece.is_empty(), "the connection ended after {got} bytes");
+                    got += piece.len();
+                }
+            }
+        }
     }
 }
 

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
-use pingora_proxy::Session;
 use serde_json::json;
 
 use super::{Stop, incomplete, plan::presenting};
+use pingora_http::RequestHeader;
+
 use crate::{
     config::{Config, Dialect, Vendor},
     error::{Extra, Fault, GatewayError},
@@ -17,6 +18,7 @@ use crate::{
     pricing::Price,
     providers::quirks,
     proxy::{
+        caller::Caller,
         context::{Body, Context, Quote},
         cors, reply,
     },
@@ -75,8 +77,8 @@ pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
 ///
 /// # Errors
 /// A scope that is missing, a path that a budget forbids, or a limit that is reached.
-pub fn enter(session: &Session, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
-    cors::refuse_page(session.req_header(), ctx, principal)?;
+pub fn enter(caller: &Caller<'_>, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
+    cors::refuse_page(caller.request(), ctx, principal)?;
     let scope = match ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => Scope::AiRead,
         Endpoint::InvalidateCache if principal.may(Scope::Admin) => Scope::Admin,
@@ -92,7 +94,7 @@ pub fn enter(session: &Session, ctx: &mut Context, principal: &Principal) -> Res
         return Err(GatewayError::new(Fault::MissingCredential, message));
     }
     if ctx.endpoint == Endpoint::Other {
-        require_metered(session, principal)?;
+        require_metered(caller, principal)?;
     }
     match Permit::enter(principal.meters.clone()) {
         Ok(permit) => ctx.permit = Some(permit),
@@ -102,12 +104,12 @@ pub fn enter(session: &Session, ctx: &mut Context, principal: &Principal) -> Res
 }
 
 /// Under a budget, or with a list of models, a path that is only forwarded must not be a way around it.
-fn require_metered(session: &Session, principal: &Principal) -> Result<(), GatewayError> {
-    let request = session.req_header();
+fn require_metered(caller: &Caller<'_>, principal: &Principal) -> Result<(), GatewayError> {
+    let request = caller.request();
     let path = request.uri.path();
     let party = &principal.party;
     let bounded = principal.counts_money() && !party.unmetered_paths || !principal.may_ask_all();
-    if !bounded || is_free(&request.method, path) && !session.is_upgrade_req() {
+    if !bounded || is_free(&request.method, path) && !caller.wants_upgrade() {
         return Ok(());
     }
     let shown: String = path.chars().take(200).collect();
@@ -162,9 +164,9 @@ pub fn require_model(principal: &Principal, model: Option<&str>, plan: &Plan) ->
 ///
 /// # Errors
 /// As there.
-pub fn estimate(session: &Session, ctx: &mut Context) -> Result<(), GatewayError> {
+pub fn estimate(request: &RequestHeader, ctx: &mut Context) -> Result<(), GatewayError> {
     let (Some(body), Some(mut plan)) = (ctx.body.take(), ctx.plan.take()) else { return Err(incomplete()) };
-    let quote = quote(session, ctx, &body, &mut plan);
+    let quote = quote(request, ctx, &body, &mut plan);
     ctx.hosted = body.hosted.clone();
     (ctx.body, ctx.plan) = (Some(body), Some(plan));
     ctx.quote = Some(quote?);
@@ -178,7 +180,7 @@ type Charges = (Option<Arc<Price>>, Option<CallPrices>);
 ///
 /// # Errors
 /// Under a budget, none has a price for all that the request asks for.
-fn quote(session: &Session, ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayError> {
+fn quote(request: &RequestHeader, ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayError> {
     let bound = &body.bound;
     let charges = |target: &Target| -> Charges {
         let price = ctx.engines.price(&ctx.endpoint, target);
@@ -199,7 +201,7 @@ fn quote(session: &Session, ctx: &Context, body: &Body, plan: &mut Plan) -> Resu
         }
     }
     let tier = body.peek.service_tier.unwrap_or_default();
-    let long = budgeted && asks_for_long_context(session, ctx, plan);
+    let long = budgeted && asks_for_long_context(request, ctx, plan);
     if budgeted {
         let mut refusal = None;
         let mut require = |target: &Target, charges: &Charges| match require_price(ctx, body, target, charges, long) {
@@ -331,7 +333,7 @@ const LONG_CONTEXT: u64 = 1_000_000;
 
 /// Whether the provider is asked for a longer context than the model has otherwise, by the client, the tenant or the
 /// configuration.
-fn asks_for_long_context(session: &Session, ctx: &Context, plan: &Plan) -> bool {
+fn asks_for_long_context(request: &RequestHeader, ctx: &Context, plan: &Plan) -> bool {
     const NAME: &str = "anthropic-beta";
     const BETA: &[u8] = b"context-";
     // `context-1m-2025-08-07`; but `context-management-2025-06-27` has nothing to do with it.
@@ -342,7 +344,7 @@ fn asks_for_long_context(session: &Session, ctx: &Context, plan: &Plan) -> bool 
     };
     let own = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
     let configured = plan.targets.iter().flat_map(|target| &target.provider.headers).chain(own);
-    session.req_header().headers.get_all(NAME).iter().any(asks)
+    request.headers.get_all(NAME).iter().any(asks)
         || configured.filter(|(name, _)| name.as_str() == NAME).any(|(_, value)| asks(value))
 }
 
@@ -393,7 +395,7 @@ fn not_priced(ctx: &Context, target: &Target) -> GatewayError {
 ///
 /// # Errors
 /// A limit that is reached, a budget that does not have enough, a disk that does not take the intent, or a client that left.
-pub async fn reserve(session: &mut Session, ctx: &mut Context) -> Result<(), Stop> {
+pub async fn reserve(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<(), Stop> {
     let Some(principal) = ctx.principal.clone() else { return Err(incomplete().into()) };
     let Some(quote) = ctx.quote else {
         // Nothing to reserve; the entry is still to be written.
@@ -414,7 +416,7 @@ pub async fn reserve(session: &mut Session, ctx: &mut Context) -> Result<(), Sto
             tokio::select! {
                 biased;
                 outcome = turn => outcome,
-                () = Box::pin(departure(session)) => return Err(Stop::Gone),
+                _ = Box::pin(caller.departure()) => return Err(Stop::Gone),
             }
         }
         outcome => outcome,
@@ -433,13 +435,6 @@ pub async fn reserve(session: &mut Session, ctx: &mut Context) -> Result<(), Sto
             ctx.metrics.budget_refused();
             Err(over_budget(&exceeded, &ctx.engines.config).into())
         }
-    }
-}
-
-/// Completes when the client leaves. What it sends meanwhile is of no matter: its request has been read.
-async fn departure(session: &mut Session) {
-    if session.downstream_session.read_body_or_idle(true).await.is_ok() {
-        std::future::pending::<()>().await;
     }
 }
 

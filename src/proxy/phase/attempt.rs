@@ -16,15 +16,14 @@ use http::{
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
-use pingora_proxy::Session;
 
-use super::{cache, identify, plan, respond::ALL_DOWN, translate};
+use super::{identify, plan, respond::ALL_DOWN, translate};
 use crate::{
     config::{ClientLeft, Dialect, Provider},
     error::Fault,
     openai::Endpoint,
     proxy::{
-        client::Parting,
+        caller::{Caller, Parting},
         context::{Attempt, Context, Prepared},
         forwarded::Way,
         headers,
@@ -51,18 +50,17 @@ const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Settles what becomes of the exchange if its client leaves.
-pub fn arm(session: &mut Session, ctx: &mut Context) {
+pub fn arm(caller: &mut Caller<'_>, ctx: &Context) {
     if ctx.reservation.is_some() && ctx.engines.config.budgets.client_left == ClientLeft::Drain {
-        ctx.client.outlived(Parting::Drain);
+        caller.outlived(Parting::Drain);
     }
-    cache::arm_shield(session, ctx);
 }
 
 /// Starts the next attempt: its body, its address, its timeouts.
 ///
 /// # Errors
 /// A host name that does not resolve, marked for the next target where there is one.
-pub async fn begin(session: &Session, ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPeer>> {
+pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPeer>> {
     if ctx.prepared.is_none()
         && let Err(refusal) = translate::prepare(ctx).await
     {
@@ -103,7 +101,7 @@ pub async fn begin(session: &Session, ctx: &mut Context, resolver: &Resolver) ->
         }
     };
     let mut peer = ctx.engines.peers.at(&provider, address, ctx.engines.authorities.get(&provider.name));
-    if ctx.endpoint == Endpoint::Other && identify::is_websocket(session) {
+    if ctx.websocket {
         Arc::make_mut(&mut peer).options.read_timeout = None;
     }
     if ctx.repeated {
@@ -117,12 +115,12 @@ pub async fn begin(session: &Session, ctx: &mut Context, resolver: &Resolver) ->
 ///
 /// # Errors
 /// A path that cannot be forwarded.
-pub fn header(session: &Session, ctx: &mut Context, http2: bool) -> Result<RequestHeader> {
+pub fn header(request: &RequestHeader, ctx: &mut Context, http2: bool) -> Result<RequestHeader> {
     mark_sent(ctx);
-    let original = session.req_header();
+    let original = request;
     let mut parts = http::Request::new(()).into_parts().0;
     parts.method = original.method.clone();
-    rewrite(session, ctx, &original.headers, &mut parts)?;
+    rewrite(request, ctx, &original.headers, &mut parts)?;
     if http2 {
         to_http2(&mut parts, ctx.attempt.as_ref().is_some_and(|attempt| attempt.target.provider.base.tls))?;
     }
@@ -155,29 +153,29 @@ fn mark_sent(ctx: &mut Context) {
 ///
 /// # Errors
 /// A path that cannot be forwarded.
-pub fn rewrite_header(session: &Session, request: &mut RequestHeader, ctx: &mut Context) -> Result<()> {
+pub fn rewrite_header(request: &RequestHeader, outgoing: &mut RequestHeader, ctx: &mut Context) -> Result<()> {
     mark_sent(ctx);
     let mut outcome = Ok(());
-    headers::change_request(request, |parts| {
+    headers::change_request(outgoing, |parts| {
         let original = mem::take(&mut parts.headers);
-        outcome = rewrite(session, ctx, &original, parts);
+        outcome = rewrite(request, ctx, &original, parts);
     });
     outcome
 }
 
 /// Writes the provider's URL, and what it gets of the client's headers with its host, credential and framing.
-fn rewrite(session: &Session, ctx: &Context, original: &HeaderMap, parts: &mut request::Parts) -> Result<()> {
+fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: &mut request::Parts) -> Result<()> {
     let Some(attempt) = &ctx.attempt else {
         return Error::e_explain(ErrorType::InternalError, "no attempt under way");
     };
     let provider = &attempt.target.provider;
-    parts.uri = upstream_uri(session, ctx, provider)?;
+    parts.uri = upstream_uri(request, ctx, provider)?;
     let credential = if attempt.own_credential {
         plan::credential(ctx, &attempt.target).and_then(|(key, _)| routing::credential(provider.auth, key))
     } else {
         attempt.target.wire.credential.clone()
     };
-    let websocket = ctx.endpoint == Endpoint::Other && identify::is_websocket(session);
+    let websocket = ctx.websocket;
     let only_forwarded = ctx.endpoint == Endpoint::Other;
     let way = Way { provider, own_credential: attempt.own_credential, only_forwarded, websocket };
     // A compressed reply would hide its usage, its events and the ids that it tells of; what nobody reads here stays as the
@@ -248,8 +246,8 @@ fn tenant_key(ctx: &Context, key: &HeaderValue) -> Option<HeaderValue> {
 
 /// The provider's prefix, the path behind `/v1`, and both queries. A translated request has a path of its own, and the
 /// client's query means nothing there.
-fn upstream_uri(session: &Session, ctx: &Context, provider: &Provider) -> Result<http::Uri> {
-    let uri = &session.req_header().uri;
+fn upstream_uri(request: &RequestHeader, ctx: &Context, provider: &Provider) -> Result<http::Uri> {
+    let uri = &request.uri;
     let path = uri.path().strip_prefix("/v1").unwrap_or(uri.path());
     let path = if ctx.endpoint == Endpoint::Other { path } else { path.trim_end_matches('/') };
     match ctx.exchange() {

@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use pingora_proxy::Session;
 
 use super::{Stop, invalid, plan, recall, relay};
+use pingora_http::RequestHeader;
+
 use crate::{
     cache::{
         Asked, Cache, Decision, Directives, Entry, Failure, Follower, Form, Found, Key, KeyParts, Lead, Outcome, Seat,
@@ -17,6 +18,7 @@ use crate::{
     openai::{self, Endpoint, ErrorBody, Labels, RelayOptions, StreamEnd, StreamKind, StreamRelay},
     providers::exchange,
     proxy::{
+        caller::Caller,
         context::{Body, Cached, Context, Course},
         forwarded,
         heavy::{self, Load},
@@ -46,9 +48,9 @@ enum After {
 }
 
 /// Answers from the cache, or notes what it may keep. `true` says that the reply has been sent.
-pub async fn look(session: &mut Session, ctx: &mut Context) -> Result<bool, Stop> {
-    let directives = Directives::read(&session.req_header().headers).map_err(invalid)?;
-    let reason = ask(session, ctx, &directives).await?;
+pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, Stop> {
+    let directives = Directives::read(&caller.request().headers).map_err(invalid)?;
+    let reason = ask(caller.request(), ctx, &directives).await?;
     ctx.metrics.cache_asked(reason);
     let Some(cached) = &ctx.cached else {
         return if directives.only_if_cached { Err(not_cached().into()) } else { Ok(false) };
@@ -64,7 +66,7 @@ pub async fn look(session: &mut Session, ctx: &mut Context) -> Result<bool, Stop
     loop {
         match cache.find(&key, &rules, max_age).await {
             Found::Fresh(entry, age) => {
-                if serve(session, ctx, &entry, Course::Hit, age).await? {
+                if serve(caller, ctx, &entry, Course::Hit, age).await? {
                     return Ok(true);
                 }
             }
@@ -82,7 +84,7 @@ pub async fn look(session: &mut Session, ctx: &mut Context) -> Result<bool, Stop
             Seat::Lead(lead) => {
                 // It may have been answered between the look and the seat.
                 if let Some((entry, age)) = cache.find_now(&key, &rules, max_age)
-                    && serve(session, ctx, &entry, Course::Hit, age).await?
+                    && serve(caller, ctx, &entry, Course::Hit, age).await?
                 {
                     return Ok(true);
                 }
@@ -94,7 +96,7 @@ pub async fn look(session: &mut Session, ctx: &mut Context) -> Result<bool, Stop
                 set_fill(ctx, cache.flights.alone(key, &payer));
                 return Ok(false);
             }
-            Seat::Follow(follower) => match follow(session, ctx, follower).await? {
+            Seat::Follow(follower) => match follow(caller, ctx, follower).await? {
                 After::Answered => return Ok(true),
                 After::Ask => {
                     ctx.course = Course::Miss;
@@ -125,7 +127,7 @@ fn not_cached() -> GatewayError {
 }
 
 /// Finds out whether the cache has a part in it, and under which key. Returns why not, for the metrics.
-async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> Result<&'static str, Stop> {
+async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives) -> Result<&'static str, Stop> {
     let Some(plan) = &ctx.plan else { return Ok("endpoint") };
     let (rules, Some(first)) = (plan.cache.clone(), plan.targets.first()) else { return Ok("endpoint") };
     if !rules.enabled {
@@ -162,7 +164,7 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
     }
     let model = first.model.clone();
     let providers = || plan.targets.iter().map(|target| &*target.provider);
-    let all = session.req_header().headers.iter();
+    let all = request.headers.iter();
     let mut headers: Vec<_> = all
         .filter(|(name, _)| forwarded::is_keyed(name, providers()))
         .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
@@ -171,9 +173,9 @@ async fn ask(session: &Session, ctx: &mut Context, directives: &Directives) -> R
     headers.sort_by(|a, b| a.0.cmp(&b.0));
     let question = Question {
         endpoint: ctx.endpoint.clone(),
-        namespace: namespace(session, ctx, plan, &rules),
+        namespace: namespace(request, ctx, plan, &rules),
         family: family(plan, &model, ctx.previous_response_id.as_deref()),
-        query: session.req_header().uri.query().unwrap_or_default().to_owned(),
+        query: request.uri.query().unwrap_or_default().to_owned(),
         headers,
     };
     let load = Load::canonical(bytes, values);
@@ -224,7 +226,7 @@ impl Question {
 
 /// Who shares the answer: the tenant or all; and of those only the ones for whom the provider would see the same account, and
 /// the same that the configuration adds to a request.
-fn namespace(session: &Session, ctx: &Context, plan: &Plan, rules: &CacheRules) -> Vec<u8> {
+fn namespace(request: &RequestHeader, ctx: &Context, plan: &Plan, rules: &CacheRules) -> Vec<u8> {
     let mut space = Vec::with_capacity(64);
     let mut part = |tag: u8, bytes: &[u8]| {
         space.push(tag);
@@ -260,7 +262,7 @@ fn namespace(session: &Session, ctx: &Context, plan: &Plan, rules: &CacheRules) 
         part(b'k', blake3::hash(key.as_bytes()).as_bytes());
         // Names of the account that the key opens.
         for name in ["openai-organization", "openai-project"] {
-            if let Some(value) = session.get_header(name) {
+            if let Some(value) = request.headers.get(name) {
                 part(b'a', value.as_bytes());
             }
         }
@@ -283,19 +285,19 @@ fn family(plan: &Plan, model: &str, previous: Option<&str>) -> String {
 
 /// Serves a whole answer in the form that the client wants. `false` where it cannot be put into that form.
 pub async fn serve(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     entry: &Arc<Entry>,
     course: Course,
     age: Duration,
 ) -> Result<bool, Stop> {
     let Some(rendered) = render(ctx, entry) else { return Ok(false) };
-    send(session, ctx, entry, rendered, course, age).await?;
+    send(caller, ctx, entry, rendered, course, age).await?;
     Ok(true)
 }
 
 async fn send(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     entry: &Arc<Entry>,
     (form, body): (Form, Bytes),
@@ -307,7 +309,7 @@ async fn send(
     recall::keep_served(ctx, entry, form, &body);
     let (provider, model) = (entry.provider.clone(), entry.model.clone());
     let server = Server { provider, model, dropped: entry.dropped.clone() };
-    reply::stored(session, ctx, &server, form, age, Some(body)).await.map_err(|_| Stop::Gone)
+    reply::stored(caller, ctx, &server, form, age, Some(body)).await.map_err(|_| Stop::Gone)
 }
 
 fn served(ctx: &mut Context, entry: &Arc<Entry>, course: Course) {
@@ -363,12 +365,11 @@ fn reader(ctx: &Context) -> StreamRelay {
 }
 
 /// Reads along with another request.
-async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower) -> Result<After, Stop> {
+async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follower) -> Result<After, Stop> {
     let wants_events = ctx.body.as_ref().is_some_and(|body| body.peek.stream);
     // What is to be kept has to be whole before its client knows of it.
     let reads_along = wants_events && ctx.turn.is_none();
     let (mut reader, labels) = (reader(ctx), labels(ctx));
-    let mut watching = true;
     loop {
         let next = async {
             match reads_along {
@@ -379,13 +380,7 @@ async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower
         let step = tokio::select! {
             biased;
             step = next => step,
-            seen = session.downstream_session.read_body_or_idle(true), if watching => match seen {
-                Ok(_) => {
-                    watching = false;
-                    continue;
-                }
-                Err(_) => return Err(Stop::Gone),
-            },
+            _ = caller.departure() => return Err(Stop::Gone),
         };
         let outcome = match step {
             Step::Events(events) => {
@@ -393,13 +388,13 @@ async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower
                     ctx.course = Course::Hit;
                     let unknown = || Server { provider: "-".into(), model: "-".into(), dropped: "".into() };
                     let server = follower.server().unwrap_or_else(unknown);
-                    reply::stored(session, ctx, &server, Form::Events, Duration::ZERO, None)
+                    reply::stored(caller, ctx, &server, Form::Events, Duration::ZERO, None)
                         .await
                         .map_err(|_| Stop::Gone)?;
                 }
                 let out = reader.feed(labels.put_into_events(&events));
                 if !out.is_empty() {
-                    session.write_response_body(Some(out), false).await.map_err(|_| Stop::Gone)?;
+                    caller.write_body(Some(out), false).await.map_err(|_| Stop::Gone)?;
                 }
                 continue;
             }
@@ -419,9 +414,9 @@ async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower
             }
             let last = reader.finish(&end);
             if !last.is_empty() {
-                session.write_response_body(Some(last), false).await.map_err(|_| Stop::Gone)?;
+                caller.write_body(Some(last), false).await.map_err(|_| Stop::Gone)?;
             }
-            session.write_response_body(None, true).await.map_err(|_| Stop::Gone)?;
+            caller.write_body(None, true).await.map_err(|_| Stop::Gone)?;
             return Ok(After::Answered);
         }
         return match outcome {
@@ -431,14 +426,14 @@ async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower
                     None => render(ctx, &entry),
                 };
                 let Some(rendered) = rendered else { return Ok(After::Ask) };
-                send(session, ctx, &entry, rendered, Course::Hit, Duration::ZERO).await?;
+                send(caller, ctx, &entry, rendered, Course::Hit, Duration::ZERO).await?;
                 Ok(After::Answered)
             }
-            Outcome::Failed(failure) => share(session, ctx, &failure).await,
+            Outcome::Failed(failure) => share(caller, ctx, &failure).await,
             Outcome::Cut => {
                 let message = "The provider closed the connection before its reply was complete.";
                 let failure = reply::failure(ctx, &GatewayError::new(Fault::UpstreamInterrupted, message));
-                share(session, ctx, &failure).await
+                share(caller, ctx, &failure).await
             }
             Outcome::Solo => Ok(After::Ask),
             Outcome::Vacant => Ok(After::Again),
@@ -447,22 +442,22 @@ async fn follow(session: &mut Session, ctx: &mut Context, mut follower: Follower
 }
 
 /// The error that the leader got; an expired answer is better.
-async fn share(session: &mut Session, ctx: &mut Context, failure: &Failure) -> Result<After, Stop> {
-    if failure.status >= 500 && serve_stale(session, ctx).await? {
+async fn share(caller: &mut Caller<'_>, ctx: &mut Context, failure: &Failure) -> Result<After, Stop> {
+    if failure.status >= 500 && serve_stale(caller, ctx).await? {
         return Ok(After::Answered);
     }
     ctx.course = Course::Miss;
-    reply::shared_failure(session, ctx, failure).await.map_err(|_| Stop::Gone)?;
+    reply::shared_failure(caller, ctx, failure).await.map_err(|_| Stop::Gone)?;
     Ok(After::Answered)
 }
 
 /// Serves what has expired, where there is such a thing.
-pub async fn serve_stale(session: &mut Session, ctx: &mut Context) -> Result<bool, Stop> {
+pub async fn serve_stale(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, Stop> {
     let Some(cached) = &ctx.cached else { return Ok(false) };
     let purges = &ctx.governance.cache.purges;
     let Some(entry) = cached.stale.clone().filter(|entry| purges.counts(&cached.key, entry)) else { return Ok(false) };
     let age = Duration::from_millis(unix_now().saturating_sub(entry.stored));
-    serve(session, ctx, &entry, Course::Stale, age).await
+    serve(caller, ctx, &entry, Course::Stale, age).await
 }
 
 /// Whether something would be served in the place of an error.
@@ -470,11 +465,10 @@ pub fn has_stale(ctx: &Context) -> bool {
     ctx.cached.as_ref().is_some_and(|cached| cached.stale.is_some())
 }
 
-/// Keeps the exchange going for those who follow when the client of the leader leaves or is slow.
-pub fn arm_shield(session: &mut Session, ctx: &mut Context) {
-    let Some(lead) = ctx.fill().cloned() else { return };
+/// The flight that a request leads, and whether it goes on to its end also when nobody waits for it.
+pub fn leads(ctx: &Context) -> Option<(Arc<Lead>, bool)> {
     let finish = ctx.engines.config.cache.abandoned == Abandoned::Finish;
-    ctx.client.shield(&mut session.downstream_session, lead, finish);
+    ctx.fill().map(|lead| (lead.clone(), finish))
 }
 
 /// A stream begins that others may read along with.

@@ -14,16 +14,18 @@ use pingora_core::{
     upstreams::peer::{HttpPeer, Peer},
 };
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::FailToProxy;
+use tokio::sync::oneshot;
 
-use super::{attempt, identify, models, recover, relay, respond};
+use super::{attempt, cache, finish, models, recover, relay, respond};
 use crate::{
-    cache::Outcome,
+    cache::{Lead, Outcome},
     capacity::Turns,
     engines::UPSTREAM_IDLE,
     proxy::{
-        client,
+        apart::{self, Local},
+        caller::Caller,
         context::{Context, Delivery},
         resolve::Resolver,
     },
@@ -32,45 +34,135 @@ use crate::{
 /// One `write_timeout` covers one piece of a body, so a slow provider may take a large one at its own pace.
 const PIECE: usize = 256 * 1024;
 
-/// Ways to a provider.
-pub struct Upstream<'a> {
-    /// Keeps the connections.
-    pub connector: &'a Connector,
+/// Ways to providers.
+pub struct Upstream {
+    /// Keeps the connections, but for those of uploads and WebSockets.
+    pub connector: Connector,
     /// Host names to addresses.
-    pub resolver: &'a Resolver,
+    pub resolver: Resolver,
     /// What providers say of their models.
-    pub models: &'a models::Known,
+    pub models: models::Known,
 }
 
 /// Whether the request is here whole, so that it is carried here.
-pub fn carries(session: &mut Session, ctx: &Context) -> bool {
+pub fn carries(caller: &mut Caller<'_>, ctx: &Context) -> bool {
     let read = ctx.body.is_some() || ctx.forwarded.is_some();
-    read || session.as_mut().is_body_done() && !identify::is_websocket(session)
+    read || caller.is_body_done() && !ctx.websocket
 }
 
 /// Asks deployments until one has answered, and brings the answer to the client.
 ///
 /// # Errors
 /// No deployment has answered, or the client has left: for `recover::give_up`.
-pub async fn run(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>) -> Result<()> {
-    attempt::arm(session, ctx);
-    while let Err(error) = once(session, ctx, upstream).await {
+pub async fn run(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Arc<Upstream>) -> Result<()> {
+    match cache::leads(ctx) {
+        Some((lead, finish)) => lead_apart(caller, ctx, upstream, lead, finish).await,
+        None => attempts(caller, ctx, upstream).await,
+    }
+}
+
+async fn attempts(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -> Result<()> {
+    attempt::arm(caller, ctx);
+    while let Err(error) = once(caller, ctx, upstream).await {
         if !error.retry() {
             return Err(error);
         }
     }
-    client::flush(&mut session.downstream_session).await?;
-    match ctx.client.is_gone() {
+    match caller.is_gone() {
         true => Err(Error::explain(ErrorType::ConnectionClosed, "the client has left").into_down()),
         false => Ok(()),
     }
 }
 
+/// How an exchange that was a task of its own has ended. Whoever comes to own it records the request; dropped, it does so itself:
+/// the client has left.
+struct Ended {
+    caller: Caller<'static>,
+    ctx: Option<Context>,
+    failed: Option<(Box<Error>, FailToProxy)>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(mut ctx) = self.ctx.take() {
+            let error = self.failed.as_ref().map(|(error, _)| &**error);
+            finish::record(&mut self.caller, &mut ctx, error);
+        }
+    }
+}
+
+/// Others may wait for the same answer: the exchange is a task of its own, and its client a reader of it.
+async fn lead_apart(
+    caller: &mut Caller<'_>,
+    ctx: &mut Context,
+    upstream: &Arc<Upstream>,
+    lead: Arc<Lead>,
+    finish: bool,
+) -> Result<()> {
+    let (remote, local) = apart::pair(caller.request().clone(), lead, finish);
+    let stand_in = Context::stand_in(ctx);
+    let mut own = mem::replace(ctx, stand_in);
+    let (done, ended) = oneshot::channel();
+    let upstream = upstream.clone();
+    tokio::spawn(async move {
+        let mut caller = Caller::apart(remote);
+        let failed = match attempts(&mut caller, &mut own, &upstream).await {
+            Ok(()) => None,
+            Err(error) => {
+                let end = recover::give_up(&mut caller, &mut own, &error).await;
+                Some((error, end))
+            }
+        };
+        // Where its client has left, it is recorded by being dropped.
+        let _ = done.send(Ended { caller, ctx: Some(own), failed });
+    });
+    let mut ended = read_along(caller, &local, ended).await?;
+    if let Some(own) = ended.ctx.take() {
+        ctx.come_back(own);
+    }
+    match ended.failed.take() {
+        None => Ok(()),
+        Some((error, end)) => {
+            ctx.given_up = Some(end);
+            Err(error)
+        }
+    }
+}
+
+/// Gives the client what the exchange writes for it, until that has ended.
+async fn read_along(caller: &mut Caller<'_>, local: &Local, mut ended: oneshot::Receiver<Ended>) -> Result<Ended> {
+    loop {
+        let (tasks, closes) = tokio::select! {
+            biased;
+            next = local.next() => next,
+            end = &mut ended => {
+                let (tasks, closes) = local.now();
+                deliver(caller, local, tasks, closes).await?;
+                return end.map_err(|_| Error::explain(ErrorType::InternalError, "the exchange has come to no end"));
+            }
+            left = caller.departure() => return Err(left),
+        };
+        deliver(caller, local, tasks, closes).await?;
+    }
+}
+
+async fn deliver(caller: &mut Caller<'_>, local: &Local, tasks: Vec<HttpTask>, closes: bool) -> Result<()> {
+    if closes {
+        caller.close_after();
+    }
+    let bytes = apart::size(&tasks);
+    if !tasks.is_empty() {
+        caller.write(tasks).await?;
+    }
+    local.written(bytes);
+    Ok(())
+}
+
 /// One attempt. Its error says whether another one follows.
-async fn once(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>) -> Result<()> {
+async fn once(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -> Result<()> {
     // Boxed, and gone before the answer comes: a stream would carry its size along for as long as it is open.
-    let mut connected = Box::pin(connect(session, ctx, upstream)).await?;
-    let outcome = converse(session, ctx, &mut connected).await;
+    let mut connected = Box::pin(connect(caller, ctx, upstream)).await?;
+    let outcome = converse(caller, ctx, &mut connected).await;
     let Connected { peer, provider, reused } = *connected;
     let http2 = matches!(provider, HttpSession::H2(_));
     if http2 || matches!(outcome, Ok(true)) {
@@ -85,7 +177,7 @@ async fn once(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>)
                     false => error.set_retry(false),
                 }
             }
-            Err(recover::from_exchange(session, ctx, error, reused))
+            Err(recover::from_exchange(caller, ctx, error, reused))
         }
     }
 }
@@ -98,40 +190,40 @@ struct Connected {
     reused: bool,
 }
 
-async fn connect(session: &mut Session, ctx: &mut Context, upstream: &Upstream<'_>) -> Result<Box<Connected>> {
-    let peer = attempt::begin(session, ctx, upstream.resolver).await?;
+async fn connect(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -> Result<Box<Connected>> {
+    let peer = attempt::begin(ctx, &upstream.resolver).await?;
     let connected = tokio::select! {
         biased;
         connected = upstream.connector.get_http_session(&*peer) => connected,
-        left = ctx.client.left(&mut session.downstream_session) => return Err(left),
+        left = caller.left() => return Err(left),
     };
     match connected {
         Ok((provider, reused)) => Ok(Box::new(Connected { peer, provider, reused })),
-        Err(error) => Err(recover::from_connect(ctx, error.into_up(), upstream.resolver)),
+        Err(error) => Err(recover::from_connect(ctx, error.into_up(), &upstream.resolver)),
     }
 }
 
 /// Sends the request and brings its answer to the client. Returns whether the connection can serve another request. What a stream
 /// is done with before its first event is boxed: it would carry its size along for as long as it is open.
-async fn converse(session: &mut Session, ctx: &mut Context, connected: &mut Connected) -> Result<bool> {
+async fn converse(caller: &mut Caller<'_>, ctx: &mut Context, connected: &mut Connected) -> Result<bool> {
     let Connected { peer, provider, .. } = connected;
-    let Answer { mut header, ended, is_sent } = Box::pin(ask(session, ctx, provider, peer)).await?;
-    respond::receive(session, &mut header, ctx)?;
+    let Answer { mut header, ended, is_sent } = Box::pin(ask(caller, ctx, provider, peer)).await?;
+    respond::receive(caller.request(), &mut header, ctx)?;
     if let Delivery::Hold = ctx.delivery {
-        respond::downgrade(session, &mut header);
-        Box::pin(hold(session, ctx, provider, header, ended)).await?;
+        respond::downgrade(caller, &mut header);
+        Box::pin(hold(caller, ctx, provider, header, ended)).await?;
         return Ok(is_sent);
     }
-    frame(session, &mut header, ended)?;
-    respond::downgrade(session, &mut header);
+    frame(caller.request(), &mut header, ended)?;
+    respond::downgrade(caller, &mut header);
     if let Delivery::Pass = ctx.delivery {
         ctx.first_byte.get_or_insert_with(Instant::now);
     }
     let is_all = ended && matches!(ctx.delivery, Delivery::Pass);
     let tasks = vec![HttpTask::Header(Box::new(header), is_all)];
     match is_all {
-        true => ctx.client.write(&mut session.downstream_session, tasks).await?,
-        false => pass(session, ctx, provider, tasks, ended).await?,
+        true => caller.write(tasks).await?,
+        false => pass(caller, ctx, provider, tasks, ended).await?,
     }
     Ok(is_sent)
 }
@@ -146,19 +238,28 @@ struct Answer {
 }
 
 /// Sends the request, and waits for the header of its answer.
-async fn ask(session: &mut Session, ctx: &mut Context, provider: &mut HttpSession, peer: &HttpPeer) -> Result<Answer> {
+async fn ask(
+    caller: &mut Caller<'_>,
+    ctx: &mut Context,
+    provider: &mut HttpSession,
+    peer: &HttpPeer,
+) -> Result<Answer> {
     provider.set_read_timeout(peer.options.read_timeout);
     provider.set_write_timeout(peer.options.write_timeout);
-    let request = attempt::header(session, ctx, matches!(provider, HttpSession::H2(_)))?;
+    let request = attempt::header(caller.request(), ctx, matches!(provider, HttpSession::H2(_)))?;
     provider.write_request_header(Box::new(request)).await.map_err(Error::into_up)?;
-    let broken = send_body(session, ctx, provider).await?;
+    let broken = send_body(caller, ctx, provider).await?;
     let is_sent = broken.is_none();
-    let (header, ended) = final_header(session, ctx, provider, broken).await?;
+    let (header, ended) = final_header(caller, ctx, provider, broken).await?;
     Ok(Answer { header, ended, is_sent })
 }
 
 /// Sends the body. `Some` is an error in doing so: the provider may have answered before it had read all of it.
-async fn send_body(session: &mut Session, ctx: &mut Context, provider: &mut HttpSession) -> Result<Option<Box<Error>>> {
+async fn send_body(
+    caller: &mut Caller<'_>,
+    ctx: &mut Context,
+    provider: &mut HttpSession,
+) -> Result<Option<Box<Error>>> {
     let mut rest = ctx.attempt.as_ref().and_then(|attempt| attempt.body.clone()).unwrap_or_default();
     let (mut first, mut turns) = (true, Turns::default());
     while first || !rest.is_empty() {
@@ -177,7 +278,7 @@ async fn send_body(session: &mut Session, ctx: &mut Context, provider: &mut Http
         let sent = tokio::select! {
             biased;
             sent = sent => sent,
-            left = ctx.client.left(&mut session.downstream_session) => return Err(left),
+            left = caller.left() => return Err(left),
         };
         if let Err(error) = sent {
             return Ok(Some(error.into_up()));
@@ -189,7 +290,7 @@ async fn send_body(session: &mut Session, ctx: &mut Context, provider: &mut Http
 
 /// The header of the provider's answer, and whether that is all there is of it. What it says before is passed on.
 async fn final_header(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     provider: &mut HttpSession,
     mut broken: Option<Box<Error>>,
@@ -198,7 +299,7 @@ async fn final_header(
         let read = tokio::select! {
             biased;
             read = provider.read_response_header() => read,
-            left = ctx.client.left(&mut session.downstream_session) => return Err(left),
+            left = caller.left() => return Err(left),
         };
         read.map_err(|error| broken.take().unwrap_or(error).into_up())?;
         let Some(mut header) = provider.response_header().cloned() else {
@@ -209,13 +310,13 @@ async fn final_header(
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for").into_up());
         }
         if header.status.is_informational() {
-            respond::receive(session, &mut header, ctx)?;
+            respond::receive(caller.request(), &mut header, ctx)?;
             let task = HttpTask::Header(Box::new(header), false);
-            ctx.client.write(&mut session.downstream_session, vec![task]).await?;
+            caller.write(vec![task]).await?;
             continue;
         }
         let ended = is_over(provider)?;
-        if ended && matches!(provider, HttpSession::H2(_)) && promises_body(session, &header) {
+        if ended && matches!(provider, HttpSession::H2(_)) && promises_body(caller.request(), &header) {
             let why = "a length without a body";
             return Err(Error::explain(ErrorType::H2Error, why).into_up());
         }
@@ -224,14 +325,14 @@ async fn final_header(
 }
 
 /// RFC 9113 §8.1.1 with RFC 9110 §8.6: a length other than zero is followed by data.
-fn promises_body(session: &Session, header: &ResponseHeader) -> bool {
+fn promises_body(request: &RequestHeader, header: &ResponseHeader) -> bool {
     let length = header.headers.get(header::CONTENT_LENGTH);
-    has_body(session, header) && length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
+    has_body(request, header) && length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
 }
 
 /// Whether a reply with this header has a body at all (RFC 9110 §6.4.1).
-fn has_body(session: &Session, header: &ResponseHeader) -> bool {
-    session.req_header().method != Method::HEAD && !matches!(header.status.as_u16(), 204 | 304)
+fn has_body(request: &RequestHeader, header: &ResponseHeader) -> bool {
+    request.method != Method::HEAD && !matches!(header.status.as_u16(), 204 | 304)
 }
 
 /// True once the whole reply was read.
@@ -246,28 +347,28 @@ fn is_over(provider: &mut HttpSession) -> Result<bool> {
 }
 
 /// The client is told where the body ends also where only the end of the connection told us.
-fn frame(session: &Session, header: &mut ResponseHeader, ended: bool) -> Result<()> {
+fn frame(request: &RequestHeader, header: &mut ResponseHeader, ended: bool) -> Result<()> {
     let told = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH].iter().any(|name| header.headers.contains_key(name));
     // HTTP/1.0 knows no chunks, HTTP/2 has its own.
     header.set_version(Version::HTTP_11);
-    if !told && !ended && has_body(session, header) {
+    if !told && !ended && has_body(request, header) {
         header.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }
     Ok(())
 }
 
 /// More of the reply's body; `None` at its end.
-async fn next(session: &mut Session, ctx: &mut Context, provider: &mut HttpSession) -> Result<Option<Bytes>> {
+async fn next(caller: &mut Caller<'_>, provider: &mut HttpSession) -> Result<Option<Bytes>> {
     tokio::select! {
         biased;
         read = provider.read_response_body() => read.map_err(Error::into_up),
-        left = ctx.client.left(&mut session.downstream_session) => Err(left),
+        left = caller.left() => Err(left),
     }
 }
 
 /// Keeps a reply back until it is complete, and gives the client what becomes of it.
 async fn hold(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     provider: &mut HttpSession,
     header: ResponseHeader,
@@ -276,7 +377,7 @@ async fn hold(
     let mut held = respond::hold(ctx, Box::new(header));
     let mut turns = Turns::default();
     while !ended {
-        let chunk = next(session, ctx, provider).await?;
+        let chunk = next(caller, provider).await?;
         turns.took(chunk.as_ref().map_or(0, Bytes::len)).await;
         ended = chunk.is_none() || is_over(provider)?;
         if held.push(chunk.unwrap_or_default())? {
@@ -287,21 +388,21 @@ async fn hold(
             fill.end(Outcome::Solo);
         }
         let (mut header, chunks) = held.let_through();
-        frame(session, &mut header, false)?;
-        respond::downgrade(session, &mut header);
+        frame(caller.request(), &mut header, false)?;
+        respond::downgrade(caller, &mut header);
         let mut tasks = vec![HttpTask::Header(header, false)];
         tasks.extend(chunks.into_iter().map(|chunk| HttpTask::Body(Some(chunk), false)));
-        return pass(session, ctx, provider, tasks, ended).await;
+        return pass(caller, ctx, provider, tasks, ended).await;
     }
     let (mut header, body) = held.complete();
     header.set_version(Version::HTTP_11);
     let tasks = vec![HttpTask::Header(header, false), HttpTask::Body(Some(body), true)];
-    ctx.client.write(&mut session.downstream_session, tasks).await
+    caller.write(tasks).await
 }
 
 /// Passes a reply on as it arrives, event by event where it is a stream. `tasks` are what goes before.
 async fn pass(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     provider: &mut HttpSession,
     mut tasks: Vec<HttpTask>,
@@ -312,11 +413,11 @@ async fn pass(
         // What came along with the header leaves with it.
         let ready = if ended { Some(Ok(None)) } else { provider.read_response_body().now_or_never() };
         if !matches!(ready, Some(Ok(_))) && !tasks.is_empty() {
-            ctx.client.write(&mut session.downstream_session, mem::take(&mut tasks)).await?;
+            caller.write(mem::take(&mut tasks)).await?;
         }
         let chunk = match ready {
             Some(chunk) => chunk.map_err(Error::into_up)?,
-            None => next(session, ctx, provider).await?,
+            None => next(caller, provider).await?,
         };
         turns.took(chunk.as_ref().map_or(0, Bytes::len)).await;
         ended = ended || chunk.is_none() || is_over(provider)?;
@@ -328,13 +429,15 @@ async fn pass(
         if let (Some(keeper), Some(bytes)) = (&mut ctx.keeper, &body) {
             keeper.pass(bytes);
         }
-        relay::events(&mut body, ended, ctx)?;
+        if let Some(parting) = relay::events(&mut body, ended, ctx)? {
+            caller.outlived(parting);
+        }
         tasks.extend(body.map(|body| HttpTask::Body(Some(body), false)));
         if ended {
             tasks.push(trailers.map_or(HttpTask::Done, |trailers| HttpTask::Trailer(Some(trailers))));
         }
         if !tasks.is_empty() {
-            ctx.client.write(&mut session.downstream_session, mem::take(&mut tasks)).await?;
+            caller.write(mem::take(&mut tasks)).await?;
         }
         if ended {
             return Ok(());

@@ -3,14 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use pingora_error::{Error, ErrorSource};
-use pingora_proxy::Session;
 
 use super::{
     relay,
     settle::{self, Closing, End, Settled, Verdict},
 };
 use crate::{
-    proxy::context::{Context, Course, Delivery},
+    proxy::{
+        caller::Caller,
+        context::{Context, Course, Delivery},
+    },
     telemetry::{InFlight, Metrics},
     types::RequestId,
 };
@@ -19,25 +21,24 @@ use crate::{
 pub const CLIENT_CLOSED: u16 = 499;
 
 /// Records a request at its end.
-pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
+pub fn record(caller: &mut Caller<'_>, ctx: &mut Context, error: Option<&Error>) {
     if let Some(connection) = ctx.connection.take()
-        && !session.was_upgraded()
-        && !session.as_mut().is_body_done()
+        && !caller.was_upgraded()
+        && !caller.is_body_done()
     {
         connection.leave_unread();
     }
-    let left = ctx.client.is_gone() || error.is_some_and(|e| e.esource() == &ErrorSource::Downstream);
-    let written = session
-        .response_written()
-        .map(|header| header.status)
-        .filter(|status| !status.is_informational() || status.as_u16() == 101)
-        .map(|status| status.as_u16());
+    if ctx.handed_over {
+        return;
+    }
+    let left = caller.is_gone() || error.is_some_and(|e| e.esource() == &ErrorSource::Downstream);
+    let written = caller.status();
     let status = match written {
         Some(status) if !left => status,
         _ => CLIENT_CLOSED,
     };
     relay::read_bill(ctx);
-    if !error.is_some_and(|error| noticed_while_idle(session, error)) {
+    if !error.is_some_and(|error| noticed_while_idle(caller, error)) {
         ctx.unread_for = ctx.last_read.map_or(Duration::MAX, |at| at.elapsed());
     }
     let duration = ctx.started.elapsed();
@@ -52,7 +53,7 @@ pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
     if ctx.endpoint.reads_body() {
         ctx.metrics.cached(ctx.course.label(), ctx.model_label());
     }
-    let line = ctx.engines.config.log.access.then(|| Line::of(session, ctx, error));
+    let line = ctx.engines.config.log.access.then(|| Line::of(caller, ctx, error));
     let route: Arc<str> = ctx.plan.as_ref().map_or_else(|| "-".into(), |plan| plan.label.clone());
     let metrics = ctx.metrics.clone();
     let end = End { status, first_byte, duration };
@@ -72,10 +73,10 @@ pub fn record(session: &mut Session, ctx: &mut Context, error: Option<&Error>) {
 
 /// Whether the client's leaving was noticed while all that the provider had sent was read, rather than when it did not take
 /// what was written to it. With HTTP/2 the errors of both are alike.
-fn noticed_while_idle(session: &Session, error: &Error) -> bool {
+fn noticed_while_idle(caller: &Caller<'_>, error: &Error) -> bool {
     use pingora_error::ErrorType::{ConnectionClosed, ReadError};
     let idle = matches!(error.etype(), ConnectionClosed | ReadError);
-    idle && error.esource() == &ErrorSource::Downstream && !session.is_http2()
+    idle && error.esource() == &ErrorSource::Downstream && !caller.is_http2()
 }
 
 fn conclude(closing: Closing, settled: Settled, metrics: &Metrics, route: &str, line: Option<Line>, end: End) {
@@ -104,8 +105,8 @@ struct Line {
 }
 
 impl Line {
-    fn of(session: &Session, ctx: &Context, error: Option<&Error>) -> Self {
-        let request = session.req_header();
+    fn of(caller: &Caller<'_>, ctx: &Context, error: Option<&Error>) -> Self {
+        let request = caller.request();
         let error = ctx.fault.map(|f| f.code().to_owned()).or_else(|| error.map(|e| e.etype().as_str().to_owned()));
         let principal = ctx.principal.as_ref();
         let served = ctx.cached.as_ref().and_then(|cached| Some(&cached.served.as_ref()?.model));

@@ -1,14 +1,13 @@
 //! Identify: what is asked for, and with whose credential.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use pingora_proxy::Session;
 
 use crate::{
     error::{Fault, GatewayError},
     identity::PREFIX,
     objects::decode,
     openai::Endpoint,
-    proxy::context::Context,
+    proxy::{caller::Caller, context::Context},
     types::Secret,
 };
 
@@ -16,28 +15,12 @@ use crate::{
 pub const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
 /// Sets what must stand before the first body byte is read.
-pub fn prepare_connection(session: &mut Session, ctx: &Context) {
-    // A client that keeps the connection open without a limit gets ours; one that asked to close keeps its wish.
-    if session.get_keepalive() == Some(0) {
-        session.set_keepalive(Some(ctx.engines.config.http.keepalive.as_secs().max(1)));
-    }
-    session.set_pipelining_enabled(true);
+pub fn prepare_connection(caller: &mut Caller<'_>, ctx: &mut Context) {
+    ctx.websocket = caller.is_websocket();
+    let http = &ctx.engines.config.http;
     // For bodies that are forwarded; a body that is read here has a limit for the whole. A WebSocket may be silent for as
     // long as both ends like.
-    let patience = (!is_websocket(session)).then_some(ctx.engines.config.http.body_timeout);
-    session.set_read_timeout(patience);
-}
-
-/// True for a request to become a WebSocket, which has no body (RFC 6455 §4.1). Other upgrades (`h2c`, which some clients offer on
-/// every request) are not made.
-pub fn is_websocket(session: &Session) -> bool {
-    let request = session.req_header();
-    let length = request.headers.get(header::CONTENT_LENGTH);
-    request.method == http::Method::GET
-        && session.is_upgrade_req()
-        && !request.headers.contains_key(header::TRANSFER_ENCODING)
-        && length.is_none_or(|length| length.as_bytes() == b"0")
-        && request.headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    caller.set_patience((!ctx.websocket).then_some(http.body_timeout), http.keepalive);
 }
 
 /// Reads the request line and headers.
@@ -45,8 +28,8 @@ pub fn is_websocket(session: &Session) -> bool {
 /// # Errors
 /// A path outside `/v1/`, or one that names the same place in a disguised way (`//`, `..`, `;`, encoded slashes): it could
 /// reach a provider unmetered. A query that makes a server see another method.
-pub fn identify(session: &Session, ctx: &mut Context) -> Result<Endpoint, GatewayError> {
-    let request = session.req_header();
+pub fn identify(caller: &Caller<'_>, ctx: &mut Context) -> Result<Endpoint, GatewayError> {
+    let request = caller.request();
     (ctx.token, ctx.credential) = credentials(&request.headers);
     let path = request.uri.path();
     // Every client of Anthropic's says which version of the API it wants.

@@ -1,7 +1,6 @@
 //! Invalidate: `POST /v1/cache/invalidate`, the gateway's own endpoint.
 
 use bytes::Bytes;
-use pingora_proxy::Session;
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
@@ -10,17 +9,17 @@ use crate::{
     cache::PurgeRequest,
     error::{Fault, GatewayError},
     identity::Scope,
-    proxy::context::Context,
+    proxy::{caller::Caller, context::Context},
 };
 
 /// Purges what the body names. A token with the scope `admin` may purge anything, one with `ai:write` what its own tenant has
 /// paid for; a client without a token nothing. Gives status and body of the reply.
-pub async fn answer(session: &mut Session, ctx: &Context) -> Result<(u16, Bytes), Stop> {
+pub async fn answer(caller: &mut Caller<'_>, ctx: &Context) -> Result<(u16, Bytes), Stop> {
     let Some(principal) = ctx.principal.clone().filter(|principal| principal.token.is_some()) else {
         let message = "Only a token may purge the cache. Present yours as `Authorization: Bearer chitty_…`.";
         return Err(GatewayError::new(Fault::MissingCredential, message).into());
     };
-    let body = read::body(session, ctx).await?;
+    let body = read::body(caller, ctx).await?;
     let mut request = PurgeRequest::parse(&body).map_err(invalid)?;
     if !principal.may(Scope::Admin) {
         let tenant = &principal.party.id;

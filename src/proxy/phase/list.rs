@@ -12,7 +12,6 @@ use http::{HeaderMap, header};
 use pingora_core::{protocols::http::client::HttpSession, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 
 use super::{Stop, attempt, exchange::Upstream, own, respond};
 use crate::{
@@ -22,6 +21,7 @@ use crate::{
     error::{Fault, GatewayError},
     objects::{self, Batch, Class, Collected, Cursor, Page, Rule, Step},
     proxy::{
+        caller::Caller,
         conceal::conceal,
         context::Context,
         headers,
@@ -56,14 +56,14 @@ struct Reply {
 /// # Errors
 /// A provider that cannot be reached.
 pub(super) async fn fetch(
-    session: &Session,
+    request: &RequestHeader,
     ctx: &mut Context,
     path: &str,
     query: Option<&str>,
     limit: usize,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> Result<(ResponseHeader, Bytes), GatewayError> {
-    let mut reply = get(session, ctx, path, query, upstream).await?;
+    let mut reply = get(request, ctx, path, query, upstream).await?;
     let body = read_all(&mut reply.session, limit).await.map_err(|error| failed(ctx, &error))?;
     release(reply.session, &reply.peer, upstream).await;
     Ok((reply.header, body))
@@ -74,14 +74,14 @@ pub(super) async fn fetch(
 /// # Errors
 /// A provider that cannot be reached, or that sends no list; a client that left.
 pub(super) async fn answer(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
     target: &Target,
     rule: &'static Rule,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> Result<(), Stop> {
-    let uri = session.req_header().uri.clone();
+    let uri = caller.request().uri.clone();
     let path = uri.path().trim_end_matches('/');
     let anthropic = target.provider.dialect == Dialect::Anthropic;
     let cursor = Cursor::of(uri.query().unwrap_or_default(), anthropic).map_err(own::unreadable)?;
@@ -89,7 +89,7 @@ pub(super) async fn answer(
     let begun = Instant::now();
     for page in 1.. {
         let query = collected.cursor().query();
-        let (header, body) = fetch(session, ctx, path, Some(&query), MAX_PAGE, upstream).await?;
+        let (header, body) = fetch(caller.request(), ctx, path, Some(&query), MAX_PAGE, upstream).await?;
         let status = header.status.as_u16();
         if !(200..300).contains(&status) {
             if page > 1 && status != 401 {
@@ -97,7 +97,7 @@ pub(super) async fn answer(
                 let message = format!("Provider '{}' broke its list off (status {status}).", ctx.provider());
                 return Err(GatewayError::new(Fault::UpstreamInterrupted, message).into());
             }
-            return pass_on(session, ctx, header, conceal(body)).await;
+            return pass_on(caller, ctx, header, conceal(body)).await;
         }
         let page_read = Page::read(&body).ok_or_else(|| misunderstood(ctx))?;
         let step = collected.add(page_read, |id, element| {
@@ -122,7 +122,7 @@ pub(super) async fn answer(
             break;
         }
     }
-    reply::json(session, ctx, 200, collected.into_body()).await.map_err(|_| Stop::Gone)
+    reply::json(caller, ctx, 200, collected.into_body()).await.map_err(|_| Stop::Gone)
 }
 
 /// An element tells of other objects: they belong to its owner.
@@ -140,15 +140,15 @@ fn note(ctx: &Context, target: &Target, rule: &Rule, element: &serde_json::Value
 /// # Errors
 /// A line that refers to what is not the tenant's, or a file that cannot be read.
 pub(super) async fn inspect_batch(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
     target: &Target,
     batch: &Batch,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> Result<(), Stop> {
     let path = format!("/v1/files/{}/content", batch.file);
-    let mut reply = get(session, ctx, &path, None, upstream).await?;
+    let mut reply = get(caller.request(), ctx, &path, None, upstream).await?;
     let status = reply.header.status.as_u16();
     if !(200..300).contains(&status) {
         let body = read_all(&mut reply.session, MAX_PAGE).await.map_err(|error| failed(ctx, &error))?;
@@ -221,14 +221,14 @@ fn line_error(number: u64, why: &str) -> GatewayError {
 
 /// Asks the provider with the headers of the client's request.
 async fn get(
-    session: &Session,
+    request: &RequestHeader,
     ctx: &mut Context,
     path: &str,
     query: Option<&str>,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> Result<Reply, GatewayError> {
     for fresh in [false, true] {
-        match once(session, ctx, path, query, upstream, fresh).await {
+        match once(request, ctx, path, query, upstream, fresh).await {
             Ok(reply) => return Ok(reply),
             // A connection that the provider had closed in the pool says nothing about the provider.
             Err((error, true)) if !fresh => tracing::debug!(%error, "a pooled connection was stale"),
@@ -239,25 +239,25 @@ async fn get(
 }
 
 async fn once(
-    session: &Session,
+    request: &RequestHeader,
     ctx: &mut Context,
     path: &str,
     query: Option<&str>,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
     fresh: bool,
 ) -> Result<Reply, (Box<Error>, bool)> {
     let sure = |error: Box<Error>| (error, false);
     // Each page is the first attempt at the only target.
     (ctx.cursor, ctx.attempts, ctx.prepared, ctx.repeated) = (0, 0, None, fresh);
-    let peer = attempt::begin(session, ctx, upstream.resolver).await.map_err(sure)?;
-    let mut request: RequestHeader = session.req_header().clone();
-    attempt::rewrite_header(session, &mut request, ctx).map_err(sure)?;
+    let peer = attempt::begin(ctx, &upstream.resolver).await.map_err(sure)?;
+    let mut outgoing = request.clone();
+    attempt::rewrite_header(request, &mut outgoing, ctx).map_err(sure)?;
     let Some(provider) = ctx.attempt.as_ref().map(|attempt| attempt.target.provider.clone()) else {
         return Err(sure(Error::explain(ErrorType::InternalError, "no attempt under way")));
     };
     let path = path.strip_prefix("/v1").unwrap_or(path);
     let uri = attempt::forwarded_uri(&provider, path, query.filter(|query| !query.is_empty())).map_err(sure)?;
-    headers::change_request(&mut request, |parts| {
+    headers::change_request(&mut outgoing, |parts| {
         (parts.method, parts.version, parts.uri) = (http::Method::GET, http::Version::HTTP_11, uri);
         remove_hop(&mut parts.headers);
         // It is read here.
@@ -267,7 +267,7 @@ async fn once(
     let maybe_stale = |error: Box<Error>| (error, reused);
     exchange.set_read_timeout(peer.options.read_timeout);
     exchange.set_write_timeout(peer.options.write_timeout);
-    exchange.write_request_header(Box::new(request)).await.map_err(maybe_stale)?;
+    exchange.write_request_header(Box::new(outgoing)).await.map_err(maybe_stale)?;
     exchange.finish_request_body().await.map_err(maybe_stale)?;
     let header = loop {
         exchange.read_response_header().await.map_err(maybe_stale)?;
@@ -319,13 +319,13 @@ async fn read_all(exchange: &mut HttpSession, limit: usize) -> Result<Bytes, Box
     Ok(whole.freeze())
 }
 
-async fn release(exchange: HttpSession, peer: &HttpPeer, upstream: &Upstream<'_>) {
+async fn release(exchange: HttpSession, peer: &HttpPeer, upstream: &Upstream) {
     upstream.connector.release_http_session(exchange, peer, Some(UPSTREAM_IDLE)).await;
 }
 
 /// An error of the provider, in the client's shape.
 pub(super) async fn pass_on(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     mut header: ResponseHeader,
     body: Bytes,
@@ -337,7 +337,7 @@ pub(super) async fn pass_on(
     let dialect = ctx.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
     let body = respond::normalise_error(&mut header, body, dialect, false, &Reader::of(ctx));
     let status = header.status.as_u16();
-    reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)
+    reply::json(caller, ctx, status, body).await.map_err(|_| Stop::Gone)
 }
 
 fn provider_error(ctx: &Context, header: ResponseHeader, body: &[u8]) -> GatewayError {

@@ -20,11 +20,12 @@ pub mod respond;
 pub mod settle;
 mod translate;
 
+use std::sync::Arc;
+
 use pingora_error::{Error, ErrorType, Result};
-use pingora_proxy::Session;
 
 use self::{exchange::Upstream, own::Passage};
-use super::{context::Context, reply};
+use super::{caller::Caller, context::Context, reply};
 use crate::{
     error::{Fault, GatewayError},
     openai::{DEFAULT_MODERATION_MODEL, Endpoint},
@@ -51,27 +52,27 @@ impl From<GatewayError> for Stop {
 /// # Errors
 /// What the exchange has ended in: for [`recover::give_up`].
 pub async fn accept(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     contexts: &ContextLengths,
-    upstream: &Upstream<'_>,
+    upstream: &Arc<Upstream>,
 ) -> Result<bool> {
-    if session.req_header().method == http::Method::OPTIONS {
+    if caller.request().method == http::Method::OPTIONS {
         // It needs no credential, counts in no limit, and no provider is asked.
-        read::discard(session).await;
-        return reply::options(session, ctx).await.map(|()| true).map_err(Error::into_down);
+        read::discard(caller).await;
+        return reply::options(caller, ctx).await.map(|()| true).map_err(Error::into_down);
     }
     // Boxed, and gone before the exchange begins: a stream would carry its size along for as long as it is open.
-    match Box::pin(walk(session, ctx, contexts, upstream)).await {
+    match Box::pin(walk(caller, ctx, contexts, upstream)).await {
         Ok(true) => return Ok(true),
         Ok(false) => {}
-        Err(stop) => return answer(session, ctx, stop).await.map(|()| true),
+        Err(stop) => return answer(caller, ctx, stop).await.map(|()| true),
     }
-    if !exchange::carries(session, ctx) {
+    if !exchange::carries(caller, ctx) {
         return Ok(false);
     }
-    if commit(session, ctx).await? {
-        exchange::run(session, ctx, upstream).await?;
+    if commit(caller, ctx).await? {
+        exchange::run(caller, ctx, upstream).await?;
     }
     Ok(true)
 }
@@ -81,71 +82,72 @@ pub async fn accept(
 ///
 /// # Errors
 /// The client has left.
-pub async fn commit(session: &mut Session, ctx: &mut Context) -> Result<bool> {
-    match admit::reserve(session, ctx).await {
+pub async fn commit(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool> {
+    match admit::reserve(caller, ctx).await {
         Ok(()) => Ok(true),
         // Pingora would answer where nothing has been sent.
         Err(Stop::Gone) => Err(Error::explain(ErrorType::ConnectionClosed, "the client has left").into_down()),
-        Err(stop) => answer(session, ctx, stop).await.map(|()| false),
+        Err(stop) => answer(caller, ctx, stop).await.map(|()| false),
     }
 }
 
-async fn answer(session: &mut Session, ctx: &mut Context, stop: Stop) -> Result<()> {
+async fn answer(caller: &mut Caller<'_>, ctx: &mut Context, stop: Stop) -> Result<()> {
     match stop {
         Stop::Error(error) => {
-            read::discard(session).await;
+            read::discard(caller).await;
             // A client that cannot be written to has left.
-            reply::error(session, ctx, &error).await.map_err(Error::into_down)
+            reply::error(caller, ctx, &error).await.map_err(Error::into_down)
         }
         Stop::Gone => {
-            session.set_keepalive(None);
+            caller.close_after();
             Ok(())
         }
     }
 }
 
 async fn walk(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     contexts: &ContextLengths,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> Result<bool, Stop> {
-    ctx.endpoint = identify::identify(session, ctx)?;
+    ctx.endpoint = identify::identify(caller, ctx)?;
+    ctx.websocket &= ctx.endpoint == Endpoint::Other;
     let principal = admit::authenticate(ctx).await?;
     ctx.principal = Some(principal.clone());
     ctx.token = None;
-    admit::enter(session, ctx, &principal)?;
+    admit::enter(caller, ctx, &principal)?;
     let mut passage = Passage::Unread;
     match &ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => {
             // Boxed, as it is seldom needed: every request would carry its size along.
-            Box::pin(models::answer(session, ctx, &principal, upstream)).await?;
+            Box::pin(models::answer(caller, ctx, &principal, upstream)).await?;
             return Ok(true);
         }
         Endpoint::InvalidateCache => {
-            let (status, body) = invalidate::answer(session, ctx).await?;
-            reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
+            let (status, body) = invalidate::answer(caller, ctx).await?;
+            reply::json(caller, ctx, status, body).await.map_err(|_| Stop::Gone)?;
             return Ok(true);
         }
         Endpoint::Other => {
             // Boxed, as it is seldom needed: every request would carry its size along.
-            if recall::names_response(session)
-                && let Some((status, body)) = Box::pin(recall::answer(session, ctx, &principal)).await?
+            if recall::names_response(caller)
+                && let Some((status, body)) = Box::pin(recall::answer(caller, ctx, &principal)).await?
             {
-                read::discard(session).await;
-                reply::json(session, ctx, status, body).await.map_err(|_| Stop::Gone)?;
+                read::discard(caller).await;
+                reply::json(caller, ctx, status, body).await.map_err(|_| Stop::Gone)?;
                 return Ok(true);
             }
             ctx.plan = Some(plan::unread(ctx)?);
             plan::refuse_stranger(ctx)?;
             // Boxed, as it is seldom needed: every request would carry its size along.
-            passage = Box::pin(own::forwarded(session, ctx, &principal, upstream)).await?;
+            passage = Box::pin(own::forwarded(caller, ctx, &principal, upstream)).await?;
             if matches!(passage, Passage::Answered) {
                 return Ok(true);
             }
         }
         _ => {
-            let bytes = read::body(session, ctx).await?;
+            let bytes = read::body(caller, ctx).await?;
             let body = plan::peek(ctx, bytes).await?;
             let mut plan = plan::route(ctx, &body)?;
             let model = match &ctx.endpoint {
@@ -155,7 +157,7 @@ async fn walk(
             };
             admit::require_model(&principal, model, &plan)?;
             let body = match recall::keeps(ctx, &plan) {
-                true => Box::pin(recall::open(session, ctx, &principal, &plan, body)).await?,
+                true => Box::pin(recall::open(caller, ctx, &principal, &plan, body)).await?,
                 false => body,
             };
             let body = plan::limit_answer(ctx, &plan, body).await?;
@@ -163,30 +165,30 @@ async fn walk(
             ctx.plan = Some(plan);
             ctx.body = Some(body);
             plan::refuse_stranger(ctx)?;
-            own::understood(session, ctx, &principal).await?;
+            own::understood(caller.request(), ctx, &principal).await?;
         }
     }
     if ctx.endpoint == Endpoint::CountTokens
         && let Some(body) = count::answer(ctx).await?
     {
-        reply::json(session, ctx, 200, body).await.map_err(|_| Stop::Gone)?;
+        reply::json(caller, ctx, 200, body).await.map_err(|_| Stop::Gone)?;
         return Ok(true);
     }
     plan::require_credential(ctx)?;
     if ctx.body.is_some() {
-        if cache::look(session, ctx).await? {
+        if cache::look(caller, ctx).await? {
             return Ok(true);
         }
         // What the cache answers costs nothing, so nobody has to know its price. To count is free.
         if ctx.endpoint != Endpoint::CountTokens
-            && let Err(error) = admit::estimate(session, ctx)
+            && let Err(error) = admit::estimate(caller.request(), ctx)
         {
-            return Err(Box::pin(models::unless_missing(session, ctx, error, upstream)).await.into());
+            return Err(Box::pin(models::unless_missing(caller.request(), ctx, error, upstream)).await.into());
         }
         translate::prepare(ctx).await.map_err(|refusal| *refusal)?;
     }
     if ctx.endpoint == Endpoint::Other && matches!(passage, Passage::Unread) {
-        read::invite_body(session).await?;
+        read::invite_body(caller).await?;
     }
     Ok(false)
 }

@@ -7,16 +7,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use pingora_proxy::Session;
 use serde_json::{Value, json};
 
 use super::{Stop, exchange::Upstream, invalid, list, own, plan};
+use pingora_http::RequestHeader;
+
 use crate::{
     config::{Dialect, Preset, Provider, ProviderObjects},
     error::{Fault, GatewayError},
     objects::decode,
     openai::Endpoint,
-    proxy::{context::Context, reply},
+    proxy::{caller::Caller, context::Context, reply},
     routing::Plan,
     tenants::Principal,
 };
@@ -115,20 +116,20 @@ impl Known {
 /// # Errors
 /// A model that nobody has, or that this client may not use; a provider that cannot tell; a client that left.
 pub(super) async fn answer(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> Result<(), Stop> {
     let body = match ctx.endpoint.clone() {
         Endpoint::Model(id) => match configured(ctx, principal, &id) {
             Some(model) => model.show(ctx.anthropic),
-            None => return look_up(session, ctx, principal, &id, upstream).await,
+            None => return look_up(caller, ctx, principal, &id, upstream).await,
         },
         _ => {
-            let models = all(session, ctx, principal, upstream).await;
+            let models = all(caller.request(), ctx, principal, upstream).await;
             match ctx.anthropic {
-                true => page(models, session.req_header().uri.query().unwrap_or_default())?,
+                true => page(models, caller.request().uri.query().unwrap_or_default())?,
                 false => {
                     let data: Vec<_> = models.iter().map(|model| model.show(false)).collect();
                     json!({ "object": "list", "data": data })
@@ -136,7 +137,7 @@ pub(super) async fn answer(
             }
         }
     };
-    reply::json(session, ctx, 200, Bytes::from(body.to_string())).await.map_err(|_| Stop::Gone)
+    reply::json(caller, ctx, 200, Bytes::from(body.to_string())).await.map_err(|_| Stop::Gone)
 }
 
 /// A model that the configuration names in some way, if the client may use it.
@@ -151,13 +152,13 @@ fn configured(ctx: &Context, principal: &Principal, id: &str) -> Option<Told> {
 }
 
 /// All models that the client may use, in alphabetical order.
-async fn all(session: &Session, ctx: &mut Context, principal: &Principal, upstream: &Upstream<'_>) -> Vec<Told> {
+async fn all(request: &RequestHeader, ctx: &mut Context, principal: &Principal, upstream: &Upstream) -> Vec<Told> {
     let engines = ctx.engines.clone();
     let listed = engines.routes.models().iter();
     let mut models: Vec<_> = listed.filter_map(|model| configured(ctx, principal, &model.id)).collect();
     let mut names: BTreeSet<_> = models.iter().map(|model| model.id.clone()).collect();
     for provider in engines.config.providers.values().filter(|provider| provider.list_models) {
-        for model in own_list(session, ctx, principal, provider, upstream).await.iter() {
+        for model in own_list(request, ctx, principal, provider, upstream).await.iter() {
             let visible = visible(ctx, principal, provider, model);
             models.extend(visible.filter(|model| names.insert(model.id.clone())));
         }
@@ -196,11 +197,11 @@ fn is_theirs(ctx: &Context, principal: &Principal, plan: &Plan) -> bool {
 
 /// A provider's own list, empty where it does not tell. With a client's own key it is asked each time.
 async fn own_list(
-    session: &Session,
+    request: &RequestHeader,
     ctx: &mut Context,
     principal: &Principal,
     provider: &Provider,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> Arc<[Told]> {
     let nothing: Arc<[Told]> = Arc::new([]);
     let Some(plan) = ctx.engines.routes.provider_plan(&provider.name, "") else { return nothing };
@@ -212,7 +213,7 @@ async fn own_list(
     };
     ctx.plan = Some(plan);
     if own {
-        return ask_list(session, ctx, provider, upstream).await.unwrap_or(nothing);
+        return ask_list(request, ctx, provider, upstream).await.unwrap_or(nothing);
     }
     let hash: String = target.wire.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
     let slot = upstream.models.slot(format!("{}/{hash}/{}", provider.name, principal.party.id));
@@ -222,7 +223,7 @@ async fn own_list(
     {
         return models.clone();
     }
-    let asked = ask_list(session, ctx, provider, upstream).await;
+    let asked = ask_list(request, ctx, provider, upstream).await;
     let known = || slot.as_ref().map_or(nothing, |(_, models)| models.clone());
     let (models, patience) = match asked {
         Some(models) => (models, FRESH),
@@ -233,13 +234,13 @@ async fn own_list(
 }
 
 async fn ask_list(
-    session: &Session,
+    request: &RequestHeader,
     ctx: &mut Context,
     provider: &Provider,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> Option<Arc<[Told]>> {
     let query = (provider.dialect == Dialect::Anthropic).then_some("limit=1000");
-    let fetched = list::fetch(session, ctx, "/v1/models", query, MAX_LIST, upstream).await;
+    let fetched = list::fetch(request, ctx, "/v1/models", query, MAX_LIST, upstream).await;
     forget_attempt(ctx);
     let (header, body) = fetched.ok()?;
     let body: Value = serde_json::from_slice(&body).ok().filter(|_| header.status.is_success())?;
@@ -249,11 +250,11 @@ async fn ask_list(
 
 /// Asks the default provider for a model that no route names.
 async fn look_up(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
     id: &str,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> Result<(), Stop> {
     let plan = ctx.engines.routes.default_plan(id);
     let target = plan.targets.first().cloned().filter(|_| principal.may_ask(id, None)).ok_or_else(|| unknown(id))?;
@@ -266,12 +267,12 @@ async fn look_up(
         own::require_shown(ctx, principal, &target).map_err(|_| unknown(id))?;
     }
     ctx.plan = Some(plan);
-    let (header, body) = list::fetch(session, ctx, &path, None, MAX_LIST, upstream).await?;
+    let (header, body) = list::fetch(caller.request(), ctx, &path, None, MAX_LIST, upstream).await?;
     match header.status.as_u16() {
         200..300 => {}
         // Where it is hidden, and where a provider does not serve such questions.
         300..400 | 400 | 403 | 404 | 405 => return Err(unknown(id).into()),
-        _ => return list::pass_on(session, ctx, header, body).await,
+        _ => return list::pass_on(caller, ctx, header, body).await,
     }
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
     let told = Told::read(&value, &target.provider).ok_or_else(|| unknown(id))?;
@@ -284,7 +285,7 @@ async fn look_up(
             Bytes::from(Told { id, ..told }.show(ctx.anthropic).to_string())
         }
     };
-    reply::json(session, ctx, 200, body).await.map_err(|_| Stop::Gone)
+    reply::json(caller, ctx, 200, body).await.map_err(|_| Stop::Gone)
 }
 
 /// The path of a model at its provider. `None` for what could be read as another path.
@@ -319,10 +320,10 @@ fn unknown(id: &str) -> GatewayError {
 /// What is answered in the place of a refusal for a price that nobody knows: that there is no such model, where its only
 /// provider says so.
 pub(super) async fn unless_missing(
-    session: &Session,
+    request: &RequestHeader,
     ctx: &mut Context,
     refusal: GatewayError,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> GatewayError {
     let about_model = refusal.fault == Fault::ModelNotPriced && refusal.param.as_deref() == Some("model");
     let asked = ctx.body.as_ref().and_then(|body| body.peek.model.clone());
@@ -336,7 +337,7 @@ pub(super) async fn unless_missing(
         None => {
             // Only the question goes out, not the request.
             let body = ctx.body.take();
-            let fetched = list::fetch(session, ctx, &path, None, MAX_LIST, upstream).await;
+            let fetched = list::fetch(request, ctx, &path, None, MAX_LIST, upstream).await;
             ctx.body = body;
             forget_attempt(ctx);
             let Ok((header, body)) = fetched else { return refusal };

@@ -7,9 +7,10 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::header;
-use pingora_proxy::Session;
 
-use super::{Stop, admit, exchange::Upstream, identify, incomplete, invalid, list, plan, read};
+use super::{Stop, admit, exchange::Upstream, incomplete, invalid, list, plan, read};
+use pingora_http::RequestHeader;
+
 use crate::{
     config::{self, ProviderObjects},
     error::{Fault, GatewayError},
@@ -20,6 +21,7 @@ use crate::{
     openai::Endpoint,
     providers::exchange,
     proxy::{
+        caller::Caller,
         context::Context,
         heavy::{self, Load},
         keeper::Keeper,
@@ -43,10 +45,10 @@ pub enum Passage {
 /// # Errors
 /// An object that is not the tenant's, a path that is not for it, or a body that cannot be read.
 pub async fn forwarded(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
-    upstream: &Upstream<'_>,
+    upstream: &Upstream,
 ) -> Result<Passage, Stop> {
     let Some(target) = ctx.plan.as_ref().and_then(|plan| plan.targets.first()).cloned() else {
         return Err(incomplete().into());
@@ -55,11 +57,15 @@ pub async fn forwarded(
         return Ok(Passage::Unread);
     }
     let party = principal.party.clone();
-    let uri = session.req_header().uri.clone();
-    let found = find_rule(session.req_header().method.as_str(), uri.path());
+    let uri = caller.request().uri.clone();
+    let found = find_rule(caller.request().method.as_str(), uri.path());
     if found.as_ref().is_some_and(|(rule, _)| rule.action == Action::Admin) {
         let knob = "provider_admin: true";
-        return if party.provider_admin { Ok(Passage::Unread) } else { Err(refuse(session, principal, knob).into()) };
+        return if party.provider_admin {
+            Ok(Passage::Unread)
+        } else {
+            Err(refuse(caller.request(), principal, knob).into())
+        };
     }
     if party.objects == ProviderObjects::All {
         // Nothing is checked; what is made is kept all the same, for the day on which there are other tenants.
@@ -70,9 +76,9 @@ pub async fn forwarded(
     }
     // What goes over a WebSocket is not seen. A realtime session has its own items to refer to, and stored prompts and voices;
     // whoever wants one can have it past the gateway too (WebRTC), so that the reference tells of it (`provider_objects`).
-    let hidden = identify::is_websocket(session) && uri.path().trim_end_matches('/') != "/v1/realtime";
+    let hidden = ctx.websocket && uri.path().trim_end_matches('/') != "/v1/realtime";
     let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::Shared && !hidden) else {
-        return Err(refuse(session, principal, "provider_objects: all").into());
+        return Err(refuse(caller.request(), principal, "provider_objects: all").into());
     };
     let strict = |at: usize| !rule.is_item(at);
     let named = ids.iter().enumerate();
@@ -84,15 +90,15 @@ pub async fn forwarded(
     }));
     check(ctx, principal, &target, &references)?;
     if rule.action == Action::List {
-        admit::reserve(session, ctx).await?;
-        list::answer(session, ctx, principal, &target, rule, upstream).await?;
+        admit::reserve(caller, ctx).await?;
+        list::answer(caller, ctx, principal, &target, rule, upstream).await?;
         return Ok(Passage::Answered);
     }
     let mut body = None;
-    if reads_body(session, rule.action) {
-        let bytes = read::body(session, ctx).await?;
+    if reads_body(caller, ctx.websocket, rule.action) {
+        let bytes = read::body(caller, ctx).await?;
         if !bytes.is_empty() {
-            let (found, is_json) = references_of(session, ctx, &target, bytes.clone()).await?;
+            let (found, is_json) = references_of(caller.request(), ctx, &target, bytes.clone()).await?;
             ctx.forwarded_json = is_json;
             check(ctx, principal, &target, &found)?;
             references.extend(found);
@@ -105,7 +111,7 @@ pub async fn forwarded(
         if references.iter().any(|reference| reference.param == "input_file_id" && reference.id != batch.file) {
             return Err(unreadable(Refused::Twice("input_file_id")).into());
         }
-        list::inspect_batch(session, ctx, principal, &target, &batch, upstream).await?;
+        list::inspect_batch(caller, ctx, principal, &target, &batch, upstream).await?;
         // The client's own request is yet to come.
         (ctx.cursor, ctx.attempts, ctx.prepared, ctx.attempt) = (0, 0, None, None);
     }
@@ -139,7 +145,7 @@ fn keeper(
 ///
 /// # Errors
 /// None is left.
-pub async fn understood(session: &Session, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
+pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
     let (Some(plan), Some(body)) = (&ctx.plan, &ctx.body) else { return Err(incomplete()) };
     let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
     if principal.party.objects == ProviderObjects::All || plan.targets.iter().all(is_own) {
@@ -154,7 +160,7 @@ pub async fn understood(session: &Session, ctx: &mut Context, principal: &Princi
         false => Ok(Vec::new()),
     })
     .await?;
-    references.extend(session.req_header().uri.query().map(query).unwrap_or_default());
+    references.extend(request.uri.query().map(query).unwrap_or_default());
     // The model that is asked for is one of the gateway's; what a target calls it is looked at below.
     references.retain(|reference| reference.param != "model" || Some(&reference.id) != model.as_ref());
     let Some(plan) = &ctx.plan else { return Err(incomplete()) };
@@ -242,8 +248,7 @@ fn not_found(id: &str, param: &'static str) -> GatewayError {
     GatewayError::new(Fault::ObjectNotFound, format!("No such object: '{shown}'.")).with_param(Some(param))
 }
 
-fn refuse(session: &Session, principal: &Principal, knob: &str) -> GatewayError {
-    let request = session.req_header();
+fn refuse(request: &RequestHeader, principal: &Principal, knob: &str) -> GatewayError {
     let shown: String = request.uri.path().chars().take(200).collect();
     let (method, tenant) = (&request.method, &principal.party.id);
     let message = format!(
@@ -254,15 +259,15 @@ fn refuse(session: &Session, principal: &Principal, knob: &str) -> GatewayError 
 }
 
 /// Whether the body has to be read for what it refers to. An upload that calls itself JSON is none.
-fn reads_body(session: &mut Session, action: Action) -> bool {
-    let json = || content_type(session).is_ok_and(|kind| kind.to_ascii_lowercase().contains("json"));
+fn reads_body(caller: &mut Caller<'_>, is_websocket: bool, action: Action) -> bool {
+    let json = || content_type(caller.request()).is_ok_and(|kind| kind.to_ascii_lowercase().contains("json"));
     let upload = action == Action::Upload && !json();
-    !upload && !identify::is_websocket(session) && !session.as_mut().is_body_empty()
+    !upload && !is_websocket && !caller.is_body_empty()
 }
 
 /// The type of the body; empty where none is given.
-fn content_type(session: &Session) -> Result<Cow<'_, str>, GatewayError> {
-    let mut all = session.req_header().headers.get_all(header::CONTENT_TYPE).iter();
+fn content_type(request: &RequestHeader) -> Result<Cow<'_, str>, GatewayError> {
+    let mut all = request.headers.get_all(header::CONTENT_TYPE).iter();
     let first = all.next().map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
     match all.next() {
         Some(_) => Err(invalid("The header 'content-type' is given more than once.")),
@@ -272,12 +277,12 @@ fn content_type(session: &Session) -> Result<Cow<'_, str>, GatewayError> {
 
 /// What a forwarded body refers to, and whether it was read as JSON.
 async fn references_of(
-    session: &Session,
+    request: &RequestHeader,
     ctx: &Context,
     target: &Target,
     bytes: Bytes,
 ) -> Result<(Vec<Reference>, bool), GatewayError> {
-    let (kind, length) = (content_type(session)?, bytes.len());
+    let (kind, length) = (content_type(request)?, bytes.len());
     let lower = kind.to_ascii_lowercase();
     if lower.starts_with("multipart/") {
         let boundary = boundary(&kind).ok_or_else(|| invalid("The content type is not that of a plain form."))?;
@@ -288,8 +293,8 @@ async fn references_of(
         let found = read.ok_or_else(|| invalid(message))?.map_err(unreadable)?;
         return Ok((found, false));
     }
-    if lower.starts_with("application/sdp") && session.req_header().uri.path() == "/v1/realtime/calls" {
-        // The description of a media session, which is no JSON and refers to nothing.
+    if lower.starts_with("application/sdp") && request.uri.path() == "/v1/realtime/calls" {
+        // The description of a media request, which is no JSON and refers to nothing.
         return Ok((Vec::new(), false));
     }
     let anthropic = target.provider.dialect == config::Dialect::Anthropic;

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use pingora_proxy::Session;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 use super::Stop;
@@ -12,6 +11,7 @@ use crate::{
     config::Http,
     error::{Extra, Fault, GatewayError},
     proxy::{
+        caller::Caller,
         context::Context,
         encoding::{self, Broken, Coding},
         heavy,
@@ -31,9 +31,9 @@ const USUAL_SIZE: usize = 1 << 20;
 /// # Errors
 /// Over the limit (413), compressed in a way that is not decoded (415), not there in time (408), no room for it (503), or a
 /// client that left.
-pub async fn body(session: &mut Session, ctx: &Context) -> Result<Bytes, Stop> {
-    let coding = Coding::of(&session.req_header().headers).map_err(|_| unsupported())?;
-    let body = received(session, ctx).await?;
+pub async fn body(caller: &mut Caller<'_>, ctx: &Context) -> Result<Bytes, Stop> {
+    let coding = Coding::of(&caller.request().headers).map_err(|_| unsupported())?;
+    let body = received(caller, ctx).await?;
     match coding {
         Some(coding) if !body.is_empty() => Box::pin(decode(coding, body, ctx)).await.map_err(Stop::Error),
         _ => Ok(body),
@@ -78,14 +78,14 @@ fn unsupported() -> GatewayError {
 }
 
 /// The body as it comes.
-async fn received(session: &mut Session, ctx: &Context) -> Result<Bytes, Stop> {
+async fn received(caller: &mut Caller<'_>, ctx: &Context) -> Result<Bytes, Stop> {
     let (limits, memory) = (&ctx.engines.config.http, &ctx.governance.capacity.memory);
-    let announced = session
-        .get_header(http::header::CONTENT_LENGTH)
+    let announced = caller
+        .header(http::header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limits.max_body_bytes) {
-        return Err(too_large(session, limits));
+        return Err(too_large(caller, limits));
     }
     let share = match announced.filter(|length| *length > SMALL) {
         None => None,
@@ -95,11 +95,11 @@ async fn received(session: &mut Session, ctx: &Context) -> Result<Bytes, Stop> {
             Some(drawn.map_err(|why| heavy::no_room(why, length))?)
         }
     };
-    invite_body(session).await?;
-    match timeout(limits.body_timeout, collect(session, announced, share, limits, memory)).await {
+    invite_body(caller).await?;
+    match timeout(limits.body_timeout, collect(caller, announced, share, limits, memory)).await {
         Ok(result) => result,
         Err(_) => {
-            session.set_keepalive(None);
+            caller.close_after();
             Err(too_late(limits))
         }
     }
@@ -109,9 +109,9 @@ async fn received(session: &mut Session, ctx: &Context) -> Result<Bytes, Stop> {
 ///
 /// # Errors
 /// A client that left.
-pub async fn invite_body(session: &mut Session) -> Result<(), Stop> {
-    match expects_continue(session) {
-        true => session.write_continue_response().await.map_err(|_| Stop::Gone),
+pub async fn invite_body(caller: &mut Caller<'_>) -> Result<(), Stop> {
+    match caller.expects_continue() {
+        true => caller.invite_body().await.map_err(|_| Stop::Gone),
         false => Ok(()),
     }
 }
@@ -121,17 +121,17 @@ const LITTLE: usize = 64 << 10;
 
 /// Reads the rest of a small body before an early reply, so that the connection can go on being used. A client that waits
 /// for an invitation, or a body that is large or does not come, is not worth it: that connection closes.
-pub async fn discard(session: &mut Session) {
-    let length = session.get_header(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+pub async fn discard(caller: &mut Caller<'_>) {
+    let length = caller.header(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     // Without keep-alive there is nothing to save.
-    if session.get_keepalive().is_none()
-        || session.as_mut().is_body_done()
+    if !caller.keeps_connection()
+        || caller.is_body_done()
         || length.is_none_or(|length| length > LITTLE)
-        || expects_continue(session)
+        || caller.expects_continue()
     {
         return;
     }
-    let rest = async { while let Ok(Some(_)) = session.read_request_body().await {} };
+    let rest = async { while let Ok(Some(_)) = caller.read_body().await {} };
     let _ = timeout(Duration::from_millis(500), rest).await;
 }
 
@@ -139,29 +139,29 @@ pub async fn discard(session: &mut Session) {
 const STEP: usize = 256 << 10;
 
 async fn collect(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     announced: Option<usize>,
     mut share: Option<Share>,
     limits: &Http,
     memory: &Arc<MemoryBudget>,
 ) -> Result<Bytes, Stop> {
-    let Some(first) = next(session, limits).await? else { return Ok(Bytes::new()) };
-    if announced == Some(first.len()) && session.as_mut().is_body_done() {
+    let Some(first) = next(caller, limits).await? else { return Ok(Bytes::new()) };
+    if announced == Some(first.len()) && caller.is_body_done() {
         // The usual case: one read, no copy.
         return Ok(held(share, first));
     }
     if first.len() > limits.max_body_bytes {
-        return Err(too_large(session, limits));
+        return Err(too_large(caller, limits));
     }
     // Within the limit, and drawn. The system gives memory when it is written to, which is when it arrives.
     let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).max(first.len()));
     whole.extend_from_slice(&first);
     let mut turns = Turns::default();
-    while let Some(chunk) = next(session, limits).await? {
+    while let Some(chunk) = next(caller, limits).await? {
         turns.took(chunk.len()).await;
         let length = whole.len() + chunk.len();
         if length > limits.max_body_bytes {
-            return Err(too_large(session, limits));
+            return Err(too_large(caller, limits));
         }
         if length > whole.capacity() {
             make_room(&mut whole, length, &mut share, limits, memory)?;
@@ -209,12 +209,12 @@ fn make_room(
     Ok(())
 }
 
-async fn next(session: &mut Session, limits: &Http) -> Result<Option<Bytes>, Stop> {
+async fn next(caller: &mut Caller<'_>, limits: &Http) -> Result<Option<Bytes>, Stop> {
     use pingora_error::ErrorType::{ConnectionClosed, ReadError, ReadTimedout};
-    match session.read_request_body().await {
+    match caller.read_body().await {
         Ok(chunk) => Ok(chunk),
         Err(error) => {
-            session.set_keepalive(None);
+            caller.close_after();
             Err(match error.etype() {
                 ReadTimedout => too_late(limits),
                 ConnectionClosed | ReadError => Stop::Gone,
@@ -229,9 +229,9 @@ fn too_late(limits: &Http) -> Stop {
     GatewayError::new(Fault::BodyTimeout, format!("The request body did not arrive within {seconds} s.")).into()
 }
 
-fn too_large(session: &mut Session, limits: &Http) -> Stop {
+fn too_large(caller: &mut Caller<'_>, limits: &Http) -> Stop {
     // The rest of the body is not worth reading.
-    session.set_keepalive(None);
+    caller.close_after();
     over_the_limit(limits).into()
 }
 
@@ -241,9 +241,4 @@ fn over_the_limit(limits: &Http) -> GatewayError {
         limits.max_body_bytes
     );
     GatewayError::new(Fault::BodyTooLarge, message)
-}
-
-fn expects_continue(session: &Session) -> bool {
-    !session.is_http2()
-        && session.get_header(http::header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }

@@ -5,7 +5,6 @@ use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::Method;
-use pingora_proxy::Session;
 use serde_json::json;
 
 use super::{invalid, plan};
@@ -16,6 +15,7 @@ use crate::{
     openai::Endpoint,
     providers::exchange,
     proxy::{
+        caller::Caller,
         context::{Body, Context},
         heavy::{self, Load},
     },
@@ -43,7 +43,7 @@ fn is_translated(ctx: &Context, target: &Target) -> bool {
 /// What is referred to is not kept (any more), or is another's, which looks the same; the conversation is larger than a body
 /// may be.
 pub async fn open(
-    session: &Session,
+    caller: &Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
     plan: &Plan,
@@ -53,7 +53,7 @@ pub async fn open(
     ctx.plan = Some(plan.clone());
     plan::refuse_stranger(ctx)?;
     let store = ctx.governance.stored_responses.clone();
-    let owner = owner(session, ctx, principal);
+    let owner = owner(caller, ctx, principal);
     // OpenAI keeps a response unless it is told not to.
     let keeps = body.peek.store != Some(false);
     let bytes = body.bytes.clone();
@@ -107,7 +107,7 @@ fn not_found(missing: &Missing) -> GatewayError {
 
 /// For whom a response is kept: all holders of the tenant's tokens, or one client without a token. Such a client is told by the
 /// key that it presents; with the gateway's key it may present anything, so that its address counts as well.
-fn owner(session: &Session, ctx: &Context, principal: &Principal) -> Owner {
+fn owner(caller: &Caller<'_>, ctx: &Context, principal: &Principal) -> Owner {
     let mut hasher = blake3::Hasher::new();
     let mut part = |tag: &[u8], bytes: &[u8]| {
         hasher.update(tag).update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
@@ -117,9 +117,9 @@ fn owner(session: &Session, ctx: &Context, principal: &Principal) -> Owner {
     }
     if principal.token.is_none() {
         part(b"n", b"");
-        let address = session.client_addr().and_then(|address| address.as_inet());
+        let address = caller.address();
         if let Some(address) = address.filter(|_| !principal.own_keys_only) {
-            part(b"a", address.ip().to_canonical().to_string().as_bytes());
+            part(b"a", address.to_canonical().to_string().as_bytes());
         }
     }
     let mut client = [0; 16];
@@ -149,8 +149,8 @@ pub fn keep_served(ctx: &Context, entry: &Entry, form: Form, body: &Bytes) {
 const PATH: &str = "/v1/responses/";
 
 /// Whether a path is that of one response.
-pub fn names_response(session: &Session) -> bool {
-    session.req_header().uri.path().starts_with(PATH)
+pub fn names_response(caller: &Caller<'_>) -> bool {
+    caller.request().uri.path().starts_with(PATH)
 }
 
 /// The answer to a request for a response that is kept here, or for its removal; `None` for any other request.
@@ -158,11 +158,11 @@ pub fn names_response(session: &Session) -> bool {
 /// # Errors
 /// A parameter that cannot be had.
 pub async fn answer(
-    session: &Session,
+    caller: &Caller<'_>,
     ctx: &Context,
     principal: &Principal,
 ) -> Result<Option<(u16, Bytes)>, GatewayError> {
-    let request = session.req_header();
+    let request = caller.request();
     let path = request.uri.path().trim_end_matches('/');
     let Some(rest) = path.strip_prefix(PATH) else { return Ok(None) };
     let (id, items) = match rest.strip_suffix("/input_items") {
@@ -174,7 +174,7 @@ pub async fn answer(
         return Ok(None);
     }
     let id = decode(id, false);
-    let owner = owner(session, ctx, principal);
+    let owner = owner(caller, ctx, principal);
     let query = request.uri.query().unwrap_or_default();
     let body = match (&request.method, items) {
         (&Method::DELETE, false) => match store.remove(&owner, &id) {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use pingora_error::{Error, ErrorSource, ErrorType};
-use pingora_proxy::{FailToProxy, Session};
+use pingora_proxy::FailToProxy;
 
 use super::{
     cache, relay,
@@ -15,7 +15,7 @@ use crate::{
     cache::Outcome,
     error::{Extra, Fault, GatewayError},
     proxy::{
-        client,
+        caller::Caller,
         context::{Context, Spoiled},
         held::NO_ROOM,
         reply,
@@ -41,12 +41,12 @@ pub fn from_connect(ctx: &mut Context, mut error: Box<Error>, resolver: &Resolve
 
 /// An exchange that broke. It is repeated elsewhere only if the client has seen nothing and is still there.
 pub fn from_exchange(
-    session: &mut Session,
+    caller: &mut Caller<'_>,
     ctx: &mut Context,
     mut error: Box<Error>,
     client_reused: bool,
 ) -> Box<Error> {
-    let answered = has_begun(session);
+    let answered = caller.has_begun();
     if !is_ours(&error) && error.esource() == &ErrorSource::Upstream {
         let provider = ctx.provider().to_owned();
         let outcome = if error.etype() == &ErrorType::ReadTimedout { "timeout" } else { "interrupted" };
@@ -62,7 +62,7 @@ pub fn from_exchange(
     let got_header = ctx.attempt.as_ref().is_some_and(|attempt| attempt.status.is_some());
     if ctx.body.as_ref().is_none_or(|body| body.bytes.is_empty()) {
         // A body that streams through cannot be sent twice.
-        let safe = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        let safe = caller.request().method.is_idempotent() && caller.can_repeat_body();
         error.set_retry(safe && client_reused && !got_header && stay(ctx));
         return error;
     }
@@ -80,12 +80,6 @@ pub fn from_exchange(
     }
     error.set_retry(again);
     error
-}
-
-/// True once the client has the header of a reply, or is slow to read it.
-fn has_begun(session: &Session) -> bool {
-    session.response_written().is_some_and(|header| !header.status.is_informational())
-        || client::waits_to_be_read(&session.downstream_session)
 }
 
 /// True for the errors that only tell Pingora what to do next.
@@ -135,23 +129,22 @@ fn stay(ctx: &mut Context) -> bool {
 }
 
 /// No attempt is left: tell the client, in whatever way is still open.
-pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) -> FailToProxy {
+pub async fn give_up(caller: &mut Caller<'_>, ctx: &mut Context, error: &Error) -> FailToProxy {
     let gone = FailToProxy { error_code: 499, can_reuse_downstream: false };
-    let begun = has_begun(session);
+    let begun = caller.has_begun();
     if error.esource() == &ErrorSource::Downstream {
         if !begun && error.etype() == &ErrorType::ReadTimedout {
             // A forwarded upload that stopped coming: the client is still there.
-            session.set_keepalive(None);
+            caller.close_after();
             let message = "The request body did not arrive in time.";
-            let sent = reply::error(session, ctx, &GatewayError::new(Fault::BodyTimeout, message)).await;
+            let sent = reply::error(caller, ctx, &GatewayError::new(Fault::BodyTimeout, message)).await;
             return FailToProxy { error_code: if sent.is_ok() { 408 } else { 499 }, can_reuse_downstream: false };
         }
         return gone;
     }
     if begun && relay::is_over(ctx) {
         // The client has all it will get, the end of the stream or an error; only the provider did not end properly.
-        let _ = client::flush(&mut session.downstream_session).await;
-        let ended = session.write_response_body(None, true).await;
+        let ended = caller.write_body(None, true).await;
         return FailToProxy { error_code: 200, can_reuse_downstream: ended.is_ok() };
     }
     let shared = ctx.fill().is_some_and(|fill| fill.has_begun());
@@ -162,9 +155,8 @@ pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) ->
             ctx.metrics.stream_interrupted(&provider);
             ctx.fault = Some(Fault::UpstreamInterrupted);
             // Those who read along know it by now; this client may be slow to read.
-            let _ = client::flush(&mut session.downstream_session).await;
             // A failure to write means that the client left in the same moment.
-            whole = session.write_response_body(Some(event), true).await.is_ok();
+            whole = caller.write_body(Some(event), true).await.is_ok();
         }
         // With the event the reply has come to its end: the connection can serve another request.
         return FailToProxy { error_code: 502, can_reuse_downstream: whole };
@@ -173,18 +165,18 @@ pub async fn give_up(session: &mut Session, ctx: &mut Context, error: &Error) ->
     // What streamed through Pingora's loop leaves a connection that cannot be used again.
     let reusable = ctx.body.is_some() || ctx.forwarded.is_some();
     if !reusable {
-        session.set_keepalive(None);
+        caller.close_after();
     }
     if let Some(fill) = ctx.fill() {
         fill.end(Outcome::Failed(Arc::new(reply::failure(ctx, &answer))));
     }
-    match cache::serve_stale(session, ctx).await {
+    match cache::serve_stale(caller, ctx).await {
         Ok(true) => return FailToProxy { error_code: 200, can_reuse_downstream: reusable },
         Ok(false) => {}
         Err(_) => return gone,
     }
     let status = answer.status();
-    match reply::error(session, ctx, &answer).await {
+    match reply::error(caller, ctx, &answer).await {
         Ok(()) => FailToProxy { error_code: status, can_reuse_downstream: reusable },
         Err(_) => gone,
     }

@@ -12,7 +12,7 @@ use crate::{
     ledger::Exceeded,
     openai::{StreamEnd, StreamState},
     proxy::{
-        client::Parting,
+        caller::Parting,
         conceal::conceal,
         context::{Belief, Bill, Context, Delivery},
     },
@@ -28,13 +28,14 @@ const AFTERMATH: Duration = Duration::from_secs(1);
 /// The same after the gateway itself has ended a stream: each further event costs money.
 const STOPPED: Duration = Duration::from_millis(50);
 
-/// Takes what the provider sent and leaves what the client gets now.
+/// Takes what the provider sent and leaves what the client gets now. Returns what becomes of the exchange from now on if the client
+/// leaves.
 ///
 /// # Errors
 /// The provider goes on sending after the stream's end: the connection to it is not worth keeping.
-pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<()> {
+pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<Option<Parting>> {
     let patience = if ctx.stopped { STOPPED } else { AFTERMATH };
-    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
+    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(None) };
     // The end itself is no excess: it may have waited for a client that was slow to read.
     let excess = body.as_ref().is_some_and(|bytes| !bytes.is_empty());
     if excess && ctx.stream_over.is_some_and(|at| at.elapsed() > patience) {
@@ -57,20 +58,21 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
             out = stop(ctx, &exceeded);
         }
     }
-    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
+    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(None) };
     if end {
         out = join(out, relay.finish(&StreamEnd::Clean));
     }
+    let mut parting = None;
     if ctx.generated.is_none() && relay.awaits_usage() {
         ctx.generated = Some(Instant::now());
         let several = ctx.quote.is_some_and(|quote| quote.choices > 1);
         let counted = ctx.translator.as_ref().is_some_and(|translator| translator.usage(several).flatten().is_some());
         if ctx.reservation.is_some() && !counted {
             // A client that has all it wanted to read may leave before the provider has told what it comes to.
-            ctx.client.outlived(Parting::Linger(COUNT_WITHIN));
+            parting = Some(Parting::Linger(COUNT_WITHIN));
         }
     }
-    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(()) };
+    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(None) };
     if ctx.keeper.is_some() || ctx.turn.is_some() {
         // Before the client can know of them.
         for payload in relay.take_watched() {
@@ -100,7 +102,7 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
     if body.is_some() {
         ctx.first_byte.get_or_insert_with(Instant::now);
     }
-    Ok(())
+    Ok(parting)
 }
 
 /// The event in which a provider tells of a failure, and all behind it, without the account's ids.

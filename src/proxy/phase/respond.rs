@@ -5,8 +5,7 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
-use pingora_proxy::Session;
+use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
     cache::{self, Maker},
@@ -21,6 +20,7 @@ use crate::{
     openai::{self, CallCounter, Endpoint, RelayOptions, StreamKind, StreamRelay},
     providers::{exchange, quirks},
     proxy::{
+        caller::Caller,
         conceal::conceal,
         context::{Bill, Context, Delivery},
         cors, headers,
@@ -47,7 +47,7 @@ pub const REDIRECTED: ErrorType = ErrorType::Custom("Redirected");
 ///
 /// # Errors
 /// [`NEXT_TARGET`] when another target should be tried instead; [`REDIRECTED`] for a redirect with the gateway's key.
-pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
     let code = response.status.as_u16();
     if ctx.endpoint.reads_body() && (code == 101 || code >= 600) {
         // No answer to such a request: what the provider did for it nobody can tell.
@@ -84,7 +84,7 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
     if redirects {
         return Err(Error::explain(REDIRECTED, "the provider redirects").into_up());
     }
-    let head = session.req_header().method == http::Method::HEAD;
+    let head = request.method == http::Method::HEAD;
     ctx.keeper = match ctx.keeper.take().filter(|_| response.status.is_success()) {
         None if ctx.endpoint.reads_body() && response.status.is_success() => Keeper::understood(ctx).map(Box::new),
         keeper => keeper,
@@ -125,7 +125,7 @@ pub fn receive(session: &mut Session, response: &mut ResponseHeader, ctx: &mut C
             // Where the client finds the call that it has made: here, not at the provider.
             parts.headers.insert(header::LOCATION, place);
         }
-        cors::put(&mut parts.headers, ctx, &session.req_header().headers);
+        cors::put(&mut parts.headers, ctx, &request.headers);
     });
     if relayed {
         cache::begin_stream(ctx);
@@ -252,13 +252,13 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
 }
 
 /// A client of HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
-pub fn downgrade(session: &mut Session, response: &mut ResponseHeader) {
-    if session.req_header().version >= http::Version::HTTP_11 {
+pub fn downgrade(caller: &mut Caller<'_>, response: &mut ResponseHeader) {
+    if caller.request().version >= http::Version::HTTP_11 {
         return;
     }
     response.remove_header(&header::TRANSFER_ENCODING);
     if !response.headers.contains_key(header::CONTENT_LENGTH) {
-        session.set_keepalive(None);
+        caller.close_after();
     }
 }
 

@@ -171,6 +171,15 @@ impl Fake {
         self.seen.lock().unwrap().len()
     }
 
+    /// Waits until so many requests have come.
+    pub async fn until_asked(&self, times: usize) {
+        let begun = Instant::now();
+        while self.count() < times {
+            assert!(begun.elapsed() < Duration::from_secs(5), "{} of {times} requests within 5 s", self.count());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     pub fn connections(&self) -> usize {
         *self.connections.lock().unwrap()
     }
