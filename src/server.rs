@@ -334,7 +334,7 @@ fn engines(config: Config, governance: &Arc<Governance>) -> Result<Engines, Star
         None => Catalogue::builtin(),
         Some(path) => read_catalogue(path)?,
     };
-    let routes = RouteTable::new(&config)
+    let routes = RouteTable::new(&config, &governance.deployments)
         .ok_or_else(|| StartError(vec![format!("default_provider: no provider '{}'", config.default_provider)]))?;
     let mut authorities = BTreeMap::new();
     for provider in config.providers.values() {

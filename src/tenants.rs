@@ -16,6 +16,7 @@ use crate::{
     ledger::{Account, Covers, Ledger, Rule},
     limits::{Meter, Rules},
     objects::{Objects, Owner},
+    routing::Deployments,
     stored_responses::StoredResponses,
     types::{TenantId, TokenId},
 };
@@ -37,6 +38,8 @@ pub struct Governance {
     pub stored_responses: Arc<StoredResponses>,
     /// Memory, and threads for long work.
     pub capacity: Arc<Capacity>,
+    /// What is learnt of models at providers.
+    pub deployments: Arc<Deployments>,
     tenant_meters: Mutex<HashMap<TenantId, Arc<Meter>>>,
     token_meters: Mutex<HashMap<TokenId, Arc<Meter>>>,
 }
@@ -52,7 +55,8 @@ impl Governance {
     ) -> Self {
         let (tenant_meters, token_meters) = (Mutex::default(), Mutex::default());
         let stored_responses = Arc::new(StoredResponses::new(capacity.memory.clone()));
-        Self { directory, ledger, cache, objects, stored_responses, capacity, tenant_meters, token_meters }
+        let deployments = Arc::default();
+        Self { directory, ledger, cache, objects, stored_responses, capacity, deployments, tenant_meters, token_meters }
     }
 }
 

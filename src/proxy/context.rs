@@ -14,18 +14,18 @@ use crate::{
     config::CacheRules,
     connections::Connection,
     engines::Engines,
-    error::{Fault, GatewayError},
+    error::Fault,
     ledger::Reservation,
     limits::Permit,
-    openai::{Bound, CallPrices, Endpoint, Hosted, Labels, Peek, StreamRelay, is_label},
+    openai::{Bound, CallPrices, Endpoint, Hosted, Labels, Peek, StreamRelay},
     pricing::Price,
     providers::exchange::{Exchange, StreamTranslator},
     proxy::{
+        dispatch::{Attempt, Dispatch},
         held::Withheld,
         keeper::Keeper,
-        phase::settle::{Counted, Measure, Tally},
+        phase::settle::{Counted, Tally},
     },
-    routing::{Plan, Target},
     stored_responses::Turn,
     telemetry::{InFlight, Metrics},
     tenants::{Governance, Principal},
@@ -64,10 +64,6 @@ pub struct Context {
     pub hosted: Option<Arc<Hosted>>,
     /// Money held for it; settled or given back on drop.
     pub reservation: Option<Reservation>,
-    /// The attempt broke after its request had gone out, without a reply.
-    pub broke_at_work: bool,
-    /// Earlier attempts that a provider was at work on when they broke: it may charge for them.
-    pub spoiled: Vec<Spoiled>,
     /// What is needed to count tokens if the provider does not.
     pub tally: Option<Box<Tally>>,
     /// The body, where the gateway reads it.
@@ -86,24 +82,10 @@ pub struct Context {
     pub course: Course,
     /// What the cache knows of it; `None` where it has no part.
     pub cached: Option<Box<Cached>>,
-    /// Where the request may go.
-    pub plan: Option<Plan>,
-    /// What the attempt that comes next will send.
-    pub prepared: Option<Box<Prepared>>,
-    /// Why the last target passed over cannot be asked this.
-    pub refusal: Option<Box<GatewayError>>,
-    /// The context that Ollama is asked to run the model with.
-    pub context_wish: Option<u64>,
-    /// The attempt under way or the last one.
-    pub attempt: Option<Attempt>,
-    /// Attempts so far.
-    pub attempts: u32,
-    /// Index of the target that comes next.
-    pub cursor: usize,
+    /// Where it may go, and who is asked.
+    pub dispatch: Dispatch,
     /// True when the provider's reply has an end of its own: a length, chunks, or an HTTP/2 stream.
     pub framed: bool,
-    /// True after a stale pooled connection made the gateway repeat an attempt.
-    pub repeated: bool,
     /// Puts the provider's stream into the client's dialect, where that is another one.
     pub translator: Option<Box<StreamTranslator>>,
     /// How the provider's reply reaches the client.
@@ -199,20 +181,6 @@ pub enum Belief {
     Impossible,
 }
 
-/// An attempt that broke while a provider was at work on it.
-pub struct Spoiled {
-    /// Of its model.
-    pub price: Arc<Price>,
-    /// How its model's tokens are counted.
-    pub measure: Measure,
-    /// The provider adds to the prompt what the body does not show: only the most it was expected to cost is a bound.
-    pub unbounded: bool,
-    /// The most tokens that it can have generated.
-    pub generated: u64,
-    /// The most it was expected to cost.
-    pub worst_case: NanoUsd,
-}
-
 /// A body that was read whole.
 #[derive(Clone)]
 pub struct Body {
@@ -226,54 +194,6 @@ pub struct Body {
     pub bound: Bound,
     /// The tools in it that a provider runs itself.
     pub hosted: Option<Arc<Hosted>>,
-}
-
-/// What the next attempt sends.
-pub struct Prepared {
-    /// Where to.
-    pub target: Target,
-    /// The body as its provider gets it.
-    pub body: Option<Bytes>,
-    /// The way back from its dialect, where that is another one than the client's.
-    pub exchange: Option<Arc<Exchange>>,
-}
-
-/// One try at one target.
-pub struct Attempt {
-    /// Where to.
-    pub target: Target,
-    /// What that costs, where the price list knows.
-    pub price: Option<Arc<Price>>,
-    /// When it began.
-    pub started: Instant,
-    /// The body as this provider gets it.
-    pub body: Option<Bytes>,
-    /// The way back from its dialect, where that is another one than the client's.
-    pub exchange: Option<Arc<Exchange>>,
-    /// True when the client's own credential goes upstream.
-    pub own_credential: bool,
-    /// Its request is on its way: from here on the provider may charge for it.
-    pub is_sent: bool,
-    /// The status it got.
-    pub status: Option<u16>,
-}
-
-impl Attempt {
-    /// What its translation left out, as the header tells it.
-    pub fn dropped(&self) -> Arc<str> {
-        self.exchange.as_ref().map_or_else(|| "".into(), |exchange| exchange.lost.join(", ").into())
-    }
-
-    /// The same for those who ask the same with other labels: `metadata.team` would tell them a word of the caller's.
-    pub fn dropped_for_all(&self) -> Arc<str> {
-        let lost = self.exchange.iter().flat_map(|exchange| &exchange.lost);
-        let told: Vec<_> = lost.map(|name| &**name).filter(|name| !is_of_a_label(name)).collect();
-        told.join(", ").into()
-    }
-}
-
-fn is_of_a_label(lost: &str) -> bool {
-    is_label(lost.split(['.', '[']).next().unwrap_or_default())
 }
 
 /// How the provider's reply reaches the client.
@@ -392,8 +312,6 @@ impl Context {
             quote: None,
             hosted: None,
             reservation: None,
-            broke_at_work: false,
-            spoiled: Vec::new(),
             tally: None,
             id: RequestId::now(),
             started: Instant::now(),
@@ -401,9 +319,7 @@ impl Context {
             connection: None,
             anthropic: false,
             websocket: false,
-            prepared: None,
-            refusal: None,
-            context_wish: None,
+            dispatch: Dispatch::default(),
             translator: None,
             credential: None,
             body: None,
@@ -414,12 +330,7 @@ impl Context {
             previous_response_id: None,
             course: Course::Bypass,
             cached: None,
-            plan: None,
-            attempt: None,
-            attempts: 0,
-            cursor: 0,
             framed: false,
-            repeated: false,
             delivery: Delivery::Pass,
             given_up: None,
             handed_over: false,
@@ -449,23 +360,14 @@ impl Context {
         *self = Self { connection, ..own };
     }
 
-    /// The target after the current one, while the retry limit allows another attempt.
-    pub fn next_target(&self) -> Option<&Target> {
-        let limit = self.engines.config.retry.attempts;
-        if self.attempts >= limit {
-            return None;
-        }
-        self.plan.as_ref()?.targets.get(self.cursor)
-    }
-
     /// Name of the provider of the current attempt; `-` before the first.
     pub fn provider(&self) -> &str {
-        self.attempt.as_ref().map_or("-", |a| &a.target.provider.name)
+        self.dispatch.provider()
     }
 
     /// The configured name the model is counted under; `-` before it is known.
     pub fn model_label(&self) -> &str {
-        self.plan.as_ref().map_or("-", |p| &p.label)
+        self.dispatch.plan().map_or("-", |plan| &plan.label)
     }
 
     /// The flight that this request leads.
@@ -475,18 +377,18 @@ impl Context {
 
     /// The way back from the dialect of the current target.
     pub fn exchange(&self) -> Option<&Arc<Exchange>> {
-        self.attempt.as_ref()?.exchange.as_ref()
+        self.dispatch.attempt.as_ref()?.exchange.as_ref()
     }
 
     /// The price of the current target.
     pub fn price(&self) -> Option<Arc<Price>> {
-        self.attempt.as_ref()?.price.clone()
+        self.dispatch.attempt.as_ref()?.price.clone()
     }
 
     /// What the calls of tools cost that the current target's provider runs; `None` where it runs none for this request, or
     /// where the model has no price.
     pub fn call_prices(&self) -> Option<CallPrices> {
-        let Attempt { target, price, .. } = self.attempt.as_ref()?;
+        let Attempt { target, price, .. } = self.dispatch.attempt.as_ref()?;
         self.engines.call_prices(&self.endpoint, self.hosted.as_ref(), target, price.as_deref()?)
     }
 
@@ -494,7 +396,7 @@ impl Context {
     pub fn forget_body(&mut self) {
         self.body = None;
         self.forwarded = None;
-        if let Some(attempt) = &mut self.attempt {
+        if let Some(attempt) = &mut self.dispatch.attempt {
             attempt.body = None;
         }
     }

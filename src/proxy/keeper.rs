@@ -78,7 +78,8 @@ impl Keeper {
 
     /// For an endpoint that is understood; `None` where nothing is kept by the provider, or not with the gateway's key.
     pub fn understood(ctx: &Context) -> Option<Self> {
-        let attempt = ctx.attempt.as_ref().filter(|attempt| !attempt.own_credential && attempt.exchange.is_none())?;
+        let attempt =
+            ctx.dispatch.attempt.as_ref().filter(|attempt| !attempt.own_credential && attempt.exchange.is_none())?;
         let peek = &ctx.body.as_ref()?.peek;
         let (mut document, mut event, mut audio) = (Vec::new(), Vec::new(), false);
         match ctx.endpoint {

@@ -13,6 +13,7 @@ mod caller;
 mod conceal;
 pub mod context;
 mod cors;
+mod dispatch;
 pub mod encoding;
 pub mod forwarded;
 mod gateway;

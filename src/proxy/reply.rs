@@ -185,8 +185,8 @@ pub async fn stored(
     if !served.dropped.is_empty() {
         headers.insert(DROPPED, text(&served.dropped));
     }
-    if ctx.attempts > 0 {
-        headers.insert(ATTEMPTS, ctx.attempts.into());
+    if ctx.dispatch.asked() > 0 {
+        headers.insert(ATTEMPTS, ctx.dispatch.asked().into());
     }
     put_quotas(headers, ctx);
     cors::put(headers, ctx, &caller.request().headers);
@@ -289,8 +289,8 @@ fn header(ctx: &Context, status: u16, length: usize) -> Result<ResponseHeader> {
         // Where Anthropic's SDKs look for it.
         reply.insert_header(PROVIDER_REQUEST_ID, ctx.id.to_string())?;
     }
-    if ctx.attempts > 0 {
-        reply.insert_header(ATTEMPTS, ctx.attempts)?;
+    if ctx.dispatch.asked() > 0 {
+        reply.insert_header(ATTEMPTS, ctx.dispatch.asked())?;
     }
     Ok(reply)
 }

@@ -1,9 +1,15 @@
 //! Which deployments serve a client-facing model, first to last.
 
+mod candidates;
+mod deployment;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
+
+pub use candidates::{AttemptOutcome, AttemptRecord, Candidates, FirstToLast, Policy, Reason};
+pub use deployment::{Deployment, Deployments};
 
 use http::{HeaderName, HeaderValue, header};
 
@@ -15,6 +21,8 @@ use crate::types::PromptCaching;
 pub struct Target {
     /// The vendor account.
     pub provider: Arc<Provider>,
+    /// What is learnt of the model there.
+    pub deployment: Arc<Deployment>,
     /// What every request to it carries.
     pub wire: Arc<Wire>,
     /// The provider's own name for the model.
@@ -117,6 +125,7 @@ pub struct RouteTable {
     exact: HashMap<String, Plan>,
     wildcards: Vec<(String, Wildcard)>,
     accounts: BTreeMap<Arc<str>, Account>,
+    deployments: Arc<Deployments>,
     default: Account,
     /// For what no route names.
     cache: Arc<CacheRules>,
@@ -141,7 +150,7 @@ struct Account {
 impl RouteTable {
     /// Builds the table. The configuration is resolved, so every provider a route names exists; a deployment of an
     /// unknown provider is left out. `None` without a usable default provider.
-    pub fn new(config: &Config) -> Option<Self> {
+    pub fn new(config: &Config, deployments: &Arc<Deployments>) -> Option<Self> {
         let accounts: BTreeMap<_, _> = config
             .providers
             .iter()
@@ -151,8 +160,15 @@ impl RouteTable {
             .collect();
         let default = accounts.get(&config.default_provider)?.clone();
         let cache = config.cache.rules.clone();
-        let mut table =
-            Self { exact: HashMap::new(), wildcards: Vec::new(), accounts, default, cache, listed: Vec::new() };
+        let mut table = Self {
+            exact: HashMap::new(),
+            wildcards: Vec::new(),
+            accounts,
+            deployments: deployments.clone(),
+            default,
+            cache,
+            listed: Vec::new(),
+        };
         for route in &config.routes {
             table.add(route);
         }
@@ -179,7 +195,7 @@ impl RouteTable {
                 self.wildcards.push((prefix.to_owned(), wildcard));
                 continue;
             }
-            let targets = targets(&deployments, &route.model, true);
+            let targets = self.targets(&deployments, &route.model, true);
             self.listed.push(ListedModel { id: name.clone(), owned_by: owned_by.clone(), route: label.clone() });
             let plan = Plan { targets, label, cache, strict, default_max_tokens, prompt_caching };
             self.exact.insert(name.clone(), plan);
@@ -202,12 +218,12 @@ impl RouteTable {
             && let Some(account) = self.accounts.get(provider)
         {
             let label = format!("{}/*", account.provider.name).into();
-            let targets = targets(&[(account.clone(), None)], name, false);
+            let targets = self.targets(&[(account.clone(), None)], name, false);
             return Some(self.unrouted(targets, label));
         }
         let (_, wildcard) = self.wildcards.iter().find(|(prefix, _)| model.starts_with(prefix.as_str()))?;
         Some(Plan {
-            targets: targets(&wildcard.deployments, model, false),
+            targets: self.targets(&wildcard.deployments, model, false),
             label: wildcard.label.clone(),
             cache: wildcard.cache.clone(),
             strict: wildcard.strict,
@@ -238,7 +254,9 @@ impl RouteTable {
         let account = default.or_else(|| self.accounts.values().filter(serves).find(has_key))?;
         // Not through the map of models: there is no name to map.
         let provider = account.provider.clone();
-        let targets = [Target { provider, wire: account.wire.clone(), model: "".into(), named: false }];
+        let deployment = self.deployments.of(&provider.name, "");
+        let (wire, model) = (account.wire.clone(), deployment.model.clone());
+        let targets = [Target { provider, deployment, wire, model, named: false }];
         Some(Plan { targets: targets.into(), ..self.account_plan(account, "") })
     }
 
@@ -248,7 +266,7 @@ impl RouteTable {
     }
 
     fn account_plan(&self, account: &Account, model: &str) -> Plan {
-        let targets = targets(&[(account.clone(), None)], model, false);
+        let targets = self.targets(&[(account.clone(), None)], model, false);
         self.unrouted(targets, "default".into())
     }
 
@@ -264,24 +282,27 @@ impl RouteTable {
         }
     }
 
+    /// `named`: the configuration, and not a client, has written the name that is requested.
+    fn targets(&self, deployments: &[(Account, Option<Arc<str>>)], requested: &str, named: bool) -> Arc<[Target]> {
+        let target = |(account, model): &(Account, Option<Arc<str>>)| {
+            let Account { provider, wire } = account;
+            let mapped = provider.mapped_model(requested);
+            let deployment = self.deployments.of(&provider.name, model.as_deref().unwrap_or(mapped));
+            Target {
+                named: named || model.is_some() || provider.model_map.values().any(|name| **name == *mapped),
+                provider: provider.clone(),
+                model: deployment.model.clone(),
+                deployment,
+                wire: wire.clone(),
+            }
+        };
+        deployments.iter().map(target).collect()
+    }
+
     /// Models offered by name, in alphabetical order. Patterns cannot be listed.
     pub fn models(&self) -> &[ListedModel] {
         &self.listed
     }
-}
-
-/// `named`: the configuration, and not a client, has written the name that is requested.
-fn targets(deployments: &[(Account, Option<Arc<str>>)], requested: &str, named: bool) -> Arc<[Target]> {
-    let target = |(account, model): &(Account, Option<Arc<str>>)| {
-        let mapped = account.provider.mapped_model(requested);
-        Target {
-            named: named || model.is_some() || account.provider.model_map.values().any(|name| **name == *mapped),
-            model: model.clone().unwrap_or_else(|| mapped.into()),
-            provider: account.provider.clone(),
-            wire: account.wire.clone(),
-        }
-    };
-    deployments.iter().map(target).collect()
 }
 
 #[cfg(test)]
@@ -291,7 +312,7 @@ mod tests {
 
     fn table(yaml: &str) -> RouteTable {
         let source = Source { env: Arc::new(|_: &str| None), ..Source::new(None) };
-        RouteTable::new(&Config::load_text(yaml, &source).unwrap().config).unwrap()
+        RouteTable::new(&Config::load_text(yaml, &source).unwrap().config, &Arc::default()).unwrap()
     }
 
     fn goes_to(table: &RouteTable, model: &str) -> Vec<String> {

@@ -22,7 +22,7 @@ use crate::{
         context::{Body, Context, Quote},
         cors, reply,
     },
-    routing::{Plan, Target},
+    routing::{Candidates, Plan, Reason, Target},
     tenants::Principal,
     types::{NanoUsd, ServiceTier, unix_now},
 };
@@ -165,10 +165,12 @@ pub fn require_model(principal: &Principal, model: Option<&str>, plan: &Plan) ->
 /// # Errors
 /// As there.
 pub fn estimate(request: &RequestHeader, ctx: &mut Context) -> Result<(), GatewayError> {
-    let (Some(body), Some(mut plan)) = (ctx.body.take(), ctx.plan.take()) else { return Err(incomplete()) };
-    let quote = quote(request, ctx, &body, &mut plan);
+    let (Some(body), Some(mut candidates)) = (ctx.body.take(), ctx.dispatch.candidates.take()) else {
+        return Err(incomplete());
+    };
+    let quote = quote(request, ctx, &body, &mut candidates);
     ctx.hosted = body.hosted.clone();
-    (ctx.body, ctx.plan) = (Some(body), Some(plan));
+    (ctx.body, ctx.dispatch.candidates) = (Some(body), Some(candidates));
     ctx.quote = Some(quote?);
     Ok(())
 }
@@ -180,7 +182,12 @@ type Charges = (Option<Arc<Price>>, Option<CallPrices>);
 ///
 /// # Errors
 /// Under a budget, none has a price for all that the request asks for.
-fn quote(request: &RequestHeader, ctx: &Context, body: &Body, plan: &mut Plan) -> Result<Quote, GatewayError> {
+fn quote(
+    request: &RequestHeader,
+    ctx: &Context,
+    body: &Body,
+    candidates: &mut Candidates,
+) -> Result<Quote, GatewayError> {
     let bound = &body.bound;
     let charges = |target: &Target| -> Charges {
         let price = ctx.engines.price(&ctx.endpoint, target);
@@ -188,7 +195,7 @@ fn quote(request: &RequestHeader, ctx: &Context, body: &Body, plan: &mut Plan) -
         let calls = price.as_ref().and_then(calls);
         (price, calls)
     };
-    let mut all: Vec<Charges> = plan.targets.iter().map(charges).collect();
+    let mut all: Vec<Charges> = candidates.left().map(charges).collect();
     let budgeted = ctx.principal.as_ref().is_some_and(Principal::counts_money);
     for (there, field) in [
         (bound.background, "background"),
@@ -201,34 +208,26 @@ fn quote(request: &RequestHeader, ctx: &Context, body: &Body, plan: &mut Plan) -
         }
     }
     let tier = body.peek.service_tier.unwrap_or_default();
-    let long = budgeted && asks_for_long_context(request, ctx, plan);
+    let long = budgeted && asks_for_long_context(request, ctx, candidates);
     if budgeted {
-        let mut refusal = None;
-        let mut require = |target: &Target, charges: &Charges| match require_price(ctx, body, target, charges, long) {
-            Ok(()) => true,
-            Err(error) => {
-                refusal.get_or_insert(error);
-                false
-            }
-        };
-        let served: Vec<bool> =
-            plan.targets.iter().zip(&all).map(|(target, charges)| require(target, charges)).collect();
-        if let Some(error) = refusal {
-            if !served.contains(&true) {
-                return Err(error);
-            }
-            let kept = plan.targets.iter().zip(&served).filter(|(_, served)| **served);
-            plan.targets = kept.map(|(target, _)| target.clone()).collect();
-            let mut served = served.into_iter();
-            all.retain(|_| served.next().unwrap_or_default());
+        let (mut charges, mut served) = (all.iter(), Vec::with_capacity(all.len()));
+        let narrowed = candidates.rule_out(|target| {
+            let refused = charges.next().and_then(|charges| require_price(ctx, body, target, charges, long).err());
+            served.push(refused.is_none());
+            refused.map(|error| Reason::NoPrice(Box::new(error)))
+        });
+        if let Some(refused) = narrowed.err().and_then(Reason::into_error) {
+            return Err(*refused);
         }
+        let mut served = served.into_iter();
+        all.retain(|_| served.next().unwrap_or_default());
     }
     // OpenAI's default of 16 tokens for a legacy completion; others may have another.
     let knows_default =
-        plan.targets.iter().all(|target| matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure));
+        candidates.left().all(|target| matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure));
     let stated = bound.max_output_tokens.filter(|_| !bound.assumed_output || knows_default);
     let (mut worst, mut most_prompt, mut longest_prompt, mut most_answer) = (NanoUsd::ZERO, 0, 0, 0);
-    for (target, (price, calls)) in plan.targets.iter().zip(&all) {
+    for (target, (price, calls)) in candidates.left().zip(&all) {
         let price = price.as_deref();
         let binds = quirks::limit_binds(&ctx.endpoint, &target.provider, &target.model, &body.peek);
         let stated = stated.filter(|_| binds);
@@ -333,7 +332,7 @@ const LONG_CONTEXT: u64 = 1_000_000;
 
 /// Whether the provider is asked for a longer context than the model has otherwise, by the client, the tenant or the
 /// configuration.
-fn asks_for_long_context(request: &RequestHeader, ctx: &Context, plan: &Plan) -> bool {
+fn asks_for_long_context(request: &RequestHeader, ctx: &Context, candidates: &Candidates) -> bool {
     const NAME: &str = "anthropic-beta";
     const BETA: &[u8] = b"context-";
     // `context-1m-2025-08-07`; but `context-management-2025-06-27` has nothing to do with it.
@@ -343,7 +342,7 @@ fn asks_for_long_context(request: &RequestHeader, ctx: &Context, plan: &Plan) ->
         memchr::memmem::find_iter(&value, BETA).any(found)
     };
     let own = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
-    let configured = plan.targets.iter().flat_map(|target| &target.provider.headers).chain(own);
+    let configured = candidates.left().flat_map(|target| &target.provider.headers).chain(own);
     request.headers.get_all(NAME).iter().any(asks)
         || configured.filter(|(name, _)| name.as_str() == NAME).any(|(_, value)| asks(value))
 }
@@ -446,7 +445,7 @@ pub fn subject(ctx: &Context, principal: &Principal) -> Subject {
         tenant: principal.party.id.clone(),
         token: principal.token.as_ref().map(|token| token.id.clone()),
         endpoint: ctx.endpoint.label(),
-        route: ctx.plan.as_ref().map_or_else(|| "-".into(), |plan| plan.label.clone()),
+        route: ctx.dispatch.plan().map_or_else(|| "-".into(), |plan| plan.label.clone()),
     }
 }
 

@@ -24,12 +24,13 @@ use crate::{
     openai::Endpoint,
     proxy::{
         caller::{Caller, Parting},
-        context::{Attempt, Context, Prepared},
+        context::Context,
+        dispatch::{Attempt, Prepared},
         forwarded::Way,
         headers,
         resolve::Resolver,
     },
-    routing,
+    routing::{self, AttemptOutcome, Candidates},
 };
 
 /// Names connections that must not come from the pool.
@@ -61,26 +62,25 @@ pub fn arm(caller: &mut Caller<'_>, ctx: &Context) {
 /// # Errors
 /// A host name that does not resolve, marked for the next target where there is one.
 pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPeer>> {
-    if ctx.prepared.is_none()
+    if ctx.dispatch.prepared.is_none()
         && let Err(refusal) = translate::prepare(ctx).await
     {
         // The first attempt was prepared before, so a provider has failed by now.
         tracing::debug!(id = %ctx.id, refusal = &*refusal.message, "no other deployment can be asked this");
         // What is only for the moment is told.
-        ctx.refusal = Some(refusal).filter(|refusal| refusal.fault == Fault::Overloaded);
+        ctx.dispatch.refusal = Some(refusal).filter(|refusal| refusal.fault == Fault::Overloaded);
         return Err(Error::explain(ALL_DOWN, "no other deployment can be asked this").into_up());
     }
-    let Some(prepared) = ctx.prepared.take() else {
+    let target = ctx.dispatch.candidates.as_mut().and_then(Candidates::lease);
+    let (Some(prepared), Some(target)) = (ctx.dispatch.prepared.take(), target) else {
         return Error::e_explain(ErrorType::InternalError, "no target left");
     };
-    let Prepared { target, body, exchange } = *prepared;
-    ctx.attempts += 1;
-    ctx.cursor += 1;
+    let Prepared { body, exchange } = *prepared;
     ctx.translator = None;
     let own_credential = plan::credential(ctx, &target).is_some_and(|(_, own)| own);
     let provider = target.provider.clone();
     let price = ctx.engines.price(&ctx.endpoint, &target);
-    ctx.attempt = Some(Attempt {
+    ctx.dispatch.attempt = Some(Attempt {
         target,
         price,
         started: Instant::now(),
@@ -94,7 +94,7 @@ pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPee
     let address = match resolver.resolve(&provider.base.host, provider.base.port).await {
         Ok(address) => address,
         Err(cause) => {
-            ctx.metrics.attempt_failed(&provider.name, "connect_error");
+            ctx.dispatch.end(AttemptOutcome::Unreachable, &ctx.metrics);
             let mut error = Error::because(ErrorType::ConnectError, "host name does not resolve", cause).into_up();
             error.set_retry(translate::ready(ctx));
             return Err(error);
@@ -104,7 +104,7 @@ pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPee
     if ctx.websocket {
         Arc::make_mut(&mut peer).options.read_timeout = None;
     }
-    if ctx.repeated {
+    if ctx.dispatch.candidates.as_ref().is_some_and(Candidates::has_repeated) {
         // A group of its own: the connection is a fresh one, not another stale one from the pool.
         Arc::make_mut(&mut peer).group_key = FRESH.fetch_add(1, Ordering::Relaxed);
     }
@@ -122,7 +122,7 @@ pub fn header(request: &RequestHeader, ctx: &mut Context, http2: bool) -> Result
     parts.method = original.method.clone();
     rewrite(request, ctx, &original.headers, &mut parts)?;
     if http2 {
-        to_http2(&mut parts, ctx.attempt.as_ref().is_some_and(|attempt| attempt.target.provider.base.tls))?;
+        to_http2(&mut parts, ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.target.provider.base.tls))?;
     }
     Ok(parts.into())
 }
@@ -141,7 +141,7 @@ fn to_http2(parts: &mut request::Parts, tls: bool) -> Result<()> {
 
 /// From here on the provider may charge for it.
 fn mark_sent(ctx: &mut Context) {
-    if let Some(attempt) = &mut ctx.attempt {
+    if let Some(attempt) = &mut ctx.dispatch.attempt {
         attempt.is_sent = true;
     }
     if let Some(reservation) = &mut ctx.reservation {
@@ -165,7 +165,7 @@ pub fn rewrite_header(request: &RequestHeader, outgoing: &mut RequestHeader, ctx
 
 /// Writes the provider's URL, and what it gets of the client's headers with its host, credential and framing.
 fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: &mut request::Parts) -> Result<()> {
-    let Some(attempt) = &ctx.attempt else {
+    let Some(attempt) = &ctx.dispatch.attempt else {
         return Error::e_explain(ErrorType::InternalError, "no attempt under way");
     };
     let provider = &attempt.target.provider;

@@ -24,7 +24,7 @@ use crate::{
         heavy::{self, Load},
         reply::{self, Reader},
     },
-    routing::Plan,
+    routing::Candidates,
     types::{NanoUsd, Usage, unix_now},
 };
 
@@ -128,8 +128,8 @@ fn not_cached() -> GatewayError {
 
 /// Finds out whether the cache has a part in it, and under which key. Returns why not, for the metrics.
 async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives) -> Result<&'static str, Stop> {
-    let Some(plan) = &ctx.plan else { return Ok("endpoint") };
-    let (rules, Some(first)) = (plan.cache.clone(), plan.targets.first()) else { return Ok("endpoint") };
+    let Some(candidates) = &ctx.dispatch.candidates else { return Ok("endpoint") };
+    let (rules, Some(first)) = (candidates.plan().cache.clone(), candidates.first()) else { return Ok("endpoint") };
     if !rules.enabled {
         return Ok("off");
     }
@@ -144,7 +144,7 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
         && rules.namespace == Namespace::Shared
         && body.peek.store != Some(false)
         && (ctx.turn.is_some()
-            || plan.targets.iter().any(|target| !exchange::is_translated(&ctx.endpoint, &target.provider)))
+            || candidates.left().any(|target| !exchange::is_translated(&ctx.endpoint, &target.provider)))
     {
         return Ok("store");
     }
@@ -163,7 +163,7 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
         return Ok(reason);
     }
     let model = first.model.clone();
-    let providers = || plan.targets.iter().map(|target| &*target.provider);
+    let providers = || candidates.left().map(|target| &*target.provider);
     let all = request.headers.iter();
     let mut headers: Vec<_> = all
         .filter(|(name, _)| forwarded::is_keyed(name, providers()))
@@ -173,8 +173,8 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
     headers.sort_by(|a, b| a.0.cmp(&b.0));
     let question = Question {
         endpoint: ctx.endpoint.clone(),
-        namespace: namespace(request, ctx, plan, &rules),
-        family: family(plan, &model, ctx.previous_response_id.as_deref()),
+        namespace: namespace(request, ctx, candidates, &rules),
+        family: family(candidates, &model, ctx.previous_response_id.as_deref()),
         query: request.uri.query().unwrap_or_default().to_owned(),
         headers,
     };
@@ -226,7 +226,7 @@ impl Question {
 
 /// Who shares the answer: the tenant or all; and of those only the ones for whom the provider would see the same account, and
 /// the same that the configuration adds to a request.
-fn namespace(request: &RequestHeader, ctx: &Context, plan: &Plan, rules: &CacheRules) -> Vec<u8> {
+fn namespace(request: &RequestHeader, ctx: &Context, candidates: &Candidates, rules: &CacheRules) -> Vec<u8> {
     let mut space = Vec::with_capacity(64);
     let mut part = |tag: u8, bytes: &[u8]| {
         space.push(tag);
@@ -249,15 +249,15 @@ fn namespace(request: &RequestHeader, ctx: &Context, plan: &Plan, rules: &CacheR
         }
     }
     // As in `family`: of the deployments whose answers are as good as each other's.
-    let model = plan.targets.first().map(|target| &target.model);
-    let alike = plan.targets.iter().filter(|target| Some(&target.model) == model);
+    let model = candidates.first().map(|target| &target.model);
+    let alike = candidates.left().filter(|target| Some(&target.model) == model);
     let mut fingerprints: Vec<_> = alike.map(|target| &target.wire.fingerprint).collect();
     fingerprints.sort_unstable();
     fingerprints.dedup();
     for fingerprint in fingerprints {
         part(b'p', fingerprint);
     }
-    let own = plan.targets.iter().find_map(|target| plan::credential(ctx, target).filter(|(_, own)| *own));
+    let own = candidates.left().find_map(|target| plan::credential(ctx, target).filter(|(_, own)| *own));
     if let Some((key, _)) = own {
         part(b'k', blake3::hash(key.as_bytes()).as_bytes());
         // Names of the account that the key opens.
@@ -271,13 +271,13 @@ fn namespace(request: &RequestHeader, ctx: &Context, plan: &Plan, rules: &CacheR
 }
 
 /// The deployments that serve the model of the first one: their answers are as good as each other's.
-fn family(plan: &Plan, model: &str, previous: Option<&str>) -> String {
+fn family(candidates: &Candidates, model: &str, previous: Option<&str>) -> String {
     let mut providers: Vec<&str> =
-        plan.targets.iter().filter(|target| &*target.model == model).map(|target| &*target.provider.name).collect();
+        candidates.left().filter(|target| &*target.model == model).map(|target| &*target.provider.name).collect();
     providers.sort_unstable();
     // No provider's name has a comma or a line break, no model's a line break.
     // A strict route refuses what another one would answer with losses.
-    let strict = if plan.strict { "\nstrict" } else { "" };
+    let strict = if candidates.plan().strict { "\nstrict" } else { "" };
     // A response repeats what it continues, which the body does not say any more.
     let previous = previous.map_or_else(String::new, |id| format!("\nprevious {id}"));
     format!("{model}\n{}{strict}{previous}", providers.join(","))
@@ -477,7 +477,7 @@ pub fn begin_stream(ctx: &mut Context) {
         return;
     }
     let veil = hides_usage(ctx).then(|| Box::new(reader(ctx)));
-    let server = ctx.attempt.as_ref().map(|attempt| Server {
+    let server = ctx.dispatch.attempt.as_ref().map(|attempt| Server {
         provider: attempt.target.provider.name.clone(),
         model: attempt.target.model.clone(),
         dropped: attempt.dropped_for_all(),
@@ -541,7 +541,7 @@ impl Maker {
     pub fn of(ctx: &Context) -> Option<Self> {
         let cached = ctx.cached.as_ref()?;
         let lead = cached.fill.clone()?;
-        let attempt = ctx.attempt.as_ref()?;
+        let attempt = ctx.dispatch.attempt.as_ref()?;
         let target = &attempt.target;
         Some(Self {
             cache: ctx.governance.cache.clone(),

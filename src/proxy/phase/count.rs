@@ -12,16 +12,16 @@ use crate::{
         context::Context,
         heavy::{self, Load},
     },
-    routing::Plan,
+    routing::{Reason, Target},
 };
 
 /// The reply's body; `None` where a provider of Anthropic's dialect is first in the plan, which then counts itself.
 pub async fn answer(ctx: &mut Context) -> Result<Option<Bytes>, GatewayError> {
-    let (Some(plan), Some(body)) = (&ctx.plan, &ctx.body) else { return Ok(None) };
-    let Some(first) = plan.targets.first() else { return Ok(None) };
+    let (Some(first), Some(body)) = (ctx.dispatch.first().cloned(), &ctx.body) else { return Ok(None) };
     if first.provider.dialect == Dialect::Anthropic {
-        let counts = plan.targets.iter().filter(|target| target.provider.dialect == Dialect::Anthropic);
-        ctx.plan = Some(Plan { targets: counts.cloned().collect(), ..plan.clone() });
+        let counts = |target: &Target| target.provider.dialect == Dialect::Anthropic;
+        // The first one does.
+        let _ = ctx.narrow(|_, target| (!counts(target)).then_some(Reason::Other));
         return Ok(None);
     }
     let images = body.bound.images.saturating_mul(IMAGE_ESTIMATE);

@@ -29,6 +29,7 @@ use crate::{
         context::{Context, Delivery},
         resolve::Resolver,
     },
+    routing::AttemptOutcome,
 };
 
 /// One `write_timeout` covers one piece of a body, so a slow provider may take a large one at its own pace.
@@ -169,7 +170,10 @@ async fn once(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -
         Box::pin(upstream.connector.release_http_session(provider, &*peer, Some(UPSTREAM_IDLE))).await;
     }
     match outcome {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            ctx.dispatch.end(AttemptOutcome::Answered, &ctx.metrics);
+            Ok(())
+        }
         Err(mut error) => {
             if matches!(error.etype(), ErrorType::H2Downgrade | ErrorType::InvalidH2) {
                 match peer.get_alpn().is_none_or(|alpn| alpn.get_min_http_version() == 1) {
@@ -260,7 +264,7 @@ async fn send_body(
     ctx: &mut Context,
     provider: &mut HttpSession,
 ) -> Result<Option<Box<Error>>> {
-    let mut rest = ctx.attempt.as_ref().and_then(|attempt| attempt.body.clone()).unwrap_or_default();
+    let mut rest = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.body.clone()).unwrap_or_default();
     let (mut first, mut turns) = (true, Turns::default());
     while first || !rest.is_empty() {
         first = false;

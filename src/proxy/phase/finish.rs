@@ -13,6 +13,7 @@ use crate::{
         caller::Caller,
         context::{Context, Course, Delivery},
     },
+    routing::AttemptOutcome,
     telemetry::{InFlight, Metrics},
     types::RequestId,
 };
@@ -33,6 +34,7 @@ pub fn record(caller: &mut Caller<'_>, ctx: &mut Context, error: Option<&Error>)
     }
     let left = caller.is_gone() || error.is_some_and(|e| e.esource() == &ErrorSource::Downstream);
     let written = caller.status();
+    ctx.dispatch.end(if left { AttemptOutcome::Left } else { AttemptOutcome::Answered }, &ctx.metrics);
     let status = match written {
         Some(status) if !left => status,
         _ => CLIENT_CLOSED,
@@ -54,7 +56,7 @@ pub fn record(caller: &mut Caller<'_>, ctx: &mut Context, error: Option<&Error>)
         ctx.metrics.cached(ctx.course.label(), ctx.model_label());
     }
     let line = ctx.engines.config.log.access.then(|| Line::of(caller, ctx, error));
-    let route: Arc<str> = ctx.plan.as_ref().map_or_else(|| "-".into(), |plan| plan.label.clone());
+    let route: Arc<str> = ctx.dispatch.plan().map_or_else(|| "-".into(), |plan| plan.label.clone());
     let metrics = ctx.metrics.clone();
     let end = End { status, first_byte, duration };
     match settle::close(ctx, end) {
@@ -117,8 +119,11 @@ impl Line {
             endpoint: ctx.endpoint.label(),
             tenant: principal.map(|principal| principal.party.id.clone()),
             token: principal.and_then(|principal| Some(principal.token.as_ref()?.id.clone())),
-            model: served.or(ctx.attempt.as_ref().map(|a| &a.target.model)).cloned().unwrap_or_else(|| "-".into()),
-            attempts: ctx.attempts,
+            model: served
+                .or(ctx.dispatch.attempt.as_ref().map(|a| &a.target.model))
+                .cloned()
+                .unwrap_or_else(|| "-".into()),
+            attempts: ctx.dispatch.asked(),
             course: ctx.course,
             error,
         }

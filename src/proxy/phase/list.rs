@@ -28,7 +28,7 @@ use crate::{
         heavy::{self, Load},
         reply::{self, Reader},
     },
-    routing::Target,
+    routing::{AttemptOutcome, Target},
     tenants::Principal,
 };
 
@@ -248,11 +248,11 @@ async fn once(
 ) -> Result<Reply, (Box<Error>, bool)> {
     let sure = |error: Box<Error>| (error, false);
     // Each page is the first attempt at the only target.
-    (ctx.cursor, ctx.attempts, ctx.prepared, ctx.repeated) = (0, 0, None, fresh);
+    ctx.dispatch.start_over(fresh);
     let peer = attempt::begin(ctx, &upstream.resolver).await.map_err(sure)?;
     let mut outgoing = request.clone();
     attempt::rewrite_header(request, &mut outgoing, ctx).map_err(sure)?;
-    let Some(provider) = ctx.attempt.as_ref().map(|attempt| attempt.target.provider.clone()) else {
+    let Some(provider) = ctx.dispatch.attempt.as_ref().map(|attempt| attempt.target.provider.clone()) else {
         return Err(sure(Error::explain(ErrorType::InternalError, "no attempt under way")));
     };
     let path = path.strip_prefix("/v1").unwrap_or(path);
@@ -277,11 +277,7 @@ async fn once(
             None => return Err(sure(Error::explain(ErrorType::InvalidHTTPHeader, "no header"))),
         }
     };
-    if let Some(attempt) = &mut ctx.attempt {
-        let status = header.status.as_u16();
-        attempt.status = Some(status);
-        ctx.metrics.attempt_answered(&attempt.target.provider.name, status, attempt.started.elapsed());
-    }
+    ctx.dispatch.answered(header.status.as_u16(), &ctx.metrics);
     Ok(Reply { session: exchange, peer, header })
 }
 
@@ -330,11 +326,11 @@ pub(super) async fn pass_on(
     mut header: ResponseHeader,
     body: Bytes,
 ) -> Result<(), Stop> {
-    let own_credential = ctx.attempt.as_ref().is_some_and(|attempt| attempt.own_credential);
+    let own_credential = ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.own_credential);
     if header.status.as_u16() == 401 && !own_credential {
         return Err(provider_error(ctx, header, &body).into());
     }
-    let dialect = ctx.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
+    let dialect = ctx.dispatch.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
     let body = respond::normalise_error(&mut header, body, dialect, false, &Reader::of(ctx));
     let status = header.status.as_u16();
     reply::json(caller, ctx, status, body).await.map_err(|_| Stop::Gone)
@@ -362,9 +358,10 @@ fn misunderstood(ctx: &Context) -> GatewayError {
     GatewayError::new(Fault::UpstreamInterrupted, message)
 }
 
-fn failed(ctx: &Context, error: &Error) -> GatewayError {
+fn failed(ctx: &mut Context, error: &Error) -> GatewayError {
+    let at_work = false;
+    ctx.dispatch.end(AttemptOutcome::Broke { at_work }, &ctx.metrics);
     let provider = ctx.provider();
-    ctx.metrics.attempt_failed(provider, "interrupted");
     tracing::warn!(id = %ctx.id, provider, error = error.etype().as_str(), "exchange broke");
     match error.etype() {
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => {

@@ -138,7 +138,8 @@ async fn walk(
                 reply::json(caller, ctx, status, body).await.map_err(|_| Stop::Gone)?;
                 return Ok(true);
             }
-            ctx.plan = Some(plan::unread(ctx)?);
+            let plan = plan::unread(ctx)?;
+            ctx.open_dispatch(plan);
             plan::refuse_stranger(ctx)?;
             // Boxed, as it is seldom needed: every request would carry its size along.
             passage = Box::pin(own::forwarded(caller, ctx, &principal, upstream)).await?;
@@ -149,20 +150,20 @@ async fn walk(
         _ => {
             let bytes = read::body(caller, ctx).await?;
             let body = plan::peek(ctx, bytes).await?;
-            let mut plan = plan::route(ctx, &body)?;
+            let plan = plan::route(ctx, &body)?;
             let model = match &ctx.endpoint {
                 // What a stored prompt brings along cannot be told.
                 Endpoint::Responses => body.peek.model.as_deref(),
                 _ => Some(body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL)),
             };
             admit::require_model(&principal, model, &plan)?;
-            let body = match recall::keeps(ctx, &plan) {
-                true => Box::pin(recall::open(caller, ctx, &principal, &plan, body)).await?,
+            ctx.open_dispatch(plan);
+            let body = match recall::keeps(ctx) {
+                true => Box::pin(recall::open(caller, ctx, &principal, body)).await?,
                 false => body,
             };
-            let body = plan::limit_answer(ctx, &plan, body).await?;
-            ctx.context_wish = plan::require_room(&mut plan, &body, &ctx.endpoint, contexts).await?;
-            ctx.plan = Some(plan);
+            let body = plan::limit_answer(ctx, body).await?;
+            ctx.dispatch.context_wish = plan::require_room(ctx, &body, contexts).await?;
             ctx.body = Some(body);
             plan::refuse_stranger(ctx)?;
             own::understood(caller.request(), ctx, &principal).await?;

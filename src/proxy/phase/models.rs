@@ -18,7 +18,7 @@ use crate::{
     objects::decode,
     openai::Endpoint,
     proxy::{caller::Caller, context::Context, reply},
-    routing::Plan,
+    routing::{Candidates, Plan},
     tenants::Principal,
 };
 
@@ -211,7 +211,7 @@ async fn own_list(
         None if plan::is_stranger(ctx) || Preset::of(provider.vendor).needs_key => return nothing,
         None => false,
     };
-    ctx.plan = Some(plan);
+    ctx.open_dispatch(plan);
     if own {
         return ask_list(request, ctx, provider, upstream).await.unwrap_or(nothing);
     }
@@ -241,7 +241,7 @@ async fn ask_list(
 ) -> Option<Arc<[Told]>> {
     let query = (provider.dialect == Dialect::Anthropic).then_some("limit=1000");
     let fetched = list::fetch(request, ctx, "/v1/models", query, MAX_LIST, upstream).await;
-    forget_attempt(ctx);
+    ctx.dispatch.start_over(false);
     let (header, body) = fetched.ok()?;
     let body: Value = serde_json::from_slice(&body).ok().filter(|_| header.status.is_success())?;
     let models = body["data"].as_array()?.iter().filter_map(|model| Told::read(model, provider));
@@ -266,7 +266,7 @@ async fn look_up(
     if !is_theirs(ctx, principal, &plan) {
         own::require_shown(ctx, principal, &target).map_err(|_| unknown(id))?;
     }
-    ctx.plan = Some(plan);
+    ctx.open_dispatch(plan);
     let (header, body) = list::fetch(caller.request(), ctx, &path, None, MAX_LIST, upstream).await?;
     match header.status.as_u16() {
         200..300 => {}
@@ -327,7 +327,12 @@ pub(super) async fn unless_missing(
 ) -> GatewayError {
     let about_model = refusal.fault == Fault::ModelNotPriced && refusal.param.as_deref() == Some("model");
     let asked = ctx.body.as_ref().and_then(|body| body.peek.model.clone());
-    let target = ctx.plan.as_ref().filter(|plan| plan.targets.len() == 1).and_then(|plan| plan.targets.first());
+    let target = ctx
+        .dispatch
+        .candidates
+        .as_ref()
+        .filter(|candidates| candidates.left().nth(1).is_none())
+        .and_then(Candidates::first);
     let (true, Some(asked), Some(target)) = (about_model, asked, target.cloned()) else { return refusal };
     let Some(path) = path_of(&target.model) else { return refusal };
     let tenant = ctx.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
@@ -339,7 +344,7 @@ pub(super) async fn unless_missing(
             let body = ctx.body.take();
             let fetched = list::fetch(request, ctx, &path, None, MAX_LIST, upstream).await;
             ctx.body = body;
-            forget_attempt(ctx);
+            ctx.dispatch.start_over(false);
             let Ok((header, body)) = fetched else { return refusal };
             // A server that does not know such questions says 404 too, but not as the API does.
             let says = || serde_json::from_slice::<Value>(&body).is_ok_and(|body| body["error"].is_object());
@@ -349,11 +354,6 @@ pub(super) async fn unless_missing(
         }
     };
     if missing { unknown(&asked) } else { refusal }
-}
-
-/// What was asked was not the client's request.
-fn forget_attempt(ctx: &mut Context) {
-    (ctx.cursor, ctx.attempts, ctx.prepared, ctx.attempt, ctx.repeated) = (0, 0, None, None, false);
 }
 
 /// A page of the list as Anthropic's API has it: the newest first, and what comes behind `after_id` or before `before_id`.

@@ -26,7 +26,7 @@ use crate::{
         heavy::{self, Load},
         keeper::Keeper,
     },
-    routing::Target,
+    routing::{Reason, Target},
     tenants::Principal,
 };
 
@@ -50,7 +50,7 @@ pub async fn forwarded(
     principal: &Principal,
     upstream: &Upstream,
 ) -> Result<Passage, Stop> {
-    let Some(target) = ctx.plan.as_ref().and_then(|plan| plan.targets.first()).cloned() else {
+    let Some(target) = ctx.dispatch.first().cloned() else {
         return Err(incomplete().into());
     };
     if plan::credential(ctx, &target).is_some_and(|(_, own)| own) {
@@ -113,7 +113,7 @@ pub async fn forwarded(
         }
         list::inspect_batch(caller, ctx, principal, &target, &batch, upstream).await?;
         // The client's own request is yet to come.
-        (ctx.cursor, ctx.attempts, ctx.prepared, ctx.attempt) = (0, 0, None, None);
+        ctx.dispatch.start_over(false);
     }
     let passage = if body.is_some() { Passage::Read } else { Passage::Unread };
     let body = body.unwrap_or_default();
@@ -146,9 +146,9 @@ fn keeper(
 /// # Errors
 /// None is left.
 pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
-    let (Some(plan), Some(body)) = (&ctx.plan, &ctx.body) else { return Err(incomplete()) };
+    let (Some(candidates), Some(body)) = (&ctx.dispatch.candidates, &ctx.body) else { return Err(incomplete()) };
     let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
-    if principal.party.objects == ProviderObjects::All || plan.targets.iter().all(is_own) {
+    if principal.party.objects == ProviderObjects::All || candidates.left().all(is_own) {
         return Ok(());
     }
     let (bytes, model) = (body.bytes.clone(), body.peek.model.clone());
@@ -163,35 +163,23 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
     references.extend(request.uri.query().map(query).unwrap_or_default());
     // The model that is asked for is one of the gateway's; what a target calls it is looked at below.
     references.retain(|reference| reference.param != "model" || Some(&reference.id) != model.as_ref());
-    let Some(plan) = &ctx.plan else { return Err(incomplete()) };
-    let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
-    let mut refused = None;
-    let mut targets = Vec::with_capacity(plan.targets.len());
-    for target in plan.targets.iter() {
+    let narrowed = ctx.narrow(|ctx, target| {
         let provider = &target.provider;
+        if plan::credential(ctx, target).is_some_and(|(_, own)| own) {
+            return None;
+        }
         // A translated request is built anew and refers to nothing: what nobody has made is left to its translation, which
         // refuses what would need a memory.
         let translated = ctx.endpoint == Endpoint::Responses && exchange::is_translated(&ctx.endpoint, provider);
         let objects = &ctx.governance.objects;
         let counts = |reference: &&Reference| !translated || objects.owner(&provider.name, &reference.id).is_some();
-        let outcome = match is_own(target) {
-            true => Ok(()),
-            false => require_fine_tune(ctx, principal, target)
-                .and_then(|()| check(ctx, principal, target, references.iter().filter(counts))),
-        };
-        match outcome {
-            Ok(()) => targets.push(target.clone()),
-            Err(error) => drop(refused.get_or_insert(error)),
-        }
-    }
-    match refused {
+        let outcome = require_fine_tune(ctx, principal, target)
+            .and_then(|()| check(ctx, principal, target, references.iter().filter(counts)));
+        outcome.err().map(|error| Reason::Objects(Box::new(error)))
+    });
+    match narrowed.err().and_then(Reason::into_error) {
+        Some(error) => Err(*error),
         None => Ok(()),
-        Some(error) if targets.is_empty() => Err(error),
-        Some(_) => {
-            let plan = plan.clone();
-            ctx.plan = Some(crate::routing::Plan { targets: targets.into(), ..plan });
-            Ok(())
-        }
     }
 }
 

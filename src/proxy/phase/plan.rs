@@ -16,7 +16,7 @@ use crate::{
         context::{Body, Context},
         heavy::{self, Load, keep},
     },
-    routing::{Plan, Target},
+    routing::{Plan, Reason, Target},
 };
 
 /// No vendor's model has a longer name; it goes into headers, logs and look-ups.
@@ -76,9 +76,9 @@ fn no_model() -> GatewayError {
 ///
 /// # Errors
 /// As for [`peek`].
-pub async fn limit_answer(ctx: &Context, plan: &Plan, body: Box<Body>) -> Result<Box<Body>, GatewayError> {
+pub async fn limit_answer(ctx: &Context, body: Box<Body>) -> Result<Box<Body>, GatewayError> {
     let tenant = ctx.principal.as_ref().and_then(|principal| principal.party.default_max_tokens);
-    let limits = [plan.default_max_tokens, tenant];
+    let limits = [ctx.dispatch.plan().and_then(|plan| plan.default_max_tokens), tenant];
     let Some(limit) = limits.into_iter().flatten().min() else { return Ok(body) };
     let (field, others) = match ctx.endpoint {
         Endpoint::ChatCompletions => (Field::MaxCompletionTokens, Some(Field::MaxTokens)),
@@ -111,19 +111,20 @@ pub async fn limit_answer(ctx: &Context, plan: &Plan, body: Box<Body>) -> Result
 /// # Errors
 /// The prompt does not fit, and the plan has no other deployment.
 pub async fn require_room(
-    plan: &mut Plan,
+    ctx: &mut Context,
     body: &Body,
-    endpoint: &Endpoint,
     contexts: &ContextLengths,
 ) -> Result<Option<u64>, GatewayError> {
-    while let Some(first) = plan.targets.first().filter(|target| target.provider.vendor == Vendor::Ollama) {
-        match contexts.check(&first.provider, &first.model, endpoint, &body.bytes, &body.peek).await {
-            Err(error) if plan.targets.len() == 1 => return Err(error),
-            Err(_) => plan.targets = plan.targets[1..].into(),
+    loop {
+        let first = ctx.dispatch.first().filter(|target| target.provider.vendor == Vendor::Ollama);
+        let Some(Target { provider, model, deployment, .. }) = first.cloned() else { return Ok(None) };
+        let error = match contexts.check(&provider, &model, &ctx.endpoint, &body.bytes, &body.peek).await {
             Ok(wish) => return Ok(wish),
-        }
+            Err(error) => Box::new(error),
+        };
+        let is_it = |target: &Target| Arc::ptr_eq(&target.deployment, &deployment);
+        ctx.narrow(|_, target| is_it(target).then(|| Reason::NoRoom(error.clone()))).map_err(|_| *error.clone())?;
     }
-    Ok(None)
 }
 
 /// Where a request goes that is only forwarded.
@@ -145,23 +146,19 @@ pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
 /// # Errors
 /// Neither the client nor the gateway has a key for any deployment.
 pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
-    let Some(plan) = &ctx.plan else { return Err(incomplete()) };
     let stranger = is_stranger(ctx);
-    let usable = |target: &&Target| {
+    let usable = |ctx: &Context, target: &Target| {
         !stranger && !Preset::of(target.provider.vendor).needs_key || credential(ctx, target).is_some()
     };
-    let count = plan.targets.iter().filter(usable).count();
-    if count > 0 {
-        if count < plan.targets.len() {
-            let targets = plan.targets.iter().filter(usable).cloned().collect();
-            ctx.plan = Some(Plan { targets, ..plan.clone() });
-        }
+    let narrowed = ctx.narrow(|ctx, target| (!usable(ctx, target)).then_some(Reason::NoKey));
+    let Some(candidates) = &ctx.dispatch.candidates else { return Err(incomplete()) };
+    let Some(provider) = candidates.first().map(|target| &target.provider) else { return Err(incomplete()) };
+    if narrowed.is_ok() {
         return Ok(());
     }
-    let Some(provider) = plan.targets.first().map(|target| &target.provider) else { return Err(incomplete()) };
     if stranger {
         let present = presenting(ctx, PREFIX);
-        let own = match plan.targets.iter().find(|target| target.provider.takes_own_keys()) {
+        let own = match candidates.left().find(|target| target.provider.takes_own_keys()) {
             Some(target) => format!(", or send a key of your own, which provider '{}' gets", target.provider.name),
             None => String::new(),
         };

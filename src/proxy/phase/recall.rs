@@ -19,17 +19,21 @@ use crate::{
         context::{Body, Context},
         heavy::{self, Load},
     },
-    routing::{Plan, Target},
+    routing::{Candidates, Target},
     sse::Scanner,
     stored_responses::{BadPage, Missing, Opened, Owner, Page, Response, page},
     tenants::Principal,
 };
 
 /// Whether responses to such a request are kept here: a provider may serve it that has no Responses API.
-pub fn keeps(ctx: &Context, plan: &Plan) -> bool {
+pub fn keeps(ctx: &Context) -> bool {
     ctx.endpoint == Endpoint::Responses
-        && plan.targets.iter().any(|target| is_translated(ctx, target))
+        && left(ctx).any(|target| is_translated(ctx, target))
         && ctx.governance.stored_responses.is_on()
+}
+
+fn left(ctx: &Context) -> impl Iterator<Item = &Target> {
+    ctx.dispatch.candidates.iter().flat_map(Candidates::left)
 }
 
 fn is_translated(ctx: &Context, target: &Target) -> bool {
@@ -46,11 +50,9 @@ pub async fn open(
     caller: &Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
-    plan: &Plan,
     body: Box<Body>,
 ) -> Result<Box<Body>, GatewayError> {
     // Who is refused anyway takes no room from others.
-    ctx.plan = Some(plan.clone());
     plan::refuse_stranger(ctx)?;
     let store = ctx.governance.stored_responses.clone();
     let owner = owner(caller, ctx, principal);
@@ -62,7 +64,7 @@ pub async fn open(
     let opened = match heavy::run(&ctx.governance.capacity, load, work).await? {
         Ok(opened) => opened,
         // Ids of a provider that keeps responses itself.
-        Err((_, false)) if !plan.targets.iter().all(|target| is_translated(ctx, target)) => return Ok(body),
+        Err((_, false)) if !left(ctx).all(|target| is_translated(ctx, target)) => return Ok(body),
         Err((missing, _)) => return Err(not_found(&missing)),
     };
     let Opened { body: whole, previous_response_id, turn } = opened;
@@ -129,7 +131,7 @@ fn owner(caller: &Caller<'_>, ctx: &Context, principal: &Principal) -> Owner {
 
 /// Keeps what the cache serves, as if it had just been made: the cache may know it for longer.
 pub fn keep_served(ctx: &Context, entry: &Entry, form: Form, body: &Bytes) {
-    let (Some(turn), Some(plan)) = (&ctx.turn, &ctx.plan) else { return };
+    let (Some(turn), Some(plan)) = (&ctx.turn, ctx.dispatch.plan()) else { return };
     let made_here = |target: &Target| target.provider.name == entry.provider && is_translated(ctx, target);
     if !plan.targets.iter().any(made_here) {
         return;

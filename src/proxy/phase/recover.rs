@@ -14,13 +14,8 @@ use super::{
 use crate::{
     cache::Outcome,
     error::{Extra, Fault, GatewayError},
-    proxy::{
-        caller::Caller,
-        context::{Context, Spoiled},
-        held::NO_ROOM,
-        reply,
-        resolve::Resolver,
-    },
+    proxy::{caller::Caller, context::Context, dispatch::Spoiled, held::NO_ROOM, reply, resolve::Resolver},
+    routing::AttemptOutcome,
 };
 
 /// A connection that was closed while it lay in the pool breaks at once. One that breaks later broke under the request, which
@@ -29,12 +24,12 @@ const STALE_SHOWS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A connection that could not be made: nothing was sent, so the next target may be tried.
 pub fn from_connect(ctx: &mut Context, mut error: Box<Error>, resolver: &Resolver) -> Box<Error> {
-    if let Some(attempt) = &ctx.attempt {
+    if let Some(attempt) = &ctx.dispatch.attempt {
         let provider = &attempt.target.provider;
         resolver.doubt(&provider.base.host, provider.base.port);
-        ctx.metrics.attempt_failed(&provider.name, "connect_error");
         tracing::warn!(id = %ctx.id, provider = &*provider.name, error = error.etype().as_str(), "cannot connect");
     }
+    ctx.dispatch.end(AttemptOutcome::Unreachable, &ctx.metrics);
     error.set_retry(translate::ready(ctx));
     error
 }
@@ -46,40 +41,51 @@ pub fn from_exchange(
     mut error: Box<Error>,
     client_reused: bool,
 ) -> Box<Error> {
-    let answered = caller.has_begun();
+    let begun = caller.has_begun();
     if !is_ours(&error) && error.esource() == &ErrorSource::Upstream {
-        let provider = ctx.provider().to_owned();
-        let outcome = if error.etype() == &ErrorType::ReadTimedout { "timeout" } else { "interrupted" };
-        ctx.metrics.attempt_failed(&provider, outcome);
-        tracing::warn!(id = %ctx.id, provider, error = error.etype().as_str(), "exchange broke");
-    }
-    // What others have read of a stream cannot be taken back, also where its own client is gone.
-    let shared = ctx.fill().is_some_and(|fill| fill.has_begun());
-    if answered || shared || error.etype() == &ALL_DOWN || error.esource() == &ErrorSource::Downstream {
-        error.set_retry(false);
-        return error;
-    }
-    let got_header = ctx.attempt.as_ref().is_some_and(|attempt| attempt.status.is_some());
-    if ctx.body.as_ref().is_none_or(|body| body.bytes.is_empty()) {
-        // A body that streams through cannot be sent twice.
-        let safe = caller.request().method.is_idempotent() && caller.can_repeat_body();
-        error.set_retry(safe && client_reused && !got_header && stay(ctx));
-        return error;
+        tracing::warn!(id = %ctx.id, provider = ctx.provider(), error = error.etype().as_str(), "exchange broke");
     }
     // A pooled connection that the provider had closed says nothing about the provider: same target again.
-    let soon = ctx.attempt.as_ref().is_some_and(|attempt| attempt.started.elapsed() < STALE_SHOWS_WITHIN);
+    let attempt = ctx.dispatch.attempt.as_ref();
+    let got_header = attempt.is_some_and(|attempt| attempt.status.is_some());
+    let soon = attempt.is_some_and(|attempt| attempt.started.elapsed() < STALE_SHOWS_WITHIN);
     error.retry.decide_reuse(client_reused);
     // Pingora marks HTTP/2 requests that the provider says it did not process.
     let unprocessed = error.etype() == &ErrorType::H2Error && error.retry();
-    let stale = !got_header && (unprocessed || client_reused && soon && is_closed(&error));
+    let stale = !begun && !got_header && (unprocessed || client_reused && soon && is_closed(&error));
+    let outcome = outcome(ctx, &error, stale);
+    ctx.dispatch.end(outcome, &ctx.metrics);
+    // What others have read of a stream cannot be taken back, also where its own client is gone.
+    let shared = ctx.fill().is_some_and(|fill| fill.has_begun());
+    if begun || shared || error.etype() == &ALL_DOWN || error.esource() == &ErrorSource::Downstream {
+        error.set_retry(false);
+        return error;
+    }
+    if ctx.body.as_ref().is_none_or(|body| body.bytes.is_empty()) {
+        // A body that streams through cannot be sent twice.
+        let safe = caller.request().method.is_idempotent() && caller.can_repeat_body();
+        error.set_retry(safe && client_reused && !got_header && ctx.dispatch.repeat());
+        return error;
+    }
     // The next provider's reply would find no room either, and this one is paid for.
-    let mut again = error.etype() != &NO_ROOM && (stale && stay(ctx) || translate::ready(ctx));
+    let mut again = error.etype() != &NO_ROOM && (stale && ctx.dispatch.repeat() || translate::ready(ctx));
     if !stale && was_at_work(ctx, &error) {
         again = again && pay_for(ctx);
-        ctx.broke_at_work = !again;
     }
     error.set_retry(again);
     error
+}
+
+fn outcome(ctx: &Context, error: &Error, stale: bool) -> AttemptOutcome {
+    let at_work = was_at_work(ctx, error);
+    match error.etype() {
+        _ if error.esource() == &ErrorSource::Downstream => AttemptOutcome::Left,
+        _ if is_ours(error) => AttemptOutcome::Refused,
+        _ if error.esource() != &ErrorSource::Upstream => AttemptOutcome::Ours,
+        _ if stale => AttemptOutcome::Stale,
+        ErrorType::ReadTimedout => AttemptOutcome::TimedOut { at_work },
+        _ => AttemptOutcome::Broke { at_work },
+    }
 }
 
 /// True for the errors that only tell Pingora what to do next.
@@ -91,7 +97,7 @@ fn is_ours(error: &Error) -> bool {
 /// answered in any way that can be read. Only an error in making the connection says that it had nothing to work on.
 fn was_at_work(ctx: &Context, error: &Error) -> bool {
     let broke = !is_ours(error) && error.esource() == &ErrorSource::Upstream && !is_before_request(error.etype());
-    let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status);
+    let status = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.status);
     broke && status.is_none_or(|status| (200..300).contains(&status))
 }
 
@@ -103,12 +109,14 @@ fn is_before_request(kind: &ErrorType) -> bool {
 /// Before another attempt: the one that broke is to be paid for too. False when the budget does not have it, which ends the
 /// request here.
 fn pay_for(ctx: &mut Context) -> bool {
-    let (Some(price), Some(quote), Some(attempt)) = (ctx.price(), ctx.quote, &ctx.attempt) else { return true };
+    let (Some(price), Some(quote), Some(attempt)) = (ctx.price(), ctx.quote, &ctx.dispatch.attempt) else {
+        return true;
+    };
     let worked = attempt.started.elapsed();
     let held = ctx.reservation.as_mut().is_none_or(|reservation| reservation.extend(quote.worst_case).is_ok());
     if held {
         let measure = Measure::of(attempt);
-        ctx.spoiled.push(Spoiled::after(worked, measure, price, &quote));
+        ctx.dispatch.spoiled.push(Spoiled::after(worked, measure, price, &quote));
     }
     held
 }
@@ -116,16 +124,6 @@ fn pay_for(ctx: &mut Context) -> bool {
 fn is_closed(error: &Error) -> bool {
     use ErrorType::{ConnectionClosed, H1Error, ReadError, WriteError};
     matches!(error.etype(), ConnectionClosed | ReadError | WriteError | H1Error)
-}
-
-/// Lets the next attempt go to the same target, once per request.
-fn stay(ctx: &mut Context) -> bool {
-    if ctx.repeated || ctx.cursor == 0 {
-        return false;
-    }
-    ctx.repeated = true;
-    ctx.cursor -= 1;
-    true
 }
 
 /// No attempt is left: tell the client, in whatever way is still open.
@@ -198,15 +196,16 @@ fn explain(error: &Error, ctx: &Context) -> GatewayError {
             GatewayError::new(Fault::Overloaded, message)
         }
         kind if kind == &ALL_DOWN => {
-            if let Some(refusal) = ctx.refusal.as_deref().filter(|refusal| refusal.fault == Fault::Overloaded) {
+            if let Some(refusal) = ctx.dispatch.refusal.as_deref().filter(|refusal| refusal.fault == Fault::Overloaded)
+            {
                 return refusal.clone();
             }
-            let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status).unwrap_or_default();
+            let status = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.status).unwrap_or_default();
             let message = format!("No deployment answers; provider '{provider}' did with status {status}.");
             GatewayError::new(Fault::UpstreamUnreachable, message)
         }
         kind if kind == &REDIRECTED => {
-            let status = ctx.attempt.as_ref().and_then(|attempt| attempt.status).unwrap_or_default();
+            let status = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.status).unwrap_or_default();
             let message = format!(
                 "Provider '{provider}' answered with a redirect (status {status}), which the gateway does not follow. Its operator \
                  can give the provider's final address (providers.{provider}.base_url)."

@@ -81,7 +81,7 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
         }
     }
     let state = relay.state();
-    if state == StreamState::Failed && ctx.attempt.as_ref().is_some_and(|attempt| !attempt.own_credential) {
+    if state == StreamState::Failed && ctx.dispatch.attempt.as_ref().is_some_and(|attempt| !attempt.own_credential) {
         out = conceal_failure(&out);
     }
     if state != StreamState::Open {

@@ -60,14 +60,8 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
         return Ok(());
     }
     let status = response.status.as_u16();
-    let own_credential = match &mut ctx.attempt {
-        Some(attempt) => {
-            attempt.status = Some(status);
-            ctx.metrics.attempt_answered(&attempt.target.provider.name, status, attempt.started.elapsed());
-            attempt.own_credential
-        }
-        None => true,
-    };
+    ctx.dispatch.answered(status, &ctx.metrics);
+    let own_credential = ctx.dispatch.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
     let refuses_our_key = status == 401 && !own_credential;
     // Its target may be signed with the gateway's key, and a client would send its own credential there.
     let redirects = response.status.is_redirection() && status != 304 && !own_credential;
@@ -149,7 +143,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     let exchange = ctx.exchange();
     if ctx.endpoint == Endpoint::Other {
         let tells = ctx.keeper.is_some() && content_type.starts_with("application/json");
-        let names_account = failed && ctx.attempt.as_ref().is_none_or(|attempt| !attempt.own_credential);
+        let names_account = failed && ctx.dispatch.attempt.as_ref().is_none_or(|attempt| !attempt.own_credential);
         return if (tells || names_account) && !encoded { Delivery::Hold } else { Delivery::Pass };
     }
     if exchange.is_none() && encoded || !response.status.is_success() && !failed {
@@ -167,7 +161,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
         let kind = StreamKind::of(&ctx.endpoint);
         // What the cache keeps has its usage; `veil` hides it from this client.
         let hide_usage = ctx.fill().is_none() && peek.is_none_or(|peek| !peek.include_usage);
-        let vendor = ctx.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
+        let vendor = ctx.dispatch.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
         let repair_tools = exchange.is_none() && vendor.is_some_and(quirks::repairs_tools);
         let relay = StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true);
         let relay = relay.with_several(ctx.quote.is_some_and(|quote| quote.choices > 1));
@@ -183,7 +177,7 @@ fn account(ctx: &Context) -> Account {
     let alone = ctx.principal.as_ref().is_none_or(|principal| principal.token.is_none())
         && config.tenants.len() <= 1
         && config.other_tenants.is_none();
-    match &ctx.attempt {
+    match &ctx.dispatch.attempt {
         Some(attempt) if attempt.own_credential => Account::Own,
         _ if alone => Account::Mapped,
         _ => Account::Shared,
@@ -215,7 +209,7 @@ fn call_of(headers: &HeaderMap) -> Option<&str> {
 /// Takes off what is not the client's business and puts on who served it.
 fn dress(headers: &mut HeaderMap, ctx: &Context) {
     strip(headers, account(ctx));
-    if let Some(attempt) = ctx.attempt.as_ref().filter(|attempt| attempt.exchange.is_some()) {
+    if let Some(attempt) = ctx.dispatch.attempt.as_ref().filter(|attempt| attempt.exchange.is_some()) {
         rates::to_openai(headers);
         let dropped = attempt.dropped();
         if !dropped.is_empty() {
@@ -237,9 +231,9 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
         headers.entry(reply::PROVIDER_REQUEST_ID).or_insert(id);
     }
     reply::put_quotas(headers, ctx);
-    if let Some(attempt) = &ctx.attempt {
+    if let Some(attempt) = &ctx.dispatch.attempt {
         headers.insert(reply::PROVIDER, attempt.target.wire.name.clone());
-        headers.insert(reply::ATTEMPTS, ctx.attempts.into());
+        headers.insert(reply::ATTEMPTS, ctx.dispatch.asked().into());
         if ctx.endpoint != Endpoint::Other {
             // A model's name may hold what no header can; a stored prompt brings one along that is not known here.
             let model = Some(attempt.target.model.as_bytes()).filter(|model| !model.is_empty());
@@ -285,7 +279,7 @@ pub fn withhold(response: &mut ResponseHeader, ctx: &mut Context) {
 
 /// A provider refuses the gateway's own key.
 fn is_key_refused(ctx: &Context) -> bool {
-    ctx.attempt.as_ref().is_some_and(|attempt| attempt.status == Some(401) && !attempt.own_credential)
+    ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.status == Some(401) && !attempt.own_credential)
 }
 
 /// The largest reply that is translated, in bytes.
@@ -301,7 +295,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
         }
     };
     if ctx.endpoint == Endpoint::Other && !is_key_refused(ctx) {
-        let own_credential = ctx.attempt.as_ref().is_some_and(|attempt| attempt.own_credential);
+        let own_credential = ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.own_credential);
         let finish = move |header: &mut ResponseHeader, body: Bytes| {
             if header.status.as_u16() < 400 {
                 keep(&body);
@@ -319,14 +313,14 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
     let calls = ctx.call_prices();
     let ceiling = settle::ceiling(ctx);
     let bill = ctx.shared_bill().clone();
-    let own_credential = ctx.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
+    let own_credential = ctx.dispatch.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
     let metrics = ctx.metrics.clone();
     let provider: Arc<str> = ctx.provider().into();
     let framed = ctx.framed;
     let maker = Maker::of(ctx);
     let exchange = ctx.exchange().cloned();
     let turn = ctx.turn.take();
-    let dialect = ctx.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
+    let dialect = ctx.dispatch.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
     let reader = Reader::of(ctx);
     let complete = move |header: &mut ResponseHeader, mut body: Bytes| -> Bytes {
         let status = header.status.as_u16();

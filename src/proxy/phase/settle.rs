@@ -29,7 +29,10 @@ use crate::{
     openai::{Endpoint, ErrorBody, Piece, StreamRelay, ThinkingWish, read_prompt},
     pricing::Price,
     providers::quirks,
-    proxy::context::{Belief, Context, Course, Delivery, Quote, Spoiled},
+    proxy::{
+        context::{Belief, Context, Course, Delivery, Quote},
+        dispatch::Spoiled,
+    },
     telemetry::Metrics,
     tokenizer,
     types::{NanoUsd, ServiceTier, Usage},
@@ -149,8 +152,8 @@ impl Tally {
     /// For a stream that begins.
     pub fn begin(ctx: &Context) -> Option<Self> {
         ctx.principal.as_ref()?;
-        let model = ctx.attempt.as_ref()?.target.model.clone();
-        let measure = Measure::of(ctx.attempt.as_ref()?);
+        let model = ctx.dispatch.attempt.as_ref()?.target.model.clone();
+        let measure = Measure::of(ctx.dispatch.attempt.as_ref()?);
         let (may_think, prompt, cap) = (may_think(ctx), Prompt::keep(ctx), Cap::of(ctx));
         let (priced, capacity) = (has_price(ctx.price().as_deref()), ctx.governance.capacity.clone());
         Some(Self { priced, may_think, prompt, measure, model, counted: 0, counting: Vec::new(), capacity, cap })
@@ -195,7 +198,7 @@ impl Tally {
 /// is settled, although it exceeds a budget.
 pub fn ceiling(ctx: &Context) -> Option<NanoUsd> {
     let reservation = ctx.reservation.as_ref().filter(|_| is_capped(ctx))?;
-    let lost = ctx.spoiled.iter().map(|spoiled| spoiled.worst_case).sum();
+    let lost = ctx.dispatch.spoiled.iter().map(|spoiled| spoiled.worst_case).sum();
     Some(reservation.amount().saturating_sub(lost))
 }
 
@@ -207,7 +210,7 @@ fn is_capped(ctx: &Context) -> bool {
 
 /// Whether the model of the current attempt may generate what its reply does not show.
 fn may_think(ctx: &Context) -> bool {
-    let (Some(attempt), Some(price)) = (&ctx.attempt, ctx.price()) else { return true };
+    let (Some(attempt), Some(price)) = (&ctx.dispatch.attempt, ctx.price()) else { return true };
     if !price.may_think() || matches!(ctx.endpoint, Endpoint::Embeddings | Endpoint::Moderations) {
         return false;
     }
@@ -378,7 +381,7 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
         (bill.doubted || bill.counted.is_some_and(|counted| counted.doubted), beyond)
     };
     let verdict = match verdict(ctx, end.status) {
-        Verdict::Known(settled) if !ctx.spoiled.is_empty() => {
+        Verdict::Known(settled) if !ctx.dispatch.spoiled.is_empty() => {
             let mut count = Count::of(ctx, String::new());
             count.known = Some(settled);
             Verdict::Count(Box::new(count))
@@ -386,7 +389,7 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
         verdict => verdict,
     };
     let nobody: Arc<str> = "-".into();
-    let target = ctx.attempt.as_ref().map(|attempt| &attempt.target);
+    let target = ctx.dispatch.attempt.as_ref().map(|attempt| &attempt.target);
     let served = ctx.cached.as_ref().and_then(|cached| cached.served.clone());
     let has_model = ctx.endpoint.reads_body();
     // A reservation was dated when it was made: its entry counts in the same period.
@@ -412,7 +415,7 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
         beyond,
         metrics: ctx.metrics.clone(),
         ledger: ctx.governance.ledger.clone(),
-        attempts: ctx.attempts,
+        attempts: ctx.dispatch.asked(),
         course: ctx.course,
         code: ctx.fault.map_or("-", |fault| fault.code()),
         saved: served.map_or(NanoUsd::ZERO, |entry| entry.cost),
@@ -423,7 +426,7 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
 
 fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     let nothing = Settled { usage: None, cost: Some(NanoUsd::ZERO), basis: Basis::Nothing };
-    if ctx.course.is_served() && ctx.attempts == 0 {
+    if ctx.course.is_served() && ctx.dispatch.asked() == 0 {
         return Verdict::Known(nothing);
     }
     let bill = std::mem::take(&mut *ctx.bill());
@@ -431,7 +434,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
         let basis = if cost.is_some() { Basis::Provider } else { Basis::Unpriced };
         return Verdict::Known(Settled { usage: Some(usage), cost, basis });
     }
-    let answered = ctx.attempt.as_ref().and_then(|attempt| attempt.status);
+    let answered = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.status);
     let served = answered.is_some_and(|status| (200..300).contains(&status));
     if ctx.endpoint == Endpoint::Other {
         // Nobody can tell what it costs.
@@ -443,8 +446,9 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     }
     let streamed = matches!(ctx.delivery, Delivery::Relay(_));
     // A provider that was at work when the client left, or when our patience ended, or that broke off: it may charge for it.
-    let sent = ctx.attempt.as_ref().is_some_and(|attempt| attempt.is_sent);
-    let unheard = answered.is_none() && (status == super::finish::CLIENT_CLOSED && sent || ctx.broke_at_work);
+    let sent = ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.is_sent);
+    let unheard =
+        answered.is_none() && (status == super::finish::CLIENT_CLOSED && sent || ctx.dispatch.broke_at_work());
     let free =
         matches!(ctx.endpoint, Endpoint::Moderations | Endpoint::CountTokens | Endpoint::Models | Endpoint::Model(_));
     if !served && !unheard || free {
@@ -493,7 +497,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
 /// The most tokens that the provider can have generated for the last attempt: all it can have done in the time there was,
 /// within what the request allows.
 fn unseen(ctx: &Context) -> u64 {
-    let (Some(attempt), Some(price), Some(quote)) = (&ctx.attempt, ctx.price(), &ctx.quote) else { return 0 };
+    let (Some(attempt), Some(price), Some(quote)) = (&ctx.dispatch.attempt, ctx.price(), &ctx.quote) else { return 0 };
     // Of several answers the first that is finished says nothing about the others.
     let finished = ctx.generated.filter(|_| quote.choices == 1);
     let time = match finished.or(ctx.stream_over) {
@@ -552,14 +556,14 @@ fn dearest(
 impl Count {
     /// What was generated besides what is counted already.
     fn of(ctx: &mut Context, text: String) -> Self {
-        let model = ctx.attempt.as_ref().map_or_else(|| "-".into(), |attempt| attempt.target.model.clone());
+        let model = ctx.dispatch.attempt.as_ref().map_or_else(|| "-".into(), |attempt| attempt.target.model.clone());
         let (mut bytes, mut named) = (text.len() as u64, None);
         if let Delivery::Relay(relay) = &ctx.delivery {
             (bytes, named) = (relay.generated_bytes(), relay.service_tier());
         }
         let (prompt, measure, counted, counting) = match ctx.tally.take() {
             Some(tally) => (tally.prompt, Some(tally.measure), tally.counted, tally.counting),
-            None => (Prompt::of(ctx), ctx.attempt.as_ref().map(Measure::of), 0, Vec::new()),
+            None => (Prompt::of(ctx), ctx.dispatch.attempt.as_ref().map(Measure::of), 0, Vec::new()),
         };
         Self {
             prompt,
@@ -580,7 +584,7 @@ impl Count {
             so_far: None,
             known: None,
             cut: None,
-            spoiled: std::mem::take(&mut ctx.spoiled),
+            spoiled: std::mem::take(&mut ctx.dispatch.spoiled),
         }
     }
 

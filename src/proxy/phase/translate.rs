@@ -16,10 +16,11 @@ use crate::{
         quirks,
     },
     proxy::{
-        context::{Body, Context, Prepared},
+        context::{Body, Context},
+        dispatch::Prepared,
         heavy::{self, Load},
     },
-    routing::Target,
+    routing::{Candidates, Reason, Target},
     tenants::Principal,
     types::PromptCaching,
 };
@@ -29,11 +30,12 @@ use crate::{
 /// # Errors
 /// No target is left, and why the last one cannot be asked; or there is no room or no thread for a large body.
 pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
-    while ctx.prepared.is_none() {
-        let Some(target) = ctx.next_target().cloned() else {
-            // Without a refusal there was no target, which a plan rules out.
+    while ctx.dispatch.prepared.is_none() {
+        let Some(target) = next_target(ctx) else {
+            // Without a reason there was no target, which a plan rules out.
             let unknown = || GatewayError::new(Fault::Internal, "There is nowhere left to send the request.");
-            return Err(ctx.refusal.take().unwrap_or_else(|| Box::new(unknown())));
+            let last = ctx.dispatch.candidates.as_ref().and_then(Candidates::last_reason).cloned();
+            return Err(last.and_then(Reason::into_error).unwrap_or_else(|| Box::new(unknown())));
         };
         let load = load(ctx, &target);
         let made = match load.is_light() {
@@ -45,6 +47,11 @@ pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
     Ok(())
 }
 
+/// The deployment that would be asked next.
+fn next_target(ctx: &Context) -> Option<Target> {
+    ctx.dispatch.candidates.as_ref()?.peek().cloned()
+}
+
 /// Anthropic's parameter for a conversation that its servers keep.
 const THREAD: &str = "thread";
 
@@ -52,8 +59,8 @@ const THREAD: &str = "thread";
 /// seldom, so that the failure is told to the client where nobody else can answer. Only of a large body it is made when the
 /// attempt begins.
 pub fn ready(ctx: &mut Context) -> bool {
-    while ctx.prepared.is_none() {
-        let Some(target) = ctx.next_target().cloned() else { return false };
+    while ctx.dispatch.prepared.is_none() {
+        let Some(target) = next_target(ctx) else { return false };
         if !load(ctx, &target).is_light() {
             return true;
         }
@@ -93,7 +100,7 @@ fn make(ctx: &Context, target: &Target) -> Result<Made, Box<GatewayError>> {
 /// The same on a thread for long work, within the memory budget.
 async fn make_aside(ctx: &mut Context, target: &Target, load: Load) -> Result<Made, Box<GatewayError>> {
     // Nobody waits for room while holding what the attempt before has sent.
-    if let Some(attempt) = &mut ctx.attempt {
+    if let Some(attempt) = &mut ctx.dispatch.attempt {
         attempt.body = None;
     }
     let capacity = ctx.governance.capacity.clone();
@@ -139,13 +146,13 @@ fn rewrite(
 fn adopt(ctx: &mut Context, target: Target, made: Made) {
     let made = match made {
         Made::Own(body) => {
-            ctx.prepared = Some(Box::new(Prepared { target, body, exchange: None }));
+            ctx.dispatch.prepared = Some(Box::new(Prepared { body, exchange: None }));
             return;
         }
         Made::Translated(made) => made,
     };
     let provider = &target.provider.name;
-    let strict = ctx.plan.as_ref().is_some_and(|plan| plan.strict);
+    let strict = ctx.dispatch.plan().is_some_and(|plan| plan.strict);
     let made = made.and_then(|(body, exchange)| match exchange.lost.first() {
         Some(lost) if strict => Err(Refusal::new(
             lost.clone(),
@@ -166,7 +173,7 @@ fn adopt(ctx: &mut Context, target: Target, made: Made) {
                 tracing::debug!(id = %ctx.id, provider = &**provider, dropped, "translated with losses");
             }
             let exchange = Some(Arc::new(exchange));
-            ctx.prepared = Some(Box::new(Prepared { target, body: Some(body), exchange }));
+            ctx.dispatch.prepared = Some(Box::new(Prepared { body: Some(body), exchange }));
         }
         Err(Refusal { param, message }) => {
             let threads = param == THREAD && ctx.endpoint == Endpoint::Messages;
@@ -177,8 +184,9 @@ fn adopt(ctx: &mut Context, target: Target, made: Made) {
                 let member = Some(("details", json!({ "error_code": "thread_unsupported_request" })));
                 error.extra = Some(Box::new(Extra { member, ..Extra::default() }));
             }
-            ctx.refusal = Some(Box::new(error));
-            ctx.cursor += 1;
+            if let Some(candidates) = &mut ctx.dispatch.candidates {
+                candidates.rule_out_next(Reason::Dialect(Box::new(error)));
+            }
         }
     }
 }
@@ -203,13 +211,13 @@ impl Translation {
         let price = ctx.engines.price(&ctx.endpoint, target);
         // What the price list does not know would be missing in the ledger.
         let unknown = price.as_ref().is_some_and(|price| !price.prices_cache_writes());
-        let wanted = ctx.plan.as_ref().map_or(PromptCaching::Off, |plan| plan.prompt_caching);
+        let wanted = ctx.dispatch.plan().map_or(PromptCaching::Off, |plan| plan.prompt_caching);
         Some(Self {
             endpoint: ctx.endpoint.clone(),
             target: target.clone(),
             prompt_caching: if unknown { PromptCaching::Off } else { wanted },
             max_output_tokens: price.and_then(|price| price.max_output_tokens()),
-            context: ctx.context_wish.filter(|_| target.provider.dialect == Dialect::Ollama),
+            context: ctx.dispatch.context_wish.filter(|_| target.provider.dialect == Dialect::Ollama),
             kept: ctx.turn.is_some(),
             previous_response_id: ctx.previous_response_id.clone(),
             body: body.bytes.clone(),

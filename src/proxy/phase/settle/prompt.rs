@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::{
     config::{Dialect, Vendor},
     openai::{self, Endpoint, IMAGE_TOKENS, TEMPLATE_TOKENS},
-    proxy::context::{Attempt, Context},
+    proxy::{context::Context, dispatch::Attempt},
     tokenizer,
 };
 

@@ -1,0 +1,390 @@
+//! Who may serve one request, who may not and why, and who is asked next.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Deployment, Plan, Target};
+use crate::error::GatewayError;
+
+/// Why a deployment is not asked.
+#[derive(Clone, Debug)]
+pub enum Reason {
+    /// Nobody has a key for it.
+    NoKey,
+    /// The request cannot be bounded in money there.
+    NoPrice(Box<GatewayError>),
+    /// The prompt does not fit into its context.
+    NoRoom(Box<GatewayError>),
+    /// Its dialect cannot carry the request.
+    Dialect(Box<GatewayError>),
+    /// The request refers to objects that are not there, or are not the caller's.
+    Objects(Box<GatewayError>),
+    /// It has nothing that answers such a request exactly.
+    Other,
+}
+
+impl Reason {
+    /// What the client is told where it was the last one; `None` where whoever rules it out says that.
+    pub fn into_error(self) -> Option<Box<GatewayError>> {
+        match self {
+            Self::NoPrice(error) | Self::NoRoom(error) | Self::Dialect(error) | Self::Objects(error) => Some(error),
+            Self::NoKey | Self::Other => None,
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// Its answer went to the client, good or bad.
+    Answered,
+    /// It has answered with a status for which another deployment is asked.
+    Refused,
+    /// No connection could be made: nothing was sent.
+    Unreachable,
+    /// The connection had been closed while it lay in the pool: that says nothing about the provider.
+    Stale,
+    /// It fell silent.
+    TimedOut {
+        /// The request had gone out, and no answer had come: it may have been at work.
+        at_work: bool,
+    },
+    /// The connection broke.
+    Broke {
+        /// As above.
+        at_work: bool,
+    },
+    /// The client left.
+    Left,
+    /// The gateway could not go on.
+    Ours,
+}
+
+impl AttemptOutcome {
+    /// The provider was at work on the request when the attempt ended without an answer: it may charge for it.
+    pub fn is_at_work(self) -> bool {
+        matches!(self, Self::TimedOut { at_work: true } | Self::Broke { at_work: true })
+    }
+
+    /// The word in the metrics for one that failed at the provider.
+    pub fn failure(self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable => Some("connect_error"),
+            Self::TimedOut { .. } => Some("timeout"),
+            Self::Broke { .. } | Self::Stale => Some("interrupted"),
+            Self::Answered | Self::Refused | Self::Left | Self::Ours => None,
+        }
+    }
+}
+
+/// What is known of an attempt that is over.
+#[derive(Clone, Debug)]
+pub struct AttemptRecord {
+    /// Who was asked.
+    pub deployment: Arc<Deployment>,
+    /// Until it was over.
+    pub took: Duration,
+    /// The status it was answered with.
+    pub status: Option<u16>,
+    /// How it ended.
+    pub outcome: AttemptOutcome,
+}
+
+/// In which order deployments are asked.
+pub trait Policy: Send + Sync {
+    /// The places of `targets` in the order in which they are asked; `None` for the order that they have. A place that is missing
+    /// is not asked, one that does not exist is passed over.
+    fn order(&self, targets: &[Target]) -> Option<Box<[usize]>>;
+}
+
+/// As they are written down.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FirstToLast;
+
+impl Policy for FirstToLast {
+    fn order(&self, _targets: &[Target]) -> Option<Box<[usize]>> {
+        None
+    }
+}
+
+/// The deployments of one request.
+pub struct Candidates {
+    plan: Plan,
+    order: Option<Box<[usize]>>,
+    /// In the order.
+    next: usize,
+    /// By place in the plan.
+    out: Vec<(usize, Reason)>,
+    /// Who was asked last.
+    last: Option<Target>,
+    /// Who is asked once more.
+    again: Option<Target>,
+    has_repeated: bool,
+    most: u32,
+    asked: u32,
+    lease: Option<Lease>,
+    records: Vec<AttemptRecord>,
+}
+
+/// An attempt under way: it counts at its deployment until it ends.
+struct Lease {
+    target: Target,
+    began: Instant,
+    status: Option<u16>,
+}
+
+impl Lease {
+    fn new(target: Target) -> Self {
+        target.deployment.begin();
+        Self { target, began: Instant::now(), status: None }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.target.deployment.end();
+    }
+}
+
+impl Candidates {
+    /// All deployments of a plan, of which at most so many are asked.
+    pub fn new(plan: Plan, most: u32, policy: &dyn Policy) -> Self {
+        let order = policy.order(&plan.targets);
+        Self {
+            plan,
+            order,
+            next: 0,
+            out: Vec::new(),
+            last: None,
+            again: None,
+            has_repeated: false,
+            most,
+            asked: 0,
+            lease: None,
+            records: Vec::new(),
+        }
+    }
+
+    /// What holds for the request besides.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Those that may still be asked, first to last.
+    pub fn left(&self) -> impl Iterator<Item = &Target> {
+        self.left_from(self.next).map(|(_, target)| target)
+    }
+
+    fn left_from(&self, next: usize) -> impl Iterator<Item = (usize, &Target)> {
+        let length = self.order.as_ref().map_or(self.plan.targets.len(), |order| order.len());
+        let places = (next..length).map(|at| self.order.as_ref().map_or(at, |order| order[at]));
+        let open = places.filter(|place| self.out.iter().all(|(out, _)| out != place));
+        open.filter_map(|place| Some((place, self.plan.targets.get(place)?)))
+    }
+
+    /// The first of [`Self::left`].
+    pub fn first(&self) -> Option<&Target> {
+        self.left().next()
+    }
+
+    /// Narrows: leaves out those for which there is a reason.
+    ///
+    /// # Errors
+    /// None would be left: the first reason. All stay then.
+    pub fn rule_out(&mut self, mut why: impl FnMut(&Target) -> Option<Reason>) -> Result<(), Reason> {
+        let mut out: Vec<(usize, Reason)> = Vec::new();
+        let mut stays = false;
+        for (place, target) in self.left_from(self.next) {
+            match why(target) {
+                Some(reason) => out.push((place, reason)),
+                None => stays = true,
+            }
+        }
+        match (stays, out.is_empty()) {
+            (false, false) => Err(out.swap_remove(0).1),
+            _ => {
+                self.out.append(&mut out);
+                Ok(())
+            }
+        }
+    }
+
+    /// Leaves out the one that would be asked next.
+    pub fn rule_out_next(&mut self, reason: Reason) {
+        let first = self.left_from(self.next).next().map(|(place, _)| place);
+        if let Some(place) = first.filter(|_| self.again.take().is_none()) {
+            self.out.push((place, reason));
+        }
+    }
+
+    /// Why the last one that was left out is.
+    pub fn last_reason(&self) -> Option<&Reason> {
+        self.out.last().map(|(_, reason)| reason)
+    }
+
+    /// Who would be asked next, while there may be another attempt.
+    pub fn peek(&self) -> Option<&Target> {
+        if self.asked >= self.most {
+            return None;
+        }
+        self.again.as_ref().or_else(|| self.first())
+    }
+
+    /// Begins the next attempt: it is under way until [`Self::end`].
+    pub fn lease(&mut self) -> Option<Target> {
+        self.end(AttemptOutcome::Ours);
+        let target = self.peek()?.clone();
+        if self.again.take().is_none() {
+            let place = self.left_from(self.next).next()?.0;
+            let at = |at: usize| self.order.as_ref().map_or(at, |order| order[at]);
+            self.next = (self.next..).find(|next| at(*next) == place)? + 1;
+        }
+        self.asked += 1;
+        self.last = Some(target.clone());
+        self.lease = Some(Lease::new(target.clone()));
+        Some(target)
+    }
+
+    /// The attempt under way was answered with a status.
+    pub fn answered(&mut self, status: u16) {
+        if let Some(lease) = &mut self.lease {
+            lease.status = Some(status);
+        }
+    }
+
+    /// The attempt under way is over. `None` where there is none.
+    pub fn end(&mut self, outcome: AttemptOutcome) -> Option<&AttemptRecord> {
+        let lease = self.lease.take()?;
+        let (deployment, took, status) = (lease.target.deployment.clone(), lease.began.elapsed(), lease.status);
+        self.records.push(AttemptRecord { deployment, took, status, outcome });
+        self.records.last()
+    }
+
+    /// The attempts that are over, first to last.
+    pub fn records(&self) -> &[AttemptRecord] {
+        &self.records
+    }
+
+    /// Attempts so far.
+    pub fn asked(&self) -> u32 {
+        self.asked
+    }
+
+    /// Asks the one that was asked last once more, on a connection of its own; once for a request. False if that was done before.
+    pub fn repeat(&mut self) -> bool {
+        if self.has_repeated || self.last.is_none() {
+            return false;
+        }
+        self.has_repeated = true;
+        self.again = self.last.clone();
+        true
+    }
+
+    /// It was asked for once more.
+    pub fn has_repeated(&self) -> bool {
+        self.has_repeated
+    }
+
+    /// As if none had been asked: what was asked was something else, for the gateway itself. `fresh` asks for connections of
+    /// their own.
+    pub fn start_over(&mut self, fresh: bool) {
+        self.end(AttemptOutcome::Answered);
+        (self.next, self.asked, self.last, self.again, self.has_repeated) = (0, 0, None, None, fresh);
+        self.records.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Config, Source},
+        error::Fault,
+        routing::{Deployments, RouteTable},
+    };
+
+    fn plan(deployments: &Arc<Deployments>) -> Plan {
+        let yaml = "routes: [{model: m, to: [openai/a, groq/b, together/c]}]";
+        let source = Source { env: Arc::new(|_: &str| None), ..Source::new(None) };
+        RouteTable::new(&Config::load_text(yaml, &source).unwrap().config, deployments).unwrap().plan("m")
+    }
+
+    fn names(candidates: &Candidates) -> Vec<&str> {
+        candidates.left().map(|target| &*target.model).collect()
+    }
+
+    fn no_price() -> Reason {
+        Reason::NoPrice(Box::new(GatewayError::new(Fault::ModelNotPriced, "no price")))
+    }
+
+    #[test]
+    fn who_is_left_out_is_not_asked_and_the_last_ones_reason_is_told() {
+        let mut candidates = Candidates::new(plan(&Arc::default()), 9, &FirstToLast);
+        candidates.rule_out(|target| (&*target.model == "b").then_some(Reason::NoKey)).unwrap();
+        assert_eq!(names(&candidates), ["a", "c"]);
+        let refused = candidates.rule_out(|_| Some(no_price())).unwrap_err();
+        assert_eq!(refused.into_error().unwrap().fault, Fault::ModelNotPriced);
+        assert_eq!(names(&candidates), ["a", "c"], "all stay where none would be left");
+        candidates.rule_out_next(no_price());
+        assert_eq!(&*candidates.lease().unwrap().model, "c");
+        assert!(candidates.lease().is_none() && candidates.asked() == 1);
+        assert!(matches!(candidates.last_reason(), Some(Reason::NoPrice(_))));
+    }
+
+    #[test]
+    fn each_attempt_counts_at_its_deployment_until_it_ends_and_leaves_a_record() {
+        let deployments = Arc::<Deployments>::default();
+        let mut candidates = Candidates::new(plan(&deployments), 2, &FirstToLast);
+        let flying = |model: &str| ["openai", "groq"].map(|name| deployments.of(&name.into(), model).in_flight());
+        candidates.lease().unwrap();
+        assert_eq!(flying("a"), [1, 0]);
+        assert_eq!(candidates.end(AttemptOutcome::Unreachable).unwrap().outcome.failure(), Some("connect_error"));
+        assert!(candidates.end(AttemptOutcome::Answered).is_none(), "an attempt ends once");
+        assert_eq!(flying("a"), [0, 0]);
+        candidates.lease().unwrap();
+        candidates.answered(503);
+        assert_eq!((flying("b"), candidates.peek().is_none()), ([0, 1], true), "two are the most");
+        assert_eq!(candidates.end(AttemptOutcome::Refused).unwrap().outcome.failure(), None);
+        let told: Vec<_> = candidates.records().iter().map(|record| (record.status, record.outcome)).collect();
+        assert_eq!(told, [(None, AttemptOutcome::Unreachable), (Some(503), AttemptOutcome::Refused)]);
+        let mut abandoned = Candidates::new(plan(&deployments), 2, &FirstToLast);
+        abandoned.lease().unwrap();
+        drop(abandoned);
+        assert_eq!(flying("a"), [0, 0], "also one that nobody ends");
+    }
+
+    #[test]
+    fn one_is_asked_once_more_and_then_the_next() {
+        let mut candidates = Candidates::new(plan(&Arc::default()), 4, &FirstToLast);
+        assert!(!candidates.repeat(), "nobody was asked");
+        candidates.lease().unwrap();
+        assert!(candidates.repeat() && !candidates.repeat());
+        assert_eq!(&*candidates.lease().unwrap().model, "a");
+        candidates.end(AttemptOutcome::Stale);
+        assert!(!candidates.repeat(), "once for a request");
+        assert_eq!(&*candidates.lease().unwrap().model, "b");
+        candidates.start_over(true);
+        assert!(candidates.has_repeated() && candidates.records().is_empty() && candidates.asked() == 0);
+        assert_eq!(names(&candidates), ["a", "b", "c"]);
+    }
+
+    /// A second implementation: from the last to the first, without the second, and with a place that is none.
+    struct Backwards;
+
+    impl Policy for Backwards {
+        fn order(&self, _targets: &[Target]) -> Option<Box<[usize]>> {
+            Some([2, 7, 0].into())
+        }
+    }
+
+    #[test]
+    fn a_policy_says_the_order() {
+        let mut candidates = Candidates::new(plan(&Arc::default()), 9, &Backwards);
+        assert_eq!(names(&candidates), ["c", "a"]);
+        candidates.rule_out(|target| (&*target.model == "c").then_some(Reason::NoKey)).unwrap();
+        assert_eq!(&*candidates.lease().unwrap().model, "a");
+        assert!(candidates.lease().is_none());
+    }
+}

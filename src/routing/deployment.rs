@@ -1,0 +1,107 @@
+//! What is learnt of a model at a provider hangs on its deployment, for as long as the process lives.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// Deployments that are kept: clients can name ever new models.
+const MOST: usize = 10_000;
+
+/// One model of one provider.
+#[derive(Debug)]
+pub struct Deployment {
+    /// The provider's name.
+    pub provider: Arc<str>,
+    /// Its own name for the model.
+    pub model: Arc<str>,
+    in_flight: AtomicUsize,
+}
+
+impl Deployment {
+    fn new(provider: &Arc<str>, model: &str) -> Arc<Self> {
+        Arc::new(Self { provider: provider.clone(), model: model.into(), in_flight: AtomicUsize::new(0) })
+    }
+
+    /// Attempts under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The deployments that were named so far, by provider and model. Every reload finds the same ones.
+#[derive(Debug, Default)]
+pub struct Deployments {
+    known: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_provider: HashMap<Arc<str>, HashMap<Arc<str>, Arc<Deployment>>>,
+    count: usize,
+}
+
+impl Known {
+    fn get(&self, provider: &str, model: &str) -> Option<Arc<Deployment>> {
+        self.by_provider.get(provider)?.get(model).cloned()
+    }
+}
+
+impl Deployments {
+    /// The deployment of a model at a provider. Where there are too many, those that nobody uses are forgotten; if all are in use,
+    /// this one is not remembered.
+    pub fn of(&self, provider: &Arc<str>, model: &str) -> Arc<Deployment> {
+        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(provider, model) {
+            return known;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(deployment) = known.get(provider, model) {
+            return deployment;
+        }
+        if known.count >= MOST {
+            let in_use = |deployment: &Arc<Deployment>| Arc::strong_count(deployment) > 1;
+            known.by_provider.values_mut().for_each(|models| models.retain(|_, deployment| in_use(deployment)));
+            known.count = known.by_provider.values().map(HashMap::len).sum();
+        }
+        let deployment = Deployment::new(provider, model);
+        if known.count < MOST {
+            let models = known.by_provider.entry(provider.clone()).or_default();
+            models.insert(deployment.model.clone(), deployment.clone());
+            known.count += 1;
+        }
+        deployment
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_is_one_however_often_it_is_named_and_only_used_ones_stay_when_there_are_too_many() {
+        let deployments = Deployments::default();
+        let provider: Arc<str> = "openai".into();
+        let used = deployments.of(&provider, "gpt-4o");
+        assert!(Arc::ptr_eq(&used, &deployments.of(&"openai".into(), "gpt-4o")));
+        assert!(!Arc::ptr_eq(&used, &deployments.of(&"azure".into(), "gpt-4o")));
+        for number in 0..2 * MOST {
+            deployments.of(&provider, &format!("made-up-{number}"));
+            assert!(deployments.known.read().unwrap().count <= MOST);
+        }
+        assert!(Arc::ptr_eq(&used, &deployments.of(&provider, "gpt-4o")));
+        let all: Vec<_> = (0..MOST).map(|number| deployments.of(&provider, &format!("used-{number}"))).collect();
+        let one_more = deployments.of(&provider, "one-more");
+        assert_eq!((&*one_more.model, all.len(), deployments.known.read().unwrap().count), ("one-more", MOST, MOST));
+    }
+}
