@@ -11,25 +11,27 @@ use pingora_proxy::FailToProxy;
 
 use crate::{
     cache::{Entry, Key, Lead},
-    config::CacheRules,
+    config::{CacheRules, Cors},
     connections::Connection,
     engines::Engines,
     error::Fault,
     ledger::Reservation,
     limits::Permit,
-    openai::{Bound, CallPrices, Endpoint, Hosted, Labels, Peek, StreamRelay},
+    openai::{CallPrices, Endpoint, Hosted, Labels, StreamRelay},
     pricing::Price,
     providers::exchange::{Exchange, StreamTranslator},
     proxy::{
+        ask::Body,
         dispatch::{Attempt, Dispatch},
         held::Withheld,
         keeper::Keeper,
-        phase::settle::{Counted, Tally},
+        metering::{Bill, Quote, Tally},
     },
+    routing::{Candidates, FirstToLast, Plan, Reason, Target},
     stored_responses::Turn,
     telemetry::{InFlight, Metrics},
     tenants::{Governance, Principal},
-    types::{NanoUsd, RequestId, Secret, ServiceTier, Usage},
+    types::{RequestId, Secret, ServiceTier},
 };
 
 /// One request from its header to its record.
@@ -118,84 +120,6 @@ pub struct Context {
     _open: Option<InFlight>,
 }
 
-/// What a request may use, from its body.
-#[derive(Clone, Copy, Debug)]
-pub struct Quote {
-    /// No provider charges more for it; zero where nobody knows a price.
-    pub worst_case: NanoUsd,
-    /// LLM tokens it is likely to use, with all that the client lets it generate.
-    pub tokens: u64,
-    /// Prompt tokens it is likely to have.
-    pub prompt_estimate: u64,
-    /// The provider adds to the prompt what the body does not show.
-    pub unbounded_prompt: bool,
-    /// The most prompt tokens that the body itself comes to, tools of the provider aside; `None` where it refers to more.
-    pub shown_prompt: Option<u64>,
-    /// A stream tells whenever the model reads its prompt again. Who compacts the prompt does so in between.
-    pub tells_of_calls: bool,
-    /// The longest prompt that a model of the plan reads at a time.
-    pub longest_prompt: u64,
-    /// Images in the prompt.
-    pub images: u64,
-    /// No provider of the plan counts more prompt tokens.
-    pub most_prompt: u64,
-    /// None generates more tokens, all answers together.
-    pub most_answer: u64,
-    /// Answers that are generated at the same time.
-    pub choices: u64,
-    /// Something else than text may be generated.
-    pub media: bool,
-    /// Tokens of a prediction, at most: what is rejected of it counts as generated.
-    pub prediction: u64,
-    /// The tier that is asked for.
-    pub tier: ServiceTier,
-}
-
-impl Quote {
-    /// The provider's count as far as it is possible; what is not is settled at the bound. `shown` tells how many bytes the
-    /// provider has shown of its answer: a token is at least one. It is asked for only where the count is more than the request
-    /// allows.
-    pub fn believe(&self, usage: Usage, shown: impl FnOnce() -> u64) -> (Usage, Belief) {
-        if usage.prompt_tokens <= self.most_prompt && usage.completion_tokens <= self.most_answer {
-            return (usage, Belief::Possible);
-        }
-        let most_answer = self.most_answer.max(shown());
-        if usage.prompt_tokens <= self.most_prompt && usage.completion_tokens <= most_answer {
-            return (usage, Belief::Shown);
-        }
-        // Parts of a count that is wrong (cached tokens, which are cheaper) are not believed either.
-        let prompt_tokens = usage.prompt_tokens.min(self.most_prompt);
-        let completion_tokens = usage.completion_tokens.min(most_answer);
-        (Usage { prompt_tokens, completion_tokens, ..Usage::default() }, Belief::Impossible)
-    }
-}
-
-/// How far a provider's count is believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Belief {
-    /// The request allows it.
-    Possible,
-    /// It is more than the request allows, and the provider has shown as much.
-    Shown,
-    /// It cannot be.
-    Impossible,
-}
-
-/// A body that was read whole.
-#[derive(Clone)]
-pub struct Body {
-    /// As the client sent it.
-    pub bytes: Bytes,
-    /// Upper bound of the JSON values in it, keys counted as well; 0 for a small one, where nobody has counted.
-    pub values: usize,
-    /// The fields the gateway acts on.
-    pub peek: Peek,
-    /// How much it can make a provider count.
-    pub bound: Bound,
-    /// The tools in it that a provider runs itself.
-    pub hosted: Option<Arc<Hosted>>,
-}
-
 /// How the provider's reply reaches the client.
 #[derive(Default)]
 pub enum Delivery {
@@ -262,33 +186,6 @@ pub struct Cached {
     pub veil: Option<Box<StreamRelay>>,
     /// What the request says of its caller: a reply that was made for others gets these in the place of theirs.
     pub labels: Labels,
-}
-
-/// What a reply told about usage.
-#[derive(Clone, Debug, Default)]
-pub struct Bill {
-    /// The provider's count, as far as it is believed, and what it comes to.
-    pub counted: Option<Counted>,
-    /// What the provider had counted when a stream ended without its whole count, as far as it is believed.
-    pub so_far: Option<Usage>,
-    /// That was more than is possible.
-    pub doubted: bool,
-    /// Something else than text was generated.
-    pub media: bool,
-    /// A whole reply came without a count: what it generated, where that can be told.
-    pub uncounted: Option<Option<String>>,
-}
-
-impl Bill {
-    /// The provider's count.
-    pub fn usage(&self) -> Option<Usage> {
-        self.counted.map(|counted| counted.usage)
-    }
-
-    /// What it comes to; absent for a model without a price.
-    pub fn cost(&self) -> Option<NanoUsd> {
-        self.counted.and_then(|counted| counted.cost)
-    }
 }
 
 impl Context {
@@ -360,6 +257,11 @@ impl Context {
         *self = Self { connection, ..own };
     }
 
+    /// Which web pages may call.
+    pub fn cors(&self) -> Option<&Cors> {
+        self.engines.config.http.cors.as_ref()
+    }
+
     /// Name of the provider of the current attempt; `-` before the first.
     pub fn provider(&self) -> &str {
         self.dispatch.provider()
@@ -414,5 +316,22 @@ impl Context {
     /// The bill for the last step of a held reply. Made when it is first needed: an open stream has none.
     pub fn shared_bill(&self) -> &Arc<Mutex<Bill>> {
         self.bill.get_or_init(Arc::default)
+    }
+
+    /// The deployments of a plan are those that may be asked.
+    pub fn open_dispatch(&mut self, plan: Plan) {
+        let most = self.engines.config.retry.attempts;
+        self.dispatch.candidates = Some(Candidates::new(plan, most, &FirstToLast));
+    }
+
+    /// Narrows the deployments that may be asked, see [`Candidates::rule_out`]. Without candidates nothing is narrowed.
+    ///
+    /// # Errors
+    /// None would be left.
+    pub fn narrow(&mut self, mut why: impl FnMut(&Self, &Target) -> Option<Reason>) -> Result<(), Reason> {
+        let Some(mut candidates) = self.dispatch.candidates.take() else { return Ok(()) };
+        let outcome = candidates.rule_out(|target| why(self, target));
+        self.dispatch.candidates = Some(candidates);
+        outcome
     }
 }

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Authority};
 use pingora_http::RequestHeader;
 
-use super::context::Context;
 use crate::{
     config::Cors,
     error::{Fault, GatewayError},
@@ -45,12 +44,11 @@ fn allowed(rules: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
 ///
 /// # Errors
 /// A page that is not of an allowed origin, nor of the gateway's own address.
-pub fn refuse_page(request: &RequestHeader, ctx: &Context, principal: &Principal) -> Result<(), GatewayError> {
+pub fn refuse_page(request: &RequestHeader, rules: Option<&Cors>, principal: &Principal) -> Result<(), GatewayError> {
     let Some(origin) = request.headers.get(header::ORIGIN) else { return Ok(()) };
     if principal.token.is_some() || principal.own_keys_only {
         return Ok(());
     }
-    let rules = ctx.engines.config.http.cors.as_ref();
     if rules.is_some_and(|rules| allowed(rules, &request.headers).is_some()) || is_of_this_address(origin, request) {
         return Ok(());
     }
@@ -73,8 +71,8 @@ fn is_of_this_address(origin: &HeaderValue, request: &RequestHeader) -> bool {
 }
 
 /// Lets a page of an allowed origin read the reply to this request.
-pub fn put(reply: &mut HeaderMap, ctx: &Context, request: &HeaderMap) {
-    let Some(rules) = &ctx.engines.config.http.cors else { return };
+pub fn put(reply: &mut HeaderMap, rules: Option<&Cors>, request: &HeaderMap) {
+    let Some(rules) = rules else { return };
     if !rules.any_origin {
         // For caches in between: another page gets another reply.
         reply.append(header::VARY, ORIGIN);
@@ -86,8 +84,8 @@ pub fn put(reply: &mut HeaderMap, ctx: &Context, request: &HeaderMap) {
 }
 
 /// Answers a preflight request of a page.
-pub fn put_preflight(reply: &mut HeaderMap, ctx: &Context, request: &HeaderMap) {
-    let Some(rules) = &ctx.engines.config.http.cors else { return };
+pub fn put_preflight(reply: &mut HeaderMap, rules: Option<&Cors>, request: &HeaderMap) {
+    let Some(rules) = rules else { return };
     reply.insert(header::VARY, PREFLIGHT_VARIES);
     let Some(origin) = allowed(rules, request) else { return };
     reply.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);

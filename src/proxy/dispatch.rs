@@ -4,15 +4,14 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
-use super::{context::Context, phase::settle::Measure};
+use super::metering::{Measure, Spoiled};
 use crate::{
     error::GatewayError,
     openai::is_label,
     pricing::Price,
     providers::exchange::Exchange,
-    routing::{AttemptOutcome, Candidates, FirstToLast, Plan, Reason, Target},
+    routing::{AttemptOutcome, Candidates, Plan, Target},
     telemetry::Metrics,
-    types::NanoUsd,
 };
 
 /// Where a request may go, and who is asked.
@@ -92,25 +91,6 @@ impl Dispatch {
     }
 }
 
-impl Context {
-    /// The deployments of a plan are those that may be asked.
-    pub fn open_dispatch(&mut self, plan: Plan) {
-        let most = self.engines.config.retry.attempts;
-        self.dispatch.candidates = Some(Candidates::new(plan, most, &FirstToLast));
-    }
-
-    /// Narrows the deployments that may be asked, see [`Candidates::rule_out`]. Without candidates nothing is narrowed.
-    ///
-    /// # Errors
-    /// None would be left.
-    pub fn narrow(&mut self, mut why: impl FnMut(&Self, &Target) -> Option<Reason>) -> Result<(), Reason> {
-        let Some(mut candidates) = self.dispatch.candidates.take() else { return Ok(()) };
-        let outcome = candidates.rule_out(|target| why(self, target));
-        self.dispatch.candidates = Some(candidates);
-        outcome
-    }
-}
-
 /// What the next attempt sends.
 pub struct Prepared {
     /// The body as its provider gets it.
@@ -140,6 +120,12 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// How its model's tokens are counted.
+    pub fn measure(&self) -> Measure {
+        let marked = self.exchange.as_ref().is_some_and(|exchange| exchange.marks_cache);
+        Measure::of(&self.target, marked)
+    }
+
     /// What its translation left out, as the header tells it.
     pub fn dropped(&self) -> Arc<str> {
         self.exchange.as_ref().map_or_else(|| "".into(), |exchange| exchange.lost.join(", ").into())
@@ -155,18 +141,4 @@ impl Attempt {
 
 fn is_of_a_label(lost: &str) -> bool {
     is_label(lost.split(['.', '[']).next().unwrap_or_default())
-}
-
-/// An attempt that broke while a provider was at work on it.
-pub struct Spoiled {
-    /// Of its model.
-    pub price: Arc<Price>,
-    /// How its model's tokens are counted.
-    pub measure: Measure,
-    /// The provider adds to the prompt what the body does not show: only the most it was expected to cost is a bound.
-    pub unbounded: bool,
-    /// The most tokens that it can have generated.
-    pub generated: u64,
-    /// The most it was expected to cost.
-    pub worst_case: NanoUsd,
 }

@@ -20,11 +20,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::{
-    caller::Caller,
-    context::Context,
-    held::Withheld,
-    phase::{self, exchange::Upstream},
-    resolve::Resolver,
+    caller::Caller, context::Context, held::Withheld, known_models::KnownModels, phase, resolve::Resolver,
+    upstream::Upstream,
 };
 use crate::{
     connections::Connection, engines::Engines, providers::ollama::ContextLengths, telemetry::Metrics,
@@ -57,7 +54,7 @@ impl Gateway {
             upstream: Arc::new(Upstream {
                 connector: Connector::new(Some(options)),
                 resolver: Resolver::default(),
-                models: phase::models::Known::default(),
+                models: KnownModels::default(),
             }),
         }
     }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::context::Context;
+use super::{ask::Body, dispatch::Attempt};
 use crate::{
     objects::{Answer, Class, Objects, Owner, RESPONSE, Rule, SIDE_EFFECTS, Written, find, find_audio},
     openai::Endpoint,
     routing::Target,
     sse::Scanner,
-    tenants::Principal,
 };
 
 /// Where the events of a response's stream tell of it and its items.
@@ -62,10 +61,10 @@ pub struct Keeper {
 impl Keeper {
     /// For a path that is only forwarded; `None` where its reply tells of nothing. What is made within another's object
     /// belongs to the owner of that.
-    pub fn forwarded(ctx: &Context, target: &Target, rule: &Rule, owner: Owner, body: &Bytes) -> Option<Self> {
+    pub fn forwarded(objects: &Arc<Objects>, target: &Target, rule: &Rule, owner: Owner, body: &Bytes) -> Option<Self> {
         let document = vec![(rule.answer, rule.class)];
         (!rule.answer.is_empty()).then(|| Self {
-            objects: ctx.governance.objects.clone(),
+            objects: objects.clone(),
             provider: target.provider.name.clone(),
             owner,
             event: document.clone(),
@@ -77,12 +76,19 @@ impl Keeper {
     }
 
     /// For an endpoint that is understood; `None` where nothing is kept by the provider, or not with the gateway's key.
-    pub fn understood(ctx: &Context) -> Option<Self> {
-        let attempt =
-            ctx.dispatch.attempt.as_ref().filter(|attempt| !attempt.own_credential && attempt.exchange.is_none())?;
-        let peek = &ctx.body.as_ref()?.peek;
+    pub fn understood(
+        objects: &Arc<Objects>,
+        attempt: &Attempt,
+        endpoint: &Endpoint,
+        body: &Body,
+        owner: Owner,
+    ) -> Option<Self> {
+        if attempt.own_credential || attempt.exchange.is_some() {
+            return None;
+        }
+        let peek = &body.peek;
         let (mut document, mut event, mut audio) = (Vec::new(), Vec::new(), false);
-        match ctx.endpoint {
+        match endpoint {
             Endpoint::Responses => {
                 // OpenAI keeps a response unless it is told not to.
                 if peek.store != Some(false) {
@@ -95,8 +101,7 @@ impl Keeper {
                 }
             }
             Endpoint::ChatCompletions => {
-                let speaks = || ctx.body.as_ref().and_then(|body| memchr::memmem::find(&body.bytes, b"\"audio\""));
-                audio = speaks().is_some();
+                audio = memchr::memmem::find(&body.bytes, b"\"audio\"").is_some();
                 if peek.store == Some(true) {
                     document.push((COMPLETION, Class::Turn));
                     event.push((COMPLETION, Class::Turn));
@@ -111,9 +116,8 @@ impl Keeper {
         if document.is_empty() && !audio {
             return None;
         }
-        let owner = ctx.principal.as_ref().map(Principal::as_owner)?;
         let provider = attempt.target.provider.name.clone();
-        let (objects, written) = (ctx.governance.objects.clone(), Written::default());
+        let (objects, written) = (objects.clone(), Written::default());
         Some(Self { objects, provider, owner, document, event, audio, written, scanner: None })
     }
 

@@ -9,6 +9,7 @@
 //! on large bodies, within the memory budget and on threads of its own.
 
 mod apart;
+mod ask;
 mod caller;
 mod conceal;
 pub mod context;
@@ -21,10 +22,14 @@ mod headers;
 mod heavy;
 mod held;
 mod keeper;
+mod known_models;
+mod metering;
 mod phase;
 mod rates;
 pub mod reply;
 mod resolve;
 pub mod returned;
+mod stop;
+mod upstream;
 
 pub use gateway::Gateway;

@@ -96,7 +96,7 @@ pub async fn options(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<()> {
     parts.status = http::StatusCode::NO_CONTENT;
     parts.headers.insert(header::ALLOW, cors::METHODS);
     parts.headers.extend(HeaderValue::from_bytes(ctx.id.to_string().as_bytes()).ok().map(|id| (REQUEST_ID, id)));
-    cors::put_preflight(&mut parts.headers, ctx, &caller.request().headers);
+    cors::put_preflight(&mut parts.headers, ctx.cors(), &caller.request().headers);
     ctx.first_byte.get_or_insert_with(std::time::Instant::now);
     caller.write_header(parts.into(), true).await
 }
@@ -189,7 +189,7 @@ pub async fn stored(
         headers.insert(ATTEMPTS, ctx.dispatch.asked().into());
     }
     put_quotas(headers, ctx);
-    cors::put(headers, ctx, &caller.request().headers);
+    cors::put(headers, ctx.cors(), &caller.request().headers);
     ctx.first_byte.get_or_insert_with(std::time::Instant::now);
     caller.write_header(parts.into(), false).await?;
     match body {
@@ -296,9 +296,9 @@ fn header(ctx: &Context, status: u16, length: usize) -> Result<ResponseHeader> {
 }
 
 async fn send(caller: &mut Caller<'_>, ctx: &mut Context, mut header: ResponseHeader, body: Bytes) -> Result<()> {
-    if ctx.engines.config.http.cors.is_some() {
+    if ctx.cors().is_some() {
         let request = &caller.request().headers;
-        super::headers::change_response(&mut header, |parts| cors::put(&mut parts.headers, ctx, request));
+        super::headers::change_response(&mut header, |parts| cors::put(&mut parts.headers, ctx.cors(), request));
     }
     ctx.first_byte.get_or_insert_with(std::time::Instant::now);
     let head = caller.request().method == http::Method::HEAD;

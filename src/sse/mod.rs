@@ -6,4 +6,4 @@ mod scan;
 mod write;
 
 pub use scan::{DEFAULT_MAX_EVENT, EventTooLarge, Fields, RawEvent, Scanner};
-pub use write::{DONE, data_event, write_data};
+pub use write::{DONE, data_event, join, write_data};

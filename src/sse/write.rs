@@ -23,6 +23,20 @@ pub fn data_event(data: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// Two pieces as one.
+pub fn join(first: Bytes, second: Bytes) -> Bytes {
+    match (first.is_empty(), second.is_empty()) {
+        (true, _) => second,
+        (_, true) => first,
+        (false, false) => {
+            let mut whole = BytesMut::with_capacity(first.len() + second.len());
+            whole.extend_from_slice(&first);
+            whole.extend_from_slice(&second);
+            whole.freeze()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -96,7 +96,57 @@ fn the_map_in_lib_rs_lists_every_module() {
     }
 }
 
+/// The longest way through the product is one folder of many files: each of them may use those before it, and none of these uses
+/// it in turn.
+#[test]
+fn there_is_no_circle_inside_proxy() {
+    let files: Vec<_> =
+        source_files().into_iter().filter(|file| file.module.first().is_some_and(|top| top == "proxy")).collect();
+    let modules: BTreeSet<Vec<String>> = files.iter().map(|file| file.module.clone()).collect();
+    let uses: Uses = files
+        .iter()
+        .map(|file| {
+            let found = scan(&fs::read_to_string(&file.path).unwrap(), &file.module);
+            let used = found.references.iter().filter_map(|reference| module_at(&modules, &reference.path));
+            (file.module.clone(), used.filter(|used| *used != file.module).collect())
+        })
+        .collect();
+    assert!(uses.values().map(BTreeSet::len).sum::<usize>() > 100, "the scanner is broken: {uses:?}");
+    let circle = circle(&uses).map(|circle| circle.iter().map(|module| module.join("::")).collect::<Vec<_>>());
+    assert_eq!(circle, None, "each of these modules uses the next one, and the last one the first");
+}
+
 // The rules.
+
+/// Which modules each module uses.
+type Uses = BTreeMap<Vec<String>, BTreeSet<Vec<String>>>;
+
+/// The module that a path leads into.
+fn module_at(modules: &BTreeSet<Vec<String>>, path: &[String]) -> Option<Vec<String>> {
+    (1..=path.len()).rev().map(|length| path[..length].to_vec()).find(|module| modules.contains(module))
+}
+
+/// Modules that use each other in a circle, if there are any.
+fn circle(uses: &Uses) -> Option<Vec<Vec<String>>> {
+    fn walk(uses: &Uses, at: &[String], way: &mut Vec<Vec<String>>, done: &mut BTreeSet<Vec<String>>) -> bool {
+        if let Some(begin) = way.iter().position(|module| module == at) {
+            way.drain(..begin);
+            return true;
+        }
+        if done.contains(at) {
+            return false;
+        }
+        way.push(at.to_vec());
+        if uses.get(at).is_some_and(|used| used.iter().any(|next| walk(uses, next, way, done))) {
+            return true;
+        }
+        way.pop();
+        done.insert(at.to_vec());
+        false
+    }
+    let (mut way, mut done) = (Vec::new(), BTreeSet::new());
+    uses.keys().any(|module| walk(uses, module, &mut way, &mut done)).then_some(way)
+}
 
 fn height(module: &str) -> Option<u8> {
     LAYERS.iter().find(|(name, _)| *name == module).map(|(_, height)| *height)
@@ -106,7 +156,7 @@ fn height(module: &str) -> Option<u8> {
 fn judge(module: &[String], found: &Scan) -> Vec<String> {
     let from = module.first().map_or("lib", String::as_str);
     let mut faults = Vec::new();
-    for Reference { line, target } in &found.references {
+    for Reference { line, target, .. } in &found.references {
         let Some(below) = height(target) else {
             faults.push(format!("{line}: `{target}` at the crate root is not a module of the table"));
             continue;

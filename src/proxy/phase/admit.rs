@@ -5,9 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderValue;
 use serde_json::json;
 
-use super::{Stop, incomplete, plan::presenting};
-use pingora_http::RequestHeader;
-
+use super::plan::presenting;
 use crate::{
     config::{Config, Dialect, Vendor},
     error::{Extra, Fault, GatewayError},
@@ -18,14 +16,20 @@ use crate::{
     pricing::Price,
     providers::quirks,
     proxy::{
+        ask::Body,
         caller::Caller,
-        context::{Body, Context, Quote},
-        cors, reply,
+        context::Context,
+        cors,
+        metering::Quote,
+        reply,
+        stop::{Stop, incomplete},
     },
     routing::{Candidates, Plan, Reason, Target},
     tenants::Principal,
     types::{NanoUsd, ServiceTier, unix_now},
 };
+
+use pingora_http::RequestHeader;
 
 /// The longest prompt and the longest answer of a model that the price list does not know them of.
 const UNKNOWN_PROMPT: u64 = 1_000_000;
@@ -78,7 +82,7 @@ pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
 /// # Errors
 /// A scope that is missing, a path that a budget forbids, or a limit that is reached.
 pub fn enter(caller: &Caller<'_>, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
-    cors::refuse_page(caller.request(), ctx, principal)?;
+    cors::refuse_page(caller.request(), ctx.cors(), principal)?;
     let scope = match ctx.endpoint {
         Endpoint::Models | Endpoint::Model(_) => Scope::AiRead,
         Endpoint::InvalidateCache if principal.may(Scope::Admin) => Scope::Admin,

@@ -4,9 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Stop, invalid, plan, recall, relay};
-use pingora_http::RequestHeader;
-
+use super::{plan, recall};
 use crate::{
     cache::{
         Asked, Cache, Decision, Directives, Entry, Failure, Follower, Form, Found, Key, KeyParts, Lead, Outcome, Seat,
@@ -18,15 +16,20 @@ use crate::{
     openai::{self, Endpoint, ErrorBody, Labels, RelayOptions, StreamEnd, StreamKind, StreamRelay},
     providers::exchange,
     proxy::{
+        ask::Body,
         caller::Caller,
-        context::{Body, Cached, Context, Course},
+        context::{Cached, Context, Course},
         forwarded,
         heavy::{self, Load},
         reply::{self, Reader},
+        stop::{Stop, invalid},
     },
     routing::Candidates,
+    sse::join,
     types::{NanoUsd, Usage, unix_now},
 };
+
+use pingora_http::RequestHeader;
 
 /// What is asked, besides the body.
 struct Question {
@@ -345,7 +348,7 @@ fn render(ctx: &Context, entry: &Entry) -> Option<(Form, Bytes)> {
                     true => {
                         let mut reader = reader(ctx);
                         let first = reader.feed(events);
-                        relay::join(first, reader.finish(&StreamEnd::Clean))
+                        join(first, reader.finish(&StreamEnd::Clean))
                     }
                     false => events,
                 },

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use serde_json::json;
 
-use super::settle;
 use crate::{
     config::Dialect,
     error::GatewayError,
@@ -11,6 +10,7 @@ use crate::{
     proxy::{
         context::Context,
         heavy::{self, Load},
+        metering::count_prompt,
     },
     routing::{Reason, Target},
 };
@@ -28,7 +28,7 @@ pub async fn answer(ctx: &mut Context) -> Result<Option<Bytes>, GatewayError> {
     let (model, bytes) = (first.model.clone(), body.bytes.clone());
     let capacity = &ctx.governance.capacity;
     let (pool, load) = (capacity.counting_of(bytes.len()), Load::reading(bytes.len()));
-    let work = move |_share| settle::count_prompt(&model, &bytes);
+    let work = move |_share| count_prompt(&model, &bytes);
     let tokens = heavy::run_in(pool, capacity, load, work).await?.saturating_add(images);
     Ok(Some(json!({ "input_tokens": tokens }).to_string().into()))
 }

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, Method, Version, header};
 use pingora_core::{
-    connectors::http::Connector,
     protocols::http::{HttpTask, client::HttpSession},
     upstreams::peer::{HttpPeer, Peer},
 };
@@ -18,7 +17,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::FailToProxy;
 use tokio::sync::oneshot;
 
-use super::{attempt, cache, finish, models, recover, relay, respond};
+use super::{attempt, cache, finish, recover, relay, respond};
 use crate::{
     cache::{Lead, Outcome},
     capacity::Turns,
@@ -27,23 +26,13 @@ use crate::{
         apart::{self, Local},
         caller::Caller,
         context::{Context, Delivery},
-        resolve::Resolver,
+        upstream::Upstream,
     },
     routing::AttemptOutcome,
 };
 
 /// One `write_timeout` covers one piece of a body, so a slow provider may take a large one at its own pace.
 const PIECE: usize = 256 * 1024;
-
-/// Ways to providers.
-pub struct Upstream {
-    /// Keeps the connections, but for those of uploads and WebSockets.
-    pub connector: Connector,
-    /// Host names to addresses.
-    pub resolver: Resolver,
-    /// What providers say of their models.
-    pub models: models::Known,
-}
 
 /// Whether the request is here whole, so that it is carried here.
 pub fn carries(caller: &mut Caller<'_>, ctx: &Context) -> bool {

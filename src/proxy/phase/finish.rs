@@ -6,20 +6,18 @@ use pingora_error::{Error, ErrorSource};
 
 use super::{
     relay,
-    settle::{self, Closing, End, Settled, Verdict},
+    settle::{self, CLIENT_CLOSED, Closing, End, Verdict},
 };
 use crate::{
     proxy::{
         caller::Caller,
         context::{Context, Course, Delivery},
+        metering::Settled,
     },
     routing::AttemptOutcome,
     telemetry::{InFlight, Metrics},
     types::RequestId,
 };
-
-/// What a client that left before its reply is counted as; nginx's word for it.
-pub const CLIENT_CLOSED: u16 = 499;
 
 /// Records a request at its end.
 pub fn record(caller: &mut Caller<'_>, ctx: &mut Context, error: Option<&Error>) {

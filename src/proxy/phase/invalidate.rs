@@ -4,12 +4,16 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
-use super::{Stop, invalid, read};
+use super::read;
 use crate::{
     cache::PurgeRequest,
     error::{Fault, GatewayError},
     identity::Scope,
-    proxy::{caller::Caller, context::Context},
+    proxy::{
+        caller::Caller,
+        context::Context,
+        stop::{Stop, invalid},
+    },
 };
 
 /// Purges what the body names. A token with the scope `admin` may purge anything, one with `ai:write` what its own tenant has

@@ -13,7 +13,7 @@ use pingora_core::{protocols::http::client::HttpSession, upstreams::peer::HttpPe
 use pingora_error::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{Stop, attempt, exchange::Upstream, own, respond};
+use super::{attempt, respond, visible};
 use crate::{
     capacity::SMALL,
     config::Dialect,
@@ -27,6 +27,8 @@ use crate::{
         headers,
         heavy::{self, Load},
         reply::{self, Reader},
+        stop::{Stop, invalid},
+        upstream::Upstream,
     },
     routing::{AttemptOutcome, Target},
     tenants::Principal,
@@ -84,7 +86,7 @@ pub(super) async fn answer(
     let uri = caller.request().uri.clone();
     let path = uri.path().trim_end_matches('/');
     let anthropic = target.provider.dialect == Dialect::Anthropic;
-    let cursor = Cursor::of(uri.query().unwrap_or_default(), anthropic).map_err(own::unreadable)?;
+    let cursor = Cursor::of(uri.query().unwrap_or_default(), anthropic).map_err(visible::unreadable)?;
     let mut collected = Collected::new(cursor);
     let begun = Instant::now();
     for page in 1.. {
@@ -209,13 +211,13 @@ async fn inspect_line(
             heavy::run(&ctx.governance.capacity, load, move |_share| read(&batch, &line)).await?
         }
     };
-    let checked = found.map_err(own::unreadable).and_then(|found| own::check(ctx, principal, target, &found));
+    let checked = found.map_err(visible::unreadable).and_then(|found| visible::check(ctx, principal, target, &found));
     checked.map_err(|error| line_error(number, &error.message))
 }
 
 fn line_error(number: u64, why: &str) -> GatewayError {
     let why = why.trim_end_matches('.');
-    super::invalid(format!("Line {number} of the batch's input file cannot be served: {why}."))
+    invalid(format!("Line {number} of the batch's input file cannot be served: {why}."))
         .with_param(Some("input_file_id"))
 }
 
@@ -348,7 +350,7 @@ fn provider_error(ctx: &Context, header: ResponseHeader, body: &[u8]) -> Gateway
         }
         _ => {
             let message = format!("Provider '{provider}' does not show the input file (status {status}).");
-            super::invalid(message).with_param(Some("input_file_id"))
+            invalid(message).with_param(Some("input_file_id"))
         }
     }
 }

@@ -19,32 +19,19 @@ pub mod relay;
 pub mod respond;
 pub mod settle;
 mod translate;
+mod visible;
 
 use std::sync::Arc;
 
 use pingora_error::{Error, ErrorType, Result};
 
-use self::{exchange::Upstream, own::Passage};
-use super::{caller::Caller, context::Context, reply};
+use self::own::Passage;
+
+use super::{caller::Caller, context::Context, reply, stop::Stop, upstream::Upstream};
 use crate::{
-    error::{Fault, GatewayError},
     openai::{DEFAULT_MODERATION_MODEL, Endpoint},
     providers::ollama::ContextLengths,
 };
-
-/// Why a request goes no further towards a provider.
-enum Stop {
-    /// The client gets this error.
-    Error(GatewayError),
-    /// The client is gone; nobody reads an answer.
-    Gone,
-}
-
-impl From<GatewayError> for Stop {
-    fn from(error: GatewayError) -> Self {
-        Self::Error(error)
-    }
-}
 
 /// identify → admit → read → plan → recall → own → cache → exchange. `Ok(true)` says that the reply has been sent; else the request
 /// streams through Pingora's own loop.
@@ -192,14 +179,4 @@ async fn walk(
         read::invite_body(caller).await?;
     }
     Ok(false)
-}
-
-/// A check found nothing to check, because what it needs was not worked out before it. Never an admission.
-fn incomplete() -> GatewayError {
-    GatewayError::new(Fault::Internal, "The request was not worked out far enough to be checked.")
-}
-
-/// An error about the request itself.
-fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> GatewayError {
-    GatewayError::new(Fault::InvalidRequest, message)
 }

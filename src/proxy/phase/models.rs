@@ -1,26 +1,33 @@
 //! Models: the list and its members, from the configured routes, and from what providers say of their own.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Stop, exchange::Upstream, invalid, list, own, plan};
-use pingora_http::RequestHeader;
-
+use super::{list, plan, visible};
 use crate::{
     config::{Dialect, Preset, Provider, ProviderObjects},
     error::{Fault, GatewayError},
     objects::decode,
     openai::Endpoint,
-    proxy::{caller::Caller, context::Context, reply},
+    proxy::{
+        caller::Caller,
+        context::Context,
+        known_models::Told,
+        reply,
+        stop::{Stop, invalid},
+        upstream::Upstream,
+    },
     routing::{Candidates, Plan},
     tenants::Principal,
 };
+
+use pingora_http::RequestHeader;
 
 /// The largest list of a provider's models, in bytes, and in models.
 const MAX_LIST: usize = 4 << 20;
@@ -30,86 +37,9 @@ const MAX_MODELS: usize = 10_000;
 const FRESH: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// How long it is kept whether a provider has a model.
-const VERDICT: Duration = Duration::from_secs(60);
-
-/// Entries of each kind that are kept; what is more begins anew.
-const MAX_KNOWN: usize = 1_000;
-
 /// What Anthropic's list has on a page, and the most that may be asked for (Anthropic's reference, "List Models").
 const ANTHROPIC_PAGE: usize = 20;
 const ANTHROPIC_MOST: usize = 1_000;
-
-/// A model as a provider tells of it.
-#[derive(Clone, Debug)]
-struct Told {
-    id: String,
-    created: u64,
-    owned_by: String,
-}
-
-impl Told {
-    fn read(model: &Value, provider: &Provider) -> Option<Self> {
-        let id =
-            model["id"].as_str().filter(|id| !id.is_empty() && id.len() <= 256 && !id.contains(char::is_control))?;
-        if [&model["object"], &model["type"]].into_iter().any(|kind| !kind.is_null() && kind != "model") {
-            return None;
-        }
-        let at = model["created_at"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-        let at = at.and_then(|at| u64::try_from(at.as_second()).ok());
-        let owned_by = model["owned_by"].as_str().unwrap_or(&provider.name).to_owned();
-        Some(Self { id: id.to_owned(), created: model["created"].as_u64().or(at).unwrap_or_default(), owned_by })
-    }
-
-    /// In the shape that the client reads. Where nobody knows when it was made, it is as old as can be: OpenAI's clients want
-    /// a number.
-    fn show(&self, anthropic: bool) -> Value {
-        let Self { id, created, owned_by } = self;
-        if anthropic {
-            let at = i64::try_from(*created).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
-            let at = at.unwrap_or_default().to_string();
-            // Its SDKs want to know that; what is served here can be asked.
-            let lifecycle = "active";
-            return json!({ "type": "model", "id": id, "display_name": id, "created_at": at, "lifecycle": lifecycle });
-        }
-        json!({ "id": id, "object": "model", "created": created, "owned_by": owned_by })
-    }
-}
-
-/// A provider's list: when it was read, and what it said. One request asks for it, the others wait.
-type Slot = Arc<tokio::sync::Mutex<Option<(Instant, Arc<[Told]>)>>>;
-
-/// What providers say of their models with the gateway's keys. Kept by tenant, as its headers may choose another part of the
-/// account.
-#[derive(Default)]
-pub struct Known {
-    lists: Mutex<HashMap<String, Slot>>,
-    /// Whether a provider has a model.
-    verdicts: Mutex<HashMap<String, (Instant, bool)>>,
-}
-
-impl Known {
-    fn slot(&self, key: String) -> Slot {
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        if lists.len() >= MAX_KNOWN && !lists.contains_key(&key) {
-            lists.clear();
-        }
-        lists.entry(key).or_default().clone()
-    }
-
-    fn verdict(&self, key: &str) -> Option<bool> {
-        let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        verdicts.get(key).filter(|(at, _)| at.elapsed() < VERDICT).map(|(_, missing)| *missing)
-    }
-
-    fn judge(&self, key: String, missing: bool) {
-        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        if verdicts.len() >= MAX_KNOWN {
-            verdicts.clear();
-        }
-        verdicts.insert(key, (Instant::now(), missing));
-    }
-}
 
 /// Answers `GET /v1/models` and `GET /v1/models/{id}`.
 ///
@@ -183,7 +113,7 @@ fn visible(ctx: &Context, principal: &Principal, provider: &Arc<Provider>, model
     }
     let target = plan.targets.first()?;
     if !is_theirs(ctx, principal, &plan) {
-        own::require_shown(ctx, principal, target).ok()?;
+        visible::require_shown(ctx, principal, target).ok()?;
     }
     let created = if model.created > 0 { model.created } else { ctx.engines.released(target).unwrap_or_default() };
     Some(Told { id, created, owned_by: model.owned_by.clone() })
@@ -264,7 +194,7 @@ async fn look_up(
         return Err(unknown(id).into());
     }
     if !is_theirs(ctx, principal, &plan) {
-        own::require_shown(ctx, principal, &target).map_err(|_| unknown(id))?;
+        visible::require_shown(ctx, principal, &target).map_err(|_| unknown(id))?;
     }
     ctx.open_dispatch(plan);
     let (header, body) = list::fetch(caller.request(), ctx, &path, None, MAX_LIST, upstream).await?;

@@ -3,20 +3,18 @@
 //! What is another's looks like what is not there, and no provider is asked about it. A client's own key opens the client's own
 //! account: nothing is checked there, and nothing is kept.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header;
 
-use super::{Stop, admit, exchange::Upstream, incomplete, invalid, list, plan, read};
-use pingora_http::RequestHeader;
-
+use super::{admit, list, plan, read, visible};
 use crate::{
     config::{self, ProviderObjects},
     error::{Fault, GatewayError},
     objects::{
-        Action, Batch, Dialect, Form, Reference, Refused, Rule, boundary, find_rule, is_cursor, is_fine_tune,
-        may_refer, query, scan, scan_field,
+        Action, Batch, Dialect, Form, Reference, Refused, Rule, boundary, find_rule, is_cursor, may_refer, query, scan,
+        scan_field,
     },
     openai::Endpoint,
     providers::exchange,
@@ -25,10 +23,14 @@ use crate::{
         context::Context,
         heavy::{self, Load},
         keeper::Keeper,
+        stop::{Stop, incomplete, invalid},
+        upstream::Upstream,
     },
     routing::{Reason, Target},
     tenants::Principal,
 };
+
+use pingora_http::RequestHeader;
 
 /// What becomes of a request that is only forwarded.
 pub enum Passage {
@@ -88,7 +90,7 @@ pub async fn forwarded(
         strict: !(rule.action == Action::Items && is_cursor(reference.param)),
         ..reference
     }));
-    check(ctx, principal, &target, &references)?;
+    visible::check(ctx, principal, &target, &references)?;
     if rule.action == Action::List {
         admit::reserve(caller, ctx).await?;
         list::answer(caller, ctx, principal, &target, rule, upstream).await?;
@@ -100,16 +102,16 @@ pub async fn forwarded(
         if !bytes.is_empty() {
             let (found, is_json) = references_of(caller.request(), ctx, &target, bytes.clone()).await?;
             ctx.forwarded_json = is_json;
-            check(ctx, principal, &target, &found)?;
+            visible::check(ctx, principal, &target, &found)?;
             references.extend(found);
         }
         body = Some(bytes);
     }
     if rule.action == Action::Batch {
-        let batch = Batch::read(body.as_deref().unwrap_or_default()).map_err(unreadable)?;
+        let batch = Batch::read(body.as_deref().unwrap_or_default()).map_err(visible::unreadable)?;
         // Another one deeper in the body would be taken by a reader that looks there.
         if references.iter().any(|reference| reference.param == "input_file_id" && reference.id != batch.file) {
-            return Err(unreadable(Refused::Twice("input_file_id")).into());
+            return Err(visible::unreadable(Refused::Twice("input_file_id")).into());
         }
         list::inspect_batch(caller, ctx, principal, &target, &batch, upstream).await?;
         // The client's own request is yet to come.
@@ -137,7 +139,7 @@ fn keeper(
         Some(id) => ctx.governance.objects.owner(&target.provider.name, id)?,
         None => principal.as_owner(),
     };
-    Keeper::forwarded(ctx, target, rule, owner, body).map(Box::new)
+    Keeper::forwarded(&ctx.governance.objects, target, rule, owner, body).map(Box::new)
 }
 
 /// Checks what a request to an endpoint that is understood refers to. Deployments where an object is not the tenant's are
@@ -173,67 +175,14 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
         let translated = ctx.endpoint == Endpoint::Responses && exchange::is_translated(&ctx.endpoint, provider);
         let objects = &ctx.governance.objects;
         let counts = |reference: &&Reference| !translated || objects.owner(&provider.name, &reference.id).is_some();
-        let outcome = require_fine_tune(ctx, principal, target)
-            .and_then(|()| check(ctx, principal, target, references.iter().filter(counts)));
+        let outcome = visible::require_fine_tune(ctx, principal, target)
+            .and_then(|()| visible::check(ctx, principal, target, references.iter().filter(counts)));
         outcome.err().map(|error| Reason::Objects(Box::new(error)))
     });
     match narrowed.err().and_then(Reason::into_error) {
         Some(error) => Err(*error),
         None => Ok(()),
     }
-}
-
-/// Whether a model may be shown with the gateway's key: it is no fine-tune and nothing else of another's.
-///
-/// # Errors
-/// It is another's, or a fine-tune of nobody.
-pub fn require_shown(ctx: &Context, principal: &Principal, target: &Target) -> Result<(), GatewayError> {
-    let reference = Reference { id: target.model.to_string(), strict: false, param: "model" };
-    require_fine_tune(ctx, principal, target).and_then(|()| check(ctx, principal, target, [&reference]))
-}
-
-/// Whether a model is no fine-tune, or one that may be used, with the gateway's key. A configuration that names a fine-tune
-/// offers it; a name that the client brought has to be its own.
-///
-/// # Errors
-/// It is another's, or nobody's.
-fn require_fine_tune(ctx: &Context, principal: &Principal, target: &Target) -> Result<(), GatewayError> {
-    let model = &target.model;
-    let reference = Reference { id: model.to_string(), strict: true, param: "model" };
-    if target.named || !is_fine_tune(model) || may_use(ctx, principal, &target.provider, &reference) {
-        return Ok(());
-    }
-    let message = format!("The model '{model}' does not exist.");
-    Err(GatewayError::new(Fault::ModelNotFound, message).with_param(Some("model")))
-}
-
-/// Whether each id is one that the tenant may see.
-///
-/// # Errors
-/// One is another's, or nobody's.
-pub fn check<'a>(
-    ctx: &Context,
-    principal: &Principal,
-    target: &Target,
-    ids: impl IntoIterator<Item = &'a Reference>,
-) -> Result<(), GatewayError> {
-    match ids.into_iter().find(|reference| !may_use(ctx, principal, &target.provider, reference)) {
-        Some(reference) => Err(not_found(&reference.id, reference.param)),
-        None => Ok(()),
-    }
-}
-
-fn may_use(ctx: &Context, principal: &Principal, provider: &Arc<config::Provider>, reference: &Reference) -> bool {
-    match ctx.governance.objects.owner(&provider.name, &reference.id) {
-        Some(owner) => ctx.engines.parties.may_see(principal, &owner),
-        None => !reference.strict,
-    }
-}
-
-/// What is said of an object that is another's, and of one that is not there.
-fn not_found(id: &str, param: &'static str) -> GatewayError {
-    let shown: String = id.chars().filter(|char| !char.is_control()).take(100).collect();
-    GatewayError::new(Fault::ObjectNotFound, format!("No such object: '{shown}'.")).with_param(Some(param))
 }
 
 fn refuse(request: &RequestHeader, principal: &Principal, knob: &str) -> GatewayError {
@@ -278,11 +227,11 @@ async fn references_of(
         let work = move |_share| Some(form_references(&Form::read(&bytes, &boundary)?));
         let read = heavy::run(&ctx.governance.capacity, Load::reading(length), work).await?;
         let message = "The multipart body is not in the plain form that the gateway can check for references.";
-        let found = read.ok_or_else(|| invalid(message))?.map_err(unreadable)?;
+        let found = read.ok_or_else(|| invalid(message))?.map_err(visible::unreadable)?;
         return Ok((found, false));
     }
     if lower.starts_with("application/sdp") && request.uri.path() == "/v1/realtime/calls" {
-        // The description of a media request, which is no JSON and refers to nothing.
+        // The description of a media session, which is no JSON and refers to nothing.
         return Ok((Vec::new(), false));
     }
     let anthropic = target.provider.dialect == config::Dialect::Anthropic;
@@ -305,34 +254,5 @@ async fn references(
     scan: impl FnOnce(&[u8]) -> Result<Vec<Reference>, Refused> + Send + 'static,
 ) -> Result<Vec<Reference>, GatewayError> {
     let load = Load::reading(bytes.len());
-    heavy::run(&ctx.governance.capacity, load, move |_share| scan(&bytes)).await?.map_err(unreadable)
-}
-
-/// A body that could not be checked.
-pub fn unreadable(refused: Refused) -> GatewayError {
-    match refused {
-        Refused::Twice(field) => {
-            let message =
-                format!("The field '{field}' is given more than once, if keys are read without regard to case.");
-            invalid(message).with_param(Some(field))
-        }
-        Refused::Wide(field) => {
-            let message = format!(
-                "The field '{field}' asks for all that the provider's account has. The gateway's operator can allow that \
-                 (tenants.NAME.provider_objects: all)."
-            );
-            GatewayError::new(Fault::PathNotAllowed, message).with_param(Some(field))
-        }
-        Refused::Beyond(field) => {
-            let message = format!(
-                "The field '{field}' names a place that is no file of the provider's, and the gateway cannot know whose it is. \
-                 The gateway's operator can allow that (tenants.NAME.provider_objects: all)."
-            );
-            GatewayError::new(Fault::PathNotAllowed, message)
-        }
-        Refused::Unfit(field, why) => invalid(format!("The field '{field}' {why}.")).with_param(Some(field)),
-        Refused::Unreadable(why) => {
-            invalid(format!("The request body is no JSON that can be checked for what it refers to: {why}."))
-        }
-    }
+    heavy::run(&ctx.governance.capacity, load, move |_share| scan(&bytes)).await?.map_err(visible::unreadable)
 }

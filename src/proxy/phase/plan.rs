@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{incomplete, invalid};
 use crate::{
     capacity::SMALL,
     config::{Credentials, Preset, Vendor},
@@ -13,8 +12,10 @@ use crate::{
     openai::{Bound, DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Hosted, Peek, PeekError, count_values, splice},
     providers::ollama::ContextLengths,
     proxy::{
-        context::{Body, Context},
+        ask::Body,
+        context::Context,
         heavy::{self, Load, keep},
+        stop::{incomplete, invalid},
     },
     routing::{Plan, Reason, Target},
 };

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
-use super::Stop;
 use crate::{
     capacity::{MemoryBudget, PATIENCE, Part, SMALL, Share, Turns},
     config::Http,
@@ -15,6 +14,7 @@ use crate::{
         context::Context,
         encoding::{self, Broken, Coding},
         heavy,
+        stop::{Stop, invalid},
     },
 };
 
@@ -60,7 +60,7 @@ async fn decode(coding: Coding, body: Bytes, ctx: &Context) -> Result<Bytes, Gat
             Err(Broken::TooLarge) => {}
             Err(Broken::Invalid) => {
                 let message = "The request body is not in the form that 'content-encoding' says";
-                return Err(super::invalid(format!("{message} ({}).", coding.name())));
+                return Err(invalid(format!("{message} ({}).", coding.name())));
             }
         }
     }
@@ -218,7 +218,7 @@ async fn next(caller: &mut Caller<'_>, limits: &Http) -> Result<Option<Bytes>, S
             Err(match error.etype() {
                 ReadTimedout => too_late(limits),
                 ConnectionClosed | ReadError => Stop::Gone,
-                _ => super::invalid("The request body is framed wrongly.").into(),
+                _ => invalid("The request body is framed wrongly.").into(),
             })
         }
     }

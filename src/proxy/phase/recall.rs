@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::json;
 
-use super::{invalid, plan};
+use super::plan;
 use crate::{
     cache::{Entry, Form},
     error::{Fault, GatewayError},
@@ -15,9 +15,11 @@ use crate::{
     openai::Endpoint,
     providers::exchange,
     proxy::{
+        ask::Body,
         caller::Caller,
-        context::{Body, Context},
+        context::Context,
         heavy::{self, Load},
+        stop::invalid,
     },
     routing::{Candidates, Target},
     sse::Scanner,

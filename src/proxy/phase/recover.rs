@@ -8,13 +8,14 @@ use pingora_proxy::FailToProxy;
 use super::{
     cache, relay,
     respond::{ALL_DOWN, NEXT_TARGET, REDIRECTED},
-    settle::Measure,
     translate,
 };
 use crate::{
     cache::Outcome,
     error::{Extra, Fault, GatewayError},
-    proxy::{caller::Caller, context::Context, dispatch::Spoiled, held::NO_ROOM, reply, resolve::Resolver},
+    proxy::{
+        caller::Caller, context::Context, held::NO_ROOM, metering::Spoiled, reply, resolve::Resolver, stop::invalid,
+    },
     routing::AttemptOutcome,
 };
 
@@ -115,7 +116,7 @@ fn pay_for(ctx: &mut Context) -> bool {
     let worked = attempt.started.elapsed();
     let held = ctx.reservation.as_mut().is_none_or(|reservation| reservation.extend(quote.worst_case).is_ok());
     if held {
-        let measure = Measure::of(attempt);
+        let measure = attempt.measure();
         ctx.dispatch.spoiled.push(Spoiled::after(worked, measure, price, &quote));
     }
     held
@@ -214,7 +215,7 @@ fn explain(error: &Error, ctx: &Context) -> GatewayError {
             GatewayError { extra, ..GatewayError::new(Fault::UpstreamUnreachable, message) }
         }
         InvalidHTTPHeader if error.esource() != &ErrorSource::Upstream => {
-            super::invalid("A request header or the path cannot be forwarded.")
+            invalid("A request header or the path cannot be forwarded.")
         }
         InternalError if error.esource() != &ErrorSource::Upstream => {
             GatewayError::new(Fault::Internal, "The gateway failed to forward the request.")

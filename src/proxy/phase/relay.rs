@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use memchr::memmem;
 use pingora_error::{Error, ErrorType, Result};
 
@@ -14,8 +14,10 @@ use crate::{
     proxy::{
         caller::Parting,
         conceal::conceal,
-        context::{Belief, Bill, Context, Delivery},
+        context::{Context, Delivery},
+        metering::{Belief, Bill, Counted},
     },
+    sse::join,
 };
 
 /// How long the provider's count is waited for after the answer is finished and its client has left.
@@ -157,8 +159,7 @@ fn bill_of(ctx: &Context) -> Bill {
     let tier = respond::stream_tier(relay, ctx);
     let shown = || relay.generated_bytes().saturating_add(relay.media_bytes());
     let (quote, price) = (ctx.quote.as_ref(), ctx.price());
-    let mut counted =
-        usage.map(|usage| settle::Counted::of(usage, quote, price.as_deref(), tier, shown, settle::ceiling(ctx)));
+    let mut counted = usage.map(|usage| Counted::of(usage, quote, price.as_deref(), tier, shown, settle::ceiling(ctx)));
     if let (Some(calls), Some(counter)) = (ctx.call_prices(), relay.calls()) {
         // A translated stream does not tell of searches.
         let searched = translator.map(|translator| counter.clone().searched(translator.searches()));
@@ -172,19 +173,5 @@ fn bill_of(ctx: &Context) -> Bill {
         so_far: believed.map(|(usage, _)| usage),
         doubted: counted.is_none() && believed.is_some_and(|(_, belief)| belief == Belief::Impossible),
         media: relay.media_bytes() > 0,
-    }
-}
-
-/// Two pieces as one.
-pub fn join(first: Bytes, second: Bytes) -> Bytes {
-    match (first.is_empty(), second.is_empty()) {
-        (true, _) => second,
-        (_, true) => first,
-        (false, false) => {
-            let mut whole = BytesMut::with_capacity(first.len() + second.len());
-            whole.extend_from_slice(&first);
-            whole.extend_from_slice(&second);
-            whole.freeze()
-        }
     }
 }

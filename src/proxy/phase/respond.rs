@@ -9,7 +9,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
     cache::{self, Maker},
-    settle::{self, Counted, Tally},
+    settle::{self},
     translate,
 };
 use crate::{
@@ -22,15 +22,17 @@ use crate::{
     proxy::{
         caller::Caller,
         conceal::conceal,
-        context::{Bill, Context, Delivery},
+        context::{Context, Delivery},
         cors, headers,
         held::{Held, Limit, Withheld},
         keeper::Keeper,
+        metering::{Bill, Counted},
         rates,
         reply::{self, Reader},
         returned::{self, Account},
     },
     telemetry::Metrics,
+    tenants::Principal,
     types::ServiceTier,
 };
 
@@ -80,7 +82,7 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
     }
     let head = request.method == http::Method::HEAD;
     ctx.keeper = match ctx.keeper.take().filter(|_| response.status.is_success()) {
-        None if ctx.endpoint.reads_body() && response.status.is_success() => Keeper::understood(ctx).map(Box::new),
+        None if ctx.endpoint.reads_body() && response.status.is_success() => understood(ctx).map(Box::new),
         keeper => keeper,
     };
     if ctx.exchange().is_none() {
@@ -119,14 +121,21 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
             // Where the client finds the call that it has made: here, not at the provider.
             parts.headers.insert(header::LOCATION, place);
         }
-        cors::put(&mut parts.headers, ctx, &request.headers);
+        cors::put(&mut parts.headers, ctx.cors(), &request.headers);
     });
     if relayed {
         cache::begin_stream(ctx);
-        ctx.tally = Tally::begin(ctx).map(Box::new);
+        ctx.tally = settle::tally(ctx).map(Box::new);
         ctx.forget_body();
     }
     Ok(())
+}
+
+/// Takes down what the reply to an endpoint that is understood tells of objects.
+fn understood(ctx: &Context) -> Option<Keeper> {
+    let (attempt, body) = (ctx.dispatch.attempt.as_ref()?, ctx.body.as_ref()?);
+    let owner = ctx.principal.as_ref().map(Principal::as_owner)?;
+    Keeper::understood(&ctx.governance.objects, attempt, &ctx.endpoint, body, owner)
 }
 
 fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, head: bool) -> Delivery {

@@ -16,7 +16,8 @@ use crate::{
         quirks,
     },
     proxy::{
-        context::{Body, Context},
+        ask::Body,
+        context::Context,
         dispatch::Prepared,
         heavy::{self, Load},
     },

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{judge, map_of, module_of, scan::scan};
+use super::{Uses, circle, judge, map_of, module_at, module_of, scan::scan};
 
 fn path(module: &str) -> Vec<String> {
     module.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect()
@@ -93,6 +93,26 @@ fn edges_up_and_sideways_are_faults() {
     ] {
         assert!(faults(module, text).is_empty(), "{module}: {text}");
     }
+}
+
+#[test]
+fn a_circle_is_found_and_a_way_without_one_is_not() {
+    let uses = |edges: &[(&str, &str)]| -> Uses {
+        let mut uses = Uses::new();
+        for (from, to) in edges {
+            uses.entry(path(from)).or_default().insert(path(to));
+        }
+        uses
+    };
+    assert_eq!(circle(&uses(&[("p::a", "p::b"), ("p::a", "p::c"), ("p::b", "p::c")])), None);
+    let found = circle(&uses(&[("p::a", "p::b"), ("p::b", "p::c"), ("p::c", "p::b")])).unwrap();
+    assert_eq!(found, [path("p::b"), path("p::c")]);
+    let modules = ["p", "p::a", "p::a::b"].map(path).into();
+    assert_eq!(module_at(&modules, &path("p::a::f")), Some(path("p::a")));
+    assert_eq!(module_at(&modules, &path("q::a")), None);
+    let references = scan("use crate::p::{a::{b::F, G}, self};", &path("p::c")).references;
+    let paths: Vec<_> = references.into_iter().map(|reference| reference.path.join("::")).collect();
+    assert_eq!(paths, ["p::a::b::F", "p::a::G", "p"]);
 }
 
 #[test]

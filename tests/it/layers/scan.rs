@@ -17,6 +17,8 @@ pub struct Reference {
     pub line: usize,
     /// First segment below the crate root; `*` or `self` when the root itself is imported.
     pub target: String,
+    /// The whole path below the crate root.
+    pub path: Vec<String>,
 }
 
 /// Reads one file that hangs at `module`.
@@ -133,7 +135,7 @@ impl Scanner<'_> {
         }
         let target = full.first().cloned().unwrap_or_else(|| "self".to_owned());
         // `super::x` in a top module, or `self::x` in the crate root, names x at the root as `crate::x` does.
-        self.found.references.push(Reference { line, target });
+        self.found.references.push(Reference { line, target, path: full });
     }
 
     /// Steps over an attribute, those after it, and the item, field, arm or statement they stand on.

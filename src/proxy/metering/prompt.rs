@@ -7,10 +7,11 @@ use std::sync::{
 
 use bytes::Bytes;
 
+use super::Quote;
 use crate::{
     config::{Dialect, Vendor},
     openai::{self, Endpoint, IMAGE_TOKENS, TEMPLATE_TOKENS},
-    proxy::{context::Context, dispatch::Attempt},
+    routing::Target,
     tokenizer,
 };
 
@@ -26,7 +27,7 @@ const ALLOWANCE: usize = 32 << 20;
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// The prompt of a request, as far as it is kept.
-pub(super) struct Prompt {
+pub struct Prompt {
     body: Option<Kept>,
     has_template: bool,
     /// Tokens of its images, at most.
@@ -77,18 +78,18 @@ pub struct Measure {
 
 /// What a prompt comes to for one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PromptTokens {
+pub struct PromptTokens {
     /// At most.
-    pub(super) tokens: u64,
+    pub tokens: u64,
     /// Of them, images.
-    pub(super) images: u64,
+    pub images: u64,
     /// They may have been written to the prompt cache, and for how long.
-    pub(super) writes: Writes,
+    pub writes: Writes,
 }
 
 /// What may have been written to the provider's prompt cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Writes {
+pub enum Writes {
     /// Nothing.
     Nothing,
     /// For its default life.
@@ -98,14 +99,13 @@ pub(super) enum Writes {
 }
 
 impl Measure {
-    /// For the model of an attempt.
-    pub fn of(attempt: &Attempt) -> Self {
-        let (provider, model) = (&attempt.target.provider, attempt.target.model.clone());
+    /// For the model of a target; `marked` where its translation marks what the prompt cache is to keep.
+    pub fn of(target: &Target, marked: bool) -> Self {
+        let (provider, model) = (&target.provider, target.model.clone());
         let exact = tokenizer::is_exact(&model);
         // The open models have a longer system message in front.
         let of_openai = matches!(provider.vendor, Vendor::OpenAi | Vendor::Azure) && !model.contains("gpt-oss");
         let documented = exact && of_openai && provider.dialect == Dialect::OpenAi;
-        let marked = attempt.exchange.as_ref().is_some_and(|exchange| exchange.marks_cache);
         Self { model, exact, documented, caches_unasked: marked || provider.dialect != Dialect::Anthropic }
     }
 
@@ -122,33 +122,33 @@ impl Measure {
 
 impl Prompt {
     /// Of a stream that begins: the request itself is let go of.
-    pub(super) fn keep(ctx: &Context) -> Self {
-        let body = ctx.body.as_ref().and_then(|body| Kept::of(body.bytes.clone()));
-        Self { body, ..Self::bare(ctx) }
+    pub fn keep(endpoint: &Endpoint, quote: Option<&Quote>, body: Option<&Bytes>) -> Self {
+        Self { body: body.and_then(|bytes| Kept::of(bytes.clone())), ..Self::bare(endpoint, quote) }
     }
 
     /// Of a request that is over.
-    pub(super) fn of(ctx: &Context) -> Self {
-        let body = ctx.body.as_ref().map(|body| body.bytes.clone()).filter(|bytes| bytes.len() <= LARGEST);
-        Self { body: body.map(|bytes| Kept { bytes, allowed: 0 }), ..Self::bare(ctx) }
+    pub fn of(endpoint: &Endpoint, quote: Option<&Quote>, body: Option<&Bytes>) -> Self {
+        let body = body.filter(|bytes| bytes.len() <= LARGEST);
+        let kept = body.map(|bytes| Kept { bytes: bytes.clone(), allowed: 0 });
+        Self { body: kept, ..Self::bare(endpoint, quote) }
     }
 
-    fn bare(ctx: &Context) -> Self {
+    fn bare(endpoint: &Endpoint, quote: Option<&Quote>) -> Self {
         Self {
             body: None,
-            has_template: !matches!(ctx.endpoint, Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Completions),
-            images: ctx.quote.map_or(0, |quote| quote.images).saturating_mul(IMAGE_TOKENS),
-            most: ctx.quote.map_or(u64::MAX, |quote| quote.most_prompt),
+            has_template: !matches!(endpoint, Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Completions),
+            images: quote.map_or(0, |quote| quote.images).saturating_mul(IMAGE_TOKENS),
+            most: quote.map_or(u64::MAX, |quote| quote.most_prompt),
         }
     }
 
     /// No provider counts more.
-    pub(super) fn most(&self) -> u64 {
+    pub fn most(&self) -> u64 {
         self.most
     }
 
     /// Counts it from above; blocks.
-    pub(super) fn count(&self, measure: &Measure) -> PromptTokens {
+    pub fn count(&self, measure: &Measure) -> PromptTokens {
         let Some(body) = &self.body else {
             return PromptTokens { tokens: self.most, images: self.images.min(self.most), writes: Writes::Long };
         };

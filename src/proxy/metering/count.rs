@@ -1,0 +1,251 @@
+//! Counts what a request has used, after its end, where its provider does not tell.
+
+use std::sync::Arc;
+
+use super::{
+    Measure, Spoiled,
+    prompt::{Prompt, PromptTokens, Writes},
+    tally::{Counting, estimate, has_price},
+};
+use crate::{
+    capacity::Capacity,
+    ledger::Basis,
+    openai::{Piece, read_prompt},
+    pricing::Price,
+    tokenizer,
+    types::{NanoUsd, ServiceTier, Usage},
+};
+
+/// A chat message has about this many tokens around its text (OpenAI's cookbook, "How to count tokens").
+const PER_MESSAGE: u64 = 4;
+
+/// Likely tokens of the prompt in a request body, by the model's tokenizer: what a client is told that asks for a count. Blocks.
+pub fn count_prompt(model: &str, body: &[u8]) -> u64 {
+    let mut tokens: u64 = 0;
+    let read = read_prompt(body, &mut |piece| {
+        tokens += match piece {
+            Piece::Text(text) => tokenizer::count(model, text),
+            Piece::Number => 1,
+            Piece::Message => PER_MESSAGE,
+        };
+    });
+    match read {
+        Ok(()) => tokens,
+        // What is no JSON, or is nested too deep, counts as the text that it is.
+        Err(_) => tokenizer::count(model, &String::from_utf8_lossy(body)),
+    }
+}
+
+/// What a request used and cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Settled {
+    /// LLM tokens.
+    pub usage: Option<Usage>,
+    /// `None` where the model has no price.
+    pub cost: Option<NanoUsd>,
+    /// Where the cost comes from.
+    pub basis: Basis,
+}
+
+/// What has to be counted before a request can be closed.
+pub struct Count {
+    /// What was asked.
+    pub prompt: Prompt,
+    /// Whose tokens the text is counted in.
+    pub model: Arc<str>,
+    /// How the prompt is counted; `None` for nobody's.
+    pub measure: Option<Measure>,
+    /// What was generated and seen, and is not counted yet.
+    pub text: String,
+    /// Bytes of all that was generated and seen: tokens of another vendor's model have at least one.
+    pub bytes: u64,
+    /// Tokens of the answer that are counted.
+    pub counted: u64,
+    /// Portions that are being counted.
+    pub counting: Vec<Counting>,
+    /// Threads for it.
+    pub capacity: Arc<Capacity>,
+    /// Likely tokens of the prompt, by its size.
+    pub prompt_estimate: u64,
+    /// Tokens that may have been generated in all, seen or not.
+    pub unseen: u64,
+    /// It may be something else than text that was generated.
+    pub media: bool,
+    /// The most that what was not seen can cost.
+    pub ceiling: NanoUsd,
+    /// What the model costs.
+    pub price: Option<Arc<Price>>,
+    /// The tiers that it may be charged in.
+    pub tiers: [ServiceTier; 2],
+    /// What the provider had counted when the stream ended, as far as it is believed.
+    pub so_far: Option<Usage>,
+    /// What the last attempt cost, where that is known already.
+    pub known: Option<Settled>,
+    /// What is known of a stream with tools of the provider's that its client has left.
+    pub cut: Option<Cut>,
+    /// Attempts that broke before it.
+    pub spoiled: Vec<Spoiled>,
+}
+
+/// The most that a stream with tools of the provider's has used until its client left, besides what it generated.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// Prompt tokens of all that the model has read.
+    pub prompt_tokens: u64,
+    /// What the calls cost.
+    pub calls: NanoUsd,
+}
+
+/// The most that a usage can cost of which nobody has told the parts: what was written to the prompt cache, what was an image,
+/// what was thinking or sound. `prompt` is `None` where the provider has told those of the prompt.
+fn dearest(
+    price: &Price,
+    usage: &Usage,
+    prompt: Option<PromptTokens>,
+    media: bool,
+    tiers: [ServiceTier; 2],
+) -> NanoUsd {
+    let (mut prompts, mut most) = (vec![*usage], NanoUsd::ZERO);
+    if let Some(PromptTokens { tokens, images, writes }) = prompt {
+        let image = Usage { image_prompt_tokens: images, ..*usage };
+        prompts[0] = image;
+        if writes != Writes::Nothing {
+            prompts.push(Usage { cache_write_tokens: tokens, ..*usage });
+        }
+        if writes == Writes::Long {
+            prompts.push(Usage { cache_write_1h_tokens: tokens, ..*usage });
+        }
+    }
+    let completion = usage.completion_tokens;
+    for usage in prompts {
+        let thought = Usage { reasoning_tokens: completion, ..usage };
+        let sound = Usage { audio_completion_tokens: if media { completion } else { 0 }, ..usage };
+        for (usage, tier) in [usage, thought, sound].iter().flat_map(|usage| tiers.map(|tier| (usage, tier))) {
+            most = most.max(price.cost(usage, tier));
+        }
+    }
+    most
+}
+
+impl Count {
+    /// Counts, on the pool for blocking work.
+    pub async fn count(self) -> Settled {
+        let Self { prompt, model, measure, text, counted, counting, .. } = self;
+        let mut shown = counted;
+        for (portion, bytes) in counting {
+            shown = shown.saturating_add(portion.await.ok().and_then(Result::ok).unwrap_or(bytes));
+        }
+        let exact = measure.as_ref().is_some_and(Measure::is_exact);
+        // Not asked for where it is known: to count takes time.
+        let is_known = self.known.is_some();
+        let own = measure.filter(|_| !is_known && self.so_far.is_none() && self.cut.is_none());
+        let measures: Vec<Measure> = self.spoiled.iter().map(|spoiled| spoiled.measure.clone()).collect();
+        let (most, text_bytes) = (prompt.most(), text.len() as u64);
+        let (prompt, rest, prompts) = if has_price(self.price.as_deref()) || !measures.is_empty() {
+            let counted = self.capacity.parsing.run_surely(move || {
+                let mut prompts = Prompts { prompt, known: Vec::new() };
+                let own = own.map(|measure| prompts.count(&measure));
+                let rest = if is_known { 0 } else { tokenizer::count(&model, &text) };
+                (own, rest, measures.iter().map(|measure| prompts.count(measure)).collect::<Vec<_>>())
+            });
+            let unknown = |_| {
+                let most = PromptTokens { tokens: most, images: 0, writes: Writes::Long };
+                // A token is at least a byte.
+                (Some(most), text_bytes, self.spoiled.iter().map(|_| most).collect())
+            };
+            counted.await.unwrap_or_else(unknown)
+        } else {
+            let likely = PromptTokens { tokens: self.prompt_estimate, images: 0, writes: Writes::Nothing };
+            (Some(likely), estimate(text_bytes), Vec::new())
+        };
+        let mut shown = shown.saturating_add(rest);
+        if !exact {
+            // Another vendor's tokenizer may count more than ours does.
+            shown = tokenizer::with_margin(shown).min(self.bytes);
+        }
+        let usage = match self.so_far {
+            Some(usage) => Usage { completion_tokens: usage.completion_tokens.max(shown), ..usage },
+            None => {
+                let prompt_tokens = prompt.map_or(0, |prompt| prompt.tokens);
+                Usage { prompt_tokens, completion_tokens: shown, ..Usage::default() }
+            }
+        };
+        let (tiers, media) = (self.tiers, self.media);
+        let mut settled = match (self.known, self.price) {
+            (Some(known), _) => known,
+            (None, Some(price)) if let Some(Cut { prompt_tokens, calls }) = self.cut => {
+                let completion_tokens = usage.completion_tokens.max(self.unseen);
+                let tokens =
+                    tiers.map(|tier| price.worst_case(prompt_tokens, completion_tokens, tier)).into_iter().max();
+                let cost = tokens.unwrap_or_default().saturating_add(calls);
+                let usage = Usage { prompt_tokens, completion_tokens, ..Usage::default() };
+                Settled { usage: Some(usage), cost: Some(cost.min(self.ceiling)), basis: Basis::Bounded }
+            }
+            (None, Some(price)) => {
+                let cost = dearest(&price, &usage, prompt, media, tiers);
+                let most = Usage { completion_tokens: usage.completion_tokens.max(self.unseen), ..usage };
+                let at_most = dearest(&price, &most, prompt, media, tiers).min(self.ceiling);
+                match at_most > cost {
+                    true => Settled { usage: Some(most), cost: Some(at_most), basis: Basis::Bounded },
+                    false => Settled { usage: Some(usage), cost: Some(cost), basis: Basis::Counted },
+                }
+            }
+            (None, None) => Settled { usage: Some(usage), cost: None, basis: Basis::Unpriced },
+        };
+        for (spoiled, prompt) in self.spoiled.into_iter().zip(prompts) {
+            let Spoiled { price, unbounded, generated, worst_case, .. } = spoiled;
+            let lost = Usage { prompt_tokens: prompt.tokens, completion_tokens: generated, ..Usage::default() };
+            let lost_cost = match unbounded {
+                true => worst_case,
+                false => dearest(&price, &lost, Some(prompt), media, tiers).min(worst_case),
+            };
+            let cost = settled.cost.unwrap_or_default().saturating_add(lost_cost);
+            let usage = settled.usage.unwrap_or_default();
+            let prompt_tokens = usage.prompt_tokens.saturating_add(lost.prompt_tokens);
+            let completion_tokens = usage.completion_tokens.saturating_add(lost.completion_tokens);
+            settled.usage = Some(Usage { prompt_tokens, completion_tokens, ..usage });
+            settled.cost = Some(cost);
+            if settled.basis == Basis::Nothing {
+                settled.basis = if lost.completion_tokens > 0 { Basis::Bounded } else { Basis::Counted };
+            }
+        }
+        settled
+    }
+}
+
+/// A prompt as several models count it, each once.
+struct Prompts {
+    prompt: Prompt,
+    known: Vec<(Measure, PromptTokens)>,
+}
+
+impl Prompts {
+    fn count(&mut self, measure: &Measure) -> PromptTokens {
+        if let Some((_, tokens)) = self.known.iter().find(|(known, _)| known == measure) {
+            return *tokens;
+        }
+        let tokens = self.prompt.count(measure);
+        self.known.push((measure.clone(), tokens));
+        tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_prompt_is_counted_text_by_text() {
+        let body = serde_json::json!({
+            "model": "gpt-4o",
+            "messages": [{"role": "user", "content": "hello world"}],
+            "metadata": {"note": "this is no prompt and does not count at all"},
+        });
+        // "user", "hello world" and what stands around a message.
+        assert_eq!(count_prompt("gpt-4o", body.to_string().as_bytes()), 1 + 2 + PER_MESSAGE);
+        assert_eq!(count_prompt("text-embedding-3-small", br#"{"input": [[1, 2, 3], [4]]}"#), 4);
+        // What is nested too deep counts as the text that it is.
+        let deep = format!(r#"{{"input":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+        assert_eq!(count_prompt("gpt-4o", deep.as_bytes()), tokenizer::count("gpt-4o", &deep));
+    }
+}
