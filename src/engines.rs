@@ -18,6 +18,7 @@ use crate::{
     pricing::{Catalogue, Price},
     providers::exchange,
     routing::{RouteTable, Target},
+    telemetry::Observer,
     tenants::Parties,
     types::PicoUsd,
 };
@@ -39,6 +40,8 @@ pub struct Engines {
     pub authorities: BTreeMap<Arc<str>, Arc<Authorities>>,
     /// Providers as Pingora's pool knows them.
     pub peers: Peers,
+    /// Who is told of finished requests, besides the ledger.
+    pub observers: Vec<Arc<dyn Observer>>,
 }
 
 impl Engines {

@@ -56,7 +56,7 @@ use crate::{
     proxy::Gateway,
     routing::RouteTable,
     store::StoreError,
-    telemetry::Metrics,
+    telemetry::{AccessLog, Metrics, Observer},
     tenants::{Governance, Parties},
 };
 
@@ -130,7 +130,7 @@ impl Server {
         let objects = Arc::new(Objects::open(place));
         let capacity = Arc::new(Capacity::new(Some(config.server.memory_budget)));
         let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects, capacity));
-        let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance)?));
+        let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance, &metrics)?));
         if let Some(snapshot) = snapshot {
             inherit(&engines, &governance, snapshot);
         }
@@ -329,7 +329,7 @@ fn endpoint(address: SocketAddr, upgrade: bool, faults: &mut Vec<String>) -> Opt
     Endpoint::bind(address, upgrade).map_err(|error| faults.push(format!("cannot listen on {address}: {error}"))).ok()
 }
 
-fn engines(config: Config, governance: &Arc<Governance>) -> Result<Engines, StartError> {
+fn engines(config: Config, governance: &Arc<Governance>, metrics: &Arc<Metrics>) -> Result<Engines, StartError> {
     let catalogue = match &config.prices_file {
         None => Catalogue::builtin(),
         Some(path) => read_catalogue(path)?,
@@ -347,7 +347,12 @@ fn engines(config: Config, governance: &Arc<Governance>) -> Result<Engines, Star
     }
     let config = Arc::new(config);
     let parties = Parties::new(config.clone(), governance.clone());
-    Ok(Engines { config, routes, catalogue: Arc::new(catalogue), parties, authorities, peers: Peers::default() })
+    let mut observers: Vec<Arc<dyn Observer>> = vec![metrics.clone()];
+    if config.log.access {
+        observers.push(Arc::new(AccessLog));
+    }
+    let (catalogue, peers) = (Arc::new(catalogue), Peers::default());
+    Ok(Engines { config, routes, catalogue, parties, authorities, peers, observers })
 }
 
 fn read_authorities(file: &Path) -> Result<Arc<Authorities>, String> {
@@ -436,6 +441,6 @@ impl Reloader {
             return Err(StartError(vec![format!("the configuration file {why}")]));
         }
         let renewal = self.certificates.read(&config).map_err(StartError)?;
-        Ok((engines(config, &self.governance)?, text, files, renewal))
+        Ok((engines(config, &self.governance, &self.metrics)?, text, files, renewal))
     }
 }

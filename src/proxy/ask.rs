@@ -4,7 +4,47 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::openai::{Bound, Hosted, Peek};
+use crate::openai::{Bound, Endpoint, Hosted, Peek};
+
+/// What is asked.
+pub struct Ask {
+    /// `Other` until identified.
+    pub endpoint: Endpoint,
+    /// The client wants to become a WebSocket.
+    pub websocket: bool,
+    /// The client is one of Anthropic's: it reads errors in that shape.
+    pub anthropic: bool,
+    /// The body, where the gateway reads it.
+    pub body: Option<Box<Body>>,
+    /// The body of a request that is only forwarded, where it was read for what it refers to.
+    pub forwarded: Option<Forwarded>,
+    /// The tools in it that a provider runs itself.
+    pub hosted: Option<Arc<Hosted>>,
+    /// What it has continued, before the whole conversation took its place.
+    pub previous_response_id: Option<Arc<str>>,
+}
+
+impl Default for Ask {
+    fn default() -> Self {
+        Self {
+            endpoint: Endpoint::Other,
+            websocket: false,
+            anthropic: false,
+            body: None,
+            forwarded: None,
+            hosted: None,
+            previous_response_id: None,
+        }
+    }
+}
+
+/// A body that was read before it is forwarded.
+pub struct Forwarded {
+    /// As the client sent it.
+    pub bytes: Bytes,
+    /// It was read as JSON.
+    pub is_json: bool,
+}
 
 /// A body that was read whole.
 #[derive(Clone)]

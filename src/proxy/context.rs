@@ -2,10 +2,9 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use bytes::Bytes;
 use http::HeaderValue;
 use pingora_proxy::FailToProxy;
 
@@ -17,15 +16,16 @@ use crate::{
     error::Fault,
     ledger::Reservation,
     limits::Permit,
-    openai::{CallPrices, Endpoint, Hosted, Labels, StreamRelay},
+    openai::{CallPrices, Labels, StreamRelay},
     pricing::Price,
-    providers::exchange::{Exchange, StreamTranslator},
+    providers::exchange::Exchange,
     proxy::{
-        ask::Body,
+        ask::Ask,
         dispatch::{Attempt, Dispatch},
         held::Withheld,
         keeper::Keeper,
-        metering::{Bill, Quote, Tally},
+        metering::{Bill, Quote},
+        stream::Stream,
     },
     routing::{Candidates, FirstToLast, Plan, Reason, Target},
     stored_responses::Turn,
@@ -38,86 +38,102 @@ use crate::{
 pub struct Context {
     /// The engines as they were when the request came; a reload does not change a request that is under way.
     pub engines: Arc<Engines>,
+    /// What lives longer than a configuration: tokens, meters, budgets.
+    pub governance: Arc<Governance>,
+    /// The metrics that observe it.
+    pub metrics: Arc<Metrics>,
+    /// How it came.
+    pub arrival: Arrival,
+    /// Who asks.
+    pub asker: Asker,
+    /// What is asked.
+    pub ask: Ask,
+    /// What it may use.
+    pub grant: Grant,
+    /// The cache's part in it.
+    pub ticket: Ticket,
+    /// Where it may go, and who is asked.
+    pub dispatch: Dispatch,
+    /// What becomes of the answer.
+    pub reply: Reply,
+    /// Whether another task goes on with it.
+    pub handed: Handed,
+}
+
+/// How a request came.
+pub struct Arrival {
     /// The gateway's id for it.
     pub id: RequestId,
     /// When its header had arrived.
     pub started: Instant,
-    /// What is asked for; `Other` until identified.
-    pub endpoint: Endpoint,
-    /// It wants to become a WebSocket.
-    pub websocket: bool,
     /// The connection that it came on, if that serves one request at a time.
     pub connection: Option<Arc<Connection>>,
-    /// The client is one of Anthropic's: it reads errors in that shape.
-    pub anthropic: bool,
-    /// What lives longer than a configuration: tokens, meters, budgets.
-    pub governance: Arc<Governance>,
+    /// Counts it as open; given back on drop. `None` for a stand-in.
+    _open: Option<InFlight>,
+}
+
+/// Who asks.
+#[derive(Default)]
+pub struct Asker {
     /// The client's own credential for a provider.
     pub credential: Option<Secret>,
     /// The client's `chitty_` token, or what it presents as one.
     pub token: Option<Secret>,
-    /// Who asks; `None` before that is known.
+    /// The tenant and all that holds for it; `None` before that is known.
     pub principal: Option<Principal>,
+}
+
+/// What a request may use, given back or settled at its end.
+#[derive(Default)]
+pub struct Grant {
     /// Its place among the open requests; given back on drop.
     pub permit: Option<Permit>,
     /// The most it can cost.
     pub quote: Option<Quote>,
-    /// The tools in it that a provider runs itself.
-    pub hosted: Option<Arc<Hosted>>,
     /// Money held for it; settled or given back on drop.
     pub reservation: Option<Reservation>,
-    /// What is needed to count tokens if the provider does not.
-    pub tally: Option<Box<Tally>>,
-    /// The body, where the gateway reads it.
-    pub body: Option<Box<Body>>,
-    /// The body of a request that is only forwarded, where it was read for what it refers to.
-    pub forwarded: Option<Bytes>,
-    /// That body was read as JSON.
-    pub forwarded_json: bool,
-    /// Takes down what the provider's reply tells of objects.
-    pub keeper: Option<Box<Keeper>>,
-    /// For its response, where the gateway is to keep it in the provider's place.
-    pub turn: Option<Box<Turn>>,
-    /// What it has continued, before the whole conversation took its place.
-    pub previous_response_id: Option<Arc<str>>,
+}
+
+/// The cache's part in a request.
+#[derive(Default)]
+pub struct Ticket {
     /// What the cache does with its reply.
     pub course: Course,
     /// What the cache knows of it; `None` where it has no part.
     pub cached: Option<Box<Cached>>,
-    /// Where it may go, and who is asked.
-    pub dispatch: Dispatch,
+}
+
+/// What becomes of the answer.
+#[derive(Default)]
+pub struct Reply {
+    /// How it reaches the client.
+    pub delivery: Delivery,
     /// True when the provider's reply has an end of its own: a length, chunks, or an HTTP/2 stream.
     pub framed: bool,
-    /// Puts the provider's stream into the client's dialect, where that is another one.
-    pub translator: Option<Box<StreamTranslator>>,
-    /// How the provider's reply reaches the client.
-    pub delivery: Delivery,
-    /// How the exchange was given up, where it was a task of its own.
-    pub given_up: Option<FailToProxy>,
-    /// Another context has all that is known of the request: that of the task which goes on with it.
-    pub handed_over: bool,
+    /// Takes down what it tells of objects.
+    pub keeper: Option<Box<Keeper>>,
+    /// For a response that the gateway is to keep in the provider's place.
+    pub turn: Option<Box<Turn>>,
     /// The reply to an upload, where its body is held back.
     pub withheld: Option<Withheld>,
-    /// What the reply told about usage; shared with the held reply's last step.
+    /// What it told about usage; shared with the held reply's last step.
     bill: OnceLock<Arc<Mutex<Bill>>>,
-    /// The gateway ended the stream because its budget was used up.
-    pub stopped: bool,
-    /// When the provider had said that the answer is finished, before it told what it counted.
-    pub generated: Option<Instant>,
-    /// When the provider's stream was last read.
-    pub last_read: Option<Instant>,
-    /// How long the provider's stream may have lain unread when it ended: its client did not take what there was.
-    pub unread_for: Duration,
-    /// When the relayed stream came to its end, good or bad.
-    pub stream_over: Option<Instant>,
     /// When the first byte left for the client.
     pub first_byte: Option<Instant>,
     /// The fault the gateway answered with, if it did.
     pub fault: Option<Fault>,
-    /// The metrics that observe it.
-    pub metrics: Arc<Metrics>,
-    /// Counts it as open; given back on drop. `None` for a stand-in.
-    _open: Option<InFlight>,
+}
+
+/// Whether another task goes on with a request.
+#[derive(Default)]
+pub enum Handed {
+    /// No.
+    #[default]
+    Here,
+    /// Another context has all that is known of it.
+    Over,
+    /// The task has given it up, and told the client.
+    Back(FailToProxy),
 }
 
 /// How the provider's reply reaches the client.
@@ -129,7 +145,7 @@ pub enum Delivery {
     /// Held until complete, so that its header can carry the cost.
     Hold,
     /// Event by event.
-    Relay(Box<StreamRelay>),
+    Relay(Box<Stream>),
 }
 
 /// What the cache does with a reply.
@@ -203,58 +219,39 @@ impl Context {
         Self {
             engines,
             governance: governance.clone(),
-            token: None,
-            principal: None,
-            permit: None,
-            quote: None,
-            hosted: None,
-            reservation: None,
-            tally: None,
-            id: RequestId::now(),
-            started: Instant::now(),
-            endpoint: Endpoint::Other,
-            connection: None,
-            anthropic: false,
-            websocket: false,
-            dispatch: Dispatch::default(),
-            translator: None,
-            credential: None,
-            body: None,
-            forwarded: None,
-            forwarded_json: false,
-            keeper: None,
-            turn: None,
-            previous_response_id: None,
-            course: Course::Bypass,
-            cached: None,
-            framed: false,
-            delivery: Delivery::Pass,
-            given_up: None,
-            handed_over: false,
-            withheld: None,
-            bill: OnceLock::new(),
-            stopped: false,
-            generated: None,
-            last_read: None,
-            unread_for: Duration::ZERO,
-            stream_over: None,
-            first_byte: None,
-            fault: None,
             metrics: metrics.clone(),
-            _open: open,
+            arrival: Arrival { id: RequestId::now(), started: Instant::now(), connection: None, _open: open },
+            asker: Asker::default(),
+            ask: Ask::default(),
+            grant: Grant::default(),
+            ticket: Ticket::default(),
+            dispatch: Dispatch::default(),
+            reply: Reply::default(),
+            handed: Handed::Here,
         }
     }
 
     /// For the client's side of an exchange that is a task of its own: all but its connection stays with `self`.
     pub fn stand_in(&mut self) -> Self {
-        let stand_in = Self::counted(self.engines.clone(), &self.governance, &self.metrics, None);
-        Self { handed_over: true, connection: self.connection.take(), ..stand_in }
+        let mut stand_in = Self::counted(self.engines.clone(), &self.governance, &self.metrics, None);
+        stand_in.handed = Handed::Over;
+        stand_in.arrival.connection = self.arrival.connection.take();
+        stand_in
     }
 
     /// Ends that.
     pub fn come_back(&mut self, own: Self) {
-        let connection = self.connection.take();
-        *self = Self { connection, ..own };
+        let connection = self.arrival.connection.take();
+        *self = own;
+        self.arrival.connection = connection;
+    }
+
+    /// The stream that the answer is, where it is one.
+    pub fn stream(&self) -> Option<&Stream> {
+        match &self.reply.delivery {
+            Delivery::Relay(stream) => Some(stream),
+            _ => None,
+        }
     }
 
     /// Which web pages may call.
@@ -274,7 +271,7 @@ impl Context {
 
     /// The flight that this request leads.
     pub fn fill(&self) -> Option<&Arc<Lead>> {
-        self.cached.as_ref()?.fill.as_ref()
+        self.ticket.cached.as_ref()?.fill.as_ref()
     }
 
     /// The way back from the dialect of the current target.
@@ -291,13 +288,13 @@ impl Context {
     /// where the model has no price.
     pub fn call_prices(&self) -> Option<CallPrices> {
         let Attempt { target, price, .. } = self.dispatch.attempt.as_ref()?;
-        self.engines.call_prices(&self.endpoint, self.hosted.as_ref(), target, price.as_deref()?)
+        self.engines.call_prices(&self.ask.endpoint, self.ask.hosted.as_ref(), target, price.as_deref()?)
     }
 
     /// Lets go of the request's body once no further attempt can follow: a stream may stay open for minutes.
     pub fn forget_body(&mut self) {
-        self.body = None;
-        self.forwarded = None;
+        self.ask.body = None;
+        self.ask.forwarded = None;
         if let Some(attempt) = &mut self.dispatch.attempt {
             attempt.body = None;
         }
@@ -305,7 +302,7 @@ impl Context {
 
     /// The tier that was asked for.
     pub fn tier(&self) -> ServiceTier {
-        self.quote.map(|quote| quote.tier).unwrap_or_default()
+        self.grant.quote.map(|quote| quote.tier).unwrap_or_default()
     }
 
     /// The bill so far.
@@ -315,7 +312,7 @@ impl Context {
 
     /// The bill for the last step of a held reply. Made when it is first needed: an open stream has none.
     pub fn shared_bill(&self) -> &Arc<Mutex<Bill>> {
-        self.bill.get_or_init(Arc::default)
+        self.reply.bill.get_or_init(Arc::default)
     }
 
     /// The deployments of a plan are those that may be asked.

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,8 +25,8 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
-    connections::Connection, engines::Engines, providers::ollama::ContextLengths, telemetry::Metrics,
-    tenants::Governance,
+    connections::Connection, engines::Engines, providers::ollama::ContextLengths, proxy::context::Handed,
+    telemetry::Metrics, tenants::Governance,
 };
 
 /// The OpenAI-compatible gateway as a Pingora proxy.
@@ -81,7 +82,7 @@ impl ProxyHttp for Gateway {
     ) {
         if let Ok(connection) = connection.downcast::<Arc<Connection>>() {
             connection.request_began();
-            ctx.connection = Some(*connection);
+            ctx.arrival.connection = Some(*connection);
         }
     }
 
@@ -130,7 +131,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         if !response.status.is_informational() || response.status.as_u16() == 101 {
             phase::respond::downgrade(&mut Caller::new(session), response);
-            ctx.first_byte.get_or_insert_with(Instant::now);
+            ctx.reply.first_byte.get_or_insert_with(Instant::now);
         }
         Ok(())
     }
@@ -142,13 +143,13 @@ impl ProxyHttp for Gateway {
         end: bool,
         ctx: &mut Box<Context>,
     ) -> Result<Option<Duration>> {
-        if let Some(keeper) = &mut ctx.keeper
+        if let Some(keeper) = &mut ctx.reply.keeper
             && let Some(bytes) = body
         {
             keeper.pass(bytes);
         }
-        if ctx.withheld.is_some() {
-            let out = Withheld::take(&mut ctx.withheld, body.take().unwrap_or_default(), end)?;
+        if ctx.reply.withheld.is_some() {
+            let out = Withheld::take(&mut ctx.reply.withheld, body.take().unwrap_or_default(), end)?;
             *body = Some(out).filter(|out| !out.is_empty());
         }
         Ok(None)
@@ -161,7 +162,7 @@ impl ProxyHttp for Gateway {
         _trailers: &mut HeaderMap,
         ctx: &mut Box<Context>,
     ) -> Result<Option<Bytes>> {
-        let body = Withheld::take(&mut ctx.withheld, Bytes::new(), true)?;
+        let body = Withheld::take(&mut ctx.reply.withheld, Bytes::new(), true)?;
         Ok(Some(body).filter(|body| !body.is_empty()))
     }
 
@@ -187,9 +188,12 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Box<Context>) -> FailToProxy {
-        match ctx.given_up.take() {
-            Some(end) => end,
-            None => phase::recover::give_up(&mut Caller::new(session), ctx, error).await,
+        match mem::take(&mut ctx.handed) {
+            Handed::Back(end) => end,
+            handed => {
+                ctx.handed = handed;
+                phase::recover::give_up(&mut Caller::new(session), ctx, error).await
+            }
         }
     }
 

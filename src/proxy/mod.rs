@@ -30,6 +30,7 @@ pub mod reply;
 mod resolve;
 pub mod returned;
 mod stop;
+mod stream;
 mod upstream;
 
 pub use gateway::Gateway;

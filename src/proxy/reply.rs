@@ -77,7 +77,7 @@ pub async fn json(caller: &mut Caller<'_>, ctx: &mut Context, status: u16, body:
 /// When the client is gone.
 pub async fn error(caller: &mut Caller<'_>, ctx: &mut Context, error: &GatewayError) -> Result<()> {
     let fault = error.fault;
-    ctx.fault = Some(fault);
+    ctx.reply.fault = Some(fault);
     ctx.metrics.error(fault.code(), fault.blame().label());
     let body = body(error, &Reader::of(ctx));
     let mut header = header(ctx, error.status(), body.len())?;
@@ -95,9 +95,11 @@ pub async fn options(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<()> {
     let mut parts = http::Response::new(()).into_parts().0;
     parts.status = http::StatusCode::NO_CONTENT;
     parts.headers.insert(header::ALLOW, cors::METHODS);
-    parts.headers.extend(HeaderValue::from_bytes(ctx.id.to_string().as_bytes()).ok().map(|id| (REQUEST_ID, id)));
+    parts
+        .headers
+        .extend(HeaderValue::from_bytes(ctx.arrival.id.to_string().as_bytes()).ok().map(|id| (REQUEST_ID, id)));
     cors::put_preflight(&mut parts.headers, ctx.cors(), &caller.request().headers);
-    ctx.first_byte.get_or_insert_with(std::time::Instant::now);
+    ctx.reply.first_byte.get_or_insert_with(std::time::Instant::now);
     caller.write_header(parts.into(), true).await
 }
 
@@ -171,13 +173,13 @@ pub async fn stored(
         // Such a client knows no chunks: the end of the connection is the end of the body.
         None => caller.close_after(),
     }
-    let id = text(&ctx.id.to_string());
-    if ctx.anthropic {
+    let id = text(&ctx.arrival.id.to_string());
+    if ctx.ask.anthropic {
         headers.insert(PROVIDER_REQUEST_ID, id.clone());
     }
     headers.insert(REQUEST_ID, id);
     headers.insert(header::AGE, age.as_secs().into());
-    headers.insert(CACHE, ctx.course.header());
+    headers.insert(CACHE, ctx.ticket.course.header());
     put_cache_key(headers, ctx);
     headers.insert(COST, NOTHING);
     headers.insert(MODEL, text(&served.model));
@@ -190,7 +192,7 @@ pub async fn stored(
     }
     put_quotas(headers, ctx);
     cors::put(headers, ctx.cors(), &caller.request().headers);
-    ctx.first_byte.get_or_insert_with(std::time::Instant::now);
+    ctx.reply.first_byte.get_or_insert_with(std::time::Instant::now);
     caller.write_header(parts.into(), false).await?;
     match body {
         Some(body) => caller.write_body(Some(body), true).await,
@@ -200,13 +202,13 @@ pub async fn stored(
 
 /// The key under which the cache keeps the reply, or may.
 pub fn put_cache_key(headers: &mut HeaderMap, ctx: &Context) {
-    let key = ctx.cached.as_ref().and_then(|cached| HeaderValue::from_bytes(&cached.key.hex()).ok());
+    let key = ctx.ticket.cached.as_ref().and_then(|cached| HeaderValue::from_bytes(&cached.key.hex()).ok());
     headers.extend(key.map(|key| (CACHE_KEY, key)));
 }
 
 /// A tenant's own limits in the place of the account's, which all tenants share.
 pub fn put_quotas(headers: &mut HeaderMap, ctx: &Context) {
-    let Some(permit) = &ctx.permit else { return };
+    let Some(permit) = &ctx.grant.permit else { return };
     let (requests, tokens) = (permit.requests_quota(), permit.tokens_quota());
     if requests.is_some() || tokens.is_some() {
         super::headers::remove(headers, |name| name.as_str().starts_with("anthropic-ratelimit-"));
@@ -242,7 +244,7 @@ pub struct Reader {
 impl Reader {
     /// The client of a request.
     pub fn of(ctx: &Context) -> Self {
-        Self { anthropic: ctx.anthropic, id: ctx.id }
+        Self { anthropic: ctx.ask.anthropic, id: ctx.arrival.id }
     }
 
     /// Of the request.
@@ -284,10 +286,10 @@ fn header(ctx: &Context, status: u16, length: usize) -> Result<ResponseHeader> {
     let mut reply = ResponseHeader::build(status, Some(6))?;
     reply.insert_header(header::CONTENT_TYPE, "application/json")?;
     reply.insert_header(header::CONTENT_LENGTH, length)?;
-    reply.insert_header(REQUEST_ID, ctx.id.to_string())?;
-    if ctx.anthropic {
+    reply.insert_header(REQUEST_ID, ctx.arrival.id.to_string())?;
+    if ctx.ask.anthropic {
         // Where Anthropic's SDKs look for it.
-        reply.insert_header(PROVIDER_REQUEST_ID, ctx.id.to_string())?;
+        reply.insert_header(PROVIDER_REQUEST_ID, ctx.arrival.id.to_string())?;
     }
     if ctx.dispatch.asked() > 0 {
         reply.insert_header(ATTEMPTS, ctx.dispatch.asked())?;
@@ -300,7 +302,7 @@ async fn send(caller: &mut Caller<'_>, ctx: &mut Context, mut header: ResponseHe
         let request = &caller.request().headers;
         super::headers::change_response(&mut header, |parts| cors::put(&mut parts.headers, ctx.cors(), request));
     }
-    ctx.first_byte.get_or_insert_with(std::time::Instant::now);
+    ctx.reply.first_byte.get_or_insert_with(std::time::Instant::now);
     let head = caller.request().method == http::Method::HEAD;
     caller.write_header(header, head).await?;
     if head {

@@ -10,6 +10,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::{Observer, Record};
 use crate::types::{NanoUsd, Usage};
 
 /// Bucket bounds in seconds from 100 µs to 10 min, each a third above the one before: a percentile read from them is
@@ -362,18 +363,6 @@ impl Metrics {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// A request ended.
-    pub fn finished(&self, endpoint: &str, model: &str, provider: &str, status: u16, duration: Duration) {
-        let code = status_code(status);
-        self.requests.with_label_values(&[endpoint, model, provider, code.as_str()]).inc();
-        self.duration.with_label_values(&[endpoint, provider]).observe(duration.as_secs_f64());
-    }
-
-    /// The first byte of a reply left.
-    pub fn first_byte(&self, endpoint: &str, provider: &str, after: Duration) {
-        self.first_byte.with_label_values(&[endpoint, provider]).observe(after.as_secs_f64());
-    }
-
     /// An attempt got a status.
     pub fn attempt_answered(&self, provider: &str, status: u16, after: Duration) {
         let code = status_code(status);
@@ -384,23 +373,6 @@ impl Metrics {
     /// An attempt ended without a status: `connect_error`, `timeout` or `interrupted`.
     pub fn attempt_failed(&self, provider: &str, outcome: &'static str) {
         self.attempts.with_label_values(&[provider, outcome]).inc();
-    }
-
-    /// What a finished request used, and its cost where the model has a price.
-    pub fn used(&self, provider: &str, model: &str, usage: &Usage, cost: Option<NanoUsd>) {
-        let kinds = [
-            ("prompt", usage.prompt_tokens),
-            ("cached", usage.cached_tokens),
-            ("completion", usage.completion_tokens),
-            ("reasoning", usage.reasoning_tokens),
-        ];
-        for (kind, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
-            self.tokens.with_label_values(&[provider, model, kind]).inc_by(count);
-        }
-        match cost {
-            Some(cost) => self.cost.with_label_values(&[provider, model]).inc_by(cost.0 as f64 / 1e9),
-            None => self.unpriced.with_label_values(&[provider, model]).inc(),
-        }
     }
 
     /// The gateway answered an error itself.
@@ -418,11 +390,6 @@ impl Metrics {
         self.limited.with_label_values(&[limit]).inc();
     }
 
-    /// A provider's count was not possible.
-    pub fn usage_doubted(&self, provider: &str) {
-        self.doubted.with_label_values(&[provider]).inc();
-    }
-
     /// A budget refused a request.
     pub fn budget_refused(&self) {
         self.budget_refused.inc();
@@ -436,11 +403,6 @@ impl Metrics {
     /// A stream was ended because its budget was used up.
     pub fn stream_stopped(&self) {
         self.stopped.inc();
-    }
-
-    /// A provider charged more than was reserved.
-    pub fn beyond_reservation(&self, cost: NanoUsd) {
-        self.beyond.inc_by(cost.0 as f64 / 1e9);
     }
 
     /// How one budget stands: limit, spent, reserved.
@@ -473,11 +435,6 @@ impl Metrics {
         self.objects_forgotten.inc_by(forgotten.saturating_sub(self.objects_forgotten.get()));
     }
 
-    /// What the cache did with a request for `model`, the configured route.
-    pub fn cached(&self, result: &'static str, model: &str) {
-        self.cache_requests.with_label_values(&[result, model]).inc();
-    }
-
     /// Why a request may not be cached; empty for one that may.
     pub fn cache_asked(&self, reason: &'static str) {
         if !reason.is_empty() {
@@ -488,11 +445,6 @@ impl Metrics {
     /// A request was put into a provider's dialect, `whole` or `lossy`, or was `refused`.
     pub fn translated(&self, endpoint: &'static str, provider: &str, outcome: &'static str) {
         self.translations.with_label_values(&[endpoint, provider, outcome]).inc();
-    }
-
-    /// What a reply from the cache would have cost.
-    pub fn saved(&self, cost: NanoUsd) {
-        self.cache_saved.inc_by(cost.0 as f64 / 1e9);
     }
 
     /// How full the cache is: bytes in memory and their limit, on disk and their limit; entries, flights, errors so far.
@@ -556,15 +508,66 @@ fn status_code(status: u16) -> http::StatusCode {
     http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
 }
 
+impl Observer for Metrics {
+    fn finished(&self, record: &Record) {
+        let Record { endpoint, route, asked, provider, .. } = record;
+        let code = status_code(record.status);
+        self.requests.with_label_values(&[endpoint, &**route, asked, code.as_str()]).inc();
+        self.duration.with_label_values(&[endpoint, &**asked]).observe(record.duration.as_secs_f64());
+        if let Some(after) = record.first_byte {
+            self.first_byte.with_label_values(&[endpoint, &**asked]).observe(after.as_secs_f64());
+        }
+        if record.is_understood {
+            self.cache_requests.with_label_values(&[record.cache, route]).inc();
+        }
+        if let Some(usage) = &record.usage {
+            self.used(provider, route, usage, record.cost);
+        }
+        if record.saved > NanoUsd::ZERO {
+            self.cache_saved.inc_by(record.saved.0 as f64 / 1e9);
+        }
+        if record.beyond > NanoUsd::ZERO {
+            self.beyond.inc_by(record.beyond.0 as f64 / 1e9);
+        }
+        if record.doubted {
+            self.doubted.with_label_values(&[&**provider]).inc();
+        }
+    }
+}
+
+impl Metrics {
+    /// What a request used, and what that cost.
+    fn used(&self, provider: &str, model: &str, usage: &Usage, cost: Option<NanoUsd>) {
+        let kinds = [
+            ("prompt", usage.prompt_tokens),
+            ("cached", usage.cached_tokens),
+            ("completion", usage.completion_tokens),
+            ("reasoning", usage.reasoning_tokens),
+        ];
+        for (kind, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
+            self.tokens.with_label_values(&[provider, model, kind]).inc_by(count);
+        }
+        match cost {
+            Some(cost) => self.cost.with_label_values(&[provider, model]).inc_by(cost.0 as f64 / 1e9),
+            None => self.unpriced.with_label_values(&[provider, model]).inc(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::tests::record;
 
     #[test]
     fn every_metric_has_a_distinct_name_and_shows_up() {
         let metrics = Metrics::new().unwrap();
-        metrics.finished("chat_completions", "gpt-4o", "openai", 200, Duration::from_millis(3));
-        metrics.used("openai", "gpt-4o", &Usage { prompt_tokens: 7, ..Usage::default() }, Some(NanoUsd(1_500)));
+        metrics.finished(&Record {
+            route: "gpt-4o".into(),
+            usage: Some(Usage { prompt_tokens: 7, ..Usage::default() }),
+            cost: Some(NanoUsd(1_500)),
+            ..record("openai")
+        });
         let text = String::from_utf8(metrics.encode()).unwrap();
         assert!(text.contains(
             "can_requests_total{endpoint=\"chat_completions\",model=\"gpt-4o\",provider=\"openai\",status=\"200\"} 1"

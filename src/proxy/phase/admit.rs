@@ -48,7 +48,7 @@ const MOST: NanoUsd = NanoUsd(1_000_000_000_000_000);
 /// A token that opens nothing, or none where one is needed.
 pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
     let parties = &ctx.engines.parties;
-    let Some(presented) = &ctx.token else {
+    let Some(presented) = &ctx.asker.token else {
         if !ctx.engines.config.auth.passthrough {
             let message = format!("This gateway serves tokens only. Present yours as {}.", presenting(ctx, PREFIX));
             return Err(GatewayError::new(Fault::InvalidToken, message));
@@ -83,7 +83,7 @@ pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
 /// A scope that is missing, a path that a budget forbids, or a limit that is reached.
 pub fn enter(caller: &Caller<'_>, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
     cors::refuse_page(caller.request(), ctx.cors(), principal)?;
-    let scope = match ctx.endpoint {
+    let scope = match ctx.ask.endpoint {
         Endpoint::Models | Endpoint::Model(_) => Scope::AiRead,
         Endpoint::InvalidateCache if principal.may(Scope::Admin) => Scope::Admin,
         _ => Scope::AiWrite,
@@ -92,16 +92,16 @@ pub fn enter(caller: &Caller<'_>, ctx: &mut Context, principal: &Principal) -> R
         let message = format!("The token lacks the scope '{scope}'.");
         return Err(GatewayError::new(Fault::MissingScope, message));
     }
-    if ctx.endpoint == Endpoint::InvalidateCache && principal.own_keys_only {
+    if ctx.ask.endpoint == Endpoint::InvalidateCache && principal.own_keys_only {
         let message =
             format!("Answers are removed by holders of a token. Present yours as {}.", presenting(ctx, PREFIX));
         return Err(GatewayError::new(Fault::MissingCredential, message));
     }
-    if ctx.endpoint == Endpoint::Other {
+    if ctx.ask.endpoint == Endpoint::Other {
         require_metered(caller, principal)?;
     }
     match Permit::enter(principal.meters.clone()) {
-        Ok(permit) => ctx.permit = Some(permit),
+        Ok(permit) => ctx.grant.permit = Some(permit),
         Err(refusal) => return Err(limited(ctx, &refusal)),
     }
     Ok(())
@@ -169,13 +169,13 @@ pub fn require_model(principal: &Principal, model: Option<&str>, plan: &Plan) ->
 /// # Errors
 /// As there.
 pub fn estimate(request: &RequestHeader, ctx: &mut Context) -> Result<(), GatewayError> {
-    let (Some(body), Some(mut candidates)) = (ctx.body.take(), ctx.dispatch.candidates.take()) else {
+    let (Some(body), Some(mut candidates)) = (ctx.ask.body.take(), ctx.dispatch.candidates.take()) else {
         return Err(incomplete());
     };
     let quote = quote(request, ctx, &body, &mut candidates);
-    ctx.hosted = body.hosted.clone();
-    (ctx.body, ctx.dispatch.candidates) = (Some(body), Some(candidates));
-    ctx.quote = Some(quote?);
+    ctx.ask.hosted = body.hosted.clone();
+    (ctx.ask.body, ctx.dispatch.candidates) = (Some(body), Some(candidates));
+    ctx.grant.quote = Some(quote?);
     Ok(())
 }
 
@@ -194,13 +194,14 @@ fn quote(
 ) -> Result<Quote, GatewayError> {
     let bound = &body.bound;
     let charges = |target: &Target| -> Charges {
-        let price = ctx.engines.price(&ctx.endpoint, target);
-        let calls = |price: &Arc<Price>| ctx.engines.call_prices(&ctx.endpoint, body.hosted.as_ref(), target, price);
+        let price = ctx.engines.price(&ctx.ask.endpoint, target);
+        let calls =
+            |price: &Arc<Price>| ctx.engines.call_prices(&ctx.ask.endpoint, body.hosted.as_ref(), target, price);
         let calls = price.as_ref().and_then(calls);
         (price, calls)
     };
     let mut all: Vec<Charges> = candidates.left().map(charges).collect();
-    let budgeted = ctx.principal.as_ref().is_some_and(Principal::counts_money);
+    let budgeted = ctx.asker.principal.as_ref().is_some_and(Principal::counts_money);
     for (there, field) in [
         (bound.background, "background"),
         (bound.fallbacks, "models"),
@@ -233,11 +234,11 @@ fn quote(
     let (mut worst, mut most_prompt, mut longest_prompt, mut most_answer) = (NanoUsd::ZERO, 0, 0, 0);
     for (target, (price, calls)) in candidates.left().zip(&all) {
         let price = price.as_deref();
-        let binds = quirks::limit_binds(&ctx.endpoint, &target.provider, &target.model, &body.peek);
+        let binds = quirks::limit_binds(&ctx.ask.endpoint, &target.provider, &target.model, &body.peek);
         let stated = stated.filter(|_| binds);
         let mut answer = stated.or(price.and_then(Price::max_output_tokens)).unwrap_or(UNKNOWN_ANSWER);
         answer = answer.saturating_mul(bound.choices);
-        let mut prompt = prompt_bound(&ctx.endpoint, bound, price, calls.is_some(), long);
+        let mut prompt = prompt_bound(&ctx.ask.endpoint, bound, price, calls.is_some(), long);
         longest_prompt = prompt.max(longest_prompt);
         let mut most_calls = NanoUsd::ZERO;
         if let Some(calls) = calls {
@@ -287,7 +288,7 @@ fn require_price(
 ) -> Result<(), GatewayError> {
     let name = format_args!("{}/{}", target.provider.name, target.model);
     let Some(price) = price else { return Err(not_priced(ctx, target)) };
-    let tenant = ctx.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
+    let tenant = ctx.asker.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
     let refuse = |fault, param, message: String| Err(GatewayError::new(fault, message).with_param(Some(param)));
     if body.peek.service_tier == Some(ServiceTier::Unknown) {
         let message = format!(
@@ -345,7 +346,7 @@ fn asks_for_long_context(request: &RequestHeader, ctx: &Context, candidates: &Ca
         let found = |at: usize| value.get(at + BETA.len()).is_some_and(u8::is_ascii_digit);
         memchr::memmem::find_iter(&value, BETA).any(found)
     };
-    let own = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
+    let own = ctx.asker.principal.iter().flat_map(|principal| &principal.party.headers);
     let configured = candidates.left().flat_map(|target| &target.provider.headers).chain(own);
     request.headers.get_all(NAME).iter().any(asks)
         || configured.filter(|(name, _)| name.as_str() == NAME).any(|(_, value)| asks(value))
@@ -354,7 +355,7 @@ fn asks_for_long_context(request: &RequestHeader, ctx: &Context, candidates: &Ca
 /// Fields with which a request does more than it shows: an answer that is fetched later and never counted, another model than
 /// the one that is asked for.
 fn require_plain(ctx: &Context, field: &'static str, budgeted: bool) -> Result<(), GatewayError> {
-    let all = ctx.principal.as_ref().is_none_or(Principal::may_ask_all);
+    let all = ctx.asker.principal.as_ref().is_none_or(Principal::may_ask_all);
     if !budgeted && (all || field != "models") {
         return Ok(());
     }
@@ -378,7 +379,7 @@ fn prompt_bound(endpoint: &Endpoint, bound: &Bound, price: Option<&Price>, tools
 
 fn not_priced(ctx: &Context, target: &Target) -> GatewayError {
     let missing = format!("{}/{}", target.provider.name, target.model);
-    let tenant = ctx.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
+    let tenant = ctx.asker.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
     if target.model.is_empty() {
         let message = format!(
             "There is a budget for tenant '{tenant}', and the request names no model: nobody can tell what the one of its \
@@ -399,12 +400,12 @@ fn not_priced(ctx: &Context, target: &Target) -> GatewayError {
 /// # Errors
 /// A limit that is reached, a budget that does not have enough, a disk that does not take the intent, or a client that left.
 pub async fn reserve(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<(), Stop> {
-    let Some(principal) = ctx.principal.clone() else { return Err(incomplete().into()) };
-    let Some(quote) = ctx.quote else {
+    let Some(principal) = ctx.asker.principal.clone() else { return Err(incomplete().into()) };
+    let Some(quote) = ctx.grant.quote else {
         // Nothing to reserve; the entry is still to be written.
         return if ctx.governance.ledger.is_open() { Ok(()) } else { Err(unavailable().into()) };
     };
-    if let Some(permit) = &mut ctx.permit
+    if let Some(permit) = &mut ctx.grant.permit
         && let Err(refusal) = permit.charge(quote.tokens, quote.worst_case)
     {
         return Err(limited(ctx, &refusal).into());
@@ -426,7 +427,7 @@ pub async fn reserve(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<(), S
     };
     match outcome {
         Ok(reservation) => {
-            ctx.reservation = Some(reservation);
+            ctx.grant.reservation = Some(reservation);
             Ok(())
         }
         Err(ledger::Refused::Unavailable) => Err(unavailable().into()),
@@ -444,11 +445,11 @@ pub async fn reserve(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<(), S
 /// What the ledger needs to know of a request.
 pub fn subject(ctx: &Context, principal: &Principal) -> Subject {
     Subject {
-        id: ctx.id,
+        id: ctx.arrival.id,
         at: unix_now(),
         tenant: principal.party.id.clone(),
         token: principal.token.as_ref().map(|token| token.id.clone()),
-        endpoint: ctx.endpoint.label(),
+        endpoint: ctx.ask.endpoint.label(),
         route: ctx.dispatch.plan().map_or_else(|| "-".into(), |plan| plan.label.clone()),
     }
 }
@@ -459,7 +460,7 @@ fn unavailable() -> GatewayError {
 
 fn limited(ctx: &Context, refusal: &Refusal) -> GatewayError {
     ctx.metrics.limited(refusal.kind.label());
-    let owner = ctx.principal.as_ref().map_or_else(|| "this client".to_owned(), |who| who.owner(refusal.meter));
+    let owner = ctx.asker.principal.as_ref().map_or_else(|| "this client".to_owned(), |who| who.owner(refusal.meter));
     let limit = match refusal.kind {
         Kind::UsdPerMinute => NanoUsd(refusal.limit).to_string(),
         _ => refusal.limit.to_string(),

@@ -52,7 +52,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Settles what becomes of the exchange if its client leaves.
 pub fn arm(caller: &mut Caller<'_>, ctx: &Context) {
-    if ctx.reservation.is_some() && ctx.engines.config.budgets.client_left == ClientLeft::Drain {
+    if ctx.grant.reservation.is_some() && ctx.engines.config.budgets.client_left == ClientLeft::Drain {
         caller.outlived(Parting::Drain);
     }
 }
@@ -66,7 +66,7 @@ pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPee
         && let Err(refusal) = translate::prepare(ctx).await
     {
         // The first attempt was prepared before, so a provider has failed by now.
-        tracing::debug!(id = %ctx.id, refusal = &*refusal.message, "no other deployment can be asked this");
+        tracing::debug!(id = %ctx.arrival.id, refusal = &*refusal.message, "no other deployment can be asked this");
         // What is only for the moment is told.
         ctx.dispatch.refusal = Some(refusal).filter(|refusal| refusal.fault == Fault::Overloaded);
         return Err(Error::explain(ALL_DOWN, "no other deployment can be asked this").into_up());
@@ -76,10 +76,9 @@ pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPee
         return Error::e_explain(ErrorType::InternalError, "no target left");
     };
     let Prepared { body, exchange } = *prepared;
-    ctx.translator = None;
     let own_credential = plan::credential(ctx, &target).is_some_and(|(_, own)| own);
     let provider = target.provider.clone();
-    let price = ctx.engines.price(&ctx.endpoint, &target);
+    let price = ctx.engines.price(&ctx.ask.endpoint, &target);
     ctx.dispatch.attempt = Some(Attempt {
         target,
         price,
@@ -101,7 +100,7 @@ pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPee
         }
     };
     let mut peer = ctx.engines.peers.at(&provider, address, ctx.engines.authorities.get(&provider.name));
-    if ctx.websocket {
+    if ctx.ask.websocket {
         Arc::make_mut(&mut peer).options.read_timeout = None;
     }
     if ctx.dispatch.candidates.as_ref().is_some_and(Candidates::has_repeated) {
@@ -144,7 +143,7 @@ fn mark_sent(ctx: &mut Context) {
     if let Some(attempt) = &mut ctx.dispatch.attempt {
         attempt.is_sent = true;
     }
-    if let Some(reservation) = &mut ctx.reservation {
+    if let Some(reservation) = &mut ctx.grant.reservation {
         reservation.mark_sent();
     }
 }
@@ -175,14 +174,14 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
     } else {
         attempt.target.wire.credential.clone()
     };
-    let websocket = ctx.websocket;
-    let only_forwarded = ctx.endpoint == Endpoint::Other;
+    let websocket = ctx.ask.websocket;
+    let only_forwarded = ctx.ask.endpoint == Endpoint::Other;
     let way = Way { provider, own_credential: attempt.own_credential, only_forwarded, websocket };
     // A compressed reply would hide its usage, its events and the ids that it tells of; what nobody reads here stays as the
     // client wants it.
-    let unread = only_forwarded && ctx.keeper.is_none();
+    let unread = only_forwarded && ctx.reply.keeper.is_none();
     let encoded = |name: &HeaderName| unread && *name == header::ACCEPT_ENCODING;
-    let events = ctx.body.as_ref().is_some_and(|body| body.peek.stream);
+    let events = ctx.ask.body.as_ref().is_some_and(|body| body.peek.stream);
     parts.headers = HeaderMap::with_capacity(ROOM);
     let headers = &mut parts.headers;
     for (name, value) in original.iter().filter(|(name, _)| way.takes(name) || encoded(name)) {
@@ -212,7 +211,7 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
     if let Some((name, value)) = credential {
         headers.insert(name, value);
     }
-    let own = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
+    let own = ctx.asker.principal.iter().flat_map(|principal| &principal.party.headers);
     for (name, value) in provider.headers.iter().chain(own) {
         headers.insert(name.clone(), value.clone());
     }
@@ -221,11 +220,11 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
         // What was compressed was decoded to be read.
         headers.remove(header::CONTENT_ENCODING);
         headers.insert(header::CONTENT_LENGTH, body.len().into());
-        if ctx.body.is_some() || ctx.forwarded_json {
+        if ctx.ask.body.is_some() || ctx.ask.forwarded.as_ref().is_some_and(|body| body.is_json) {
             // The body was read as JSON in UTF-8, and that is what it is for the provider too.
             headers.insert(header::CONTENT_TYPE, JSON);
         }
-        if ctx.body.is_some() {
+        if ctx.ask.body.is_some() {
             // The body says by itself in which form its reply is wanted.
             headers.insert(header::ACCEPT, if events { EVENTS_OR_JSON } else { JSON });
         }
@@ -236,8 +235,8 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
 /// An idempotency key as the gateway's account sees it: tenants share the account, and two of them may choose the same key. So
 /// may one who comes without a token, and is served as the same tenant.
 fn tenant_key(ctx: &Context, key: &HeaderValue) -> Option<HeaderValue> {
-    let tenant = ctx.principal.as_ref().map_or("", |principal| principal.party.id.as_str());
-    let anonymous = ctx.principal.as_ref().is_none_or(|principal| principal.token.is_none());
+    let tenant = ctx.asker.principal.as_ref().map_or("", |principal| principal.party.id.as_str());
+    let anonymous = ctx.asker.principal.as_ref().is_none_or(|principal| principal.token.is_none());
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(tenant.len() as u64).to_le_bytes()).update(tenant.as_bytes());
     hasher.update(&[u8::from(anonymous)]).update(key.as_bytes());
@@ -249,7 +248,7 @@ fn tenant_key(ctx: &Context, key: &HeaderValue) -> Option<HeaderValue> {
 fn upstream_uri(request: &RequestHeader, ctx: &Context, provider: &Provider) -> Result<http::Uri> {
     let uri = &request.uri;
     let path = uri.path().strip_prefix("/v1").unwrap_or(uri.path());
-    let path = if ctx.endpoint == Endpoint::Other { path } else { path.trim_end_matches('/') };
+    let path = if ctx.ask.endpoint == Endpoint::Other { path } else { path.trim_end_matches('/') };
     match ctx.exchange() {
         Some(exchange) => target_uri(provider, exchange.path(provider), None),
         None => forwarded_uri(provider, path, uri.query()),

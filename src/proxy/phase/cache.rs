@@ -55,12 +55,14 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
     let directives = Directives::read(&caller.request().headers).map_err(invalid)?;
     let reason = ask(caller.request(), ctx, &directives).await?;
     ctx.metrics.cache_asked(reason);
-    let Some(cached) = &ctx.cached else {
+    let Some(cached) = &ctx.ticket.cached else {
         return if directives.only_if_cached { Err(not_cached().into()) } else { Ok(false) };
     };
     let cache = ctx.governance.cache.clone();
     let (key, rules) = (cached.key, cached.rules.clone());
-    let Some(payer) = ctx.principal.as_ref().map(|principal| principal.party.id.clone()) else { return Ok(false) };
+    let Some(payer) = ctx.asker.principal.as_ref().map(|principal| principal.party.id.clone()) else {
+        return Ok(false);
+    };
     if directives.no_cache {
         set_fill(ctx, cache.flights.alone(key, &payer));
         return Ok(false);
@@ -74,7 +76,7 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
                 }
             }
             Found::Stale(entry) => {
-                if let Some(cached) = &mut ctx.cached {
+                if let Some(cached) = &mut ctx.ticket.cached {
                     cached.stale = Some(entry);
                 }
             }
@@ -102,7 +104,7 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
             Seat::Follow(follower) => match follow(caller, ctx, follower).await? {
                 After::Answered => return Ok(true),
                 After::Ask => {
-                    ctx.course = Course::Miss;
+                    ctx.ticket.course = Course::Miss;
                     return Ok(false);
                 }
                 After::Again => {}
@@ -119,8 +121,8 @@ fn is_purged(ctx: &Context, key: &Key, follower: &Follower) -> bool {
 }
 
 fn set_fill(ctx: &mut Context, lead: Lead) {
-    ctx.course = Course::Miss;
-    if let Some(cached) = &mut ctx.cached {
+    ctx.ticket.course = Course::Miss;
+    if let Some(cached) = &mut ctx.ticket.cached {
         cached.fill = Some(Arc::new(lead));
     }
 }
@@ -140,23 +142,23 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
         // The model is that of a stored prompt, and may change there.
         return Ok("stored_prompt");
     }
-    let Some(body) = &ctx.body else { return Ok("endpoint") };
+    let Some(body) = &ctx.ask.body else { return Ok("endpoint") };
     // OpenAI keeps a response unless it is told not to, and so does the gateway in the place of others. The answer has its id,
     // which is the first tenant's: the others, whom the answer would be shared with, could do nothing with it.
-    if ctx.endpoint == Endpoint::Responses
+    if ctx.ask.endpoint == Endpoint::Responses
         && rules.namespace == Namespace::Shared
         && body.peek.store != Some(false)
-        && (ctx.turn.is_some()
-            || candidates.left().any(|target| !exchange::is_translated(&ctx.endpoint, &target.provider)))
+        && (ctx.reply.turn.is_some()
+            || candidates.left().any(|target| !exchange::is_translated(&ctx.ask.endpoint, &target.provider)))
     {
         return Ok("store");
     }
     let (bytes, values) = (body.bytes.len(), body.values);
     // Most of what is asked ends here, so nothing is made before.
     let decision = match Load::reading(bytes) {
-        load if load.is_light() => judge(&ctx.endpoint, body, directives, &ctx.engines.config),
+        load if load.is_light() => judge(&ctx.ask.endpoint, body, directives, &ctx.engines.config),
         load => {
-            let (endpoint, body) = (ctx.endpoint.clone(), (**body).clone());
+            let (endpoint, body) = (ctx.ask.endpoint.clone(), (**body).clone());
             let (directives, config) = (*directives, ctx.engines.config.clone());
             let work = move |_share| judge(&endpoint, &body, &directives, &config);
             heavy::run(&ctx.governance.capacity, load, work).await?
@@ -175,9 +177,9 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
     // Stable: the order of a header's lines counts.
     headers.sort_by(|a, b| a.0.cmp(&b.0));
     let question = Question {
-        endpoint: ctx.endpoint.clone(),
+        endpoint: ctx.ask.endpoint.clone(),
         namespace: namespace(request, ctx, candidates, &rules),
-        family: family(candidates, &model, ctx.previous_response_id.as_deref()),
+        family: family(candidates, &model, ctx.ask.previous_response_id.as_deref()),
         query: request.uri.query().unwrap_or_default().to_owned(),
         headers,
     };
@@ -194,7 +196,7 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
         Err(reason) => Ok(reason),
         Ok((key, labels)) => {
             let cached = Cached { key, rules, model, fill: None, stale: None, served: None, veil: None, labels };
-            ctx.cached = Some(Box::new(cached));
+            ctx.ticket.cached = Some(Box::new(cached));
             Ok("")
         }
     }
@@ -236,7 +238,7 @@ fn namespace(request: &RequestHeader, ctx: &Context, candidates: &Candidates, ru
         space.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
         space.extend_from_slice(bytes);
     };
-    if let Some(principal) = &ctx.principal {
+    if let Some(principal) = &ctx.asker.principal {
         match rules.namespace {
             Namespace::Tenant => part(b't', principal.party.id.as_str().as_bytes()),
             Namespace::Shared => {}
@@ -316,19 +318,19 @@ async fn send(
 }
 
 fn served(ctx: &mut Context, entry: &Arc<Entry>, course: Course) {
-    ctx.course = course;
-    if let Some(cached) = &mut ctx.cached {
+    ctx.ticket.course = course;
+    if let Some(cached) = &mut ctx.ticket.cached {
         cached.served = Some(entry.clone());
     }
 }
 
 /// The labels of this request, which a reply that was made for others gets.
 fn labels(ctx: &Context) -> Labels {
-    ctx.cached.as_ref().map(|cached| cached.labels.clone()).unwrap_or_default()
+    ctx.ticket.cached.as_ref().map(|cached| cached.labels.clone()).unwrap_or_default()
 }
 
 fn render(ctx: &Context, entry: &Entry) -> Option<(Form, Bytes)> {
-    let peek = ctx.body.as_ref().map(|body| &body.peek);
+    let peek = ctx.ask.body.as_ref().map(|body| &body.peek);
     let wants_events = peek.is_some_and(|peek| peek.stream);
     let body = match entry.form {
         Form::Json => labels(ctx).put_into(&entry.body)?,
@@ -336,10 +338,10 @@ fn render(ctx: &Context, entry: &Entry) -> Option<(Form, Bytes)> {
     };
     match (entry.form, wants_events) {
         (Form::Json, false) => Some((Form::Json, body)),
-        (Form::Events, false) => Some((Form::Json, dialect::to_json(&ctx.endpoint, &body)?)),
+        (Form::Events, false) => Some((Form::Json, dialect::to_json(&ctx.ask.endpoint, &body)?)),
         (form, true) => {
             let events = match form {
-                Form::Json => dialect::to_events(&ctx.endpoint, &body)?,
+                Form::Json => dialect::to_events(&ctx.ask.endpoint, &body)?,
                 Form::Events => body,
             };
             Some((
@@ -358,20 +360,23 @@ fn render(ctx: &Context, entry: &Entry) -> Option<(Form, Bytes)> {
 }
 
 fn hides_usage(ctx: &Context) -> bool {
-    let peek = ctx.body.as_ref().map(|body| &body.peek);
-    StreamKind::of(&ctx.endpoint) == StreamKind::Chat && peek.is_none_or(|peek| !peek.include_usage)
+    let peek = ctx.ask.body.as_ref().map(|body| &body.peek);
+    StreamKind::of(&ctx.ask.endpoint) == StreamKind::Chat && peek.is_none_or(|peek| !peek.include_usage)
 }
 
 /// Reads events as the cache keeps them, and leaves what this client asked for.
 fn reader(ctx: &Context) -> StreamRelay {
-    StreamRelay::new(StreamKind::of(&ctx.endpoint), RelayOptions { hide_usage: hides_usage(ctx), repair_tools: false })
+    StreamRelay::new(
+        StreamKind::of(&ctx.ask.endpoint),
+        RelayOptions { hide_usage: hides_usage(ctx), repair_tools: false },
+    )
 }
 
 /// Reads along with another request.
 async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follower) -> Result<After, Stop> {
-    let wants_events = ctx.body.as_ref().is_some_and(|body| body.peek.stream);
+    let wants_events = ctx.ask.body.as_ref().is_some_and(|body| body.peek.stream);
     // What is to be kept has to be whole before its client knows of it.
-    let reads_along = wants_events && ctx.turn.is_none();
+    let reads_along = wants_events && ctx.reply.turn.is_none();
     let (mut reader, labels) = (reader(ctx), labels(ctx));
     loop {
         let next = async {
@@ -387,8 +392,8 @@ async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follow
         };
         let outcome = match step {
             Step::Events(events) => {
-                if ctx.first_byte.is_none() {
-                    ctx.course = Course::Hit;
+                if ctx.reply.first_byte.is_none() {
+                    ctx.ticket.course = Course::Hit;
                     let unknown = || Server { provider: "-".into(), model: "-".into(), dropped: "".into() };
                     let server = follower.server().unwrap_or_else(unknown);
                     reply::stored(caller, ctx, &server, Form::Events, Duration::ZERO, None)
@@ -403,7 +408,7 @@ async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follow
             }
             Step::End(outcome) => outcome,
         };
-        if ctx.first_byte.is_some() {
+        if ctx.reply.first_byte.is_some() {
             let whole = matches!(outcome, Outcome::Complete(..));
             if let Outcome::Complete(entry, _) = &outcome {
                 served(ctx, entry, Course::Hit);
@@ -413,7 +418,7 @@ async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follow
                 false => StreamEnd::Cut("the provider closed the connection in the middle of its reply".to_owned()),
             };
             if !whole {
-                ctx.fault = Some(Fault::UpstreamInterrupted);
+                ctx.reply.fault = Some(Fault::UpstreamInterrupted);
             }
             let last = reader.finish(&end);
             if !last.is_empty() {
@@ -449,14 +454,14 @@ async fn share(caller: &mut Caller<'_>, ctx: &mut Context, failure: &Failure) ->
     if failure.status >= 500 && serve_stale(caller, ctx).await? {
         return Ok(After::Answered);
     }
-    ctx.course = Course::Miss;
+    ctx.ticket.course = Course::Miss;
     reply::shared_failure(caller, ctx, failure).await.map_err(|_| Stop::Gone)?;
     Ok(After::Answered)
 }
 
 /// Serves what has expired, where there is such a thing.
 pub async fn serve_stale(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, Stop> {
-    let Some(cached) = &ctx.cached else { return Ok(false) };
+    let Some(cached) = &ctx.ticket.cached else { return Ok(false) };
     let purges = &ctx.governance.cache.purges;
     let Some(entry) = cached.stale.clone().filter(|entry| purges.counts(&cached.key, entry)) else { return Ok(false) };
     let age = Duration::from_millis(unix_now().saturating_sub(entry.stored));
@@ -465,7 +470,7 @@ pub async fn serve_stale(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<b
 
 /// Whether something would be served in the place of an error.
 pub fn has_stale(ctx: &Context) -> bool {
-    ctx.cached.as_ref().is_some_and(|cached| cached.stale.is_some())
+    ctx.ticket.cached.as_ref().is_some_and(|cached| cached.stale.is_some())
 }
 
 /// The flight that a request leads, and whether it goes on to its end also when nobody waits for it.
@@ -485,7 +490,7 @@ pub fn begin_stream(ctx: &mut Context) {
         model: attempt.target.model.clone(),
         dropped: attempt.dropped_for_all(),
     });
-    if let Some(cached) = &mut ctx.cached
+    if let Some(cached) = &mut ctx.ticket.cached
         && let Some(fill) = &cached.fill
     {
         cached.veil = veil;
@@ -496,7 +501,7 @@ pub fn begin_stream(ctx: &mut Context) {
 /// Passes events on to those who read along, without the leader's labels; returns what the leader's own client gets of them.
 /// `failed` are those with which a provider ends a stream that it cannot complete.
 pub fn share_events(ctx: &mut Context, events: Bytes, failed: bool) -> Bytes {
-    let Some(cached) = &mut ctx.cached else { return events };
+    let Some(cached) = &mut ctx.ticket.cached else { return events };
     // What the provider says of the failure is for the leader, if it may speak of the leader.
     if let Some(fill) = cached.fill.as_ref().filter(|_| !failed || cached.labels.is_empty()) {
         fill.push(Labels::default().put_into_events(&events));
@@ -512,8 +517,8 @@ pub fn end_stream(ctx: &mut Context, whole: Option<(Option<Usage>, Option<NanoUs
     let Some(fill) = ctx.fill().filter(|fill| !fill.is_over()).cloned() else { return };
     let outcome = match (whole, fill.events()) {
         (Some((usage, cost)), Some(events)) => {
-            let answer = dialect::to_json(&ctx.endpoint, &events);
-            let good = answer.as_ref().is_some_and(|json| dialect::is_good(&ctx.endpoint, json));
+            let answer = dialect::to_json(&ctx.ask.endpoint, &events);
+            let good = answer.as_ref().is_some_and(|json| dialect::is_good(&ctx.ask.endpoint, json));
             match Maker::of(ctx) {
                 Some(maker) => maker.make(Form::Events, events, answer, usage, cost, good),
                 None => Outcome::Solo,
@@ -542,14 +547,14 @@ pub struct Maker {
 impl Maker {
     /// `None` for a request that leads no flight.
     pub fn of(ctx: &Context) -> Option<Self> {
-        let cached = ctx.cached.as_ref()?;
+        let cached = ctx.ticket.cached.as_ref()?;
         let lead = cached.fill.clone()?;
         let attempt = ctx.dispatch.attempt.as_ref()?;
         let target = &attempt.target;
         Some(Self {
             cache: ctx.governance.cache.clone(),
             rules: cached.rules.clone(),
-            endpoint: ctx.endpoint.clone(),
+            endpoint: ctx.ask.endpoint.clone(),
             other_model: target.model != cached.model,
             labelled: !cached.labels.is_empty(),
             reader: Reader::of(ctx),
@@ -558,7 +563,7 @@ impl Maker {
                 body: Bytes::new(),
                 born: lead.born(),
                 stored: 0,
-                tenant: ctx.principal.as_ref()?.party.id.clone(),
+                tenant: ctx.asker.principal.as_ref()?.party.id.clone(),
                 route: ctx.model_label().into(),
                 provider: target.provider.name.clone(),
                 model: target.model.clone(),

@@ -17,7 +17,7 @@ use crate::{
 
 /// The reply's body; `None` where a provider of Anthropic's dialect is first in the plan, which then counts itself.
 pub async fn answer(ctx: &mut Context) -> Result<Option<Bytes>, GatewayError> {
-    let (Some(first), Some(body)) = (ctx.dispatch.first().cloned(), &ctx.body) else { return Ok(None) };
+    let (Some(first), Some(body)) = (ctx.dispatch.first().cloned(), &ctx.ask.body) else { return Ok(None) };
     if first.provider.dialect == Dialect::Anthropic {
         let counts = |target: &Target| target.provider.dialect == Dialect::Anthropic;
         // The first one does.

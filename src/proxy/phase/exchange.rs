@@ -25,7 +25,7 @@ use crate::{
     proxy::{
         apart::{self, Local},
         caller::Caller,
-        context::{Context, Delivery},
+        context::{Context, Delivery, Handed},
         upstream::Upstream,
     },
     routing::AttemptOutcome,
@@ -36,8 +36,8 @@ const PIECE: usize = 256 * 1024;
 
 /// Whether the request is here whole, so that it is carried here.
 pub fn carries(caller: &mut Caller<'_>, ctx: &Context) -> bool {
-    let read = ctx.body.is_some() || ctx.forwarded.is_some();
-    read || caller.is_body_done() && !ctx.websocket
+    let read = ctx.ask.body.is_some() || ctx.ask.forwarded.is_some();
+    read || caller.is_body_done() && !ctx.ask.websocket
 }
 
 /// Asks deployments until one has answered, and brings the answer to the client.
@@ -113,7 +113,7 @@ async fn lead_apart(
     match ended.failed.take() {
         None => Ok(()),
         Some((error, end)) => {
-            ctx.given_up = Some(end);
+            ctx.handed = Handed::Back(end);
             Err(error)
         }
     }
@@ -202,17 +202,17 @@ async fn converse(caller: &mut Caller<'_>, ctx: &mut Context, connected: &mut Co
     let Connected { peer, provider, .. } = connected;
     let Answer { mut header, ended, is_sent } = Box::pin(ask(caller, ctx, provider, peer)).await?;
     respond::receive(caller.request(), &mut header, ctx)?;
-    if let Delivery::Hold = ctx.delivery {
+    if let Delivery::Hold = ctx.reply.delivery {
         respond::downgrade(caller, &mut header);
         Box::pin(hold(caller, ctx, provider, header, ended)).await?;
         return Ok(is_sent);
     }
     frame(caller.request(), &mut header, ended)?;
     respond::downgrade(caller, &mut header);
-    if let Delivery::Pass = ctx.delivery {
-        ctx.first_byte.get_or_insert_with(Instant::now);
+    if let Delivery::Pass = ctx.reply.delivery {
+        ctx.reply.first_byte.get_or_insert_with(Instant::now);
     }
-    let is_all = ended && matches!(ctx.delivery, Delivery::Pass);
+    let is_all = ended && matches!(ctx.reply.delivery, Delivery::Pass);
     let tasks = vec![HttpTask::Header(Box::new(header), is_all)];
     match is_all {
         true => caller.write(tasks).await?,
@@ -414,12 +414,12 @@ async fn pass(
         };
         turns.took(chunk.as_ref().map_or(0, Bytes::len)).await;
         ended = ended || chunk.is_none() || is_over(provider)?;
-        let trailers = match ctx.delivery {
+        let trailers = match ctx.reply.delivery {
             Delivery::Pass if chunk.is_none() => read_trailers(provider).await?,
             _ => None,
         };
         let mut body = chunk;
-        if let (Some(keeper), Some(bytes)) = (&mut ctx.keeper, &body) {
+        if let (Some(keeper), Some(bytes)) = (&mut ctx.reply.keeper, &body) {
             keeper.pass(bytes);
         }
         if let Some(parting) = relay::events(&mut body, ended, ctx)? {

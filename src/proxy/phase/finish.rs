@@ -1,33 +1,31 @@
 //! Finish: give the session back and write the request down, exactly once, also when the client vanished.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use pingora_error::{Error, ErrorSource};
 
 use super::{
     relay,
-    settle::{self, CLIENT_CLOSED, Closing, End, Verdict},
+    settle::{self, CLIENT_CLOSED, End, Verdict},
 };
 use crate::{
     proxy::{
         caller::Caller,
-        context::{Context, Course, Delivery},
-        metering::Settled,
+        context::{Context, Delivery, Handed},
     },
     routing::AttemptOutcome,
-    telemetry::{InFlight, Metrics},
-    types::RequestId,
+    telemetry::{InFlight, Observer, Record},
 };
 
 /// Records a request at its end.
 pub fn record(caller: &mut Caller<'_>, ctx: &mut Context, error: Option<&Error>) {
-    if let Some(connection) = ctx.connection.take()
+    if let Some(connection) = ctx.arrival.connection.take()
         && !caller.was_upgraded()
         && !caller.is_body_done()
     {
         connection.leave_unread();
     }
-    if ctx.handed_over {
+    if matches!(ctx.handed, Handed::Over) {
         return;
     }
     let left = caller.is_gone() || error.is_some_and(|e| e.esource() == &ErrorSource::Downstream);
@@ -38,37 +36,35 @@ pub fn record(caller: &mut Caller<'_>, ctx: &mut Context, error: Option<&Error>)
         _ => CLIENT_CLOSED,
     };
     relay::read_bill(ctx);
-    if !error.is_some_and(|error| noticed_while_idle(caller, error)) {
-        ctx.unread_for = ctx.last_read.map_or(Duration::MAX, |at| at.elapsed());
+    if let Delivery::Relay(stream) = &mut ctx.reply.delivery
+        && !error.is_some_and(|error| noticed_while_idle(caller, error))
+    {
+        stream.unread_for = stream.last_read.map_or(Duration::MAX, |at| at.elapsed());
     }
-    let duration = ctx.started.elapsed();
-    let endpoint = ctx.endpoint.label();
+    let duration = ctx.arrival.started.elapsed();
     // A held reply leaves in one piece, just now.
-    let held = written.filter(|_| matches!(ctx.delivery, Delivery::Hold)).map(|_| duration);
-    let first_byte = ctx.first_byte.map(|at| at.duration_since(ctx.started)).or(held);
-    ctx.metrics.finished(endpoint, ctx.model_label(), ctx.provider(), status, duration);
-    if let Some(after) = first_byte {
-        ctx.metrics.first_byte(endpoint, ctx.provider(), after);
-    }
-    if ctx.endpoint.reads_body() {
-        ctx.metrics.cached(ctx.course.label(), ctx.model_label());
-    }
-    let line = ctx.engines.config.log.access.then(|| Line::of(caller, ctx, error));
-    let route: Arc<str> = ctx.dispatch.plan().map_or_else(|| "-".into(), |plan| plan.label.clone());
-    let metrics = ctx.metrics.clone();
-    let end = End { status, first_byte, duration };
-    match settle::close(ctx, end) {
-        (closing, Verdict::Known(settled)) => conclude(closing, settled, &metrics, &route, line, end),
+    let held = written.filter(|_| matches!(ctx.reply.delivery, Delivery::Hold)).map(|_| duration);
+    let first_byte = ctx.reply.first_byte.map(|at| at.duration_since(ctx.arrival.started)).or(held);
+    let fault = ctx.reply.fault.map(|fault| Cow::Borrowed(fault.code()));
+    let error = fault.or_else(|| error.map(|error| Cow::Owned(error.etype().as_str().to_owned())));
+    let end = End { status, first_byte, duration, error };
+    let engines = ctx.engines.clone();
+    match settle::close(caller.request(), ctx, end) {
+        (closing, Verdict::Known(settled)) => tell(&engines.observers, &closing.settle(settled)),
         (closing, Verdict::Count(count)) => {
             // The process does not end before the count is in the ledger.
-            let open = InFlight::enter(&metrics);
+            let open = InFlight::enter(&ctx.metrics);
             tokio::spawn(async move {
                 let settled = count.count().await;
-                conclude(closing, settled, &metrics, &route, line, end);
+                tell(&engines.observers, &closing.settle(settled));
                 drop(open);
             });
         }
     }
+}
+
+fn tell(observers: &[Arc<dyn Observer>], record: &Record) {
+    observers.iter().for_each(|observer| observer.finished(record));
 }
 
 /// Whether the client's leaving was noticed while all that the provider had sent was read, rather than when it did not take
@@ -79,76 +75,29 @@ fn noticed_while_idle(caller: &Caller<'_>, error: &Error) -> bool {
     idle && error.esource() == &ErrorSource::Downstream && !caller.is_http2()
 }
 
-fn conclude(closing: Closing, settled: Settled, metrics: &Metrics, route: &str, line: Option<Line>, end: End) {
-    let provider = closing.provider().clone();
-    let settled = closing.settle(settled);
-    if let Some(usage) = &settled.usage {
-        metrics.used(&provider, route, usage, settled.cost);
-    }
-    if let Some(line) = line {
-        line.log(&settled, &provider, end);
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
 
-/// What the access log says of a request besides its settlement.
-struct Line {
-    id: RequestId,
-    method: http::Method,
-    path: String,
-    endpoint: &'static str,
-    tenant: Option<crate::types::TenantId>,
-    token: Option<crate::types::TokenId>,
-    model: Arc<str>,
-    attempts: u32,
-    course: Course,
-    error: Option<String>,
-}
+    use super::*;
 
-impl Line {
-    fn of(caller: &Caller<'_>, ctx: &Context, error: Option<&Error>) -> Self {
-        let request = caller.request();
-        let error = ctx.fault.map(|f| f.code().to_owned()).or_else(|| error.map(|e| e.etype().as_str().to_owned()));
-        let principal = ctx.principal.as_ref();
-        let served = ctx.cached.as_ref().and_then(|cached| Some(&cached.served.as_ref()?.model));
-        Self {
-            id: ctx.id,
-            method: request.method.clone(),
-            path: request.uri.path().to_owned(),
-            endpoint: ctx.endpoint.label(),
-            tenant: principal.map(|principal| principal.party.id.clone()),
-            token: principal.and_then(|principal| Some(principal.token.as_ref()?.id.clone())),
-            model: served
-                .or(ctx.dispatch.attempt.as_ref().map(|a| &a.target.model))
-                .cloned()
-                .unwrap_or_else(|| "-".into()),
-            attempts: ctx.dispatch.asked(),
-            course: ctx.course,
-            error,
+    /// Counts what it is told, as an observer beside the product's own would.
+    #[derive(Default)]
+    struct Counter(AtomicU32);
+
+    impl Observer for Counter {
+        fn finished(&self, record: &Record) {
+            self.0.fetch_add(record.attempts, Ordering::Relaxed);
         }
     }
 
-    fn log(self, settled: &Settled, provider: &str, end: End) {
-        let usage = settled.usage.unwrap_or_default();
-        tracing::info!(
-            target: "chittycan::access",
-            id = %self.id,
-            method = self.method.as_str(),
-            path = self.path,
-            status = end.status,
-            endpoint = self.endpoint,
-            tenant = self.tenant.as_ref().map(|tenant| tenant.as_str()),
-            token = self.token.as_ref().map(|token| token.as_str()),
-            provider,
-            model = &*self.model,
-            attempts = self.attempts,
-            cache = self.course.label(),
-            prompt_tokens = usage.prompt_tokens,
-            completion_tokens = usage.completion_tokens,
-            cost_usd = settled.cost.map(|c| c.to_string()),
-            cost_basis = settled.basis.label(),
-            first_byte_ms = end.first_byte.map(|d| d.as_secs_f64() * 1e3),
-            duration_ms = end.duration.as_secs_f64() * 1e3,
-            error = self.error,
-        );
+    #[test]
+    fn everybody_is_told_of_each_request() {
+        let counters = [Arc::new(Counter::default()), Arc::new(Counter::default())];
+        let observers: Vec<Arc<dyn Observer>> = counters.iter().map(|counter| counter.clone() as _).collect();
+        for attempts in [1, 2] {
+            tell(&observers, &Record { attempts, ..crate::telemetry::tests::record("openai") });
+        }
+        assert_eq!(counters.map(|counter| counter.0.load(Ordering::Relaxed)), [3, 3]);
     }
 }

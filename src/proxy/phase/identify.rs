@@ -16,11 +16,11 @@ pub const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-ver
 
 /// Sets what must stand before the first body byte is read.
 pub fn prepare_connection(caller: &mut Caller<'_>, ctx: &mut Context) {
-    ctx.websocket = caller.is_websocket();
+    ctx.ask.websocket = caller.is_websocket();
     let http = &ctx.engines.config.http;
     // For bodies that are forwarded; a body that is read here has a limit for the whole. A WebSocket may be silent for as
     // long as both ends like.
-    caller.set_patience((!ctx.websocket).then_some(http.body_timeout), http.keepalive);
+    caller.set_patience((!ctx.ask.websocket).then_some(http.body_timeout), http.keepalive);
 }
 
 /// Reads the request line and headers.
@@ -30,10 +30,10 @@ pub fn prepare_connection(caller: &mut Caller<'_>, ctx: &mut Context) {
 /// reach a provider unmetered. A query that makes a server see another method.
 pub fn identify(caller: &Caller<'_>, ctx: &mut Context) -> Result<Endpoint, GatewayError> {
     let request = caller.request();
-    (ctx.token, ctx.credential) = credentials(&request.headers);
+    (ctx.asker.token, ctx.asker.credential) = credentials(&request.headers);
     let path = request.uri.path();
     // Every client of Anthropic's says which version of the API it wants.
-    ctx.anthropic = request.headers.contains_key(ANTHROPIC_VERSION) || path.starts_with("/v1/messages");
+    ctx.ask.anthropic = request.headers.contains_key(ANTHROPIC_VERSION) || path.starts_with("/v1/messages");
     if request.method == http::Method::TRACE {
         // It would send the credentials back.
         return Err(GatewayError::new(Fault::MethodNotAllowed, "TRACE is not served."));

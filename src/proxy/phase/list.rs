@@ -341,7 +341,7 @@ pub(super) async fn pass_on(
 fn provider_error(ctx: &Context, header: ResponseHeader, body: &[u8]) -> GatewayError {
     let provider = ctx.provider();
     let status = header.status.as_u16();
-    tracing::warn!(id = %ctx.id, provider, status, bytes = body.len(), "the provider refused to show an object");
+    tracing::warn!(id = %ctx.arrival.id, provider, status, bytes = body.len(), "the provider refused to show an object");
     match status {
         401 => {
             let message =
@@ -364,7 +364,7 @@ fn failed(ctx: &mut Context, error: &Error) -> GatewayError {
     let at_work = false;
     ctx.dispatch.end(AttemptOutcome::Broke { at_work }, &ctx.metrics);
     let provider = ctx.provider();
-    tracing::warn!(id = %ctx.id, provider, error = error.etype().as_str(), "exchange broke");
+    tracing::warn!(id = %ctx.arrival.id, provider, error = error.etype().as_str(), "exchange broke");
     match error.etype() {
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
             GatewayError::new(Fault::UpstreamTimeout, format!("Provider '{provider}' did not answer in time."))

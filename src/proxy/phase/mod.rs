@@ -98,14 +98,14 @@ async fn walk(
     contexts: &ContextLengths,
     upstream: &Upstream,
 ) -> Result<bool, Stop> {
-    ctx.endpoint = identify::identify(caller, ctx)?;
-    ctx.websocket &= ctx.endpoint == Endpoint::Other;
+    ctx.ask.endpoint = identify::identify(caller, ctx)?;
+    ctx.ask.websocket &= ctx.ask.endpoint == Endpoint::Other;
     let principal = admit::authenticate(ctx).await?;
-    ctx.principal = Some(principal.clone());
-    ctx.token = None;
+    ctx.asker.principal = Some(principal.clone());
+    ctx.asker.token = None;
     admit::enter(caller, ctx, &principal)?;
     let mut passage = Passage::Unread;
-    match &ctx.endpoint {
+    match &ctx.ask.endpoint {
         Endpoint::Models | Endpoint::Model(_) => {
             // Boxed, as it is seldom needed: every request would carry its size along.
             Box::pin(models::answer(caller, ctx, &principal, upstream)).await?;
@@ -138,7 +138,7 @@ async fn walk(
             let bytes = read::body(caller, ctx).await?;
             let body = plan::peek(ctx, bytes).await?;
             let plan = plan::route(ctx, &body)?;
-            let model = match &ctx.endpoint {
+            let model = match &ctx.ask.endpoint {
                 // What a stored prompt brings along cannot be told.
                 Endpoint::Responses => body.peek.model.as_deref(),
                 _ => Some(body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL)),
@@ -151,31 +151,31 @@ async fn walk(
             };
             let body = plan::limit_answer(ctx, body).await?;
             ctx.dispatch.context_wish = plan::require_room(ctx, &body, contexts).await?;
-            ctx.body = Some(body);
+            ctx.ask.body = Some(body);
             plan::refuse_stranger(ctx)?;
             own::understood(caller.request(), ctx, &principal).await?;
         }
     }
-    if ctx.endpoint == Endpoint::CountTokens
+    if ctx.ask.endpoint == Endpoint::CountTokens
         && let Some(body) = count::answer(ctx).await?
     {
         reply::json(caller, ctx, 200, body).await.map_err(|_| Stop::Gone)?;
         return Ok(true);
     }
     plan::require_credential(ctx)?;
-    if ctx.body.is_some() {
+    if ctx.ask.body.is_some() {
         if cache::look(caller, ctx).await? {
             return Ok(true);
         }
         // What the cache answers costs nothing, so nobody has to know its price. To count is free.
-        if ctx.endpoint != Endpoint::CountTokens
+        if ctx.ask.endpoint != Endpoint::CountTokens
             && let Err(error) = admit::estimate(caller.request(), ctx)
         {
             return Err(Box::pin(models::unless_missing(caller.request(), ctx, error, upstream)).await.into());
         }
         translate::prepare(ctx).await.map_err(|refusal| *refusal)?;
     }
-    if ctx.endpoint == Endpoint::Other && matches!(passage, Passage::Unread) {
+    if ctx.ask.endpoint == Endpoint::Other && matches!(passage, Passage::Unread) {
         read::invite_body(caller).await?;
     }
     Ok(false)

@@ -51,14 +51,14 @@ pub(super) async fn answer(
     principal: &Principal,
     upstream: &Upstream,
 ) -> Result<(), Stop> {
-    let body = match ctx.endpoint.clone() {
+    let body = match ctx.ask.endpoint.clone() {
         Endpoint::Model(id) => match configured(ctx, principal, &id) {
-            Some(model) => model.show(ctx.anthropic),
+            Some(model) => model.show(ctx.ask.anthropic),
             None => return look_up(caller, ctx, principal, &id, upstream).await,
         },
         _ => {
             let models = all(caller.request(), ctx, principal, upstream).await;
-            match ctx.anthropic {
+            match ctx.ask.anthropic {
                 true => page(models, caller.request().uri.query().unwrap_or_default())?,
                 false => {
                     let data: Vec<_> = models.iter().map(|model| model.show(false)).collect();
@@ -206,13 +206,13 @@ async fn look_up(
     }
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
     let told = Told::read(&value, &target.provider).ok_or_else(|| unknown(id))?;
-    let same_shape = ctx.anthropic == (target.provider.dialect == Dialect::Anthropic) && *target.model == *id;
+    let same_shape = ctx.ask.anthropic == (target.provider.dialect == Dialect::Anthropic) && *target.model == *id;
     let body = match same_shape {
         true => body,
         false => {
             // Under the name that the client knows it by.
             let id = if *target.model == *id { told.id } else { id.to_owned() };
-            Bytes::from(Told { id, ..told }.show(ctx.anthropic).to_string())
+            Bytes::from(Told { id, ..told }.show(ctx.ask.anthropic).to_string())
         }
     };
     reply::json(caller, ctx, 200, body).await.map_err(|_| Stop::Gone)
@@ -256,7 +256,7 @@ pub(super) async fn unless_missing(
     upstream: &Upstream,
 ) -> GatewayError {
     let about_model = refusal.fault == Fault::ModelNotPriced && refusal.param.as_deref() == Some("model");
-    let asked = ctx.body.as_ref().and_then(|body| body.peek.model.clone());
+    let asked = ctx.ask.body.as_ref().and_then(|body| body.peek.model.clone());
     let target = ctx
         .dispatch
         .candidates
@@ -265,15 +265,15 @@ pub(super) async fn unless_missing(
         .and_then(Candidates::first);
     let (true, Some(asked), Some(target)) = (about_model, asked, target.cloned()) else { return refusal };
     let Some(path) = path_of(&target.model) else { return refusal };
-    let tenant = ctx.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
+    let tenant = ctx.asker.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
     let key = format!("{}/{tenant}/{}", target.provider.name, target.model);
     let missing = match upstream.models.verdict(&key) {
         Some(missing) => missing,
         None => {
             // Only the question goes out, not the request.
-            let body = ctx.body.take();
+            let body = ctx.ask.body.take();
             let fetched = list::fetch(request, ctx, &path, None, MAX_LIST, upstream).await;
-            ctx.body = body;
+            ctx.ask.body = body;
             ctx.dispatch.start_over(false);
             let Ok((header, body)) = fetched else { return refusal };
             // A server that does not know such questions says 404 too, but not as the API does.

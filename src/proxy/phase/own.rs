@@ -19,6 +19,7 @@ use crate::{
     openai::Endpoint,
     providers::exchange,
     proxy::{
+        ask::Forwarded,
         caller::Caller,
         context::Context,
         heavy::{self, Load},
@@ -36,7 +37,7 @@ use pingora_http::RequestHeader;
 pub enum Passage {
     /// It goes to the provider; the body is yet to be read.
     Unread,
-    /// It goes to the provider with the body in `ctx.forwarded`.
+    /// It goes to the provider with the body in `ctx.ask.forwarded`.
     Read,
     /// It has its answer.
     Answered,
@@ -72,13 +73,13 @@ pub async fn forwarded(
     if party.objects == ProviderObjects::All {
         // Nothing is checked; what is made is kept all the same, for the day on which there are other tenants.
         if let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::List) {
-            ctx.keeper = keeper(ctx, principal, &target, rule, &ids, &Bytes::new());
+            ctx.reply.keeper = keeper(ctx, principal, &target, rule, &ids, &Bytes::new());
         }
         return Ok(Passage::Unread);
     }
     // What goes over a WebSocket is not seen. A realtime session has its own items to refer to, and stored prompts and voices;
     // whoever wants one can have it past the gateway too (WebRTC), so that the reference tells of it (`provider_objects`).
-    let hidden = ctx.websocket && uri.path().trim_end_matches('/') != "/v1/realtime";
+    let hidden = ctx.ask.websocket && uri.path().trim_end_matches('/') != "/v1/realtime";
     let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::Shared && !hidden) else {
         return Err(refuse(caller.request(), principal, "provider_objects: all").into());
     };
@@ -96,12 +97,12 @@ pub async fn forwarded(
         list::answer(caller, ctx, principal, &target, rule, upstream).await?;
         return Ok(Passage::Answered);
     }
-    let mut body = None;
-    if reads_body(caller, ctx.websocket, rule.action) {
+    let (mut body, mut was_json) = (None, false);
+    if reads_body(caller, ctx.ask.websocket, rule.action) {
         let bytes = read::body(caller, ctx).await?;
         if !bytes.is_empty() {
             let (found, is_json) = references_of(caller.request(), ctx, &target, bytes.clone()).await?;
-            ctx.forwarded_json = is_json;
+            was_json = is_json;
             visible::check(ctx, principal, &target, &found)?;
             references.extend(found);
         }
@@ -119,8 +120,8 @@ pub async fn forwarded(
     }
     let passage = if body.is_some() { Passage::Read } else { Passage::Unread };
     let body = body.unwrap_or_default();
-    ctx.keeper = keeper(ctx, principal, &target, rule, &ids, &body);
-    ctx.forwarded = Some(body).filter(|bytes| !bytes.is_empty());
+    ctx.reply.keeper = keeper(ctx, principal, &target, rule, &ids, &body);
+    ctx.ask.forwarded = Some(Forwarded { bytes: body, is_json: was_json }).filter(|body| !body.bytes.is_empty());
     Ok(passage)
 }
 
@@ -148,15 +149,15 @@ fn keeper(
 /// # Errors
 /// None is left.
 pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
-    let (Some(candidates), Some(body)) = (&ctx.dispatch.candidates, &ctx.body) else { return Err(incomplete()) };
+    let (Some(candidates), Some(body)) = (&ctx.dispatch.candidates, &ctx.ask.body) else { return Err(incomplete()) };
     let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
     if principal.party.objects == ProviderObjects::All || candidates.left().all(is_own) {
         return Ok(());
     }
     let (bytes, model) = (body.bytes.clone(), body.peek.model.clone());
     // The others keep little and are asked often.
-    let reads = matches!(ctx.endpoint, Endpoint::Responses | Endpoint::Messages | Endpoint::CountTokens);
-    let dialect = if ctx.endpoint.is_anthropic() { Dialect::Anthropic } else { Dialect::OpenAi };
+    let reads = matches!(ctx.ask.endpoint, Endpoint::Responses | Endpoint::Messages | Endpoint::CountTokens);
+    let dialect = if ctx.ask.endpoint.is_anthropic() { Dialect::Anthropic } else { Dialect::OpenAi };
     let mut references = references(ctx, bytes, move |bytes| match reads || may_refer(bytes) {
         true => scan(bytes, dialect),
         false => Ok(Vec::new()),
@@ -172,7 +173,8 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
         }
         // A translated request is built anew and refers to nothing: what nobody has made is left to its translation, which
         // refuses what would need a memory.
-        let translated = ctx.endpoint == Endpoint::Responses && exchange::is_translated(&ctx.endpoint, provider);
+        let translated =
+            ctx.ask.endpoint == Endpoint::Responses && exchange::is_translated(&ctx.ask.endpoint, provider);
         let objects = &ctx.governance.objects;
         let counts = |reference: &&Reference| !translated || objects.owner(&provider.name, &reference.id).is_some();
         let outcome = visible::require_fine_tune(ctx, principal, target)

@@ -28,7 +28,7 @@ const MAX_MODEL_BYTES: usize = 256;
 /// # Errors
 /// A body that is no JSON object, a field of the wrong type, or more values than `http.max_json_values`.
 pub async fn peek(ctx: &Context, bytes: Bytes) -> Result<Box<Body>, GatewayError> {
-    let (endpoint, most) = (ctx.endpoint.clone(), ctx.engines.config.http.max_json_values);
+    let (endpoint, most) = (ctx.ask.endpoint.clone(), ctx.engines.config.http.max_json_values);
     let load = Load::reading(bytes.len());
     let parsed = heavy::run(&ctx.governance.capacity, load, move |_share| parse(&endpoint, bytes, most)).await?;
     parsed.map_err(|error| invalid(error.message).with_param(error.param))
@@ -61,9 +61,9 @@ pub fn route(ctx: &Context, body: &Body) -> Result<Plan, GatewayError> {
         }
         Some(model) if !model.is_empty() => Ok(ctx.engines.routes.plan(model)),
         // The one endpoint whose model OpenAI does not require; the body stays without one.
-        None if ctx.endpoint == Endpoint::Moderations => Ok(ctx.engines.routes.plan(DEFAULT_MODERATION_MODEL)),
+        None if ctx.ask.endpoint == Endpoint::Moderations => Ok(ctx.engines.routes.plan(DEFAULT_MODERATION_MODEL)),
         // A stored prompt names the model.
-        None if ctx.endpoint == Endpoint::Responses => ctx.engines.routes.responses_plan().ok_or_else(no_model),
+        None if ctx.ask.endpoint == Endpoint::Responses => ctx.engines.routes.responses_plan().ok_or_else(no_model),
         _ => Err(no_model()),
     }
 }
@@ -78,10 +78,10 @@ fn no_model() -> GatewayError {
 /// # Errors
 /// As for [`peek`].
 pub async fn limit_answer(ctx: &Context, body: Box<Body>) -> Result<Box<Body>, GatewayError> {
-    let tenant = ctx.principal.as_ref().and_then(|principal| principal.party.default_max_tokens);
+    let tenant = ctx.asker.principal.as_ref().and_then(|principal| principal.party.default_max_tokens);
     let limits = [ctx.dispatch.plan().and_then(|plan| plan.default_max_tokens), tenant];
     let Some(limit) = limits.into_iter().flatten().min() else { return Ok(body) };
-    let (field, others) = match ctx.endpoint {
+    let (field, others) = match ctx.ask.endpoint {
         Endpoint::ChatCompletions => (Field::MaxCompletionTokens, Some(Field::MaxTokens)),
         Endpoint::Responses => (Field::MaxOutputTokens, None),
         Endpoint::Messages => (Field::MaxTokens, None),
@@ -90,7 +90,7 @@ pub async fn limit_answer(ctx: &Context, body: Box<Body>) -> Result<Box<Body>, G
     };
     let Peek { max_tokens, max_completion_tokens, max_output_tokens, .. } = body.peek;
     // Many servers read 0 as no limit; to Anthropic it is one.
-    let is_limit = |limit: Option<u64>| limit.is_some_and(|limit| limit > 0 || ctx.endpoint == Endpoint::Messages);
+    let is_limit = |limit: Option<u64>| limit.is_some_and(|limit| limit > 0 || ctx.ask.endpoint == Endpoint::Messages);
     let stated = |field| match field {
         Field::MaxCompletionTokens => is_limit(max_completion_tokens),
         Field::MaxOutputTokens => is_limit(max_output_tokens),
@@ -119,7 +119,7 @@ pub async fn require_room(
     loop {
         let first = ctx.dispatch.first().filter(|target| target.provider.vendor == Vendor::Ollama);
         let Some(Target { provider, model, deployment, .. }) = first.cloned() else { return Ok(None) };
-        let error = match contexts.check(&provider, &model, &ctx.endpoint, &body.bytes, &body.peek).await {
+        let error = match contexts.check(&provider, &model, &ctx.ask.endpoint, &body.bytes, &body.peek).await {
             Ok(wish) => return Ok(wish),
             Err(error) => Box::new(error),
         };
@@ -133,7 +133,7 @@ pub async fn require_room(
 /// # Errors
 /// A path that only Anthropic has, and no provider that is asked in its dialect.
 pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
-    if !ctx.anthropic {
+    if !ctx.ask.anthropic {
         return Ok(ctx.engines.routes.default_plan(""));
     }
     ctx.engines.routes.anthropic_plan().ok_or_else(|| {
@@ -181,7 +181,7 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
 
 /// How the client presents a credential that begins so: Anthropic's clients have a header of their own for it.
 pub fn presenting(ctx: &Context, beginning: &str) -> String {
-    if ctx.anthropic {
+    if ctx.ask.anthropic {
         format!("`x-api-key: {beginning}…`")
     } else {
         format!("`Authorization: Bearer {beginning}…`")
@@ -199,7 +199,7 @@ pub fn refuse_stranger(ctx: &mut Context) -> Result<(), GatewayError> {
 
 /// Whether the one who asks has nothing of the gateway's own keys.
 pub fn is_stranger(ctx: &Context) -> bool {
-    ctx.principal.as_ref().is_some_and(|principal| principal.own_keys_only)
+    ctx.asker.principal.as_ref().is_some_and(|principal| principal.own_keys_only)
 }
 
 /// Headers of the configuration that a provider may take for the key.
@@ -220,12 +220,12 @@ fn is_of(vendor: Vendor, key: &str) -> bool {
 /// vendor, and so does this function.
 pub fn credential<'a>(ctx: &'a Context, target: &'a Target) -> Option<(&'a str, bool)> {
     let provider = &target.provider;
-    let own = ctx.credential.as_ref().map(|secret| (secret.expose(), true));
+    let own = ctx.asker.credential.as_ref().map(|secret| (secret.expose(), true));
     let mapped = provider.key.as_ref().map(|secret| (secret.expose(), false));
     let mapped = mapped.filter(|_| !is_stranger(ctx));
     if is_stranger(ctx) {
         // A key in a header of the configuration would go in the place of the stranger's own.
-        let theirs = ctx.principal.iter().flat_map(|principal| &principal.party.headers);
+        let theirs = ctx.asker.principal.iter().flat_map(|principal| &principal.party.headers);
         if provider.headers.iter().chain(theirs).any(|(name, _)| KEY_HEADERS.contains(&name.as_str())) {
             return None;
         }

@@ -29,7 +29,7 @@ use crate::{
 
 /// Whether responses to such a request are kept here: a provider may serve it that has no Responses API.
 pub fn keeps(ctx: &Context) -> bool {
-    ctx.endpoint == Endpoint::Responses
+    ctx.ask.endpoint == Endpoint::Responses
         && left(ctx).any(|target| is_translated(ctx, target))
         && ctx.governance.stored_responses.is_on()
 }
@@ -39,7 +39,7 @@ fn left(ctx: &Context) -> impl Iterator<Item = &Target> {
 }
 
 fn is_translated(ctx: &Context, target: &Target) -> bool {
-    exchange::is_translated(&ctx.endpoint, &target.provider)
+    exchange::is_translated(&ctx.ask.endpoint, &target.provider)
 }
 
 /// The body with the whole conversation in the place of references to earlier responses and their items; from there on it is
@@ -70,9 +70,9 @@ pub async fn open(
         Err((missing, _)) => return Err(not_found(&missing)),
     };
     let Opened { body: whole, previous_response_id, turn } = opened;
-    ctx.turn = turn.map(Box::new);
+    ctx.reply.turn = turn.map(Box::new);
     let Some(whole) = whole else { return Ok(body) };
-    ctx.previous_response_id = previous_response_id.map(Into::into);
+    ctx.ask.previous_response_id = previous_response_id.map(Into::into);
     let most = ctx.engines.config.http.max_body_bytes;
     if whole.bytes() > most {
         return Err(too_long(whole.bytes(), most));
@@ -116,7 +116,7 @@ fn owner(caller: &Caller<'_>, ctx: &Context, principal: &Principal) -> Owner {
     let mut part = |tag: &[u8], bytes: &[u8]| {
         hasher.update(tag).update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
     };
-    if let Some(credential) = &ctx.credential {
+    if let Some(credential) = &ctx.asker.credential {
         part(b"k", credential.expose().as_bytes());
     }
     if principal.token.is_none() {
@@ -133,7 +133,7 @@ fn owner(caller: &Caller<'_>, ctx: &Context, principal: &Principal) -> Owner {
 
 /// Keeps what the cache serves, as if it had just been made: the cache may know it for longer.
 pub fn keep_served(ctx: &Context, entry: &Entry, form: Form, body: &Bytes) {
-    let (Some(turn), Some(plan)) = (&ctx.turn, ctx.dispatch.plan()) else { return };
+    let (Some(turn), Some(plan)) = (&ctx.reply.turn, ctx.dispatch.plan()) else { return };
     let made_here = |target: &Target| target.provider.name == entry.provider && is_translated(ctx, target);
     if !plan.targets.iter().any(made_here) {
         return;

@@ -28,7 +28,7 @@ pub fn from_connect(ctx: &mut Context, mut error: Box<Error>, resolver: &Resolve
     if let Some(attempt) = &ctx.dispatch.attempt {
         let provider = &attempt.target.provider;
         resolver.doubt(&provider.base.host, provider.base.port);
-        tracing::warn!(id = %ctx.id, provider = &*provider.name, error = error.etype().as_str(), "cannot connect");
+        tracing::warn!(id = %ctx.arrival.id, provider = &*provider.name, error = error.etype().as_str(), "cannot connect");
     }
     ctx.dispatch.end(AttemptOutcome::Unreachable, &ctx.metrics);
     error.set_retry(translate::ready(ctx));
@@ -44,7 +44,7 @@ pub fn from_exchange(
 ) -> Box<Error> {
     let begun = caller.has_begun();
     if !is_ours(&error) && error.esource() == &ErrorSource::Upstream {
-        tracing::warn!(id = %ctx.id, provider = ctx.provider(), error = error.etype().as_str(), "exchange broke");
+        tracing::warn!(id = %ctx.arrival.id, provider = ctx.provider(), error = error.etype().as_str(), "exchange broke");
     }
     // A pooled connection that the provider had closed says nothing about the provider: same target again.
     let attempt = ctx.dispatch.attempt.as_ref();
@@ -62,7 +62,7 @@ pub fn from_exchange(
         error.set_retry(false);
         return error;
     }
-    if ctx.body.as_ref().is_none_or(|body| body.bytes.is_empty()) {
+    if ctx.ask.body.as_ref().is_none_or(|body| body.bytes.is_empty()) {
         // A body that streams through cannot be sent twice.
         let safe = caller.request().method.is_idempotent() && caller.can_repeat_body();
         error.set_retry(safe && client_reused && !got_header && ctx.dispatch.repeat());
@@ -110,11 +110,11 @@ fn is_before_request(kind: &ErrorType) -> bool {
 /// Before another attempt: the one that broke is to be paid for too. False when the budget does not have it, which ends the
 /// request here.
 fn pay_for(ctx: &mut Context) -> bool {
-    let (Some(price), Some(quote), Some(attempt)) = (ctx.price(), ctx.quote, &ctx.dispatch.attempt) else {
+    let (Some(price), Some(quote), Some(attempt)) = (ctx.price(), ctx.grant.quote, &ctx.dispatch.attempt) else {
         return true;
     };
     let worked = attempt.started.elapsed();
-    let held = ctx.reservation.as_mut().is_none_or(|reservation| reservation.extend(quote.worst_case).is_ok());
+    let held = ctx.grant.reservation.as_mut().is_none_or(|reservation| reservation.extend(quote.worst_case).is_ok());
     if held {
         let measure = attempt.measure();
         ctx.dispatch.spoiled.push(Spoiled::after(worked, measure, price, &quote));
@@ -152,7 +152,7 @@ pub async fn give_up(caller: &mut Caller<'_>, ctx: &mut Context, error: &Error) 
         let mut whole = false;
         if let Some(event) = relay::interruption(ctx, reason(error)) {
             ctx.metrics.stream_interrupted(&provider);
-            ctx.fault = Some(Fault::UpstreamInterrupted);
+            ctx.reply.fault = Some(Fault::UpstreamInterrupted);
             // Those who read along know it by now; this client may be slow to read.
             // A failure to write means that the client left in the same moment.
             whole = caller.write_body(Some(event), true).await.is_ok();
@@ -162,7 +162,7 @@ pub async fn give_up(caller: &mut Caller<'_>, ctx: &mut Context, error: &Error) 
     }
     let answer = explain(error, ctx);
     // What streamed through Pingora's loop leaves a connection that cannot be used again.
-    let reusable = ctx.body.is_some() || ctx.forwarded.is_some();
+    let reusable = ctx.ask.body.is_some() || ctx.ask.forwarded.is_some();
     if !reusable {
         caller.close_after();
     }

@@ -16,6 +16,7 @@ use crate::{
         conceal::conceal,
         context::{Context, Delivery},
         metering::{Belief, Bill, Counted},
+        stream::Stream,
     },
     sse::join,
 };
@@ -36,50 +37,49 @@ const STOPPED: Duration = Duration::from_millis(50);
 /// # Errors
 /// The provider goes on sending after the stream's end: the connection to it is not worth keeping.
 pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<Option<Parting>> {
-    let patience = if ctx.stopped { STOPPED } else { AFTERMATH };
-    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(None) };
+    let Delivery::Relay(stream) = &mut ctx.reply.delivery else { return Ok(None) };
+    let patience = if stream.stopped { STOPPED } else { AFTERMATH };
     // The end itself is no excess: it may have waited for a client that was slow to read.
     let excess = body.as_ref().is_some_and(|bytes| !bytes.is_empty());
-    if excess && ctx.stream_over.is_some_and(|at| at.elapsed() > patience) {
+    if excess && stream.over.is_some_and(|at| at.elapsed() > patience) {
         return Err(Error::explain(ErrorType::ReadError, "bytes long after the end of the stream").into_up());
     }
-    ctx.last_read = Some(Instant::now());
+    stream.last_read = Some(Instant::now());
     let mut arrived = body.take().unwrap_or_default();
-    if let Some(translator) = &mut ctx.translator {
+    if let Some(translator) = &mut stream.translator {
         let too_large = |error| Error::because(ErrorType::ReadError, "an event without end", error).into_up();
         arrived = translator.feed(arrived).map_err(too_large)?;
         if end {
             arrived = join(arrived, translator.finish().map_err(too_large)?);
         }
     }
-    let mut out = if arrived.is_empty() { arrived } else { relay.feed(arrived) };
-    if let Some(mut tally) = ctx.tally.take() {
-        let within = tally.follow(relay, ctx.reservation.as_mut());
-        ctx.tally = Some(tally);
-        if let Err(exceeded) = within {
-            out = stop(ctx, &exceeded);
-        }
+    let mut out = if arrived.is_empty() { arrived } else { stream.relay.feed(arrived) };
+    if let Some(tally) = &mut stream.tally
+        && let Err(exceeded) = tally.follow(&mut stream.relay, ctx.grant.reservation.as_mut())
+    {
+        out = stop(ctx, &exceeded);
     }
-    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(None) };
+    let Delivery::Relay(stream) = &mut ctx.reply.delivery else { return Ok(None) };
     if end {
-        out = join(out, relay.finish(&StreamEnd::Clean));
+        out = join(out, stream.relay.finish(&StreamEnd::Clean));
     }
     let mut parting = None;
-    if ctx.generated.is_none() && relay.awaits_usage() {
-        ctx.generated = Some(Instant::now());
-        let several = ctx.quote.is_some_and(|quote| quote.choices > 1);
-        let counted = ctx.translator.as_ref().is_some_and(|translator| translator.usage(several).flatten().is_some());
-        if ctx.reservation.is_some() && !counted {
+    if stream.generated.is_none() && stream.relay.awaits_usage() {
+        stream.generated = Some(Instant::now());
+        let several = ctx.grant.quote.is_some_and(|quote| quote.choices > 1);
+        let counted =
+            stream.translator.as_ref().is_some_and(|translator| translator.usage(several).flatten().is_some());
+        if ctx.grant.reservation.is_some() && !counted {
             // A client that has all it wanted to read may leave before the provider has told what it comes to.
             parting = Some(Parting::Linger(COUNT_WITHIN));
         }
     }
-    let Delivery::Relay(relay) = &mut ctx.delivery else { return Ok(None) };
-    if ctx.keeper.is_some() || ctx.turn.is_some() {
+    let relay = &mut stream.relay;
+    if ctx.reply.keeper.is_some() || ctx.reply.turn.is_some() {
         // Before the client can know of them.
         for payload in relay.take_watched() {
-            ctx.keeper.iter().for_each(|keeper| keeper.keep_event(&payload));
-            ctx.turn.iter().for_each(|turn| turn.keep_event(&payload));
+            ctx.reply.keeper.iter().for_each(|keeper| keeper.keep_event(&payload));
+            ctx.reply.turn.iter().for_each(|turn| turn.keep_event(&payload));
         }
     }
     let state = relay.state();
@@ -87,9 +87,9 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
         out = conceal_failure(&out);
     }
     if state != StreamState::Open {
-        ctx.stream_over.get_or_insert_with(Instant::now);
+        stream.over.get_or_insert_with(Instant::now);
     }
-    if ctx.cached.is_some() {
+    if ctx.ticket.cached.is_some() {
         out = cache::share_events(ctx, out, state == StreamState::Failed);
         match state {
             StreamState::Open => {}
@@ -102,7 +102,7 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
     }
     *body = Some(out).filter(|out| !out.is_empty());
     if body.is_some() {
-        ctx.first_byte.get_or_insert_with(Instant::now);
+        ctx.reply.first_byte.get_or_insert_with(Instant::now);
     }
     Ok(parting)
 }
@@ -116,13 +116,13 @@ fn conceal_failure(out: &Bytes) -> Bytes {
 
 /// True once the client has the end of its stream, or the error that ended it.
 pub fn is_over(ctx: &Context) -> bool {
-    matches!(&ctx.delivery, Delivery::Relay(relay) if relay.state() != StreamState::Open)
+    ctx.stream().is_some_and(|stream| stream.relay.state() != StreamState::Open)
 }
 
 /// The event that tells a client that its stream broke; `None` when the stream had ended properly.
 pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
-    let Delivery::Relay(relay) = &mut ctx.delivery else { return None };
-    let out = relay.finish(&StreamEnd::Cut(why.to_owned()));
+    let Delivery::Relay(stream) = &mut ctx.reply.delivery else { return None };
+    let out = stream.relay.finish(&StreamEnd::Cut(why.to_owned()));
     let out = cache::share_events(ctx, out, false);
     cache::end_stream(ctx, None);
     Some(out).filter(|out| !out.is_empty())
@@ -131,34 +131,36 @@ pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
 /// Ends a stream for which nothing is left in its budget. What has just come is not relayed: it is not paid for.
 fn stop(ctx: &mut Context, exceeded: &Exceeded) -> Bytes {
     let error = settle::overrun(ctx, exceeded);
-    ctx.stopped = true;
     // Those who read along learn that the stream broke, and nothing of another's budget.
     cache::end_stream(ctx, None);
-    ctx.fault = Some(Fault::BudgetExceeded);
+    ctx.reply.fault = Some(Fault::BudgetExceeded);
     ctx.metrics.stream_stopped();
-    match &mut ctx.delivery {
-        Delivery::Relay(relay) => relay.stop(error),
+    match &mut ctx.reply.delivery {
+        Delivery::Relay(stream) => {
+            stream.stopped = true;
+            stream.relay.stop(error)
+        }
         _ => Bytes::new(),
     }
 }
 
 /// Writes down what the provider says the stream used, at its end, however it came.
 pub fn read_bill(ctx: &mut Context) {
-    if matches!(ctx.delivery, Delivery::Relay(_)) {
+    if matches!(ctx.reply.delivery, Delivery::Relay(_)) {
         let bill = bill_of(ctx);
         *ctx.bill() = bill;
     }
 }
 
 fn bill_of(ctx: &Context) -> Bill {
-    let Delivery::Relay(relay) = &ctx.delivery else { return Bill::default() };
-    let translator = ctx.translator.as_ref();
-    let several = ctx.quote.is_some_and(|quote| quote.choices > 1);
+    let Some(Stream { relay, translator, .. }) = ctx.stream() else { return Bill::default() };
+    let translator = translator.as_ref();
+    let several = ctx.grant.quote.is_some_and(|quote| quote.choices > 1);
     let usage = translator.and_then(|translator| translator.usage(several)).unwrap_or_else(|| relay.usage());
     let so_far = translator.map_or_else(|| relay.usage_so_far(), |translator| translator.usage_so_far());
     let tier = respond::stream_tier(relay, ctx);
     let shown = || relay.generated_bytes().saturating_add(relay.media_bytes());
-    let (quote, price) = (ctx.quote.as_ref(), ctx.price());
+    let (quote, price) = (ctx.grant.quote.as_ref(), ctx.price());
     let mut counted = usage.map(|usage| Counted::of(usage, quote, price.as_deref(), tier, shown, settle::ceiling(ctx)));
     if let (Some(calls), Some(counter)) = (ctx.call_prices(), relay.calls()) {
         // A translated stream does not tell of searches.

@@ -30,6 +30,7 @@ use crate::{
         rates,
         reply::{self, Reader},
         returned::{self, Account},
+        stream::Stream,
     },
     telemetry::Metrics,
     tenants::Principal,
@@ -51,7 +52,7 @@ pub const REDIRECTED: ErrorType = ErrorType::Custom("Redirected");
 /// [`NEXT_TARGET`] when another target should be tried instead; [`REDIRECTED`] for a redirect with the gateway's key.
 pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
     let code = response.status.as_u16();
-    if ctx.endpoint.reads_body() && (code == 101 || code >= 600) {
+    if ctx.ask.endpoint.reads_body() && (code == 101 || code >= 600) {
         // No answer to such a request: what the provider did for it nobody can tell.
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, "a status that is none of HTTP's answers").into_up());
     }
@@ -81,29 +82,28 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
         return Err(Error::explain(REDIRECTED, "the provider redirects").into_up());
     }
     let head = request.method == http::Method::HEAD;
-    ctx.keeper = match ctx.keeper.take().filter(|_| response.status.is_success()) {
-        None if ctx.endpoint.reads_body() && response.status.is_success() => understood(ctx).map(Box::new),
+    ctx.reply.keeper = match ctx.reply.keeper.take().filter(|_| response.status.is_success()) {
+        None if ctx.ask.endpoint.reads_body() && response.status.is_success() => understood(ctx).map(Box::new),
         keeper => keeper,
     };
     if ctx.exchange().is_none() {
         // Such a provider keeps it itself.
-        ctx.turn = None;
+        ctx.reply.turn = None;
     }
-    ctx.delivery = delivery(response, ctx, refuses_our_key, head);
+    ctx.reply.delivery = delivery(response, ctx, refuses_our_key, head);
     keep_forwarded(response, ctx);
     if head && refuses_our_key {
         response.set_status(Fault::UpstreamAuthentication.status())?;
     }
-    ctx.framed = response.version == http::Version::HTTP_2
+    ctx.reply.framed = response.version == http::Version::HTTP_2
         || response.headers.contains_key(header::CONTENT_LENGTH)
         || response.headers.contains_key(header::TRANSFER_ENCODING);
-    if let Some(fill) = ctx.fill().filter(|_| matches!(ctx.delivery, Delivery::Pass)) {
+    if let Some(fill) = ctx.fill().filter(|_| matches!(ctx.reply.delivery, Delivery::Pass)) {
         // What passes unread cannot be shared.
         fill.end(Outcome::Solo);
     }
-    let relayed = matches!(ctx.delivery, Delivery::Relay(_));
+    let relayed = matches!(ctx.reply.delivery, Delivery::Relay(_));
     let translated = ctx.exchange().is_some();
-    ctx.translator = ctx.exchange().filter(|_| relayed).map(|exchange| Box::new(exchange.stream()));
     headers::change_response(response, |parts| {
         if relayed {
             // Events are rewritten and must leave at once: no length, no buffering in proxies behind us.
@@ -114,7 +114,7 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
             parts.headers.insert(header::CACHE_CONTROL, reply::NO_CACHE);
             parts.headers.insert(reply::ACCEL_BUFFERING, reply::NO);
         }
-        let call = (ctx.endpoint == Endpoint::Other).then(|| call_of(&parts.headers)).flatten();
+        let call = (ctx.ask.endpoint == Endpoint::Other).then(|| call_of(&parts.headers)).flatten();
         let call = call.map(|id| format!("/v1/realtime/calls/{id}"));
         dress(&mut parts.headers, ctx);
         if let Some(place) = call.and_then(|place| HeaderValue::try_from(place).ok()) {
@@ -125,7 +125,10 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
     });
     if relayed {
         cache::begin_stream(ctx);
-        ctx.tally = settle::tally(ctx).map(Box::new);
+        let tally = settle::tally(ctx).map(Box::new);
+        if let Delivery::Relay(stream) = &mut ctx.reply.delivery {
+            stream.tally = tally;
+        }
         ctx.forget_body();
     }
     Ok(())
@@ -133,9 +136,9 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
 
 /// Takes down what the reply to an endpoint that is understood tells of objects.
 fn understood(ctx: &Context) -> Option<Keeper> {
-    let (attempt, body) = (ctx.dispatch.attempt.as_ref()?, ctx.body.as_ref()?);
-    let owner = ctx.principal.as_ref().map(Principal::as_owner)?;
-    Keeper::understood(&ctx.governance.objects, attempt, &ctx.endpoint, body, owner)
+    let (attempt, body) = (ctx.dispatch.attempt.as_ref()?, ctx.ask.body.as_ref()?);
+    let owner = ctx.asker.principal.as_ref().map(Principal::as_owner)?;
+    Keeper::understood(&ctx.governance.objects, attempt, &ctx.ask.endpoint, body, owner)
 }
 
 fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, head: bool) -> Delivery {
@@ -150,8 +153,8 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     }
     // What is in another dialect never passes as it is: at the worst it becomes an error.
     let exchange = ctx.exchange();
-    if ctx.endpoint == Endpoint::Other {
-        let tells = ctx.keeper.is_some() && content_type.starts_with("application/json");
+    if ctx.ask.endpoint == Endpoint::Other {
+        let tells = ctx.reply.keeper.is_some() && content_type.starts_with("application/json");
         let names_account = failed && ctx.dispatch.attempt.as_ref().is_none_or(|attempt| !attempt.own_credential);
         return if (tells || names_account) && !encoded { Delivery::Hold } else { Delivery::Pass };
     }
@@ -166,16 +169,18 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
         None => content_type.starts_with("text/event-stream"),
     };
     if is_stream {
-        let peek = ctx.body.as_ref().map(|body| &body.peek);
-        let kind = StreamKind::of(&ctx.endpoint);
+        let peek = ctx.ask.body.as_ref().map(|body| &body.peek);
+        let kind = StreamKind::of(&ctx.ask.endpoint);
         // What the cache keeps has its usage; `veil` hides it from this client.
         let hide_usage = ctx.fill().is_none() && peek.is_none_or(|peek| !peek.include_usage);
         let vendor = ctx.dispatch.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
         let repair_tools = exchange.is_none() && vendor.is_some_and(quirks::repairs_tools);
         let relay = StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true);
-        let relay = relay.with_several(ctx.quote.is_some_and(|quote| quote.choices > 1));
+        let relay = relay.with_several(ctx.grant.quote.is_some_and(|quote| quote.choices > 1));
         let counter = ctx.call_prices().map(|calls| CallCounter::new(calls.hosted().clone()));
-        return Delivery::Relay(Box::new(relay.counting(counter).watching(ctx.keeper.is_some() || ctx.turn.is_some())));
+        let relay = relay.counting(counter).watching(ctx.reply.keeper.is_some() || ctx.reply.turn.is_some());
+        let translator = exchange.map(|exchange| Box::new(exchange.stream()));
+        return Delivery::Relay(Box::new(Stream::new(relay, translator)));
     }
     if exchange.is_some() || content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
 }
@@ -183,7 +188,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
 /// Whose account the reply of this attempt speaks of.
 fn account(ctx: &Context) -> Account {
     let config = &ctx.engines.config;
-    let alone = ctx.principal.as_ref().is_none_or(|principal| principal.token.is_none())
+    let alone = ctx.asker.principal.as_ref().is_none_or(|principal| principal.token.is_none())
         && config.tenants.len() <= 1
         && config.other_tenants.is_none();
     match &ctx.dispatch.attempt {
@@ -199,7 +204,7 @@ fn strip(headers: &mut HeaderMap, account: Account) {
 
 /// A reply to a request that was only forwarded may tell of objects in a header, or in events that pass.
 fn keep_forwarded(response: &ResponseHeader, ctx: &mut Context) {
-    let Some(keeper) = ctx.keeper.as_mut().filter(|_| ctx.endpoint == Endpoint::Other) else { return };
+    let Some(keeper) = ctx.reply.keeper.as_mut().filter(|_| ctx.ask.endpoint == Endpoint::Other) else { return };
     if text(response, &header::CONTENT_TYPE).starts_with("text/event-stream") {
         keeper.follow_events();
     }
@@ -230,10 +235,10 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
         let id = headers
             .get(&reply::PROVIDER_REQUEST_ID)
             .cloned()
-            .or_else(|| HeaderValue::from_bytes(ctx.id.to_string().as_bytes()).ok());
+            .or_else(|| HeaderValue::from_bytes(ctx.arrival.id.to_string().as_bytes()).ok());
         headers.extend(id.map(|id| (reply::REQUEST_ID, id)));
     }
-    if ctx.anthropic
+    if ctx.ask.anthropic
         && let Some(id) = headers.get(&reply::REQUEST_ID).cloned()
     {
         // Where Anthropic's SDKs look for it.
@@ -243,12 +248,12 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
     if let Some(attempt) = &ctx.dispatch.attempt {
         headers.insert(reply::PROVIDER, attempt.target.wire.name.clone());
         headers.insert(reply::ATTEMPTS, ctx.dispatch.asked().into());
-        if ctx.endpoint != Endpoint::Other {
+        if ctx.ask.endpoint != Endpoint::Other {
             // A model's name may hold what no header can; a stored prompt brings one along that is not known here.
             let model = Some(attempt.target.model.as_bytes()).filter(|model| !model.is_empty());
             let model = model.and_then(|model| HeaderValue::from_bytes(model).ok()).unwrap_or(reply::UNPRINTABLE);
             headers.insert(reply::MODEL, model);
-            headers.insert(reply::CACHE, ctx.course.header());
+            headers.insert(reply::CACHE, ctx.ticket.course.header());
             reply::put_cache_key(headers, ctx);
         }
     }
@@ -268,7 +273,7 @@ pub fn downgrade(caller: &mut Caller<'_>, response: &mut ResponseHeader) {
 /// The reply to an upload, which goes through Pingora's loop: there its header leaves before its body has come. What has to be
 /// known before the client reads on is held back without it.
 pub fn withhold(response: &mut ResponseHeader, ctx: &mut Context) {
-    if response.status.is_informational() || !matches!(ctx.delivery, Delivery::Hold) {
+    if response.status.is_informational() || !matches!(ctx.reply.delivery, Delivery::Hold) {
         return;
     }
     if is_key_refused(ctx) {
@@ -276,14 +281,14 @@ pub fn withhold(response: &mut ResponseHeader, ctx: &mut Context) {
         response.remove_header(&header::TRANSFER_ENCODING);
         // A number: inserting it cannot fail.
         let _ = response.insert_header(header::CONTENT_LENGTH, body.len());
-        ctx.withheld = Some(Withheld::Instead(body));
+        ctx.reply.withheld = Some(Withheld::Instead(body));
         return;
     }
     if response.status.as_u16() >= 400 {
         // What is taken out of it makes it shorter.
         response.remove_header(&header::CONTENT_LENGTH);
     }
-    ctx.withheld = Some(Withheld::Reply(Box::new(hold(ctx, Box::new(response.clone())))));
+    ctx.reply.withheld = Some(Withheld::Reply(Box::new(hold(ctx, Box::new(response.clone())))));
 }
 
 /// A provider refuses the gateway's own key.
@@ -297,13 +302,13 @@ const MAX_TRANSLATED: usize = 32 << 20;
 /// Begins to hold a reply whose header has come.
 pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
     let memory = &ctx.governance.clone().capacity.memory;
-    let keeper = ctx.keeper.take();
+    let keeper = ctx.reply.keeper.take();
     let keep = move |body: &Bytes| {
         if let Some(keeper) = &keeper {
             keeper.keep(body);
         }
     };
-    if ctx.endpoint == Endpoint::Other && !is_key_refused(ctx) {
+    if ctx.ask.endpoint == Endpoint::Other && !is_key_refused(ctx) {
         let own_credential = ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.own_credential);
         let finish = move |header: &mut ResponseHeader, body: Bytes| {
             if header.status.as_u16() < 400 {
@@ -318,17 +323,17 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
     let most_values = ctx.engines.config.http.max_json_values;
     let requested_tier = ctx.tier();
     let price = ctx.price();
-    let quote = ctx.quote;
+    let quote = ctx.grant.quote;
     let calls = ctx.call_prices();
     let ceiling = settle::ceiling(ctx);
     let bill = ctx.shared_bill().clone();
     let own_credential = ctx.dispatch.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
     let metrics = ctx.metrics.clone();
     let provider: Arc<str> = ctx.provider().into();
-    let framed = ctx.framed;
+    let framed = ctx.reply.framed;
     let maker = Maker::of(ctx);
     let exchange = ctx.exchange().cloned();
-    let turn = ctx.turn.take();
+    let turn = ctx.reply.turn.take();
     let dialect = ctx.dispatch.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
     let reader = Reader::of(ctx);
     let complete = move |header: &mut ResponseHeader, mut body: Bytes| -> Bytes {

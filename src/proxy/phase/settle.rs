@@ -8,9 +8,12 @@
 //! portions.
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use pingora_http::RequestHeader;
 
 use super::admit;
 use crate::{
@@ -22,11 +25,11 @@ use crate::{
     openai::{Endpoint, ErrorBody, ThinkingWish},
     providers::quirks,
     proxy::{
-        context::{Context, Course, Delivery},
+        context::{Context, Delivery},
         dispatch::Attempt,
         metering::{Cap, Count, Counted, Cut, Measure, NOTICE, Prompt, Settled, Tally, generated_within},
     },
-    telemetry::Metrics,
+    telemetry::Record,
     types::{NanoUsd, ServiceTier, Usage},
 };
 
@@ -39,42 +42,43 @@ const CALL_TAKES: Duration = Duration::from_millis(250);
 
 /// Counts a stream that begins, in case its provider does not.
 pub fn tally(ctx: &Context) -> Option<Tally> {
-    ctx.principal.as_ref()?;
+    ctx.asker.principal.as_ref()?;
     let (attempt, price) = (ctx.dispatch.attempt.as_ref()?, ctx.price());
-    let prompt = Prompt::keep(&ctx.endpoint, ctx.quote.as_ref(), ctx.body.as_ref().map(|body| &body.bytes));
+    let prompt =
+        Prompt::keep(&ctx.ask.endpoint, ctx.grant.quote.as_ref(), ctx.ask.body.as_ref().map(|body| &body.bytes));
     let (model, measure, capacity) = (attempt.target.model.clone(), attempt.measure(), ctx.governance.capacity.clone());
     Some(Tally::begin(model, measure, prompt, may_think(ctx), price.as_deref(), cap(ctx), capacity))
 }
 
 /// What a stream may generate that has to stop at the end of its budget.
 fn cap(ctx: &Context) -> Option<Cap> {
-    let (reservation, price, quote) = (ctx.reservation.as_ref()?, ctx.price()?, ctx.quote?);
+    let (reservation, price, quote) = (ctx.grant.reservation.as_ref()?, ctx.price()?, ctx.grant.quote?);
     if is_capped(ctx) { Cap::of(reservation, &price, &quote) } else { None }
 }
 
 /// The most that is settled for the current attempt where its answer is longer than the request allows; `None` where the truth
 /// is settled, although it exceeds a budget.
 pub fn ceiling(ctx: &Context) -> Option<NanoUsd> {
-    let reservation = ctx.reservation.as_ref().filter(|_| is_capped(ctx))?;
+    let reservation = ctx.grant.reservation.as_ref().filter(|_| is_capped(ctx))?;
     let lost = ctx.dispatch.spoiled.iter().map(|spoiled| spoiled.worst_case).sum();
     Some(reservation.amount().saturating_sub(lost))
 }
 
 /// What is settled never makes a hard budget be exceeded.
 fn is_capped(ctx: &Context) -> bool {
-    let has_hard_budget = ctx.principal.as_ref().is_some_and(|principal| principal.party.has_hard_budget);
+    let has_hard_budget = ctx.asker.principal.as_ref().is_some_and(|principal| principal.party.has_hard_budget);
     has_hard_budget && ctx.engines.config.budgets.overrun == Overrun::Stop
 }
 
 /// Whether the model of the current attempt may generate what its reply does not show.
 fn may_think(ctx: &Context) -> bool {
     let (Some(attempt), Some(price)) = (&ctx.dispatch.attempt, ctx.price()) else { return true };
-    if !price.may_think() || matches!(ctx.endpoint, Endpoint::Embeddings | Endpoint::Moderations) {
+    if !price.may_think() || matches!(ctx.ask.endpoint, Endpoint::Embeddings | Endpoint::Moderations) {
         return false;
     }
     let switches = quirks::thinking_switches(attempt.target.provider.vendor, &attempt.target.model);
     // A translation says no more of it than the client; to read the body again takes time.
-    let said = ctx.body.as_ref().is_none_or(|body| body.peek.speaks_of_thinking());
+    let said = ctx.ask.body.as_ref().is_none_or(|body| body.peek.speaks_of_thinking());
     let wish = match &attempt.body {
         Some(body) if said => ThinkingWish::of(body, switches),
         Some(_) => ThinkingWish::Unsaid,
@@ -96,8 +100,7 @@ pub fn overrun(ctx: &Context, exceeded: &Exceeded) -> ErrorBody {
     ErrorBody::new(format!("The stream was stopped. {message}"), fault.kind(), Some(fault.code()))
 }
 
-/// How a request ended, for its entry.
-#[derive(Clone, Copy, Debug)]
+/// How a request ended.
 pub struct End {
     /// What the client got; 499 if it left.
     pub status: u16,
@@ -105,6 +108,8 @@ pub struct End {
     pub first_byte: Option<Duration>,
     /// Until its last.
     pub duration: Duration,
+    /// Why it failed.
+    pub error: Option<Cow<'static, str>>,
 }
 
 /// Everything that is still to be done for a request that is over; free of its session.
@@ -116,37 +121,30 @@ pub struct Closing {
     estimate: u64,
     /// Our own count never makes a budget be exceeded: a stream is stopped where its reservation ends.
     is_capped: bool,
-    /// The provider's count was not possible.
-    doubted: bool,
-    /// What was counted beyond what is settled.
-    beyond: NanoUsd,
-    metrics: Arc<Metrics>,
     ledger: Arc<crate::ledger::Ledger>,
-    provider: Arc<str>,
-    model: Arc<str>,
-    attempts: u32,
-    course: Course,
     /// Of the error that the gateway answered with; `-` for none.
     code: &'static str,
-    saved: NanoUsd,
-    end: End,
+    /// It was served from the cache.
+    is_served: bool,
+    /// All but what it comes to.
+    record: Record,
 }
 
 /// By what the provider has shown: each call that has begun makes the model read its prompt once more, with the results in
 /// it. A call that nobody saw begin is paid for, and may be over only after [`CALL_TAKES`]. `None` where the stream does
 /// not tell of its calls, or of a stream that ended otherwise.
 fn cut(ctx: &Context, status: u16, so_far: Option<Usage>) -> Option<Cut> {
-    let (Delivery::Relay(relay), Some(quote), None) = (&ctx.delivery, &ctx.quote, ctx.exchange()) else {
+    let (Some(stream), Some(quote), None) = (ctx.stream(), &ctx.grant.quote, ctx.exchange()) else {
         return None;
     };
-    if status != CLIENT_CLOSED || ctx.stream_over.is_some() || !quote.tells_of_calls {
+    if status != CLIENT_CLOSED || stream.over.is_some() || !quote.tells_of_calls {
         return None;
     }
     let calls = ctx.call_prices()?;
-    let window = ctx.unread_for.saturating_add(NOTICE).as_millis().saturating_sub(CALL_TAKES.as_millis());
+    let window = stream.unread_for.saturating_add(NOTICE).as_millis().saturating_sub(CALL_TAKES.as_millis());
     let unseen_calls = u64::try_from(window.div_ceil(CALL_TAKES.as_millis())).unwrap_or(u64::MAX);
-    let begun = relay.calls()?.begun()?.saturating_add(unseen_calls);
-    let generated = unseen(ctx).max(relay.generated_bytes());
+    let begun = stream.relay.calls()?.begun()?.saturating_add(unseen_calls);
+    let generated = unseen(ctx).max(stream.relay.generated_bytes());
     let first = so_far.map(|usage| usage.prompt_tokens);
     let prompt_tokens = calls.prompt_after(begun, (first, quote.shown_prompt), generated, quote.longest_prompt);
     Some(Cut { prompt_tokens: prompt_tokens.min(quote.most_prompt), calls: calls.most()? })
@@ -161,7 +159,7 @@ pub enum Verdict {
 }
 
 /// Takes from a context what closes it, and says what it cost or what has to be counted first.
-pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
+pub fn close(request: &RequestHeader, ctx: &mut Context, end: End) -> (Closing, Verdict) {
     let (doubted, beyond) = {
         let bill = ctx.bill();
         let beyond = bill.counted.map_or(NanoUsd::ZERO, |counted| counted.beyond);
@@ -175,45 +173,62 @@ pub fn close(ctx: &mut Context, end: End) -> (Closing, Verdict) {
         }
         verdict => verdict,
     };
-    let nobody: Arc<str> = "-".into();
-    let target = ctx.dispatch.attempt.as_ref().map(|attempt| &attempt.target);
-    let served = ctx.cached.as_ref().and_then(|cached| cached.served.clone());
-    let has_model = ctx.endpoint.reads_body();
     // A reservation was dated when it was made: its entry counts in the same period.
-    let dated = ctx.reservation.as_ref().and_then(Reservation::subject).cloned();
+    let dated = ctx.grant.reservation.as_ref().and_then(Reservation::subject).cloned();
     let closing = Closing {
-        subject: dated.or_else(|| ctx.principal.as_ref().map(|principal| admit::subject(ctx, principal))),
-        provider: match &served {
-            Some(entry) => entry.provider.clone(),
-            None => target.map_or_else(|| nobody.clone(), |target| target.provider.name.clone()),
-        },
-        model: match &served {
-            Some(entry) => entry.model.clone(),
-            None => match target.filter(|target| has_model && !target.model.is_empty()) {
-                Some(target) => target.model.clone(),
-                None => nobody,
-            },
-        },
-        reservation: ctx.reservation.take(),
-        permit: ctx.permit.take(),
-        estimate: ctx.quote.map_or(0, |quote| quote.tokens),
+        subject: dated.or_else(|| ctx.asker.principal.as_ref().map(|principal| admit::subject(ctx, principal))),
+        reservation: ctx.grant.reservation.take(),
+        permit: ctx.grant.permit.take(),
+        estimate: ctx.grant.quote.map_or(0, |quote| quote.tokens),
         is_capped: is_capped(ctx),
-        doubted,
-        beyond,
-        metrics: ctx.metrics.clone(),
         ledger: ctx.governance.ledger.clone(),
-        attempts: ctx.dispatch.asked(),
-        course: ctx.course,
-        code: ctx.fault.map_or("-", |fault| fault.code()),
-        saved: served.map_or(NanoUsd::ZERO, |entry| entry.cost),
-        end,
+        code: ctx.reply.fault.map_or("-", |fault| fault.code()),
+        is_served: ctx.ticket.course.is_served(),
+        record: Record { doubted, beyond, ..record(request, ctx, end) },
     };
     (closing, verdict)
 }
 
+/// What is known of a request before it is settled.
+fn record(request: &RequestHeader, ctx: &Context, end: End) -> Record {
+    let nobody = || Arc::<str>::from("-");
+    let target = ctx.dispatch.attempt.as_ref().map(|attempt| &attempt.target);
+    let asked = target.map_or_else(nobody, |target| target.provider.name.clone());
+    let served = ctx.ticket.cached.as_ref().and_then(|cached| cached.served.as_ref());
+    let has_model = ctx.ask.endpoint.reads_body();
+    let model = target.filter(|target| has_model && !target.model.is_empty()).map(|target| target.model.clone());
+    let principal = ctx.asker.principal.as_ref();
+    let End { status, first_byte, duration, error } = end;
+    Record {
+        id: ctx.arrival.id,
+        method: request.method.clone(),
+        uri: request.uri.clone(),
+        endpoint: ctx.ask.endpoint.label(),
+        is_understood: has_model,
+        tenant: principal.map(|principal| principal.party.id.clone()),
+        token: principal.and_then(|principal| Some(principal.token.as_ref()?.id.clone())),
+        route: ctx.dispatch.plan().map_or_else(nobody, |plan| plan.label.clone()),
+        provider: served.map_or_else(|| asked.clone(), |entry| entry.provider.clone()),
+        asked,
+        model: served.map(|entry| entry.model.clone()).or(model).unwrap_or_else(nobody),
+        attempts: ctx.dispatch.asked(),
+        cache: ctx.ticket.course.label(),
+        status,
+        first_byte,
+        duration,
+        usage: None,
+        cost: None,
+        basis: Basis::Nothing.label(),
+        saved: served.map_or(NanoUsd::ZERO, |entry| entry.cost),
+        beyond: NanoUsd::ZERO,
+        doubted: false,
+        error,
+    }
+}
+
 fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     let nothing = Settled { usage: None, cost: Some(NanoUsd::ZERO), basis: Basis::Nothing };
-    if ctx.course.is_served() && ctx.dispatch.asked() == 0 {
+    if ctx.ticket.course.is_served() && ctx.dispatch.asked() == 0 {
         return Verdict::Known(nothing);
     }
     let bill = std::mem::take(&mut *ctx.bill());
@@ -223,7 +238,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     }
     let answered = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.status);
     let served = answered.is_some_and(|status| (200..300).contains(&status));
-    if ctx.endpoint == Endpoint::Other {
+    if ctx.ask.endpoint == Endpoint::Other {
         // Nobody can tell what it costs.
         return Verdict::Known(if served {
             Settled { cost: None, basis: Basis::Unpriced, ..nothing }
@@ -231,26 +246,30 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
             nothing
         });
     }
-    let streamed = matches!(ctx.delivery, Delivery::Relay(_));
+    let streamed = matches!(ctx.reply.delivery, Delivery::Relay(_));
     // A provider that was at work when the client left, or when our patience ended, or that broke off: it may charge for it.
     let sent = ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.is_sent);
     let unheard = answered.is_none() && (status == CLIENT_CLOSED && sent || ctx.dispatch.broke_at_work());
-    let free =
-        matches!(ctx.endpoint, Endpoint::Moderations | Endpoint::CountTokens | Endpoint::Models | Endpoint::Model(_));
+    let free = matches!(
+        ctx.ask.endpoint,
+        Endpoint::Moderations | Endpoint::CountTokens | Endpoint::Models | Endpoint::Model(_)
+    );
     if !served && !unheard || free {
         return Verdict::Known(nothing);
     }
     // A whole reply reached the client, and nobody knows how much it was.
-    let whole = served && !streamed && status < 400 && bill.uncounted.is_none() && ctx.endpoint != Endpoint::Embeddings;
-    let may_think = ctx.tally.as_ref().map_or_else(|| may_think(ctx), |tally| tally.may_think());
+    let whole =
+        served && !streamed && status < 400 && bill.uncounted.is_none() && ctx.ask.endpoint != Endpoint::Embeddings;
+    let tally = ctx.stream().and_then(|stream| stream.tally.as_ref());
+    let may_think = tally.map_or_else(|| may_think(ctx), |tally| tally.may_think());
     // Of a stream and of a whole reply all but the thinking was seen; of what broke before that, nothing.
     let seen = streamed || bill.uncounted.is_some();
     let cut = cut(ctx, status, bill.so_far);
-    let text = match (&mut ctx.delivery, bill.uncounted) {
-        (Delivery::Relay(relay), _) if cut.is_some() => Some(relay.take_generated()),
+    let text = match (&mut ctx.reply.delivery, bill.uncounted) {
+        (Delivery::Relay(stream), _) if cut.is_some() => Some(stream.relay.take_generated()),
         // The provider has read more than we can count.
-        _ if ctx.quote.is_some_and(|quote| quote.unbounded_prompt) => None,
-        (Delivery::Relay(relay), _) => Some(relay.take_generated()),
+        _ if ctx.grant.quote.is_some_and(|quote| quote.unbounded_prompt) => None,
+        (Delivery::Relay(stream), _) => Some(stream.relay.take_generated()),
         (_, Some(text)) => text,
         _ if whole => None,
         _ => Some(String::new()),
@@ -258,7 +277,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     let price = ctx.price();
     let Some(text) = text else {
         // It cannot be told what was generated: the most it can have been.
-        return Verdict::Known(match (&ctx.reservation, price) {
+        return Verdict::Known(match (&ctx.grant.reservation, price) {
             (Some(reservation), Some(_)) => {
                 Settled { usage: None, cost: Some(reservation.amount()), basis: Basis::Reserved }
             }
@@ -266,11 +285,11 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
         });
     };
     // Sound has no text that could be counted.
-    let media = bill.media || ctx.quote.is_some_and(|quote| quote.media);
+    let media = bill.media || ctx.grant.quote.is_some_and(|quote| quote.media);
     let mut count = count_of(ctx, text);
     (count.so_far, count.cut, count.media) = (bill.so_far, cut, media);
     let exact = count.measure.as_ref().is_some_and(Measure::is_exact);
-    let predicted = ctx.quote.map_or(0, |quote| quote.prediction);
+    let predicted = ctx.grant.quote.map_or(0, |quote| quote.prediction);
     count.unseen = match () {
         () if may_think || !seen || media || predicted > 0 || cut.is_some() => unseen(ctx),
         // Another vendor's tokenizer may make a token of each byte, but no faster than the model generates.
@@ -283,10 +302,13 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
 /// The most tokens that the provider can have generated for the last attempt: all it can have done in the time there was,
 /// within what the request allows.
 fn unseen(ctx: &Context) -> u64 {
-    let (Some(attempt), Some(price), Some(quote)) = (&ctx.dispatch.attempt, ctx.price(), &ctx.quote) else { return 0 };
+    let (Some(attempt), Some(price), Some(quote)) = (&ctx.dispatch.attempt, ctx.price(), &ctx.grant.quote) else {
+        return 0;
+    };
     // Of several answers the first that is finished says nothing about the others.
-    let finished = ctx.generated.filter(|_| quote.choices == 1);
-    let time = match finished.or(ctx.stream_over) {
+    let (generated, over) = ctx.stream().map_or((None, None), |stream| (stream.generated, stream.over));
+    let finished = generated.filter(|_| quote.choices == 1);
+    let time = match finished.or(over) {
         Some(end) => end.duration_since(attempt.started),
         None => Instant::now().duration_since(attempt.started) + NOTICE,
     };
@@ -297,17 +319,19 @@ fn unseen(ctx: &Context) -> u64 {
 fn count_of(ctx: &mut Context, text: String) -> Count {
     let model = ctx.dispatch.attempt.as_ref().map_or_else(|| "-".into(), |attempt| attempt.target.model.clone());
     let (mut bytes, mut named) = (text.len() as u64, None);
-    if let Delivery::Relay(relay) = &ctx.delivery {
-        (bytes, named) = (relay.generated_bytes(), relay.service_tier());
+    let mut tally = None;
+    if let Delivery::Relay(stream) = &mut ctx.reply.delivery {
+        (bytes, named) = (stream.relay.generated_bytes(), stream.relay.service_tier());
+        tally = stream.tally.take();
     }
-    let (prompt, measure, counted, counting) = match ctx.tally.take() {
+    let (prompt, measure, counted, counting) = match tally {
         Some(tally) => {
             let (prompt, measure, counted, counting) = tally.into_rest();
             (prompt, Some(measure), counted, counting)
         }
         None => {
-            let body = ctx.body.as_ref().map(|body| &body.bytes);
-            let prompt = Prompt::of(&ctx.endpoint, ctx.quote.as_ref(), body);
+            let body = ctx.ask.body.as_ref().map(|body| &body.bytes);
+            let prompt = Prompt::of(&ctx.ask.endpoint, ctx.grant.quote.as_ref(), body);
             (prompt, ctx.dispatch.attempt.as_ref().map(Attempt::measure), 0, Vec::new())
         }
     };
@@ -320,10 +344,10 @@ fn count_of(ctx: &mut Context, text: String) -> Count {
         counted,
         counting,
         capacity: ctx.governance.capacity.clone(),
-        prompt_estimate: ctx.quote.map_or(0, |quote| quote.prompt_estimate),
+        prompt_estimate: ctx.grant.quote.map_or(0, |quote| quote.prompt_estimate),
         unseen: 0,
         media: false,
-        ceiling: ctx.reservation.as_ref().map_or(NanoUsd::MAX, Reservation::amount),
+        ceiling: ctx.grant.reservation.as_ref().map_or(NanoUsd::MAX, Reservation::amount),
         price: ctx.price(),
         // A provider may serve another tier than the one it was asked for: the standard one.
         tiers: named.map_or([ctx.tier(), ServiceTier::Standard], |named| [named, named]),
@@ -335,81 +359,57 @@ fn count_of(ctx: &mut Context, text: String) -> Count {
 }
 
 impl Closing {
-    /// Who served it; `-` for nobody.
-    pub fn provider(&self) -> &Arc<str> {
-        &self.provider
-    }
-
-    /// Settles the money, corrects the limits, and writes the entry. Returns what it came to.
-    pub fn settle(self, settled: Settled) -> Settled {
-        let Self {
-            subject,
-            reservation,
-            permit,
-            estimate,
-            is_capped,
-            doubted,
-            beyond,
-            metrics,
-            ledger,
-            provider,
-            model,
-            attempts,
-            end,
-            course,
-            code,
-            saved,
-        } = self;
+    /// Settles the money, corrects the limits, and writes the entry. Returns all that is known now.
+    pub fn settle(self, settled: Settled) -> Record {
+        let Self { subject, reservation, permit, estimate, is_capped, ledger, code, is_served, mut record } = self;
+        let (provider, model) = (&*record.provider, &*record.model);
         let mut cost = settled.cost.unwrap_or_default();
+        let mut over = NanoUsd::ZERO;
         if let Some(reservation) = &reservation {
             // Our own count is an estimate; it never makes a budget be exceeded.
             if is_capped && matches!(settled.basis, Basis::Counted | Basis::Bounded) {
                 cost = cost.min(reservation.amount());
             }
-            let over = cost.saturating_sub(reservation.amount()).saturating_add(beyond);
+            over = cost.saturating_sub(reservation.amount()).saturating_add(record.beyond);
             if over > NanoUsd::ZERO {
-                metrics.beyond_reservation(over);
-                tracing::warn!(provider = &*provider, model = &*model, usd = %over, "a request cost more than the most that was expected");
+                tracing::warn!(provider, model, usd = %over, "a request cost more than the most that was expected");
             }
         }
-        if doubted {
-            metrics.usage_doubted(&provider);
-            tracing::warn!(provider = &*provider, model = &*model, usd = %cost, "a provider counted what is not possible: settled at the bound");
+        if record.doubted {
+            tracing::warn!(provider, model, usd = %cost, "a provider counted what is not possible: settled at the bound");
         }
         if let Some(mut permit) = permit {
             // What nobody could count stays at its estimate.
             let unknown = if settled.basis == Basis::Nothing { 0 } else { estimate };
             permit.correct(settled.usage.map_or(unknown, |usage| usage.total_tokens()), cost);
         }
-        let settled = Settled { cost: settled.cost.map(|_| cost), ..settled };
-        if saved > NanoUsd::ZERO {
-            metrics.saved(saved);
-        }
-        let Some(subject) = subject else { return settled };
+        (record.usage, record.cost, record.beyond) = (settled.usage, settled.cost.map(|_| cost), over);
+        record.basis = settled.basis.label();
+        let Some(subject) = subject else { return record };
         let is_listing = matches!(subject.endpoint, "models" | "model");
-        let cost_nothing = settled.basis == Basis::Nothing && attempts == 0 && saved == NanoUsd::ZERO;
-        if cost_nothing && reservation.is_none() && !course.is_served() && (end.status >= 400 || is_listing) {
-            let cache = course.label();
-            let refusal = Refusal { tenant: subject.tenant, status: end.status, code, is_listing, cache };
+        let cost_nothing = settled.basis == Basis::Nothing && record.attempts == 0 && record.saved == NanoUsd::ZERO;
+        if cost_nothing && reservation.is_none() && !is_served && (record.status >= 400 || is_listing) {
+            let refusal =
+                Refusal { tenant: subject.tenant, status: record.status, code, is_listing, cache: record.cache };
             ledger.refuse(refusal, subject.at);
-            return settled;
+            return record;
         }
         let entry = Entry {
-            provider,
-            model,
+            provider: record.provider.clone(),
+            model: record.model.clone(),
             usage: settled.usage.unwrap_or_default(),
-            status: end.status,
-            attempts,
-            saved,
-            cache: course.label(),
-            first_byte: end.first_byte,
-            duration: end.duration,
+            status: record.status,
+            attempts: record.attempts,
+            saved: record.saved,
+            cache: record.cache,
+            first_byte: record.first_byte,
+            duration: record.duration,
             ..Entry::bare(subject, cost, settled.basis)
         };
         match reservation {
             Some(reservation) => reservation.settle(entry),
             None => ledger.record(entry),
         }
-        settled
+        record
     }
 }

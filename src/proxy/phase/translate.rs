@@ -80,9 +80,9 @@ enum Made {
 
 /// What it takes to make the request for a target.
 fn load(ctx: &Context, target: &Target) -> Load {
-    let Some(body) = &ctx.body else { return Load::reading(0) };
+    let Some(body) = &ctx.ask.body else { return Load::reading(0) };
     let bytes = body.bytes.len();
-    match exchange::is_translated(&ctx.endpoint, &target.provider) {
+    match exchange::is_translated(&ctx.ask.endpoint, &target.provider) {
         true if body.values > 0 => Load::translating(bytes, body.values),
         true => Load::translating(bytes, count_values(&body.bytes)),
         false => Load::reading(bytes),
@@ -91,10 +91,10 @@ fn load(ctx: &Context, target: &Target) -> Load {
 
 fn make(ctx: &Context, target: &Target) -> Result<Made, Box<GatewayError>> {
     let capacity = &ctx.governance.capacity;
-    match (Translation::of(ctx, target), &ctx.body) {
+    match (Translation::of(ctx, target), &ctx.ask.body) {
         (Some(translation), _) => translation.run(capacity, None),
-        (None, Some(body)) => rewrite(capacity, None, &ctx.endpoint, target, body, most_calls(ctx)),
-        (None, None) => Ok(Made::Own(ctx.forwarded.clone())),
+        (None, Some(body)) => rewrite(capacity, None, &ctx.ask.endpoint, target, body, most_calls(ctx)),
+        (None, None) => Ok(Made::Own(ctx.ask.forwarded.as_ref().map(|body| body.bytes.clone()))),
     }
 }
 
@@ -109,8 +109,10 @@ async fn make_aside(ctx: &mut Context, target: &Target, load: Load) -> Result<Ma
     let made = match Translation::of(ctx, target) {
         Some(translation) => heavy::run(&capacity, load, move |share| translation.run(&budget, share)).await,
         None => {
-            let Some(body) = ctx.body.as_deref().cloned() else { return Ok(Made::Own(ctx.forwarded.clone())) };
-            let (endpoint, target, most_calls) = (ctx.endpoint.clone(), target.clone(), most_calls(ctx));
+            let Some(body) = ctx.ask.body.as_deref().cloned() else {
+                return Ok(Made::Own(ctx.ask.forwarded.as_ref().map(|body| body.bytes.clone())));
+            };
+            let (endpoint, target, most_calls) = (ctx.ask.endpoint.clone(), target.clone(), most_calls(ctx));
             let work = move |share| rewrite(&budget, share, &endpoint, &target, &body, most_calls);
             heavy::run(&capacity, load, work).await
         }
@@ -120,7 +122,7 @@ async fn make_aside(ctx: &mut Context, target: &Target, load: Load) -> Result<Ma
 
 /// The most calls of tools that a request may make whose client does not say, where money is counted.
 fn most_calls(ctx: &Context) -> Option<u64> {
-    let counts = ctx.principal.as_ref().is_some_and(Principal::counts_money);
+    let counts = ctx.asker.principal.as_ref().is_some_and(Principal::counts_money);
     counts.then_some(ctx.engines.config.budgets.max_tool_calls)
 }
 
@@ -166,18 +168,18 @@ fn adopt(ctx: &mut Context, target: Target, made: Made) {
         Ok(_) => "lossy",
         Err(_) => "refused",
     };
-    ctx.metrics.translated(ctx.endpoint.label(), provider, outcome);
+    ctx.metrics.translated(ctx.ask.endpoint.label(), provider, outcome);
     match made {
         Ok((body, exchange)) => {
             if !exchange.lost.is_empty() {
                 let dropped = exchange.lost.join(", ");
-                tracing::debug!(id = %ctx.id, provider = &**provider, dropped, "translated with losses");
+                tracing::debug!(id = %ctx.arrival.id, provider = &**provider, dropped, "translated with losses");
             }
             let exchange = Some(Arc::new(exchange));
             ctx.dispatch.prepared = Some(Box::new(Prepared { body: Some(body), exchange }));
         }
         Err(Refusal { param, message }) => {
-            let threads = param == THREAD && ctx.endpoint == Endpoint::Messages;
+            let threads = param == THREAD && ctx.ask.endpoint == Endpoint::Messages;
             let param = Some(param).filter(|param| !param.is_empty());
             let mut error = GatewayError::new(Fault::UnsupportedParameter, message).with_param(param);
             if threads {
@@ -208,19 +210,19 @@ struct Translation {
 impl Translation {
     /// `None` where the client's own dialect is understood.
     fn of(ctx: &Context, target: &Target) -> Option<Self> {
-        let body = ctx.body.as_ref().filter(|_| exchange::is_translated(&ctx.endpoint, &target.provider))?;
-        let price = ctx.engines.price(&ctx.endpoint, target);
+        let body = ctx.ask.body.as_ref().filter(|_| exchange::is_translated(&ctx.ask.endpoint, &target.provider))?;
+        let price = ctx.engines.price(&ctx.ask.endpoint, target);
         // What the price list does not know would be missing in the ledger.
         let unknown = price.as_ref().is_some_and(|price| !price.prices_cache_writes());
         let wanted = ctx.dispatch.plan().map_or(PromptCaching::Off, |plan| plan.prompt_caching);
         Some(Self {
-            endpoint: ctx.endpoint.clone(),
+            endpoint: ctx.ask.endpoint.clone(),
             target: target.clone(),
             prompt_caching: if unknown { PromptCaching::Off } else { wanted },
             max_output_tokens: price.and_then(|price| price.max_output_tokens()),
             context: ctx.dispatch.context_wish.filter(|_| target.provider.dialect == Dialect::Ollama),
-            kept: ctx.turn.is_some(),
-            previous_response_id: ctx.previous_response_id.clone(),
+            kept: ctx.reply.turn.is_some(),
+            previous_response_id: ctx.ask.previous_response_id.clone(),
             body: body.bytes.clone(),
         })
     }
