@@ -8,6 +8,7 @@ mod admin;
 mod adversary;
 mod anonymous;
 mod bodies;
+mod boundary;
 mod cache;
 mod cache_admin;
 mod cache_privacy;

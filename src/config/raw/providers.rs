@@ -95,9 +95,10 @@ pub struct Provider {
 pub struct Timeouts {
     /// Until it is connected, TLS included.
     pub connect: HumanDuration,
-    /// The longest silence while waiting for bytes from it. A model may think for minutes before its first byte.
+    /// Until the header of its answer is there, from the end of the request; then the longest silence between two pieces of its
+    /// body. A model may think for minutes before its first byte.
     pub read: HumanDuration,
-    /// The longest that a single write to it may block.
+    /// Until it has taken a request: its header with the first 256 KiB of its body, and the same again for each further 256 KiB.
     pub write: HumanDuration,
 }
 

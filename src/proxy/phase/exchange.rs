@@ -3,7 +3,11 @@
 //! For every request that the gateway has whole. What streams up to a provider (uploads), and WebSockets, go through Pingora's
 //! own loop. The connection comes from Pingora's pool, and both ends are its sessions: their parsers and their framing.
 
-use std::{mem, sync::Arc, time::Instant};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -12,7 +16,7 @@ use pingora_core::{
     protocols::http::{HttpTask, client::HttpSession},
     upstreams::peer::{HttpPeer, Peer},
 };
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::{Error, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::FailToProxy;
 use tokio::sync::oneshot;
@@ -33,6 +37,9 @@ use crate::{
 
 /// One `write_timeout` covers one piece of a body, so a slow provider may take a large one at its own pace.
 const PIECE: usize = 256 * 1024;
+
+/// How long an answer may take that a provider gave before it stopped taking the request: it is there, or it does not come.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Whether the request is here whole, so that it is carried here.
 pub fn carries(caller: &mut Caller<'_>, ctx: &Context) -> bool {
@@ -176,24 +183,63 @@ async fn once(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -
 }
 
 /// A connection to the deployment that is asked.
-struct Connected {
-    peer: Arc<HttpPeer>,
-    provider: HttpSession,
+pub(super) struct Connected {
+    pub(super) peer: Arc<HttpPeer>,
+    pub(super) provider: HttpSession,
     /// It has served other requests.
-    reused: bool,
+    pub(super) reused: bool,
 }
 
 async fn connect(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -> Result<Box<Connected>> {
+    unless_left(caller, dial(ctx, upstream)).await
+}
+
+/// Connects to the deployment that is asked next.
+///
+/// # Errors
+/// It cannot be reached within its time, marked for the next one where there is one.
+pub(super) async fn dial(ctx: &mut Context, upstream: &Upstream) -> Result<Box<Connected>> {
     let peer = attempt::begin(ctx, &upstream.resolver).await?;
-    let connected = tokio::select! {
-        biased;
-        connected = upstream.connector.get_http_session(&*peer) => connected,
-        left = caller.left() => return Err(left),
-    };
-    match connected {
+    match upstream.connector.get_http_session(&*peer).await {
         Ok((provider, reused)) => Ok(Box::new(Connected { peer, provider, reused })),
         Err(error) => Err(recover::from_connect(ctx, error.into_up(), &upstream.resolver)),
     }
+}
+
+/// What comes of some work for a client that waits for it.
+///
+/// # Errors
+/// Those of the work; the client has left.
+pub(super) async fn unless_left<T>(caller: &mut Caller<'_>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        left = caller.left() => Err(left),
+    }
+}
+
+/// What comes of some work until a deadline.
+async fn until<T>(
+    deadline: Option<Instant>,
+    missed: fn() -> Box<Error>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match deadline {
+        None => work.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), work).await.unwrap_or_else(|_| Err(missed())),
+    }
+}
+
+fn not_taken() -> Box<Error> {
+    Error::explain(ErrorType::WriteTimedout, "the provider does not take the request")
+}
+
+fn silent() -> Box<Error> {
+    Error::explain(ErrorType::ReadTimedout, "the provider is silent").into_up()
+}
+
+fn deadline(patience: Option<Duration>) -> Option<Instant> {
+    patience.map(|patience| Instant::now() + patience)
 }
 
 /// Sends the request and brings its answer to the client. Returns whether the connection can serve another request. What a stream
@@ -230,90 +276,112 @@ struct Answer {
     is_sent: bool,
 }
 
-/// Sends the request, and waits for the header of its answer.
+/// Sends the request, and waits for the header of its answer. What comes before it is passed on.
 async fn ask(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
     provider: &mut HttpSession,
     peer: &HttpPeer,
 ) -> Result<Answer> {
-    provider.set_read_timeout(peer.options.read_timeout);
-    provider.set_write_timeout(peer.options.write_timeout);
     let request = attempt::header(caller.request(), ctx, matches!(provider, HttpSession::H2(_)))?;
-    provider.write_request_header(Box::new(request)).await.map_err(Error::into_up)?;
-    let broken = send_body(caller, ctx, provider).await?;
-    let is_sent = broken.is_none();
-    let (header, ended) = final_header(caller, ctx, provider, broken).await?;
-    Ok(Answer { header, ended, is_sent })
+    let body = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.body.clone()).unwrap_or_default();
+    let sent = unless_left(caller, send(provider, peer, request, body)).await?;
+    let mut wait = Wait::new(peer, sent);
+    loop {
+        let mut header = unless_left(caller, wait.header(provider)).await?;
+        if header.status.is_informational() {
+            respond::receive(caller.request(), &mut header, ctx)?;
+            caller.write(vec![HttpTask::Header(Box::new(header), false)]).await?;
+            continue;
+        }
+        provider.set_read_timeout(peer.options.read_timeout);
+        let ended = is_over(provider)?;
+        if ended && matches!(provider, HttpSession::H2(_)) && promises_body(caller.request(), &header) {
+            let why = "a length without a body";
+            return Err(Error::explain(ErrorType::H2Error, why).into_up());
+        }
+        return Ok(Answer { header, ended, is_sent: wait.is_sent });
+    }
 }
 
-/// Sends the body. `Some` is an error in doing so: the provider may have answered before it had read all of it.
-async fn send_body(
-    caller: &mut Caller<'_>,
-    ctx: &mut Context,
+/// Sends a request. `Some` is an error in sending its body: the provider may have answered before it had read all of it.
+///
+/// The header and the first piece of the body have `write_timeout` to be taken, and so has each further piece: the timeouts of a
+/// session would begin anew with each write, and with each byte of window in HTTP/2.
+///
+/// # Errors
+/// Its header could not be sent.
+pub(super) async fn send(
     provider: &mut HttpSession,
+    peer: &HttpPeer,
+    request: RequestHeader,
+    mut body: Bytes,
 ) -> Result<Option<Box<Error>>> {
-    let mut rest = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.body.clone()).unwrap_or_default();
-    let (mut first, mut turns) = (true, Turns::default());
-    while first || !rest.is_empty() {
-        first = false;
-        let piece = rest.split_to(rest.len().min(PIECE));
+    provider.set_read_timeout(None);
+    provider.set_write_timeout(None);
+    let (mut header, mut begun, mut turns) = (Some(Box::new(request)), false, Turns::default());
+    while !begun || !body.is_empty() {
+        let piece = body.split_to(body.len().min(PIECE));
+        let (size, ends) = (piece.len(), body.is_empty());
         let sent = async {
-            let ends = rest.is_empty();
-            if !piece.is_empty() || matches!(provider, HttpSession::H2(_)) {
-                provider.write_request_body(piece.clone(), ends).await?;
+            if let Some(header) = header.take() {
+                provider.write_request_header(header).await?;
+            }
+            begun = true;
+            if size > 0 || matches!(provider, HttpSession::H2(_)) {
+                provider.write_request_body(piece, ends).await?;
             }
             match (&mut *provider, ends) {
                 (HttpSession::H1(http1), true) => http1.finish_body().await.map(drop),
                 _ => Ok(()),
             }
         };
-        let sent = tokio::select! {
-            biased;
-            sent = sent => sent,
-            left = caller.left() => return Err(left),
-        };
-        if let Err(error) = sent {
-            return Ok(Some(error.into_up()));
+        if let Err(error) = until(deadline(peer.options.write_timeout), not_taken, sent).await {
+            return if begun { Ok(Some(error.into_up())) } else { Err(error.into_up()) };
         }
-        turns.took(piece.len()).await;
+        turns.took(size).await;
     }
     Ok(None)
 }
 
-/// The header of the provider's answer, and whether that is all there is of it. What it says before is passed on.
-async fn final_header(
-    caller: &mut Caller<'_>,
-    ctx: &mut Context,
-    provider: &mut HttpSession,
-    mut broken: Option<Box<Error>>,
-) -> Result<(ResponseHeader, bool)> {
-    loop {
-        let read = tokio::select! {
-            biased;
-            read = provider.read_response_header() => read,
-            left = caller.left() => return Err(left),
-        };
-        read.map_err(|error| broken.take().unwrap_or(error).into_up())?;
-        let Some(mut header) = provider.response_header().cloned() else {
+/// The wait for the header of an answer: one deadline for all that comes before the end of it.
+pub(super) struct Wait {
+    deadline: Option<Instant>,
+    broken: Option<Box<Error>>,
+    /// The whole request was sent.
+    is_sent: bool,
+}
+
+impl Wait {
+    /// It begins where the request ends, or where it broke off.
+    pub(super) fn new(peer: &HttpPeer, broken: Option<Box<Error>>) -> Self {
+        let patience = peer.options.read_timeout;
+        let patience = if broken.is_some() { patience.map(|most| most.min(LAST_WORDS)) } else { patience };
+        Self { deadline: deadline(patience), is_sent: broken.is_none(), broken }
+    }
+
+    /// The next header: one before the answer (1xx), or that of the answer.
+    ///
+    /// # Errors
+    /// There is none until the deadline, the connection broke, or it has become an upgrade.
+    pub(super) async fn header(&mut self, provider: &mut HttpSession) -> Result<ResponseHeader> {
+        if let Err(error) = until(self.deadline, silent, provider.read_response_header()).await {
+            // One that says that the request was not processed says more than the one that broke it off.
+            let unprocessed = matches!(error.retry, RetryType::Decided(true));
+            return Err(self.broken.take().filter(|_| !unprocessed).unwrap_or(error).into_up());
+        }
+        let Some(header) = provider.response_header() else {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "no header").into_up());
         };
         if header.status == http::StatusCode::SWITCHING_PROTOCOLS {
             // Nobody has asked for that.
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for").into_up());
         }
-        if header.status.is_informational() {
-            respond::receive(caller.request(), &mut header, ctx)?;
-            let task = HttpTask::Header(Box::new(header), false);
-            caller.write(vec![task]).await?;
-            continue;
+        // What is there already is read without a look at the clock.
+        if header.status.is_informational() && self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(silent());
         }
-        let ended = is_over(provider)?;
-        if ended && matches!(provider, HttpSession::H2(_)) && promises_body(caller.request(), &header) {
-            let why = "a length without a body";
-            return Err(Error::explain(ErrorType::H2Error, why).into_up());
-        }
-        return Ok((header, ended));
+        Ok(header.clone())
     }
 }
 
@@ -352,10 +420,30 @@ fn frame(request: &RequestHeader, header: &mut ResponseHeader, ended: bool) -> R
 
 /// More of the reply's body; `None` at its end.
 async fn next(caller: &mut Caller<'_>, provider: &mut HttpSession) -> Result<Option<Bytes>> {
-    tokio::select! {
-        biased;
-        read = provider.read_response_body() => read.map_err(Error::into_up),
-        left = caller.left() => Err(left),
+    unless_left(caller, piece(provider)).await
+}
+
+/// The next piece of an answer's body; `None` at its end. What brings nothing of it (an empty frame, a byte of a trailer) is
+/// silence, though it begins the read timeout anew: with all of that it takes twice that long at most.
+///
+/// # Errors
+/// The provider is silent, or the connection broke.
+pub(super) async fn piece(provider: &mut HttpSession) -> Result<Option<Bytes>> {
+    let mut since = None;
+    loop {
+        let chunk = provider.read_response_body().await.map_err(Error::into_up)?;
+        if chunk.as_ref().is_none_or(|chunk| !chunk.is_empty()) {
+            return Ok(chunk);
+        }
+        let patience = match provider {
+            HttpSession::H1(http1) => http1.read_timeout,
+            HttpSession::H2(http2) => http2.read_timeout,
+            HttpSession::Custom(()) => None,
+        };
+        let since: &mut Instant = since.get_or_insert_with(Instant::now);
+        if patience.is_some_and(|patience| since.elapsed() >= patience) {
+            return Err(silent());
+        }
     }
 }
 
@@ -405,6 +493,7 @@ async fn pass(
     loop {
         // What came along with the header leaves with it.
         let ready = if ended { Some(Ok(None)) } else { provider.read_response_body().now_or_never() };
+        let ready = ready.filter(|read| !matches!(read, Ok(Some(chunk)) if chunk.is_empty()));
         if !matches!(ready, Some(Ok(_))) && !tasks.is_empty() {
             caller.write(mem::take(&mut tasks)).await?;
         }

@@ -1,0 +1,313 @@
+//! The exchange with a provider that is slow on purpose, answers before it was asked whole, or takes its connection away.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::support::{COMPLETION, Gateway, chat, gateway::providers};
+
+const PATH: &str = "/v1/chat/completions";
+
+/// What a busy machine takes on top of a deadline.
+const SOON: Duration = Duration::from_secs(5);
+
+/// A provider that does with each connection what `serve` does; told the number of the connection, from 0.
+async fn raw_provider<F>(serve: impl Fn(TcpStream, usize) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            let _ = stream.set_nodelay(true);
+            tokio::spawn(serve(stream, number));
+        }
+    });
+    address
+}
+
+/// Reads a request with a length; its size, or `None` when the connection ends before.
+async fn read_request(stream: &mut TcpStream) -> Option<usize> {
+    let (mut seen, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    let mut whole = None;
+    loop {
+        if whole.is_none()
+            && let Some(head) = seen.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+        {
+            let text = String::from_utf8_lossy(&seen[..head]).to_ascii_lowercase();
+            let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
+            whole = Some(head + length.unwrap_or(0));
+        }
+        if whole.is_some_and(|whole| seen.len() >= whole) {
+            return whole;
+        }
+        match stream.read(&mut buffer).await {
+            Ok(read) if read > 0 => seen.extend_from_slice(&buffer[..read]),
+            _ => return None,
+        }
+    }
+}
+
+/// Writes `first`, and then `again` for as long as the other side is there.
+async fn drip(stream: &mut TcpStream, first: &[u8], again: &[u8], pause: Duration) {
+    if stream.write_all(first).await.is_err() {
+        return;
+    }
+    while stream.write_all(again).await.is_ok() {
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Frames of HTTP/2, written by hand.
+mod http2 {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    pub const DATA: u8 = 0;
+    pub const HEADERS: u8 = 1;
+    pub const RST_STREAM: u8 = 3;
+    pub const SETTINGS: u8 = 4;
+    pub const PING: u8 = 6;
+    pub const GOAWAY: u8 = 7;
+    pub const WINDOW_UPDATE: u8 = 8;
+    pub const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    const ACK: u8 = 1;
+
+    pub struct Frame {
+        pub kind: u8,
+        pub flags: u8,
+        pub stream: u32,
+        pub payload: Vec<u8>,
+    }
+
+    pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap();
+        let mut bytes = length.to_be_bytes()[1..].to_vec();
+        bytes.extend([kind, flags]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    /// The header of an answer: `:status` and `content-type`, as HPACK literals without a table (RFC 7541 §6.2.2).
+    pub fn headers(stream: u32, status: &str, kind: &str, flags: u8) -> Vec<u8> {
+        let mut block = vec![0x08, 3];
+        block.extend_from_slice(status.as_bytes());
+        block.extend([0x0f, 31 - 15, u8::try_from(kind.len()).unwrap()]);
+        block.extend_from_slice(kind.as_bytes());
+        frame(HEADERS, END_HEADERS | flags, stream, &block)
+    }
+
+    pub fn go_away(last: u32, reason: u32) -> Vec<u8> {
+        frame(GOAWAY, 0, 0, &[last.to_be_bytes(), reason.to_be_bytes()].concat())
+    }
+
+    /// A server's end of a connection. It answers settings and pings, and gives no window of its own accord.
+    pub struct Server(pub TcpStream);
+
+    impl Server {
+        /// `None` if the client does not speak HTTP/2.
+        pub async fn accept(mut stream: TcpStream) -> Option<Self> {
+            let mut preface = [0; 24];
+            stream.read_exact(&mut preface).await.ok().filter(|_| preface.starts_with(b"PRI * HTTP/2.0"))?;
+            let mut server = Self(stream);
+            server.write(&frame(SETTINGS, 0, 0, &[])).await.then_some(server)
+        }
+
+        pub async fn write(&mut self, bytes: &[u8]) -> bool {
+            self.0.write_all(bytes).await.is_ok()
+        }
+
+        /// The next frame of a stream, or one that ends the connection.
+        pub async fn next(&mut self) -> Option<Frame> {
+            loop {
+                let mut head = [0; 9];
+                self.0.read_exact(&mut head).await.ok()?;
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                let mut payload = vec![0; length as usize];
+                self.0.read_exact(&mut payload).await.ok()?;
+                let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
+                match (head[3], head[4] & ACK) {
+                    (SETTINGS, 0) => self.write(&frame(SETTINGS, ACK, 0, &[])).await,
+                    (PING, 0) => self.write(&frame(PING, ACK, 0, &payload)).await,
+                    (SETTINGS | PING | WINDOW_UPDATE, _) => true,
+                    (kind, _) => return Some(Frame { kind, flags: head[4], stream, payload }),
+                };
+            }
+        }
+
+        /// The stream of the next request that is there whole.
+        pub async fn request(&mut self) -> Option<u32> {
+            loop {
+                let frame = self.next().await?;
+                if matches!(frame.kind, HEADERS | DATA) && frame.flags & END_STREAM > 0 {
+                    return Some(frame.stream);
+                }
+            }
+        }
+    }
+}
+
+/// One provider at this address with these timeouts.
+fn with_timeouts(address: SocketAddr, timeouts: &str) -> String {
+    providers(&[("openai", address)]).replace("mapped", &format!("mapped, timeouts: {{{timeouts}}}"))
+}
+
+/// What a request comes to, once it is over.
+async fn outcome(gateway: &Gateway, body: String) -> (u16, String) {
+    let reply = reqwest::Client::new().post(gateway.url(PATH)).body(body).send();
+    let whole = async {
+        let reply = reply.await.unwrap();
+        (reply.status().as_u16(), reply.text().await.unwrap_or_default())
+    };
+    tokio::time::timeout(Duration::from_secs(20), whole).await.expect("the exchange is never left")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_drips_the_header_of_an_answer_is_left_at_the_deadline() {
+    const BYTE: Duration = Duration::from_millis(20);
+    for (name, first, again, pause) in [
+        ("a header without an end", "HTTP/1.1 200 OK\r\nx-a: ", "a", BYTE),
+        ("hints for ever", "", "HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n", BYTE),
+        ("hints as fast as can be", "", "HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n", Duration::ZERO),
+    ] {
+        let address = raw_provider(move |mut stream, _| async move {
+            if read_request(&mut stream).await.is_some() {
+                drip(&mut stream, first.as_bytes(), again.as_bytes(), pause).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::start(&with_timeouts(address, "read: 400ms"));
+        let begun = Instant::now();
+        let (status, text) = outcome(&gateway, chat("gpt-4o", "")).await;
+        assert_eq!(status, 504, "{name}: {text}");
+        assert!(begun.elapsed() < SOON, "{name}: after {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_goes_on_sending_what_is_no_part_of_a_body_is_silent() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunk = format!("{:x}\r\n{COMPLETION}\r\n", COMPLETION.len());
+    for (name, first) in [
+        ("trailers without an end", format!("{HEAD}{chunk}0\r\nx-a: ")),
+        ("an extension of a chunk without an end", format!("{HEAD}{chunk}5;x=")),
+    ] {
+        let address = raw_provider(move |mut stream, _| {
+            let first = first.clone();
+            async move {
+                if read_request(&mut stream).await.is_some() {
+                    drip(&mut stream, first.as_bytes(), b"a", Duration::from_millis(20)).await;
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::start(&with_timeouts(address, "read: 400ms"));
+        let begun = Instant::now();
+        let (status, text) = outcome(&gateway, chat("gpt-4o", "")).await;
+        assert!(matches!(status, 502 | 504), "{name}: {status} {text}");
+        assert!(begun.elapsed() < SOON, "{name}: after {:?}", begun.elapsed());
+    }
+    // HTTP/2 has frames with nothing in them.
+    for kind in ["application/json", "text/event-stream"] {
+        let address = raw_provider(move |stream, _| async move {
+            let Some(mut server) = http2::Server::accept(stream).await else { return };
+            let Some(stream) = server.request().await else { return };
+            let head = http2::headers(stream, "200", kind, 0);
+            drip(&mut server.0, &head, &http2::frame(http2::DATA, 0, stream, b""), Duration::from_millis(20)).await;
+        })
+        .await;
+        let gateway = Gateway::start(&with_timeouts(address, "read: 400ms").replace("mapped", "mapped, http2: true"));
+        let begun = Instant::now();
+        let stream = if kind == "text/event-stream" { r#","stream":true"# } else { "" };
+        let (status, text) = outcome(&gateway, chat("gpt-4o", stream)).await;
+        assert!(status == 504 || text.contains("stream_interrupted"), "{kind}: {status} {text}");
+        assert!(begun.elapsed() < SOON, "{kind}: after {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_drips_is_legal() {
+    let address = raw_provider(|mut stream, _| async move {
+        if read_request(&mut stream).await.is_none() {
+            return;
+        }
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            COMPLETION.len()
+        );
+        let _ = stream.write_all(head.as_bytes()).await;
+        for piece in COMPLETION.as_bytes().chunks(40) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let _ = stream.write_all(piece).await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(&with_timeouts(address, "read: 500ms"));
+    let begun = Instant::now();
+    assert_eq!(outcome(&gateway, chat("gpt-4o", "")).await, (200, COMPLETION.to_owned()));
+    assert!(begun.elapsed() > Duration::from_millis(500), "it lasted longer than one read may");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_a_request_a_byte_at_a_time_is_left_at_the_deadline() {
+    let (large, timeouts) = (chat("gpt-4o", &format!(r#","user":"{}""#, "x".repeat(16 << 20))), "write: 400ms");
+    let address = raw_provider(|mut stream, _| async move {
+        let mut byte = [0];
+        while stream.read(&mut byte).await.is_ok_and(|read| read > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(&with_timeouts(address, timeouts));
+    let begun = Instant::now();
+    let (status, text) = outcome(&gateway, large).await;
+    assert_eq!(status, 504, "HTTP/1: {text}");
+    assert!(begun.elapsed() < SOON, "HTTP/1: after {:?}", begun.elapsed());
+
+    // Less than a piece, more than the first window.
+    let body = chat("gpt-4o", &format!(r#","user":"{}""#, "x".repeat(200 << 10)));
+    let address = raw_provider(|stream, _| async move {
+        let Some(mut server) = http2::Server::accept(stream).await else { return };
+        let Some(first) = server.next().await else { return };
+        let window = http2::frame(http2::WINDOW_UPDATE, 0, first.stream, &1u32.to_be_bytes());
+        let both = [window, http2::frame(http2::WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes())].concat();
+        drip(&mut server.0, b"", &both, Duration::from_millis(20)).await;
+    })
+    .await;
+    let gateway = Gateway::start(&with_timeouts(address, timeouts).replace("mapped", "mapped, http2: true"));
+    let begun = Instant::now();
+    let (status, text) = outcome(&gateway, body).await;
+    assert_eq!(status, 504, "HTTP/2: {text}");
+    assert!(begun.elapsed() < SOON, "HTTP/2: after {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_drips_the_handshake_is_left_at_the_deadline() {
+    let address = raw_provider(|mut stream, _| async move {
+        let mut buffer = [0; 4096];
+        let _ = stream.read(&mut buffer).await;
+        // A handshake record of 16 KiB, a byte at a time.
+        drip(&mut stream, &[22, 3, 3, 0x40, 0, 2, 0, 0x3f, 0xfc], &[3], Duration::from_millis(20)).await;
+    })
+    .await;
+    for http2 in ["", ", http2: true"] {
+        let yaml = with_timeouts(address, "connect: 400ms").replace("http:", "https:");
+        let gateway = Gateway::start(&yaml.replace("mapped", &format!("mapped{http2}")));
+        let begun = Instant::now();
+        let (status, text) = outcome(&gateway, chat("gpt-4o", "")).await;
+        assert_eq!(status, 502, "{text}");
+        assert!(begun.elapsed() < SOON, "after {:?}", begun.elapsed());
+    }
+}
