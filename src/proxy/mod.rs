@@ -15,6 +15,7 @@ mod conceal;
 pub mod context;
 mod cors;
 mod dispatch;
+mod duplex;
 pub mod encoding;
 pub mod forwarded;
 mod gateway;

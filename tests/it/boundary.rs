@@ -2,6 +2,10 @@
 
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -309,5 +313,123 @@ async fn who_drips_the_handshake_is_left_at_the_deadline() {
         let (status, text) = outcome(&gateway, chat("gpt-4o", "")).await;
         assert_eq!(status, 502, "{text}");
         assert!(begun.elapsed() < SOON, "after {:?}", begun.elapsed());
+    }
+}
+
+const LARGE: usize = 16 << 20;
+
+fn large() -> String {
+    chat("gpt-4o", &format!(r#","user":"{}""#, "x".repeat(LARGE)))
+}
+
+const REFUSAL: &str =
+    r#"{"error":{"message":"too large for me","type":"invalid_request_error","param":null,"code":null}}"#;
+
+fn refusal() -> String {
+    format!(
+        "HTTP/1.1 413 Payload Too Large\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{REFUSAL}",
+        REFUSAL.len()
+    )
+}
+
+fn completion() -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{COMPLETION}",
+        COMPLETION.len()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_refusal_reaches_the_client_at_once_and_ends_the_body() {
+    for before in ["", "HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\n"] {
+        let address = raw_provider(move |mut stream, number| async move {
+            if number > 0 {
+                while read_request(&mut stream).await.is_some() {
+                    let _ = stream.write_all(completion().as_bytes()).await;
+                }
+                return;
+            }
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(format!("{before}{}", refusal()).as_bytes()).await;
+            // It neither reads nor closes.
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let gateway = Gateway::over(address);
+        let begun = Instant::now();
+        let (status, text) = outcome(&gateway, large()).await;
+        assert!(status == 413 && text.contains("too large for me"), "{status} {text}");
+        assert!(begun.elapsed() < SOON, "after {:?}", begun.elapsed());
+        // Not on the connection that still waits for the rest.
+        assert_eq!(outcome(&gateway, chat("gpt-4o", "")).await, (200, COMPLETION.to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_a_good_answer_early_gets_the_whole_request() {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = taken.clone();
+    let address = raw_provider(move |mut stream, _| {
+        let taken = counter.clone();
+        async move {
+            let reply = completion();
+            let (first, rest) = reply.split_at(reply.len() / 2);
+            let mut byte = [0];
+            // What is peeked at is read once more.
+            let _ = stream.peek(&mut byte).await;
+            let _ = stream.write_all(first.as_bytes()).await;
+            let Some(size) = read_request(&mut stream).await else { return };
+            taken.fetch_add(size, Ordering::SeqCst);
+            let _ = stream.write_all(rest.as_bytes()).await;
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let gateway = Gateway::over(address);
+    assert_eq!(outcome(&gateway, large()).await, (200, COMPLETION.to_owned()));
+    assert!(taken.load(Ordering::SeqCst) > LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http2_too_an_early_refusal_ends_the_body_and_its_stream_alone() {
+    const CANCEL: [u8; 4] = 8u32.to_be_bytes();
+    for says_stop in [false, true] {
+        let (reset, mut was_reset) = tokio::sync::mpsc::unbounded_channel();
+        let address = raw_provider(move |stream, _| {
+            let reset = reset.clone();
+            async move {
+                let Some(mut server) = http2::Server::accept(stream).await else { return };
+                let Some(first) = server.next().await else { return };
+                let mut answer = http2::headers(first.stream, "413", "application/json", 0);
+                answer.extend(http2::frame(http2::DATA, http2::END_STREAM, first.stream, REFUSAL.as_bytes()));
+                if says_stop {
+                    answer.extend(http2::frame(http2::RST_STREAM, 0, first.stream, &[0; 4]));
+                }
+                // For those who come later.
+                answer.extend(http2::frame(http2::WINDOW_UPDATE, 0, 0, &(1u32 << 20).to_be_bytes()));
+                server.write(&answer).await;
+                while let Some(frame) = server.next().await {
+                    if frame.kind == http2::RST_STREAM {
+                        let _ = reset.send(frame.payload);
+                    }
+                    if frame.stream > first.stream && frame.flags & http2::END_STREAM > 0 {
+                        let mut answer = http2::headers(frame.stream, "200", "application/json", 0);
+                        let body = COMPLETION.as_bytes();
+                        answer.extend(http2::frame(http2::DATA, http2::END_STREAM, frame.stream, body));
+                        server.write(&answer).await;
+                    }
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::start(&providers(&[("openai", address)]).replace("mapped", "mapped, http2: true"));
+        let begun = Instant::now();
+        let (status, text) = outcome(&gateway, large()).await;
+        assert!(status == 413 && text.contains("too large for me"), "{says_stop}: {status} {text}");
+        assert!(begun.elapsed() < SOON, "{says_stop}: after {:?}", begun.elapsed());
+        if !says_stop {
+            assert_eq!(was_reset.recv().await.unwrap(), CANCEL, "the stream has no end");
+        }
+        assert_eq!(outcome(&gateway, chat("gpt-4o", "")).await, (200, COMPLETION.to_owned()), "{says_stop}");
     }
 }

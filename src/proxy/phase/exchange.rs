@@ -5,6 +5,7 @@
 
 use std::{
     mem,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +14,12 @@ use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, Method, Version, header};
 use pingora_core::{
-    protocols::http::{HttpTask, client::HttpSession},
+    protocols::http::{
+        HttpTask,
+        client::HttpSession,
+        v1::client::HttpSession as Http1Session,
+        v2::{self, client::Http2Session},
+    },
     upstreams::peer::{HttpPeer, Peer},
 };
 use pingora_error::{Error, ErrorType, Result, RetryType};
@@ -30,6 +36,7 @@ use crate::{
         apart::{self, Local},
         caller::Caller,
         context::{Context, Delivery, Handed},
+        duplex::{Duplex, Sent},
         upstream::Upstream,
     },
     routing::AttemptOutcome,
@@ -37,6 +44,9 @@ use crate::{
 
 /// One `write_timeout` covers one piece of a body, so a slow provider may take a large one at its own pace.
 const PIECE: usize = 256 * 1024;
+
+/// A smaller body is sent without a look at what the provider says meanwhile: it finds room in the buffers of the connection.
+const LISTENED: usize = 64 << 10;
 
 /// How long an answer may take that a provider gave before it stopped taking the request: it is there, or it does not come.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -304,44 +314,131 @@ async fn ask(
     }
 }
 
-/// Sends a request. `Some` is an error in sending its body: the provider may have answered before it had read all of it.
+/// How far a request was sent.
+pub(super) enum Progress {
+    /// To its end.
+    Whole,
+    /// Until the provider refused it.
+    Refused,
+    /// Until this error. The provider may have answered before it had read all of it.
+    Broken(Box<Error>),
+}
+
+/// Sends a request. The header and the first piece of the body have `write_timeout` to be taken, and so has each further piece:
+/// the timeouts of a session would begin anew with each write, and with each byte of window in HTTP/2.
 ///
-/// The header and the first piece of the body have `write_timeout` to be taken, and so has each further piece: the timeouts of a
-/// session would begin anew with each write, and with each byte of window in HTTP/2.
+/// A provider may answer before it has read all of a large body. An error (or redirect) ends the sending of it (RFC 9112 §9.5, RFC
+/// 9113 §8.1). Where it begins a good answer early it reads on to finish it: the body is sent to its end, and then the answer read.
 ///
 /// # Errors
-/// Its header could not be sent.
+/// The header could not be sent, or the provider has said that it does not process the request.
 pub(super) async fn send(
     provider: &mut HttpSession,
     peer: &HttpPeer,
     request: RequestHeader,
-    mut body: Bytes,
-) -> Result<Option<Box<Error>>> {
+    body: Bytes,
+) -> Result<Progress> {
     provider.set_read_timeout(None);
     provider.set_write_timeout(None);
-    let (mut header, mut begun, mut turns) = (Some(Box::new(request)), false, Turns::default());
-    while !begun || !body.is_empty() {
+    // A session that has not sent the header itself does not know that the answer to it has no body.
+    let large = body.len() > LISTENED && request.method != Method::HEAD;
+    match provider {
+        HttpSession::H2(http2) => send_http2(http2, peer, request, body).await,
+        _ if large => send_large(provider, peer, request, body).await,
+        _ => send_small(provider, peer, request, body).await,
+    }
+}
+
+async fn send_small(
+    provider: &mut HttpSession,
+    peer: &HttpPeer,
+    request: RequestHeader,
+    body: Bytes,
+) -> Result<Progress> {
+    let mut begun = false;
+    let sent = async {
+        provider.write_request_header(Box::new(request)).await?;
+        begun = true;
+        if !body.is_empty() {
+            provider.write_request_body(body, true).await?;
+        }
+        provider.finish_request_body().await
+    };
+    match until(deadline(peer.options.write_timeout), not_taken, sent).await {
+        Ok(()) => Ok(Progress::Whole),
+        Err(error) if begun => Ok(Progress::Broken(error.into_up())),
+        Err(error) => Err(error.into_up()),
+    }
+}
+
+async fn send_large(
+    provider: &mut HttpSession,
+    peer: &HttpPeer,
+    request: RequestHeader,
+    mut body: Bytes,
+) -> Result<Progress> {
+    let patience = peer.options.write_timeout;
+    let header = provider.write_request_header(Box::new(request));
+    until(deadline(patience), not_taken, header).await.map_err(Error::into_up)?;
+    let HttpSession::H1(http1) = mem::replace(provider, HttpSession::Custom(())) else {
+        return Error::e_explain(ErrorType::InternalError, "no HTTP/1");
+    };
+    let (mut duplex, mut turns) = (Duplex::new(http1.into_inner()), Turns::default());
+    let progress = loop {
+        let piece = body.split_to(body.len().min(PIECE));
+        let size = piece.len();
+        match until(deadline(patience), not_taken, duplex.send(piece)).await {
+            Ok(Sent::Whole) if body.is_empty() => break Progress::Whole,
+            Ok(Sent::Whole) => turns.took(size).await,
+            Ok(Sent::Refused) => break Progress::Refused,
+            Err(error) => break Progress::Broken(error.into_up()),
+        }
+    };
+    *provider = HttpSession::H1(Http1Session::new_with_options(duplex.into_stream(), peer));
+    Ok(progress)
+}
+
+async fn send_http2(
+    http2: &mut Http2Session,
+    peer: &HttpPeer,
+    request: RequestHeader,
+    mut body: Bytes,
+) -> Result<Progress> {
+    http2.write_request_header(Box::new(request), false).map_err(Error::into_up)?;
+    // Where it is dropped before its end, the stream is reset once its answer is read.
+    let Some(mut writer) = http2.take_request_body_writer() else {
+        return Error::e_explain(ErrorType::InternalError, "no stream to write to");
+    };
+    let mut turns = Turns::default();
+    loop {
         let piece = body.split_to(body.len().min(PIECE));
         let (size, ends) = (piece.len(), body.is_empty());
+        let mut dead = false;
         let sent = async {
-            if let Some(header) = header.take() {
-                provider.write_request_header(header).await?;
-            }
-            begun = true;
-            if size > 0 || matches!(provider, HttpSession::H2(_)) {
-                provider.write_request_body(piece, ends).await?;
-            }
-            match (&mut *provider, ends) {
-                (HttpSession::H1(http1), true) => http1.finish_body().await.map(drop),
-                _ => Ok(()),
+            let mut write = pin!(v2::write_body(&mut writer, piece, ends, None));
+            loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut write => return sent.map(|()| Sent::Whole),
+                    read = http2.read_response_header(), if http2.response_header().is_none() => {
+                        dead = read.is_err();
+                        read?;
+                        if http2.response_header().is_some_and(|header| !header.status.is_success()) {
+                            return Ok(Sent::Refused);
+                        }
+                    }
+                }
             }
         };
-        if let Err(error) = until(deadline(peer.options.write_timeout), not_taken, sent).await {
-            return if begun { Ok(Some(error.into_up())) } else { Err(error.into_up()) };
+        match until(deadline(peer.options.write_timeout), not_taken, sent).await {
+            Ok(Sent::Whole) if ends => return Ok(Progress::Whole),
+            Ok(Sent::Whole) => turns.took(size).await,
+            Ok(Sent::Refused) => return Ok(Progress::Refused),
+            // There is no second look at what a stream has come to.
+            Err(error) if dead => return Err(error.into_up()),
+            Err(error) => return Ok(Progress::Broken(error.into_up())),
         }
-        turns.took(size).await;
     }
-    Ok(None)
 }
 
 /// The wait for the header of an answer: one deadline for all that comes before the end of it.
@@ -354,10 +451,16 @@ pub(super) struct Wait {
 
 impl Wait {
     /// It begins where the request ends, or where it broke off.
-    pub(super) fn new(peer: &HttpPeer, broken: Option<Box<Error>>) -> Self {
+    pub(super) fn new(peer: &HttpPeer, progress: Progress) -> Self {
         let patience = peer.options.read_timeout;
-        let patience = if broken.is_some() { patience.map(|most| most.min(LAST_WORDS)) } else { patience };
-        Self { deadline: deadline(patience), is_sent: broken.is_none(), broken }
+        match progress {
+            Progress::Whole => Self { deadline: deadline(patience), broken: None, is_sent: true },
+            Progress::Refused => Self { deadline: deadline(patience), broken: None, is_sent: false },
+            Progress::Broken(error) => {
+                let patience = patience.map(|most| most.min(LAST_WORDS));
+                Self { deadline: deadline(patience), broken: Some(error), is_sent: false }
+            }
+        }
     }
 
     /// The next header: one before the answer (1xx), or that of the answer.
@@ -365,7 +468,9 @@ impl Wait {
     /// # Errors
     /// There is none until the deadline, the connection broke, or it has become an upgrade.
     pub(super) async fn header(&mut self, provider: &mut HttpSession) -> Result<ResponseHeader> {
-        if let Err(error) = until(self.deadline, silent, provider.read_response_header()).await {
+        // HTTP/2 shows one header, and it may have come while the body was sent.
+        let is_read = matches!(provider, HttpSession::H2(http2) if http2.response_header().is_some());
+        if !is_read && let Err(error) = until(self.deadline, silent, provider.read_response_header()).await {
             // One that says that the request was not processed says more than the one that broke it off.
             let unprocessed = matches!(error.retry, RetryType::Decided(true));
             return Err(self.broken.take().filter(|_| !unprocessed).unwrap_or(error).into_up());
