@@ -433,3 +433,117 @@ async fn over_http2_too_an_early_refusal_ends_the_body_and_its_stream_alone() {
         assert_eq!(outcome(&gateway, chat("gpt-4o", "")).await, (200, COMPLETION.to_owned()), "{says_stop}");
     }
 }
+
+/// The answer to a request that is there whole.
+fn http2_completion(stream: u32) -> Vec<u8> {
+    let mut answer = http2::headers(stream, "200", "application/json", 0);
+    answer.extend(http2::frame(http2::DATA, http2::END_STREAM, stream, COMPLETION.as_bytes()));
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_a_going_connection_did_not_take_is_sent_on_a_fresh_one() {
+    for body in [chat("gpt-4o", ""), chat("gpt-4o", &format!(r#","user":"{}""#, "x".repeat(1 << 20)))] {
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = connections.clone();
+        let address = raw_provider(move |stream, number| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            async move {
+                let Some(mut server) = http2::Server::accept(stream).await else { return };
+                if number == 0 {
+                    // In the middle of the request, where it is large.
+                    let _ = server.next().await;
+                    server.write(&http2::go_away(0, 0)).await;
+                    while server.next().await.is_some() {}
+                    return;
+                }
+                let Some(first) = server.next().await else { return };
+                for stream in [0, first.stream] {
+                    server.write(&http2::frame(http2::WINDOW_UPDATE, 0, stream, &(8u32 << 20).to_be_bytes())).await;
+                }
+                while let Some(stream) = server.request().await {
+                    server.write(&http2_completion(stream)).await;
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::start(&providers(&[("openai", address)]).replace("mapped", "mapped, http2: true"));
+        let size = body.len();
+        assert_eq!(outcome(&gateway, body).await, (200, COMPLETION.to_owned()), "{size}");
+        assert_eq!(connections.load(Ordering::SeqCst), 2, "{size}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_going_connection_finishes_what_it_took() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = connections.clone();
+    let address = raw_provider(move |stream, _| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let Some(mut server) = http2::Server::accept(stream).await else { return };
+            let Some(stream) = server.request().await else { return };
+            server.write(&http2::go_away(stream, 0)).await;
+            server.write(&http2_completion(stream)).await;
+            while server.next().await.is_some() {}
+        }
+    })
+    .await;
+    let gateway = Gateway::start(&providers(&[("openai", address)]).replace("mapped", "mapped, http2: true"));
+    for number in 1..4 {
+        assert_eq!(outcome(&gateway, chat("gpt-4o", "")).await, (200, COMPLETION.to_owned()));
+        assert_eq!(connections.load(Ordering::SeqCst), number, "the next request has a connection of its own");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_its_connection_takes_along_is_a_broken_one() {
+    for (name, end) in [
+        ("a connection that goes with an error", http2::go_away(1, 2)),
+        ("a connection that goes and closes", http2::go_away(1, 0)),
+        ("a reset", http2::frame(http2::RST_STREAM, 0, 1, &2u32.to_be_bytes())),
+    ] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        let address = raw_provider(move |stream, _| {
+            let (asked, end) = (counter.clone(), end.clone());
+            async move {
+                let Some(mut server) = http2::Server::accept(stream).await else { return };
+                let Some(stream) = server.request().await else { return };
+                asked.fetch_add(1, Ordering::SeqCst);
+                let chunk = r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"gpt-4o","choices":[{"index":0,"delta":{"content":"hey"},"finish_reason":null}]}"#;
+                let mut answer = http2::headers(stream, "200", "text/event-stream", 0);
+                answer.extend(http2::frame(http2::DATA, 0, stream, format!("data: {chunk}\n\n").as_bytes()));
+                server.write(&answer).await;
+                server.write(&end).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::start(&providers(&[("openai", address)]).replace("mapped", "mapped, http2: true"));
+        let (status, text) = outcome(&gateway, chat("gpt-4o", r#","stream":true"#)).await;
+        assert!(
+            status == 200 && text.contains("hey") && text.contains("stream_interrupted"),
+            "{name}: {status} {text}"
+        );
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_a_going_connection_took_is_not_sent_twice() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let address = raw_provider(move |stream, _| {
+        let asked = counter.clone();
+        async move {
+            let Some(mut server) = http2::Server::accept(stream).await else { return };
+            let Some(stream) = server.request().await else { return };
+            asked.fetch_add(1, Ordering::SeqCst);
+            server.write(&http2::go_away(stream, 0)).await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(&providers(&[("openai", address)]).replace("mapped", "mapped, http2: true"));
+    let (status, text) = outcome(&gateway, chat("gpt-4o", "")).await;
+    assert_eq!((status, asked.load(Ordering::SeqCst)), (502, 1), "{text}");
+}
