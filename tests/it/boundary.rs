@@ -547,3 +547,35 @@ async fn a_request_that_a_going_connection_took_is_not_sent_twice() {
     let (status, text) = outcome(&gateway, chat("gpt-4o", "")).await;
     assert_eq!((status, asked.load(Ordering::SeqCst)), (502, 1), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_sees_that_a_connection_was_closed_in_the_pool() {
+    let address = raw_provider(|stream, _| async move {
+        let Some(mut server) = http2::Server::accept(stream).await else { return };
+        let Some(stream) = server.request().await else { return };
+        server.write(&http2_completion(stream)).await;
+    })
+    .await;
+    let gateway = Gateway::start(&providers(&[("openai", address)]).replace("mapped", "mapped, http2: true"));
+    for _ in 0..10 {
+        assert_eq!(outcome(&gateway, chat("gpt-4o", "")).await, (200, COMPLETION.to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_without_a_length_that_is_reset_is_a_broken_one() {
+    let address = raw_provider(|mut stream, _| async move {
+        if read_request(&mut stream).await.is_none() {
+            return;
+        }
+        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n\r\n";
+        let chunk = r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"gpt-4o","choices":[{"index":0,"delta":{"content":"hey"},"finish_reason":null}]}"#;
+        let _ = stream.write_all(format!("{head}data: {chunk}\n\n").as_bytes()).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    })
+    .await;
+    let gateway = Gateway::over(address);
+    let (status, text) = outcome(&gateway, chat("gpt-4o", r#","stream":true"#)).await;
+    assert!(status == 200 && text.contains("hey") && text.contains("stream_interrupted"), "{status} {text}");
+}
