@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::{COMPLETION, Gateway, chat, gateway::providers};
+use crate::support::{Answer, COMPLETION, Fake, Gateway, Step, chat, fake::send, gateway::providers};
 
 const PATH: &str = "/v1/chat/completions";
 
@@ -578,4 +578,53 @@ async fn a_reply_without_a_length_that_is_reset_is_a_broken_one() {
     let gateway = Gateway::over(address);
     let (status, text) = outcome(&gateway, chat("gpt-4o", r#","stream":true"#)).await;
     assert!(status == 200 && text.contains("hey") && text.contains("stream_interrupted"), "{status} {text}");
+}
+
+/// A provider that keeps files, over both versions of HTTP, and a gateway in front of it.
+async fn with_files(list: Answer, http2: bool) -> (Fake, Gateway) {
+    let fake = Fake::start(move |seen, _| match seen.method {
+        http::Method::POST => Answer::json(200, r#"{"id":"file-1","object":"file","purpose":"x"}"#),
+        _ => list.clone(),
+    })
+    .await;
+    let provider =
+        format!("{{base_url: \"http://{}/v1\", api_key: sk-gateway, credentials: auto, http2: {http2}}}", fake.address);
+    let gateway = Gateway::start(&format!("providers: {{openai: {provider}}}\n{}\n", crate::objects::TENANTS));
+    (fake, gateway)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_read_over_http2_too() {
+    let list = r#"{"object":"list","data":[{"id":"file-1","object":"file"},{"id":"file-2","object":"file"}],"has_more":false}"#;
+    for http2 in [false, true] {
+        let (fake, gateway) = with_files(Answer::json(200, list), http2).await;
+        let client = reqwest::Client::new();
+        let form = "--b\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nx\r\n--b\r\ncontent-disposition: form-data; \
+                    name=\"file\"; filename=\"a\"\r\n\r\nhi\r\n--b--\r\n";
+        let upload = client.post(gateway.url("/v1/files")).header("content-type", "multipart/form-data; boundary=b");
+        assert_eq!(upload.body(form).send().await.unwrap().status().as_u16(), 200, "{http2}");
+        let before = fake.connections();
+        for _ in 0..2 {
+            let got = client.get(gateway.url("/v1/files")).send().await.unwrap();
+            let (status, text) = (got.status().as_u16(), got.text().await.unwrap());
+            assert!(status == 200 && text.contains("file-1") && !text.contains("file-2"), "{http2}: {status} {text}");
+        }
+        // HTTP/2 names the host in its address alone.
+        assert_eq!(fake.last().header("host").is_some(), !http2, "{http2}");
+        assert!(fake.connections() <= before + 1, "{http2}: a list has a connection for each page");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_while_a_list_is_read_ends_that() {
+    for http2 in [false, true] {
+        let stalls = Answer { steps: vec![send(r#"{"object":"#), Step::Stall], sized: false, ..Answer::json(200, "") };
+        let (fake, gateway) = with_files(stalls, http2).await;
+        let url = gateway.url("/v1/files");
+        let client = tokio::spawn(async move { reqwest::get(url).await.map(|reply| reply.status()) });
+        fake.until_asked(1).await;
+        client.abort();
+        fake.until_broken().await;
+        gateway.metrics_with("can_requests_in_flight 0").await;
+    }
 }

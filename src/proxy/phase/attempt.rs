@@ -127,7 +127,10 @@ pub fn header(request: &RequestHeader, ctx: &mut Context, http2: bool) -> Result
 }
 
 /// Puts the host into the address (RFC 9113 §8.3.1); the framing is HTTP/2's own (§8.2.2).
-fn to_http2(parts: &mut request::Parts, tls: bool) -> Result<()> {
+///
+/// # Errors
+/// A path that cannot be forwarded.
+pub fn to_http2(parts: &mut request::Parts, tls: bool) -> Result<()> {
     parts.version = http::Version::HTTP_2;
     parts.headers.remove(header::TRANSFER_ENCODING);
     let host = parts.headers.remove(header::HOST);

@@ -10,10 +10,14 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use pingora_core::{protocols::http::client::HttpSession, upstreams::peer::HttpPeer};
-use pingora_error::{Error, ErrorType};
+use pingora_error::{Error, ErrorType, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{attempt, respond, visible};
+use super::{
+    attempt,
+    exchange::{self, Connected, Wait},
+    respond, visible,
+};
 use crate::{
     capacity::SMALL,
     config::Dialect,
@@ -66,9 +70,10 @@ pub(super) async fn fetch(
     upstream: &Upstream,
 ) -> Result<(ResponseHeader, Bytes), GatewayError> {
     let mut reply = get(request, ctx, path, query, upstream).await?;
-    let body = read_all(&mut reply.session, limit).await.map_err(|error| failed(ctx, &error))?;
-    release(reply.session, &reply.peer, upstream).await;
-    Ok((reply.header, body))
+    let body = read_all(&mut reply.session, limit).await;
+    let header = reply.header.clone();
+    release(reply, body.is_ok(), upstream).await;
+    Ok((header, body.map_err(|error| failed(ctx, &error))?))
 }
 
 /// Answers a list.
@@ -83,7 +88,8 @@ pub(super) async fn answer(
     rule: &'static Rule,
     upstream: &Upstream,
 ) -> Result<(), Stop> {
-    let uri = caller.request().uri.clone();
+    let request = caller.request().clone();
+    let uri = &request.uri;
     let path = uri.path().trim_end_matches('/');
     let anthropic = target.provider.dialect == Dialect::Anthropic;
     let cursor = Cursor::of(uri.query().unwrap_or_default(), anthropic).map_err(visible::unreadable)?;
@@ -91,7 +97,8 @@ pub(super) async fn answer(
     let begun = Instant::now();
     for page in 1.. {
         let query = collected.cursor().query();
-        let (header, body) = fetch(caller.request(), ctx, path, Some(&query), MAX_PAGE, upstream).await?;
+        let fetched = unless_gone(caller, fetch(&request, ctx, path, Some(&query), MAX_PAGE, upstream)).await;
+        let (header, body) = note_gone(ctx, fetched)?;
         let status = header.status.as_u16();
         if !(200..300).contains(&status) {
             if page > 1 && status != 401 {
@@ -150,17 +157,31 @@ pub(super) async fn inspect_batch(
     upstream: &Upstream,
 ) -> Result<(), Stop> {
     let path = format!("/v1/files/{}/content", batch.file);
-    let mut reply = get(caller.request(), ctx, &path, None, upstream).await?;
+    let request = caller.request().clone();
+    let asked = unless_gone(caller, get(&request, ctx, &path, None, upstream)).await;
+    let mut reply = note_gone(ctx, asked)?;
+    let inspected = unless_gone(caller, inspect_file(ctx, principal, target, batch, &mut reply)).await;
+    release(reply, inspected.is_ok(), upstream).await;
+    note_gone(ctx, inspected)
+}
+
+async fn inspect_file(
+    ctx: &mut Context,
+    principal: &Principal,
+    target: &Target,
+    batch: &Batch,
+    reply: &mut Reply,
+) -> Result<(), GatewayError> {
     let status = reply.header.status.as_u16();
     if !(200..300).contains(&status) {
         let body = read_all(&mut reply.session, MAX_PAGE).await.map_err(|error| failed(ctx, &error))?;
         // An error of the provider is the answer to the batch, and tells of the file that the client has named.
-        return Err(provider_error(ctx, reply.header, &body).into());
+        return Err(provider_error(ctx, &reply.header, &body));
     }
     let longest = ctx.engines.config.http.max_body_bytes;
     let (mut line, mut number, begun) = (BytesMut::new(), 1_u64, Instant::now());
     let mut room = None;
-    while let Some(chunk) = reply.session.read_response_body().await.map_err(|error| failed(ctx, &error))? {
+    while let Some(chunk) = exchange::piece(&mut reply.session).await.map_err(|error| failed(ctx, &error))? {
         let mut rest = &chunk[..];
         while let Some(end) = memchr::memchr(b'\n', rest) {
             line.extend_from_slice(&rest[..end]);
@@ -174,14 +195,12 @@ pub(super) async fn inspect_batch(
             length => heavy::fit(&ctx.governance.capacity, &mut room, 2 * length)?,
         }
         if line.len() > longest || begun.elapsed() > MAX_INSPECTION {
-            return Err(line_error(number, "it is too large to be checked").into());
+            return Err(line_error(number, "it is too large to be checked"));
         }
         // Other requests have their turn between two chunks.
         tokio::task::yield_now().await;
     }
-    inspect_line(ctx, principal, target, batch, &mut line, number).await?;
-    release(reply.session, &reply.peer, upstream).await;
-    Ok(())
+    inspect_line(ctx, principal, target, batch, &mut line, number).await
 }
 
 /// Checks a line, and takes it out of the buffer.
@@ -251,36 +270,53 @@ async fn once(
     let sure = |error: Box<Error>| (error, false);
     // Each page is the first attempt at the only target.
     ctx.dispatch.start_over(fresh);
-    let peer = attempt::begin(ctx, &upstream.resolver).await.map_err(sure)?;
+    let Connected { peer, mut provider, reused } = *exchange::dial(ctx, upstream).await.map_err(sure)?;
+    let http2 = matches!(provider, HttpSession::H2(_));
+    let outgoing = question(request, ctx, path, query, http2).map_err(sure)?;
+    let maybe_stale = |error: Box<Error>| {
+        let unprocessed = matches!(error.retry, RetryType::Decided(true));
+        let stale = unprocessed || reused && error.etype() != &ErrorType::ReadTimedout;
+        (error, stale)
+    };
+    let progress = exchange::send(&mut provider, &peer, outgoing, Bytes::new()).await.map_err(maybe_stale)?;
+    let mut wait = Wait::new(&peer, progress);
+    let header = loop {
+        let header = wait.header(&mut provider).await.map_err(maybe_stale)?;
+        if !header.status.is_informational() {
+            break header;
+        }
+    };
+    provider.set_read_timeout(peer.options.read_timeout);
+    ctx.dispatch.answered(header.status.as_u16(), &ctx.metrics);
+    Ok(Reply { session: provider, peer, header })
+}
+
+/// The header of what the provider is asked, in HTTP/1.1 or HTTP/2.
+fn question(
+    request: &RequestHeader,
+    ctx: &mut Context,
+    path: &str,
+    query: Option<&str>,
+    http2: bool,
+) -> Result<RequestHeader, Box<Error>> {
     let mut outgoing = request.clone();
-    attempt::rewrite_header(request, &mut outgoing, ctx).map_err(sure)?;
+    attempt::rewrite_header(request, &mut outgoing, ctx)?;
     let Some(provider) = ctx.dispatch.attempt.as_ref().map(|attempt| attempt.target.provider.clone()) else {
-        return Err(sure(Error::explain(ErrorType::InternalError, "no attempt under way")));
+        return Err(Error::explain(ErrorType::InternalError, "no attempt under way"));
     };
     let path = path.strip_prefix("/v1").unwrap_or(path);
-    let uri = attempt::forwarded_uri(&provider, path, query.filter(|query| !query.is_empty())).map_err(sure)?;
+    let uri = attempt::forwarded_uri(&provider, path, query.filter(|query| !query.is_empty()))?;
+    let mut outcome = Ok(());
     headers::change_request(&mut outgoing, |parts| {
         (parts.method, parts.version, parts.uri) = (http::Method::GET, http::Version::HTTP_11, uri);
         remove_hop(&mut parts.headers);
         // It is read here.
         parts.headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
-    });
-    let (mut exchange, reused) = upstream.connector.get_http_session(&*peer).await.map_err(sure)?;
-    let maybe_stale = |error: Box<Error>| (error, reused);
-    exchange.set_read_timeout(peer.options.read_timeout);
-    exchange.set_write_timeout(peer.options.write_timeout);
-    exchange.write_request_header(Box::new(outgoing)).await.map_err(maybe_stale)?;
-    exchange.finish_request_body().await.map_err(maybe_stale)?;
-    let header = loop {
-        exchange.read_response_header().await.map_err(maybe_stale)?;
-        match exchange.response_header() {
-            Some(header) if header.status.is_informational() => {}
-            Some(header) => break header.clone(),
-            None => return Err(sure(Error::explain(ErrorType::InvalidHTTPHeader, "no header"))),
+        if http2 {
+            outcome = attempt::to_http2(parts, provider.base.tls);
         }
-    };
-    ctx.dispatch.answered(header.status.as_u16(), &ctx.metrics);
-    Ok(Reply { session: exchange, peer, header })
+    });
+    outcome.map(|()| outgoing)
 }
 
 /// What belongs to the client's own exchange: its body, its conditions, its connection.
@@ -306,19 +342,46 @@ fn remove_hop(headers: &mut HeaderMap) {
     }
 }
 
-async fn read_all(exchange: &mut HttpSession, limit: usize) -> Result<Bytes, Box<Error>> {
-    let mut whole = BytesMut::new();
-    while let Some(chunk) = exchange.read_response_body().await? {
+/// The whole body of a reply, which may be so large, and take as long as a whole list may.
+async fn read_all(provider: &mut HttpSession, limit: usize) -> Result<Bytes, Box<Error>> {
+    let (mut whole, begun) = (BytesMut::new(), Instant::now());
+    while let Some(chunk) = exchange::piece(provider).await? {
         if whole.len() + chunk.len() > limit {
             return Err(Error::explain(ErrorType::ReadError, "the reply is too large to be held"));
+        }
+        if begun.elapsed() > MAX_TIME {
+            return Err(Error::explain(ErrorType::ReadTimedout, "the reply drips"));
         }
         whole.extend_from_slice(&chunk);
     }
     Ok(whole.freeze())
 }
 
-async fn release(exchange: HttpSession, peer: &HttpPeer, upstream: &Upstream) {
-    upstream.connector.release_http_session(exchange, peer, Some(UPSTREAM_IDLE)).await;
+/// The connection is for others, unless it is in the middle of a reply. In HTTP/2 only the stream is.
+async fn release(reply: Reply, is_read: bool, upstream: &Upstream) {
+    if is_read || matches!(reply.session, HttpSession::H2(_)) {
+        upstream.connector.release_http_session(reply.session, &*reply.peer, Some(UPSTREAM_IDLE)).await;
+    }
+}
+
+/// What comes of some work for a client that waits for it.
+async fn unless_gone<T>(
+    caller: &mut Caller<'_>,
+    work: impl Future<Output = Result<T, GatewayError>>,
+) -> Result<T, Stop> {
+    tokio::select! {
+        biased;
+        done = work => done.map_err(Stop::from),
+        _ = caller.left() => Err(Stop::Gone),
+    }
+}
+
+/// An attempt whose client has left has ended with that.
+fn note_gone<T>(ctx: &mut Context, outcome: Result<T, Stop>) -> Result<T, Stop> {
+    if matches!(outcome, Err(Stop::Gone)) {
+        ctx.dispatch.end(AttemptOutcome::Left, &ctx.metrics);
+    }
+    outcome
 }
 
 /// An error of the provider, in the client's shape.
@@ -330,7 +393,7 @@ pub(super) async fn pass_on(
 ) -> Result<(), Stop> {
     let own_credential = ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.own_credential);
     if header.status.as_u16() == 401 && !own_credential {
-        return Err(provider_error(ctx, header, &body).into());
+        return Err(provider_error(ctx, &header, &body).into());
     }
     let dialect = ctx.dispatch.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
     let body = respond::normalise_error(&mut header, body, dialect, false, &Reader::of(ctx));
@@ -338,7 +401,7 @@ pub(super) async fn pass_on(
     reply::json(caller, ctx, status, body).await.map_err(|_| Stop::Gone)
 }
 
-fn provider_error(ctx: &Context, header: ResponseHeader, body: &[u8]) -> GatewayError {
+fn provider_error(ctx: &Context, header: &ResponseHeader, body: &[u8]) -> GatewayError {
     let provider = ctx.provider();
     let status = header.status.as_u16();
     tracing::warn!(id = %ctx.arrival.id, provider, status, bytes = body.len(), "the provider refused to show an object");
