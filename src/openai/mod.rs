@@ -22,6 +22,7 @@ mod pieces;
 mod prompt;
 mod splice;
 mod stream;
+mod texts;
 mod thinking;
 mod usage;
 mod values;
@@ -43,6 +44,7 @@ pub use splice::{Edit, escape_json_string, include_usage_edit, splice};
 pub use stream::{
     ChatUsage, MessageUsage, RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState, responses_error_event,
 };
+pub use texts::{DEEPEST, Role, Text, TextKind, Texts, Unreadable};
 pub use thinking::{ThinkingSwitches, ThinkingWish};
 pub use usage::{find_service_tier, find_usage};
 pub use values::count_values;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -213,6 +214,11 @@ impl RawEvent {
     /// The payload alone, see [`Fields::data`].
     pub fn data(&self) -> Option<Cow<'_, [u8]>> {
         self.fields().data
+    }
+
+    /// Where the values of the `data` fields stand in the raw bytes, one after the other: [`Fields::data`] joins them.
+    pub fn data_lines(&self) -> impl Iterator<Item = Range<usize>> {
+        self.lines().filter_map(|line| self.field(line, b"data")).map(|(start, end)| start..end)
     }
 
     /// The name alone, see [`Fields::event`].

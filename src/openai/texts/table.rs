@@ -1,0 +1,187 @@
+//! What stands under which key, in all dialects that clients speak.
+
+use super::{Role, TextKind};
+
+/// Where a value stands. The elements of an array stand where the array does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A request; `input` is what its member of that name is.
+    Request { input: TextKind },
+    /// A whole reply.
+    Reply,
+    /// The payload of an event: a chunk, an event of a Responses stream or of Anthropic's.
+    Event,
+    /// A choice of a reply, or of a chunk.
+    Choice,
+    /// A text, or messages, items, parts or blocks with texts.
+    Content { role: Role, kind: TextKind },
+    /// All strings in it are texts, whatever they stand under.
+    Leaves { role: Role, kind: TextKind },
+}
+
+/// What becomes of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It has no text.
+    Skip,
+    /// It names who speaks.
+    Role,
+    /// It names what the object is.
+    Type,
+    /// It is text only where the object's `type` says so, else encoded media.
+    Data,
+    /// It is walked.
+    Into(Place),
+}
+
+/// What the `type` of an object says of its texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// Nothing that is not known otherwise.
+    Plain,
+    /// A source whose `data` is text.
+    Text,
+    /// A tool has answered.
+    ToolResult,
+    /// They are of this kind.
+    Kind(TextKind),
+    /// They are encoded sound.
+    Sound,
+}
+
+impl Role {
+    pub(super) fn of(word: &str) -> Self {
+        match word {
+            "system" => Self::System,
+            "developer" => Self::Developer,
+            "user" => Self::User,
+            "assistant" => Self::Assistant,
+            "tool" | "function" => Self::Tool,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Place {
+    /// Who speaks there and what is said, for a string.
+    pub(super) fn text(self) -> Option<(Role, TextKind)> {
+        match self {
+            Self::Content { role, kind } | Self::Leaves { role, kind } => Some((role, kind)),
+            _ => None,
+        }
+    }
+
+    /// What becomes of the member with this key.
+    pub(super) fn under(self, key: &str) -> Step {
+        match self {
+            Self::Request { input } => of_request(key, input),
+            Self::Reply => of_reply(key),
+            Self::Event => of_event(key),
+            Self::Choice => match key {
+                "message" | "delta" | "text" => REPLY,
+                _ => Step::Skip,
+            },
+            Self::Content { role, kind } => of_content(key, role, kind),
+            Self::Leaves { .. } => Step::Into(self),
+        }
+    }
+
+    /// What an object's `type` says there.
+    pub(super) fn meaning(self, word: &str) -> Meaning {
+        match self {
+            Self::Event => of_event_name(word),
+            Self::Content { .. } => match word {
+                "text" => Meaning::Text,
+                "tool_result" => Meaning::ToolResult,
+                "reasoning" | "reasoning_text" | "summary_text" | "thinking" => Meaning::Kind(TextKind::Reasoning),
+                "refusal" => Meaning::Kind(TextKind::Refusal),
+                _ if word.ends_with("_tool_result") || word.ends_with("_output") => Meaning::ToolResult,
+                _ => Meaning::Plain,
+            },
+            _ => Meaning::Plain,
+        }
+    }
+}
+
+const fn content(role: Role, kind: TextKind) -> Step {
+    Step::Into(Place::Content { role, kind })
+}
+
+const fn leaves(role: Role, kind: TextKind) -> Step {
+    Step::Into(Place::Leaves { role, kind })
+}
+
+const REPLY: Step = content(Role::Assistant, TextKind::Reply);
+const ARGUMENTS: Step = leaves(Role::Assistant, TextKind::ToolArguments);
+
+fn of_request(key: &str, input: TextKind) -> Step {
+    match key {
+        "messages" => content(Role::Other, TextKind::Prompt),
+        "system" | "instructions" => content(Role::System, TextKind::Prompt),
+        "prompt" | "suffix" => content(Role::User, TextKind::Prompt),
+        "input" => content(Role::User, input),
+        "prediction" => content(Role::Assistant, TextKind::Prompt),
+        "tools" | "functions" | "response_format" | "text" | "output_config" | "output_format" => {
+            leaves(Role::Other, TextKind::Definition)
+        }
+        _ => Step::Skip,
+    }
+}
+
+fn of_reply(key: &str) -> Step {
+    match key {
+        "choices" => Step::Into(Place::Choice),
+        // Of the Responses API, and of Anthropic's Messages.
+        "output" | "content" => REPLY,
+        _ => Step::Skip,
+    }
+}
+
+fn of_event(key: &str) -> Step {
+    match key {
+        "type" => Step::Type,
+        "choices" => Step::Into(Place::Choice),
+        "response" | "message" => Step::Into(Place::Reply),
+        "delta" | "text" | "transcript" | "part" | "item" | "content_block" | "refusal" | "output" => REPLY,
+        "arguments" | "input" | "code" | "command" => ARGUMENTS,
+        _ => Step::Skip,
+    }
+}
+
+fn of_event_name(name: &str) -> Meaning {
+    let holds = |word: &str| name.contains(word);
+    match () {
+        () if name.ends_with("audio.delta") => Meaning::Sound,
+        () if holds("reasoning") => Meaning::Kind(TextKind::Reasoning),
+        () if holds("refusal") => Meaning::Kind(TextKind::Refusal),
+        () if holds("arguments") || holds("_input.") || holds("_code.") || holds("_command.") => {
+            Meaning::Kind(TextKind::ToolArguments)
+        }
+        () if holds("_output_content.") => Meaning::ToolResult,
+        () => Meaning::Plain,
+    }
+}
+
+/// Members of messages, items, parts, blocks and calls.
+fn of_content(key: &str, role: Role, kind: TextKind) -> Step {
+    match key {
+        "role" => Step::Role,
+        "type" => Step::Type,
+        "data" => Step::Data,
+        "content" | "text" | "transcript" | "source" | "audio" => content(role, kind),
+        "variables" => leaves(role, kind),
+        "output" | "outputs" | "results" | "stdout" | "stderr" => content(Role::Tool, TextKind::ToolResult),
+        "refusal" => content(role, TextKind::Refusal),
+        "thinking" | "reasoning" | "reasoning_content" | "reasoning_details" | "thinking_blocks" | "summary" => {
+            content(role, TextKind::Reasoning)
+        }
+        "tool_calls" | "function_call" | "function" | "custom" => content(Role::Assistant, TextKind::Other),
+        "arguments" | "input" | "code" | "partial_json" | "action" | "queries" => ARGUMENTS,
+        "image_url" | "input_audio" | "file" => content(role, TextKind::Other),
+        // What only the provider reads, and what says nothing.
+        "id" | "call_id" | "tool_call_id" | "tool_use_id" | "item_id" | "file_id" | "container_id" | "signature"
+        | "encrypted_content" | "cache_control" | "status" | "phase" | "object" | "media_type" | "mime_type"
+        | "format" | "detail" | "stop_reason" | "stop_sequence" | "finish_reason" | "logprobs" | "usage" => Step::Skip,
+        _ => leaves(role, TextKind::Other),
+    }
+}
