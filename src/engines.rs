@@ -14,6 +14,7 @@ pub use peers::{Peers, UPSTREAM_IDLE};
 use crate::{
     config::{Config, Dialect, Preset, Vendor},
     dialect::anthropic::MAX_SEARCHES,
+    guards::Guards,
     openai::{CallPrices, Endpoint, Hosted, Kind},
     pricing::{Catalogue, Price},
     providers::exchange,
@@ -42,6 +43,8 @@ pub struct Engines {
     pub peers: Peers,
     /// Who is told of finished requests, besides the ledger.
     pub observers: Vec<Arc<dyn Observer>>,
+    /// What looks at prompts and replies.
+    pub guards: Guards,
 }
 
 impl Engines {

@@ -75,6 +75,8 @@ pub enum Fault {
     ModelNotFound,
     /// The prompt cannot fit the model's context: 400.
     ContextLengthExceeded,
+    /// A guard lets the prompt or the reply go no further: 400.
+    ContentBlocked,
     /// The body is over the limit: 413.
     BodyTooLarge,
     /// The body is compressed in a way that is not decoded: 415.
@@ -102,6 +104,7 @@ impl Fault {
             Self::InvalidRequest
             | Self::UnsupportedParameter
             | Self::ContextLengthExceeded
+            | Self::ContentBlocked
             | Self::PreviousResponseNotFound => 400,
             Self::MissingCredential | Self::InvalidToken => 401,
             Self::BudgetExceeded => 402,
@@ -161,6 +164,7 @@ impl Fault {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::ModelNotFound => "model_not_found",
             Self::ContextLengthExceeded => "context_length_exceeded",
+            Self::ContentBlocked => "content_blocked",
             Self::BodyTooLarge => "request_too_large",
             Self::UnsupportedEncoding => "unsupported_content_encoding",
             Self::BodyTimeout => "request_timeout",
@@ -196,6 +200,7 @@ impl Fault {
             | Self::MethodNotAllowed
             | Self::ModelNotFound
             | Self::ContextLengthExceeded
+            | Self::ContentBlocked
             | Self::BodyTooLarge
             | Self::UnsupportedEncoding
             | Self::NotCached
@@ -282,7 +287,8 @@ impl GatewayError {
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 32] = [
+    const ALL: [Fault; 33] = [
+        Fault::ContentBlocked,
         Fault::PathNotAllowed,
         Fault::OriginNotAllowed,
         Fault::PreviousResponseNotFound,

@@ -15,6 +15,7 @@
 //! | L1 | [`tokenizer`] | how many tokens a text has |
 //! | L2 | [`dialect`] | translators: OpenAI Chat to and from Anthropic Messages, OpenAI Responses, Ollama |
 //! | L2 | [`config`] | the YAML file, the environment, all faults at once, the schema |
+//! | L2 | [`guards`] | what may look at prompts and replies on their way, and stop them |
 //! | L2 | [`store`] | the SQLite file: opening, schema, changes by other processes |
 //! | L3 | [`cache`] | what is deterministic, keys, entries in memory and on disk, flights, purges |
 //! | L3 | [`connections`] | how many connections clients may have, which of them take too long or have to make room |
@@ -43,6 +44,7 @@ pub mod connections;
 pub mod dialect;
 pub mod engines;
 pub mod error;
+pub mod guards;
 pub mod identity;
 pub mod ledger;
 pub mod limits;

@@ -49,6 +49,7 @@ use crate::{
     config::{Config, FileText, Listener, Loaded},
     connections::Connections,
     engines::{Authorities, Engines, Peers},
+    guards::Guards,
     identity::Directory,
     ledger::{Ledger, Snapshot},
     objects::Objects,
@@ -107,6 +108,14 @@ impl Server {
     /// # Errors
     /// A database that another gateway owns, a gateway that does not hand over, an address in use, an unreadable certificate or price file.
     pub fn compose(config: Config, upgrade: bool) -> Result<Self, StartError> {
+        Self::compose_with(config, upgrade, Guards::default())
+    }
+
+    /// The same with guards, which a reload keeps.
+    ///
+    /// # Errors
+    /// As for [`Self::compose`].
+    pub fn compose_with(config: Config, upgrade: bool, guards: Guards) -> Result<Self, StartError> {
         let found = tls::check(&config);
         if !found.faults.is_empty() {
             return Err(StartError(found.faults.iter().map(ToString::to_string).collect()));
@@ -130,7 +139,7 @@ impl Server {
         let objects = Arc::new(Objects::open(place));
         let capacity = Arc::new(Capacity::new(Some(config.server.memory_budget)));
         let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects, capacity));
-        let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance, &metrics)?));
+        let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance, &metrics, guards)?));
         if let Some(snapshot) = snapshot {
             inherit(&engines, &governance, snapshot);
         }
@@ -329,7 +338,12 @@ fn endpoint(address: SocketAddr, upgrade: bool, faults: &mut Vec<String>) -> Opt
     Endpoint::bind(address, upgrade).map_err(|error| faults.push(format!("cannot listen on {address}: {error}"))).ok()
 }
 
-fn engines(config: Config, governance: &Arc<Governance>, metrics: &Arc<Metrics>) -> Result<Engines, StartError> {
+fn engines(
+    config: Config,
+    governance: &Arc<Governance>,
+    metrics: &Arc<Metrics>,
+    guards: Guards,
+) -> Result<Engines, StartError> {
     let catalogue = match &config.prices_file {
         None => Catalogue::builtin(),
         Some(path) => read_catalogue(path)?,
@@ -352,7 +366,7 @@ fn engines(config: Config, governance: &Arc<Governance>, metrics: &Arc<Metrics>)
         observers.push(Arc::new(AccessLog));
     }
     let (catalogue, peers) = (Arc::new(catalogue), Peers::default());
-    Ok(Engines { config, routes, catalogue, parties, authorities, peers, observers })
+    Ok(Engines { config, routes, catalogue, parties, authorities, peers, observers, guards })
 }
 
 fn read_authorities(file: &Path) -> Result<Arc<Authorities>, String> {
@@ -441,6 +455,7 @@ impl Reloader {
             return Err(StartError(vec![format!("the configuration file {why}")]));
         }
         let renewal = self.certificates.read(&config).map_err(StartError)?;
-        Ok((engines(config, &self.governance, &self.metrics)?, text, files, renewal))
+        let guards = self.engines.load().guards.clone();
+        Ok((engines(config, &self.governance, &self.metrics, guards)?, text, files, renewal))
     }
 }

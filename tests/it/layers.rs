@@ -27,6 +27,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("tokenizer", 1),
     ("config", 2),
     ("dialect", 2),
+    ("guards", 2),
     ("store", 2),
     ("cache", 3),
     ("connections", 3),

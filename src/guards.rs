@@ -1,0 +1,121 @@
+//! Guards: what may look at prompts and replies on their way, and stop them.
+//!
+//! There are three points, and each is awaited: before a request is dispatched (its cache is not asked yet, and no money is held for
+//! it), before a whole reply is delivered, and between the events of a stream. What passes is what the client and the provider
+//! get; what is blocked reaches neither them, nor the cache, nor those who wait for the same answer.
+//!
+//! Not inspected is what the gateway does not read: paths that are only forwarded, and errors of providers.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{
+    error::{Fault, GatewayError},
+    openai::Texts,
+};
+
+/// Where a request or its reply is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Point {
+    /// The request was read and routed; its texts are those of the whole body that a provider would be asked with.
+    BeforeDispatch,
+    /// A whole JSON reply is there, in the client's dialect.
+    BeforeDelivery,
+    /// A piece of an event stream is about to be written, in the client's dialect: the whole events that came together. Pieces
+    /// without text are not shown. A text of the answer may be spread over several.
+    BetweenEvents,
+}
+
+/// What becomes of what was inspected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on unchanged.
+    Pass,
+    /// It goes no further; the client gets this error.
+    Block(Box<GatewayError>),
+}
+
+impl Verdict {
+    /// A block with these words for the client. They should say what is not allowed, and not repeat it.
+    pub fn block(message: impl Into<std::borrow::Cow<'static, str>>) -> Self {
+        Self::Block(Box::new(GatewayError::new(Fault::ContentBlocked, message)))
+    }
+}
+
+/// Inspects texts. It is asked once at each point that a request comes to, and holds up that request alone.
+#[async_trait]
+pub trait Guard: Send + Sync {
+    /// What becomes of these texts. Dropped while it waits if the client leaves.
+    async fn inspect(&self, at: Point, texts: &Texts) -> Verdict;
+}
+
+/// All guards of a configuration, in the order in which they are asked.
+#[derive(Clone, Default)]
+pub struct Guards(Vec<Arc<dyn Guard>>);
+
+impl Guards {
+    /// These, in this order.
+    pub fn new(guards: Vec<Arc<dyn Guard>>) -> Self {
+        Self(guards)
+    }
+
+    /// Nothing is hooked in.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Asks one after the other.
+    ///
+    /// # Errors
+    /// The first that blocks.
+    pub async fn inspect(&self, at: Point, texts: &Texts) -> Result<(), GatewayError> {
+        for guard in &self.0 {
+            if let Verdict::Block(error) = guard.inspect(at, texts).await {
+                return Err(*error);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Guards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} guards", self.0.len())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    struct Noted(&'static str, Arc<Mutex<Vec<String>>>);
+
+    #[async_trait]
+    impl Guard for Noted {
+        async fn inspect(&self, at: Point, texts: &Texts) -> Verdict {
+            self.1.lock().unwrap().push(format!("{} {at:?}", self.0));
+            match texts.iter().any(|(_, _, text)| text.contains(self.0)) {
+                true => Verdict::block(format!("not {}", self.0)),
+                false => Verdict::Pass,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn they_are_asked_in_order_until_one_blocks() {
+        let seen = Arc::<Mutex<Vec<String>>>::default();
+        let guard = |word| Arc::new(Noted(word, seen.clone())) as Arc<dyn Guard>;
+        let guards = Guards::new(vec![guard("a"), guard("b"), guard("c")]);
+        assert!(!guards.is_empty() && Guards::default().is_empty());
+        let texts = |text: &str| Texts::of_reply(format!(r#"{{"content":"{text}"}}"#).into()).unwrap();
+        assert_eq!(guards.inspect(Point::BeforeDelivery, &texts("x")).await, Ok(()));
+        assert_eq!(seen.lock().unwrap().len(), 3);
+        let error = guards.inspect(Point::BeforeDispatch, &texts("cb")).await.unwrap_err();
+        assert_eq!((error.fault, &*error.message, error.status()), (Fault::ContentBlocked, "not b", 400));
+        assert_eq!(seen.lock().unwrap()[3..], ["a BeforeDispatch", "b BeforeDispatch"]);
+    }
+}
