@@ -36,6 +36,11 @@ impl Load {
         Self { bytes, memory: bytes as u64 }
     }
 
+    /// Listing where the texts of a body of so many values stand, in a list that doubles as it grows.
+    pub fn listing(bytes: usize, values: usize) -> Self {
+        Self { bytes, memory: bytes as u64 + 36 * values as u64 }
+    }
+
     /// Bringing a body of so many values into its canonical form: two copies, in which a number may grow by half, and places of
     /// its members.
     pub fn canonical(bytes: usize, values: usize) -> Self {

@@ -22,6 +22,7 @@ mod dropin;
 mod errors;
 mod exchange;
 mod failover;
+mod guards;
 mod hardening;
 mod headers;
 mod hosted_tools;

@@ -259,6 +259,19 @@ impl StreamRelay {
         out.take()
     }
 
+    /// Ends the stream from our side with this error in the place of what [`Self::feed`] has returned last, be that the end of the
+    /// answer. Returns the event that says so, as [`Self::stop`] does; what was counted stays counted.
+    pub fn revoke(&mut self, error: ErrorBody) -> Bytes {
+        let mut out = Out::new(Bytes::new());
+        self.fail(error, &mut out);
+        out.take()
+    }
+
+    /// Forgets the event whose end has not come, so that [`Self::finish`] does not relay it.
+    pub fn drop_held(&mut self) {
+        self.scanner = Scanner::new();
+    }
+
     /// Hands out the generated text that was relayed since the last time, escapes decoded. Empty without
     /// [`Self::tallying`]. The end of the stream does not lose it.
     pub fn take_generated(&mut self) -> String {

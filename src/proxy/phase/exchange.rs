@@ -27,7 +27,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::FailToProxy;
 use tokio::sync::oneshot;
 
-use super::{attempt, cache, finish, recover, relay, respond};
+use super::{attempt, cache, finish, inspect, recover, relay, respond};
 use crate::{
     cache::{Lead, Outcome},
     capacity::Turns,
@@ -266,6 +266,7 @@ async fn converse(caller: &mut Caller<'_>, ctx: &mut Context, connected: &mut Co
     frame(caller.request(), &mut header, ended)?;
     respond::downgrade(caller, &mut header);
     if let Delivery::Pass = ctx.reply.delivery {
+        inspect::refuse_unread(ctx, &header)?;
         ctx.reply.first_byte.get_or_insert_with(Instant::now);
     }
     let is_all = ended && matches!(ctx.reply.delivery, Delivery::Pass);
@@ -560,7 +561,7 @@ async fn hold(
     header: ResponseHeader,
     mut ended: bool,
 ) -> Result<()> {
-    let mut held = respond::hold(ctx, Box::new(header));
+    let (mut held, publish) = respond::hold(ctx, Box::new(header));
     let mut turns = Turns::default();
     while !ended {
         let chunk = next(caller, provider).await?;
@@ -580,7 +581,11 @@ async fn hold(
         tasks.extend(chunks.into_iter().map(|chunk| HttpTask::Body(Some(chunk), false)));
         return pass(caller, ctx, provider, tasks, ended).await;
     }
-    let (mut header, body) = held.complete();
+    let (mut header, mut body) = held.complete();
+    if !ctx.engines.guards.is_empty() {
+        Box::pin(inspect::reply(caller, ctx, &mut header, &mut body)).await?;
+    }
+    publish.reply(&header, &body);
     header.set_version(Version::HTTP_11);
     let tasks = vec![HttpTask::Header(header, false), HttpTask::Body(Some(body), true)];
     caller.write(tasks).await
@@ -619,6 +624,10 @@ async fn pass(
         if let Some(parting) = relay::events(&mut body, ended, ctx)? {
             caller.outlived(parting);
         }
+        if !ctx.engines.guards.is_empty() {
+            Box::pin(inspect::events(caller, ctx, &mut tasks, body.as_ref())).await?;
+        }
+        relay::share(&mut body, ctx);
         tasks.extend(body.map(|body| HttpTask::Body(Some(body), false)));
         if ended {
             tasks.push(trailers.map_or(HttpTask::Done, |trailers| HttpTask::Trailer(Some(trailers))));

@@ -7,6 +7,7 @@ mod count;
 pub mod exchange;
 pub mod finish;
 pub mod identify;
+mod inspect;
 mod invalidate;
 pub mod list;
 pub mod models;
@@ -33,7 +34,8 @@ use crate::{
     providers::ollama::ContextLengths,
 };
 
-/// identify → admit → read → plan → recall → own → cache → exchange. `Ok(true)` says that the reply has been sent; else the request
+/// identify → admit → read → plan → recall → own → inspect → cache → exchange. `Ok(true)` says that the reply has been sent; else the
+/// request
 /// streams through Pingora's own loop.
 ///
 /// # Errors
@@ -154,6 +156,9 @@ async fn walk(
             ctx.ask.body = Some(body);
             plan::refuse_stranger(ctx)?;
             own::understood(caller.request(), ctx, &principal).await?;
+            if !ctx.engines.guards.is_empty() {
+                Box::pin(inspect::prompt(caller, ctx)).await?;
+            }
         }
     }
     if ctx.ask.endpoint == Endpoint::CountTokens

@@ -6,7 +6,9 @@ use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::FailToProxy;
 
 use super::{
-    cache, relay,
+    cache,
+    inspect::{self, BLOCKED},
+    relay,
     respond::{ALL_DOWN, NEXT_TARGET, REDIRECTED},
     translate,
 };
@@ -58,7 +60,7 @@ pub fn from_exchange(
     ctx.dispatch.end(outcome, &ctx.metrics);
     // What others have read of a stream cannot be taken back, also where its own client is gone.
     let shared = ctx.fill().is_some_and(|fill| fill.has_begun());
-    if begun || shared || error.etype() == &ALL_DOWN || error.esource() == &ErrorSource::Downstream {
+    if begun || shared || matches!(error.etype(), &ALL_DOWN | &BLOCKED) || error.esource() == &ErrorSource::Downstream {
         error.set_retry(false);
         return error;
     }
@@ -81,6 +83,7 @@ fn outcome(ctx: &Context, error: &Error, stale: bool) -> AttemptOutcome {
     let at_work = was_at_work(ctx, error);
     match error.etype() {
         _ if error.esource() == &ErrorSource::Downstream => AttemptOutcome::Left,
+        kind if kind == &BLOCKED => AttemptOutcome::Answered,
         _ if is_ours(error) => AttemptOutcome::Refused,
         _ if error.esource() != &ErrorSource::Upstream => AttemptOutcome::Ours,
         _ if stale => AttemptOutcome::Stale,
@@ -91,7 +94,7 @@ fn outcome(ctx: &Context, error: &Error, stale: bool) -> AttemptOutcome {
 
 /// True for the errors that only tell Pingora what to do next.
 fn is_ours(error: &Error) -> bool {
-    matches!(error.etype(), &NEXT_TARGET | &ALL_DOWN | &REDIRECTED)
+    matches!(error.etype(), &NEXT_TARGET | &ALL_DOWN | &REDIRECTED | &BLOCKED)
 }
 
 /// True when the provider may have done the work, and charge for it: it began a good reply, or the exchange broke before it had
@@ -196,6 +199,7 @@ fn explain(error: &Error, ctx: &Context) -> GatewayError {
             let message = "The gateway's memory budget (server.memory_budget) has no room for the provider's reply.";
             GatewayError::new(Fault::Overloaded, message)
         }
+        kind if kind == &BLOCKED => inspect::unread(),
         kind if kind == &ALL_DOWN => {
             if let Some(refusal) = ctx.dispatch.refusal.as_deref().filter(|refusal| refusal.fault == Fault::Overloaded)
             {

@@ -31,7 +31,7 @@ const AFTERMATH: Duration = Duration::from_secs(1);
 /// The same after the gateway itself has ended a stream: each further event costs money.
 const STOPPED: Duration = Duration::from_millis(50);
 
-/// Takes what the provider sent and leaves what the client gets now. Returns what becomes of the exchange from now on if the client
+/// Takes what the provider sent and leaves what the client may get now, see [`share`]. Returns what becomes of the exchange from now on if the client
 /// leaves.
 ///
 /// # Errors
@@ -74,7 +74,16 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
             parting = Some(Parting::Linger(COUNT_WITHIN));
         }
     }
+    *body = Some(out).filter(|out| !out.is_empty());
+    Ok(parting)
+}
+
+/// Gives what [`events`] has left to all who get it: those who keep it, those who read along, and the client, for whom it is put
+/// into `body`.
+pub fn share(body: &mut Option<Bytes>, ctx: &mut Context) {
+    let Delivery::Relay(stream) = &mut ctx.reply.delivery else { return };
     let relay = &mut stream.relay;
+    let mut out = body.take().unwrap_or_default();
     if ctx.reply.keeper.is_some() || ctx.reply.turn.is_some() {
         // Before the client can know of them.
         for payload in relay.take_watched() {
@@ -104,7 +113,6 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
     if body.is_some() {
         ctx.reply.first_byte.get_or_insert_with(Instant::now);
     }
-    Ok(parting)
 }
 
 /// The event in which a provider tells of a failure, and all behind it, without the account's ids.
@@ -122,6 +130,10 @@ pub fn is_over(ctx: &Context) -> bool {
 /// The event that tells a client that its stream broke; `None` when the stream had ended properly.
 pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
     let Delivery::Relay(stream) = &mut ctx.reply.delivery else { return None };
+    if !ctx.engines.guards.is_empty() {
+        // Nobody has inspected it.
+        stream.relay.drop_held();
+    }
     let out = stream.relay.finish(&StreamEnd::Cut(why.to_owned()));
     let out = cache::share_events(ctx, out, false);
     cache::end_stream(ctx, None);

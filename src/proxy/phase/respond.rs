@@ -1,6 +1,6 @@
 //! Respond: look at the provider's header; fail over, or decide how the reply reaches the client.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -32,6 +32,7 @@ use crate::{
         returned::{self, Account},
         stream::Stream,
     },
+    stored_responses::Turn,
     telemetry::Metrics,
     tenants::Principal,
     types::ServiceTier,
@@ -288,7 +289,9 @@ pub fn withhold(response: &mut ResponseHeader, ctx: &mut Context) {
         // What is taken out of it makes it shorter.
         response.remove_header(&header::CONTENT_LENGTH);
     }
-    ctx.reply.withheld = Some(Withheld::Reply(Box::new(hold(ctx, Box::new(response.clone())))));
+    // Nobody waits for the same, or keeps it.
+    let (held, _) = hold(ctx, Box::new(response.clone()));
+    ctx.reply.withheld = Some(Withheld::Reply(Box::new(held)));
 }
 
 /// A provider refuses the gateway's own key.
@@ -299,8 +302,31 @@ fn is_key_refused(ctx: &Context) -> bool {
 /// The largest reply that is translated, in bytes.
 const MAX_TRANSLATED: usize = 32 << 20;
 
+/// Who gets a whole reply besides the client: who waits for the same answer, the cache, and what keeps responses.
+pub struct Publish {
+    maker: Option<Maker>,
+    turn: Option<Box<Turn>>,
+    bill: Arc<Mutex<Bill>>,
+}
+
+impl Publish {
+    /// Gives it to them as the client gets it, before it does.
+    pub fn reply(self, header: &ResponseHeader, body: &Bytes) {
+        if let Some(turn) = self.turn.filter(|_| header.status.is_success()) {
+            turn.keep(body);
+        }
+        if let Some(maker) = self.maker {
+            let (usage, cost) = {
+                let bill = self.bill.lock().unwrap_or_else(PoisonError::into_inner);
+                (bill.usage(), bill.cost())
+            };
+            maker.end(header.status.as_u16(), &header.headers, body, usage, cost);
+        }
+    }
+}
+
 /// Begins to hold a reply whose header has come.
-pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
+pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
     let memory = &ctx.governance.clone().capacity.memory;
     let keeper = ctx.reply.keeper.take();
     let keep = move |body: &Bytes| {
@@ -318,7 +344,8 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
             if own_credential { body } else { conceal(body) }
         };
         let limit = Limit { bytes: ctx.engines.config.http.max_held_reply_bytes, must: false };
-        return Held::new(header, limit, memory, Box::new(finish));
+        let publish = Publish { maker: None, turn: None, bill: ctx.shared_bill().clone() };
+        return (Held::new(header, limit, memory, Box::new(finish)), publish);
     }
     let most_values = ctx.engines.config.http.max_json_values;
     let requested_tier = ctx.tier();
@@ -331,9 +358,8 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
     let metrics = ctx.metrics.clone();
     let provider: Arc<str> = ctx.provider().into();
     let framed = ctx.reply.framed;
-    let maker = Maker::of(ctx);
     let exchange = ctx.exchange().cloned();
-    let turn = ctx.reply.turn.take();
+    let publish = Publish { maker: Maker::of(ctx), turn: ctx.reply.turn.take(), bill: bill.clone() };
     let dialect = ctx.dispatch.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
     let reader = Reader::of(ctx);
     let complete = move |header: &mut ResponseHeader, mut body: Bytes| -> Bytes {
@@ -379,9 +405,6 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
             match Some(&body).filter(|_| values <= most_values).and_then(|body| exchange.json(body)) {
                 Some(translated) => {
                     body = translated;
-                    if let Some(turn) = &turn {
-                        turn.keep(&body);
-                    }
                 }
                 None => {
                     // It has been made, and is paid for.
@@ -401,25 +424,14 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> Held {
         }
         body
     };
-    let bill = ctx.shared_bill().clone();
-    let finish = move |header: &mut ResponseHeader, body: Bytes| -> Bytes {
-        let body = complete(header, body);
-        if let Some(maker) = maker {
-            let (usage, cost) = {
-                let bill = bill.lock().unwrap_or_else(PoisonError::into_inner);
-                (bill.usage(), bill.cost())
-            };
-            maker.end(header.status.as_u16(), &header.headers, &body, usage, cost);
-        }
-        body
-    };
     let limits = &ctx.engines.config.http;
     // A translated reply never passes as it came: one that is too large to be held is an error.
-    let limit = match ctx.exchange() {
-        Some(_) => Limit { bytes: limits.max_held_reply_bytes.max(MAX_TRANSLATED), must: true },
-        None => Limit { bytes: limits.max_held_reply_bytes, must: false },
+    // Nor does one pass that guards have to see whole.
+    let limit = match ctx.exchange().is_some() || !ctx.engines.guards.is_empty() {
+        true => Limit { bytes: limits.max_held_reply_bytes.max(MAX_TRANSLATED), must: true },
+        false => Limit { bytes: limits.max_held_reply_bytes, must: false },
     };
-    Held::new(header, limit, memory, Box::new(finish))
+    (Held::new(header, limit, memory, Box::new(complete)), publish)
 }
 
 /// A reply that only the end of the connection delimits, and that is not whole: passed on, it would look complete.
@@ -450,7 +462,7 @@ fn misunderstood(
 }
 
 /// Puts an error of ours in the place of a held reply.
-fn instead(reply: &mut ResponseHeader, error: &GatewayError, reader: &Reader, metrics: &Metrics) -> Bytes {
+pub fn instead(reply: &mut ResponseHeader, error: &GatewayError, reader: &Reader, metrics: &Metrics) -> Bytes {
     let fault = error.fault;
     metrics.error(fault.code(), fault.blame().label());
     for name in ["www-authenticate", "content-encoding"] {

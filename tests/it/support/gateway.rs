@@ -14,6 +14,7 @@ use std::{
 use async_trait::async_trait;
 use chittycan::{
     config::{Config, Limits, Loaded, Source},
+    guards::{Guard, Guards},
     identity::{NewToken, Scopes, Token, Tokens},
     server::{Reloader, Server, StartError},
 };
@@ -52,6 +53,15 @@ impl Gateway {
 
     /// Starts with this YAML and environment.
     pub fn start_with_env(yaml: &str, env: &[(&str, &str)]) -> Self {
+        Self::start_whole(yaml, env, Guards::default())
+    }
+
+    /// Starts with this YAML and a guard.
+    pub fn start_guarded(yaml: &str, guard: Arc<dyn Guard>) -> Self {
+        Self::start_whole(yaml, &[], Guards::new(vec![guard]))
+    }
+
+    fn start_whole(yaml: &str, env: &[(&str, &str)], guards: Guards) -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let file = folder.path().join("can.yaml");
         let mut text = String::new();
@@ -77,7 +87,7 @@ impl Gateway {
             }
         };
         let first = load().unwrap_or_else(|error| panic!("{error}"));
-        let server = Server::compose(first.config, false).unwrap_or_else(|error| panic!("{error}"));
+        let server = Server::compose_with(first.config, false, guards).unwrap_or_else(|error| panic!("{error}"));
         let (addresses, admin) = (server.addresses.clone(), server.admin.expect("an admin listener"));
         let (ready, reloader) = (server.ready(), server.reloader(Box::new(load), first.text));
         let (stop, idle) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));

@@ -1,0 +1,140 @@
+//! Inspect: let guards look at what is on its way, and stop it where one blocks it. Called only where a guard is hooked in, and
+//! what cannot be read is blocked: a guard sees all or nothing passes.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http::header;
+use pingora_core::protocols::http::HttpTask;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+
+use super::respond;
+use crate::{
+    cache::Outcome,
+    error::{Fault, GatewayError},
+    guards::Point,
+    openai::{ErrorBody, Texts},
+    proxy::{
+        caller::Caller,
+        context::{Context, Delivery},
+        heavy::{self, Load},
+        reply::{self, Reader},
+        stop::{Stop, incomplete, invalid},
+    },
+};
+
+/// A guard has blocked the reply; never seen by a client.
+pub const BLOCKED: ErrorType = ErrorType::Custom("Blocked");
+
+/// The prompt, before the cache is asked and money is held for it: one that is blocked costs nothing, and is not answered with
+/// what the cache has of a time when it was not.
+pub async fn prompt(caller: &mut Caller<'_>, ctx: &Context) -> Result<(), Stop> {
+    let body = ctx.ask.body.as_ref().ok_or_else(incomplete)?;
+    let (endpoint, bytes) = (ctx.ask.endpoint.clone(), body.bytes.clone());
+    let load = Load::listing(bytes.len(), body.values);
+    // The share is kept for as long as the list is.
+    let work = move |share| (Texts::of_request(&endpoint, bytes), share);
+    let (texts, _share) = heavy::run(&ctx.governance.capacity, load, work).await?;
+    let texts = texts.map_err(|why| invalid(format!("The request body cannot be inspected: {why}.")))?;
+    tokio::select! {
+        biased;
+        verdict = ctx.engines.guards.inspect(Point::BeforeDispatch, &texts) => Ok(verdict?),
+        _ = caller.departure() => Err(Stop::Gone),
+    }
+}
+
+/// A whole reply, before anybody gets it. One that is blocked becomes an error, and has cost what it has cost.
+///
+/// # Errors
+/// The client has left.
+pub async fn reply(
+    caller: &mut Caller<'_>,
+    ctx: &mut Context,
+    header: &mut ResponseHeader,
+    body: &mut Bytes,
+) -> Result<()> {
+    if !ctx.ask.endpoint.reads_body() || !header.status.is_success() {
+        return Ok(());
+    }
+    let verdict = match Texts::of_reply(body.clone()) {
+        Ok(texts) => ask(caller, ctx, Point::BeforeDelivery, &texts).await?,
+        Err(why) => Err(GatewayError::new(Fault::ContentBlocked, format!("The reply cannot be inspected: {why}."))),
+    };
+    if let Err(error) = verdict {
+        ctx.reply.fault = Some(error.fault);
+        *body = respond::instead(header, &error, &Reader::of(ctx), &ctx.metrics);
+        // A number: inserting it cannot fail.
+        let _ = header.insert_header(header::CONTENT_LENGTH, body.len());
+    }
+    Ok(())
+}
+
+/// The events that are about to be written, before anybody gets them. If they are blocked, the stream ends with an error in
+/// their place: that is written behind `before`.
+///
+/// # Errors
+/// [`BLOCKED`], or the client has left.
+pub async fn events(
+    caller: &mut Caller<'_>,
+    ctx: &mut Context,
+    before: &mut Vec<HttpTask>,
+    events: Option<&Bytes>,
+) -> Result<()> {
+    let (Some(events), Delivery::Relay(_)) = (events, &ctx.reply.delivery) else { return Ok(()) };
+    let verdict = match Texts::of_events(events.clone()) {
+        Ok(texts) if texts.is_empty() => Ok(()),
+        Ok(texts) => ask(caller, ctx, Point::BetweenEvents, &texts).await?,
+        Err(why) => Err(GatewayError::new(Fault::ContentBlocked, format!("An event cannot be inspected: {why}."))),
+    };
+    let Err(error) = verdict else { return Ok(()) };
+    let last = block(ctx, &error);
+    before.push(HttpTask::Body(Some(last), false));
+    caller.write(std::mem::take(before)).await?;
+    Err(blocked())
+}
+
+/// A good reply that would pass unread, because it is of a form that the gateway does not know, is not passed on.
+///
+/// # Errors
+/// [`BLOCKED`].
+pub fn refuse_unread(ctx: &Context, header: &ResponseHeader) -> Result<()> {
+    let unread = ctx.ask.endpoint.reads_body() && header.status.is_success();
+    if unread && !ctx.engines.guards.is_empty() { Err(blocked()) } else { Ok(()) }
+}
+
+/// What a client is told where nothing of the reply was read.
+pub fn unread() -> GatewayError {
+    GatewayError::new(Fault::ContentBlocked, "The provider's reply is of a form that cannot be inspected.")
+}
+
+fn blocked() -> Box<Error> {
+    Error::explain(BLOCKED, "a guard has blocked the reply").into_up()
+}
+
+/// Asks the guards, for as long as somebody waits for the reply.
+async fn ask(caller: &mut Caller<'_>, ctx: &Context, at: Point, texts: &Texts) -> Result<Result<(), GatewayError>> {
+    tokio::select! {
+        biased;
+        verdict = ctx.engines.guards.inspect(at, texts) => Ok(verdict),
+        left = caller.left() => Err(left),
+    }
+}
+
+/// Ends a stream without what came last; returns the event that says so.
+fn block(ctx: &mut Context, error: &GatewayError) -> Bytes {
+    let fault = error.fault;
+    ctx.reply.fault = Some(fault);
+    ctx.metrics.error(fault.code(), fault.blame().label());
+    if let Some(fill) = ctx.fill() {
+        fill.end(Outcome::Failed(Arc::new(reply::failure(ctx, error))));
+    }
+    ctx.reply.first_byte.get_or_insert_with(Instant::now);
+    match &mut ctx.reply.delivery {
+        Delivery::Relay(stream) => {
+            stream.over.get_or_insert_with(Instant::now);
+            stream.relay.revoke(ErrorBody::new(&*error.message, fault.kind(), Some(fault.code())))
+        }
+        _ => Bytes::new(),
+    }
+}
