@@ -1,10 +1,11 @@
 //! Guards: what may look at prompts and replies on their way, and stop them.
 //!
-//! There are three points, and each is awaited: before a request is dispatched (its cache is not asked yet, and no money is held for
-//! it), before a whole reply is delivered, and between the events of a stream. What passes is what the client and the provider
-//! get; what is blocked reaches neither them, nor the cache, nor those who wait for the same answer.
+//! There are three points, and each is awaited: before a request is dispatched (the cache is not asked yet, and no money is held),
+//! before a whole reply is delivered, and between the events of a stream. A prompt that is blocked reaches no provider. A reply
+//! that is blocked reaches neither its client, nor those who wait for the same answer, nor the cache.
 //!
-//! Not inspected is what the gateway does not read: paths that are only forwarded, and errors of providers.
+//! Not inspected are paths that are only forwarded, errors of providers, and answers of the cache, which were inspected when they
+//! were made.
 
 use std::{fmt, sync::Arc};
 

@@ -304,9 +304,8 @@ const MAX_TRANSLATED: usize = 32 << 20;
 
 /// Who gets a whole reply besides the client: who waits for the same answer, the cache, and what keeps responses.
 pub struct Publish {
-    maker: Option<Maker>,
+    maker: Option<(Maker, Arc<Mutex<Bill>>)>,
     turn: Option<Box<Turn>>,
-    bill: Arc<Mutex<Bill>>,
 }
 
 impl Publish {
@@ -315,9 +314,9 @@ impl Publish {
         if let Some(turn) = self.turn.filter(|_| header.status.is_success()) {
             turn.keep(body);
         }
-        if let Some(maker) = self.maker {
+        if let Some((maker, bill)) = self.maker {
             let (usage, cost) = {
-                let bill = self.bill.lock().unwrap_or_else(PoisonError::into_inner);
+                let bill = bill.lock().unwrap_or_else(PoisonError::into_inner);
                 (bill.usage(), bill.cost())
             };
             maker.end(header.status.as_u16(), &header.headers, body, usage, cost);
@@ -344,8 +343,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
             if own_credential { body } else { conceal(body) }
         };
         let limit = Limit { bytes: ctx.engines.config.http.max_held_reply_bytes, must: false };
-        let publish = Publish { maker: None, turn: None, bill: ctx.shared_bill().clone() };
-        return (Held::new(header, limit, memory, Box::new(finish)), publish);
+        return (Held::new(header, limit, memory, Box::new(finish)), Publish { maker: None, turn: None });
     }
     let most_values = ctx.engines.config.http.max_json_values;
     let requested_tier = ctx.tier();
@@ -359,7 +357,8 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
     let provider: Arc<str> = ctx.provider().into();
     let framed = ctx.reply.framed;
     let exchange = ctx.exchange().cloned();
-    let publish = Publish { maker: Maker::of(ctx), turn: ctx.reply.turn.take(), bill: bill.clone() };
+    let maker = Maker::of(ctx).map(|maker| (maker, bill.clone()));
+    let publish = Publish { maker, turn: ctx.reply.turn.take() };
     let dialect = ctx.dispatch.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
     let reader = Reader::of(ctx);
     let complete = move |header: &mut ResponseHeader, mut body: Bytes| -> Bytes {
