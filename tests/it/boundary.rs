@@ -554,6 +554,8 @@ async fn no_client_sees_that_a_connection_was_closed_in_the_pool() {
         let Some(mut server) = http2::Server::accept(stream).await else { return };
         let Some(stream) = server.request().await else { return };
         server.write(&http2_completion(stream)).await;
+        let _ = server.0.shutdown().await;
+        while server.next().await.is_some() {}
     })
     .await;
     let gateway = Gateway::start(&providers(&[("openai", address)]).replace("mapped", "mapped, http2: true"));

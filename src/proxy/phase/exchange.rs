@@ -405,7 +405,13 @@ async fn send_http2(
     request: RequestHeader,
     mut body: Bytes,
 ) -> Result<Progress> {
-    http2.write_request_header(Box::new(request), false).map_err(Error::into_up)?;
+    http2.write_request_header(Box::new(request), false).map_err(|mut error| {
+        if error.etype() == &ErrorType::H2Error {
+            // The connection has closed since it was taken from the pool: no stream was opened, so nothing was processed.
+            error.set_retry(true);
+        }
+        error.into_up()
+    })?;
     // Where it is dropped before its end, the stream is reset once its answer is read.
     let Some(mut writer) = http2.take_request_body_writer() else {
         return Error::e_explain(ErrorType::InternalError, "no stream to write to");
