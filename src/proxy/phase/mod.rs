@@ -1,4 +1,4 @@
-//! One file per phase, each with one verb. Read top to bottom, the list is a request's path.
+//! One file per phase, each with one verb; `ARCHITECTURE.md` walks a request through them.
 
 mod admit;
 pub mod attempt;
@@ -27,16 +27,14 @@ use std::sync::Arc;
 use pingora_error::{Error, ErrorType, Result};
 
 use self::own::Passage;
-
 use super::{caller::Caller, context::Context, reply, stop::Stop, upstream::Upstream};
 use crate::{
     openai::{DEFAULT_MODERATION_MODEL, Endpoint},
     providers::ollama::ContextLengths,
 };
 
-/// identify → admit → read → plan → recall → own → inspect → cache → exchange. `Ok(true)` says that the reply has been sent; else the
-/// request
-/// streams through Pingora's own loop.
+/// identify → admit → read → plan → recall → own → inspect → cache → exchange. `Ok(true)` says that the reply has been sent;
+/// else the request streams through Pingora's own loop.
 ///
 /// # Errors
 /// What the exchange has ended in: for [`recover::give_up`].
