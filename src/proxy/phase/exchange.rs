@@ -5,7 +5,7 @@
 
 use std::{
     mem,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -208,7 +208,7 @@ pub(super) struct Connected {
 }
 
 async fn connect(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -> Result<Box<Connected>> {
-    unless_left(caller, dial(ctx, upstream)).await
+    unless_left(caller, pin!(dial(ctx, upstream))).await
 }
 
 /// Connects to the deployment that is asked next.
@@ -223,11 +223,14 @@ pub(super) async fn dial(ctx: &mut Context, upstream: &Upstream) -> Result<Box<C
     }
 }
 
-/// What comes of some work for a client that waits for it.
+/// What comes of some work for a client that waits for it. Pinned by whoever asks: moved in here it would be copied each time.
 ///
 /// # Errors
 /// Those of the work; the client has left.
-pub(super) async fn unless_left<T>(caller: &mut Caller<'_>, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn unless_left<T>(
+    caller: &mut Caller<'_>,
+    work: Pin<&mut impl Future<Output = Result<T>>>,
+) -> Result<T> {
     tokio::select! {
         biased;
         done = work => done,
@@ -239,7 +242,7 @@ pub(super) async fn unless_left<T>(caller: &mut Caller<'_>, work: impl Future<Ou
 async fn until<T>(
     deadline: Option<Instant>,
     missed: fn() -> Box<Error>,
-    work: impl Future<Output = Result<T>>,
+    work: Pin<&mut impl Future<Output = Result<T>>>,
 ) -> Result<T> {
     match deadline {
         None => work.await,
@@ -303,10 +306,10 @@ async fn ask(
 ) -> Result<Answer> {
     let request = attempt::header(caller.request(), ctx, matches!(provider, HttpSession::H2(_)))?;
     let body = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.body.clone()).unwrap_or_default();
-    let sent = unless_left(caller, send(provider, peer, request, body)).await?;
+    let sent = unless_left(caller, pin!(send(provider, peer, request, body))).await?;
     let mut wait = Wait::new(peer, sent);
     loop {
-        let mut header = unless_left(caller, wait.header(provider)).await?;
+        let mut header = unless_left(caller, pin!(wait.header(provider))).await?;
         if header.status.is_informational() {
             respond::receive(caller.request(), &mut header, ctx)?;
             caller.write(vec![HttpTask::Header(Box::new(header), false)]).await?;
@@ -353,8 +356,9 @@ pub(super) async fn send(
     // A session that has not sent the header itself does not know that the answer to it has no body.
     let large = body.len() > LISTENED && request.method != Method::HEAD;
     match provider {
-        HttpSession::H2(http2) => send_http2(http2, peer, request, body).await,
-        _ if large => send_large(provider, peer, request, body).await,
+        // Boxed, as they are seldom needed: every request would carry their size along.
+        HttpSession::H2(http2) => Box::pin(send_http2(http2, peer, request, body)).await,
+        _ if large => Box::pin(send_large(provider, peer, request, body)).await,
         _ => send_small(provider, peer, request, body).await,
     }
 }
@@ -374,7 +378,8 @@ async fn send_small(
         }
         provider.finish_request_body().await
     };
-    match until(deadline(peer.options.write_timeout), not_taken, sent).await {
+    let sent = until(deadline(peer.options.write_timeout), not_taken, pin!(sent)).await;
+    match sent {
         Ok(()) => Ok(Progress::Whole),
         Err(error) if begun => Ok(Progress::Broken(error.into_up())),
         Err(error) => Err(error.into_up()),
@@ -389,7 +394,7 @@ async fn send_large(
 ) -> Result<Progress> {
     let patience = peer.options.write_timeout;
     let header = provider.write_request_header(Box::new(request));
-    until(deadline(patience), not_taken, header).await.map_err(Error::into_up)?;
+    until(deadline(patience), not_taken, pin!(header)).await.map_err(Error::into_up)?;
     let HttpSession::H1(http1) = mem::replace(provider, HttpSession::Custom(())) else {
         return Error::e_explain(ErrorType::InternalError, "no HTTP/1");
     };
@@ -397,7 +402,7 @@ async fn send_large(
     let progress = loop {
         let piece = body.split_to(body.len().min(PIECE));
         let size = piece.len();
-        match until(deadline(patience), not_taken, duplex.send(piece)).await {
+        match until(deadline(patience), not_taken, pin!(duplex.send(piece))).await {
             Ok(Sent::Whole) if body.is_empty() => break Progress::Whole,
             Ok(Sent::Whole) => turns.took(size).await,
             Ok(Sent::Refused) => break Progress::Refused,
@@ -446,7 +451,8 @@ async fn send_http2(
                 }
             }
         };
-        match until(deadline(peer.options.write_timeout), not_taken, sent).await {
+        let sent = until(deadline(peer.options.write_timeout), not_taken, pin!(sent)).await;
+        match sent {
             Ok(Sent::Whole) if ends => return Ok(Progress::Whole),
             Ok(Sent::Whole) => turns.took(size).await,
             Ok(Sent::Refused) => return Ok(Progress::Refused),
@@ -486,7 +492,7 @@ impl Wait {
     pub(super) async fn header(&mut self, provider: &mut HttpSession) -> Result<ResponseHeader> {
         // HTTP/2 shows one header, and it may have come while the body was sent.
         let is_read = matches!(provider, HttpSession::H2(http2) if http2.response_header().is_some());
-        if !is_read && let Err(error) = until(self.deadline, silent, provider.read_response_header()).await {
+        if !is_read && let Err(error) = until(self.deadline, silent, pin!(provider.read_response_header())).await {
             // One that says that the request was not processed says more than the one that broke it off.
             let unprocessed = matches!(error.retry, RetryType::Decided(true));
             return Err(self.broken.take().filter(|_| !unprocessed).unwrap_or(error).into_up());
@@ -541,7 +547,7 @@ fn frame(request: &RequestHeader, header: &mut ResponseHeader, ended: bool) -> R
 
 /// More of the reply's body; `None` at its end.
 async fn next(caller: &mut Caller<'_>, provider: &mut HttpSession) -> Result<Option<Bytes>> {
-    unless_left(caller, piece(provider)).await
+    unless_left(caller, pin!(piece(provider))).await
 }
 
 /// The next piece of an answer's body; `None` at its end. What brings nothing of it (an empty frame, a byte of a trailer) is
