@@ -63,7 +63,8 @@ pub fn carries(caller: &mut Caller<'_>, ctx: &Context) -> bool {
 /// No deployment has answered, or the client has left: for `recover::give_up`.
 pub async fn run(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Arc<Upstream>) -> Result<()> {
     match cache::leads(ctx) {
-        Some((lead, finish)) => lead_apart(caller, ctx, upstream, lead, finish).await,
+        // Boxed, as it is seldom needed: every stream would carry its size along.
+        Some((lead, finish)) => Box::pin(lead_apart(caller, ctx, upstream, lead, finish)).await,
         None => attempts(caller, ctx, upstream).await,
     }
 }
