@@ -321,12 +321,12 @@ impl Context {
         self.dispatch.candidates = Some(Candidates::new(plan, most, &FirstToLast));
     }
 
-    /// Narrows the deployments that may be asked, see [`Candidates::rule_out`]. Without candidates nothing is narrowed.
+    /// Narrows the deployments that may be asked, see [`Candidates::rule_out`].
     ///
     /// # Errors
-    /// None would be left.
+    /// None would be left, or there are none yet.
     pub fn narrow(&mut self, mut why: impl FnMut(&Self, &Target) -> Option<Reason>) -> Result<(), Reason> {
-        let Some(mut candidates) = self.dispatch.candidates.take() else { return Ok(()) };
+        let Some(mut candidates) = self.dispatch.candidates.take() else { return Err(Reason::Other) };
         let outcome = candidates.rule_out(|target| why(self, target));
         self.dispatch.candidates = Some(candidates);
         outcome

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Deployment, Plan, Target};
-use crate::error::GatewayError;
+use crate::error::{Fault, GatewayError};
 
 /// Why a deployment is not asked.
 #[derive(Clone, Debug)]
@@ -26,11 +26,13 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What the client is told where it was the last one; `None` where whoever rules it out says that.
-    pub fn into_error(self) -> Option<Box<GatewayError>> {
+    /// What the client is told where it was the last one. A reason without words of its own is an error all the same.
+    pub fn into_error(self) -> Box<GatewayError> {
         match self {
-            Self::NoPrice(error) | Self::NoRoom(error) | Self::Dialect(error) | Self::Objects(error) => Some(error),
-            Self::NoKey | Self::Other => None,
+            Self::NoPrice(error) | Self::NoRoom(error) | Self::Dialect(error) | Self::Objects(error) => error,
+            Self::NoKey | Self::Other => {
+                Box::new(GatewayError::new(Fault::Internal, "There is nowhere left to send the request."))
+            }
         }
     }
 }
@@ -123,7 +125,6 @@ pub struct Candidates {
     again: Option<Target>,
     has_repeated: bool,
     most: u32,
-    asked: u32,
     lease: Option<Lease>,
     records: Vec<AttemptRecord>,
 }
@@ -161,7 +162,6 @@ impl Candidates {
             again: None,
             has_repeated: false,
             most,
-            asked: 0,
             lease: None,
             records: Vec::new(),
         }
@@ -226,7 +226,7 @@ impl Candidates {
 
     /// Who would be asked next, while there may be another attempt.
     pub fn peek(&self) -> Option<&Target> {
-        if self.asked >= self.most {
+        if self.asked() >= self.most {
             return None;
         }
         self.again.as_ref().or_else(|| self.first())
@@ -241,7 +241,6 @@ impl Candidates {
             let at = |at: usize| self.order.as_ref().map_or(at, |order| order[at]);
             self.next = (self.next..).find(|next| at(*next) == place)? + 1;
         }
-        self.asked += 1;
         self.last = Some(target.clone());
         self.lease = Some(Lease::new(target.clone()));
         Some(target)
@@ -269,7 +268,7 @@ impl Candidates {
 
     /// Attempts so far.
     pub fn asked(&self) -> u32 {
-        self.asked
+        u32::try_from(self.records.len()).unwrap_or(u32::MAX).saturating_add(u32::from(self.lease.is_some()))
     }
 
     /// Asks the one that was asked last once more, on a connection of its own; once for a request. False if that was done before.
@@ -291,7 +290,7 @@ impl Candidates {
     /// their own.
     pub fn start_over(&mut self, fresh: bool) {
         self.end(AttemptOutcome::Answered);
-        (self.next, self.asked, self.last, self.again, self.has_repeated) = (0, 0, None, None, fresh);
+        (self.next, self.last, self.again, self.has_repeated) = (0, None, None, fresh);
         self.records.clear();
     }
 }
@@ -301,7 +300,6 @@ mod tests {
     use super::*;
     use crate::{
         config::{Config, Source},
-        error::Fault,
         routing::{Deployments, RouteTable},
     };
 
@@ -325,8 +323,10 @@ mod tests {
         candidates.rule_out(|target| (&*target.model == "b").then_some(Reason::NoKey)).unwrap();
         assert_eq!(names(&candidates), ["a", "c"]);
         let refused = candidates.rule_out(|_| Some(no_price())).unwrap_err();
-        assert_eq!(refused.into_error().unwrap().fault, Fault::ModelNotPriced);
+        assert_eq!(refused.into_error().fault, Fault::ModelNotPriced);
         assert_eq!(names(&candidates), ["a", "c"], "all stay where none would be left");
+        let no_key = candidates.rule_out(|_| Some(Reason::NoKey)).unwrap_err();
+        assert_eq!(no_key.into_error().fault, Fault::Internal, "no reason lets a request pass");
         candidates.rule_out_next(no_price());
         assert_eq!(&*candidates.lease().unwrap().model, "c");
         assert!(candidates.lease().is_none() && candidates.asked() == 1);

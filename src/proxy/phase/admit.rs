@@ -221,9 +221,7 @@ fn quote(
             served.push(refused.is_none());
             refused.map(|error| Reason::NoPrice(Box::new(error)))
         });
-        if let Some(refused) = narrowed.err().and_then(Reason::into_error) {
-            return Err(*refused);
-        }
+        narrowed.map_err(|reason| *reason.into_error())?;
         let mut served = served.into_iter();
         all.retain(|_| served.next().unwrap_or_default());
     }

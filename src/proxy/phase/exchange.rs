@@ -350,8 +350,8 @@ pub(super) async fn send(
     request: RequestHeader,
     body: Bytes,
 ) -> Result<Progress> {
-    // Within the deadlines each read and write has its own time as well. Without these timers the allocator kept 30 MiB after a load
-    // of large bodies (tests/it/memory.rs): it is called less often by the workers that have to give memory back.
+    // Within the deadlines each read and write has its own time as well. Without these timers the process kept 30 MiB after a load of
+    // large bodies (tests/it/memory.rs); the cause is not known.
     provider.set_read_timeout(peer.options.read_timeout);
     provider.set_write_timeout(peer.options.write_timeout);
     // A session that has not sent the header itself does not know that the answer to it has no body.

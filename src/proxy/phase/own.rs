@@ -181,10 +181,7 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
             .and_then(|()| visible::check(ctx, principal, target, references.iter().filter(counts)));
         outcome.err().map(|error| Reason::Objects(Box::new(error)))
     });
-    match narrowed.err().and_then(Reason::into_error) {
-        Some(error) => Err(*error),
-        None => Ok(()),
-    }
+    narrowed.map_err(|reason| *reason.into_error())
 }
 
 fn refuse(request: &RequestHeader, principal: &Principal, knob: &str) -> GatewayError {

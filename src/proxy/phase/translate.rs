@@ -34,9 +34,8 @@ pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
     while ctx.dispatch.prepared.is_none() {
         let Some(target) = next_target(ctx) else {
             // Without a reason there was no target, which a plan rules out.
-            let unknown = || GatewayError::new(Fault::Internal, "There is nowhere left to send the request.");
             let last = ctx.dispatch.candidates.as_ref().and_then(Candidates::last_reason).cloned();
-            return Err(last.and_then(Reason::into_error).unwrap_or_else(|| Box::new(unknown())));
+            return Err(last.unwrap_or(Reason::Other).into_error());
         };
         let load = load(ctx, &target);
         let made = match load.is_light() {
