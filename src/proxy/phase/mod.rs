@@ -3,37 +3,41 @@
 mod admit;
 pub mod attempt;
 mod cache;
-mod count;
 pub mod exchange;
 pub mod finish;
 pub mod identify;
 mod inspect;
-mod invalidate;
-pub mod list;
-pub mod models;
+mod lead;
 mod own;
-mod plan;
-mod read;
+pub mod plan;
+pub mod read;
 mod recall;
 pub mod recover;
 pub mod relay;
 pub mod respond;
 pub mod settle;
 mod translate;
-mod visible;
+pub mod visible;
 
 use std::sync::Arc;
 
 use pingora_error::{Error, ErrorType, Result};
 
 use self::own::Passage;
-use super::{caller::Caller, context::Context, reply, stop::Stop, upstream::Upstream};
+use super::{
+    caller::Caller,
+    context::Context,
+    endpoints::{count, invalidate, models},
+    reply,
+    stop::Stop,
+    upstream::Upstream,
+};
 use crate::{
     openai::{DEFAULT_MODERATION_MODEL, Endpoint},
     providers::ollama::ContextLengths,
 };
 
-/// identify → admit → read → plan → recall → own → inspect → cache → exchange. `Ok(true)` says that the reply has been sent;
+/// identify → admit → read → plan → recall → own → inspect → cache → translate → lead → exchange. `Ok(true)` says that the reply has been sent;
 /// else the request streams through Pingora's own loop.
 ///
 /// # Errors
@@ -59,7 +63,7 @@ pub async fn accept(
         return Ok(false);
     }
     if commit(caller, ctx).await? {
-        exchange::run(caller, ctx, upstream).await?;
+        lead::run(caller, ctx, upstream).await?;
     }
     Ok(true)
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::header;
 
-use super::{admit, list, plan, read, visible};
+use super::{admit, plan, read, visible};
 use crate::{
     config::{self, ProviderObjects},
     error::{Fault, GatewayError},
@@ -22,6 +22,7 @@ use crate::{
         ask::Forwarded,
         caller::Caller,
         context::Context,
+        endpoints::list,
         heavy::{self, Load},
         keeper::Keeper,
         stop::{Stop, incomplete, invalid},

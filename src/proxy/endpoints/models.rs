@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{list, plan, visible};
+use super::list;
 use crate::{
     config::{Dialect, Preset, Provider, ProviderObjects},
     error::{Fault, GatewayError},
@@ -19,6 +19,7 @@ use crate::{
         caller::Caller,
         context::Context,
         known_models::Told,
+        phase::{plan, visible},
         reply,
         stop::{Stop, invalid},
         upstream::Upstream,
@@ -45,7 +46,7 @@ const ANTHROPIC_MOST: usize = 1_000;
 ///
 /// # Errors
 /// A model that nobody has, or that this client may not use; a provider that cannot tell; a client that left.
-pub(super) async fn answer(
+pub async fn answer(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
@@ -249,7 +250,7 @@ fn unknown(id: &str) -> GatewayError {
 
 /// What is answered in the place of a refusal for a price that nobody knows: that there is no such model, where its only
 /// provider says so.
-pub(super) async fn unless_missing(
+pub async fn unless_missing(
     request: &RequestHeader,
     ctx: &mut Context,
     refusal: GatewayError,

@@ -13,11 +13,6 @@ use pingora_core::{protocols::http::client::HttpSession, upstreams::peer::HttpPe
 use pingora_error::{Error, ErrorType, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::{
-    attempt,
-    exchange::{self, Connected, Wait},
-    respond, visible,
-};
 use crate::{
     capacity::SMALL,
     config::Dialect,
@@ -30,9 +25,14 @@ use crate::{
         context::Context,
         headers,
         heavy::{self, Load},
+        phase::{
+            attempt,
+            exchange::{self, Connected},
+            respond, visible,
+        },
         reply::{self, Reader},
         stop::{Stop, invalid},
-        upstream::Upstream,
+        upstream::{self, Upstream, Wait},
     },
     routing::{AttemptOutcome, Target},
     tenants::Principal,
@@ -61,7 +61,7 @@ struct Reply {
 ///
 /// # Errors
 /// A provider that cannot be reached.
-pub(super) async fn fetch(
+pub async fn fetch(
     request: &RequestHeader,
     ctx: &mut Context,
     path: &str,
@@ -80,7 +80,7 @@ pub(super) async fn fetch(
 ///
 /// # Errors
 /// A provider that cannot be reached, or that sends no list; a client that left.
-pub(super) async fn answer(
+pub async fn answer(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
@@ -148,7 +148,7 @@ fn note(ctx: &Context, target: &Target, rule: &Rule, element: &serde_json::Value
 ///
 /// # Errors
 /// A line that refers to what is not the tenant's, or a file that cannot be read.
-pub(super) async fn inspect_batch(
+pub async fn inspect_batch(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
@@ -181,7 +181,7 @@ async fn inspect_file(
     let longest = ctx.engines.config.http.max_body_bytes;
     let (mut line, mut number, begun) = (BytesMut::new(), 1_u64, Instant::now());
     let mut room = None;
-    while let Some(chunk) = exchange::piece(&mut reply.session).await.map_err(|error| failed(ctx, &error))? {
+    while let Some(chunk) = upstream::piece(&mut reply.session).await.map_err(|error| failed(ctx, &error))? {
         let mut rest = &chunk[..];
         while let Some(end) = memchr::memchr(b'\n', rest) {
             line.extend_from_slice(&rest[..end]);
@@ -278,7 +278,7 @@ async fn once(
         let stale = unprocessed || reused && error.etype() != &ErrorType::ReadTimedout;
         (error, stale)
     };
-    let progress = exchange::send(&mut provider, &peer, outgoing, Bytes::new()).await.map_err(maybe_stale)?;
+    let progress = upstream::send(&mut provider, &peer, outgoing, Bytes::new()).await.map_err(maybe_stale)?;
     let mut wait = Wait::new(&peer, progress);
     let header = loop {
         let header = wait.header(&mut provider).await.map_err(maybe_stale)?;
@@ -345,7 +345,7 @@ fn remove_hop(headers: &mut HeaderMap) {
 /// The whole body of a reply, which may be so large, and take as long as a whole list may.
 async fn read_all(provider: &mut HttpSession, limit: usize) -> Result<Bytes, Box<Error>> {
     let (mut whole, begun) = (BytesMut::new(), Instant::now());
-    while let Some(chunk) = exchange::piece(provider).await? {
+    while let Some(chunk) = upstream::piece(provider).await? {
         if whole.len() + chunk.len() > limit {
             return Err(Error::explain(ErrorType::ReadError, "the reply is too large to be held"));
         }
@@ -385,7 +385,7 @@ fn note_gone<T>(ctx: &mut Context, outcome: Result<T, Stop>) -> Result<T, Stop> 
 }
 
 /// An error of the provider, in the client's shape.
-pub(super) async fn pass_on(
+pub async fn pass_on(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
     mut header: ResponseHeader,

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
-use super::read;
 use crate::{
     cache::PurgeRequest,
     error::{Fault, GatewayError},
@@ -12,6 +11,7 @@ use crate::{
     proxy::{
         caller::Caller,
         context::Context,
+        phase::read,
         stop::{Stop, invalid},
     },
 };
