@@ -83,15 +83,44 @@ pub struct Asker {
     pub principal: Option<Principal>,
 }
 
+impl Asker {
+    /// Whether nothing of the gateway's own keys is for it, as nothing is for who is not known.
+    pub fn is_stranger(&self) -> bool {
+        self.principal.as_ref().is_none_or(|principal| principal.own_keys_only)
+    }
+}
+
 /// What a request may use, given back or settled at its end.
 #[derive(Default)]
 pub struct Grant {
     /// Its place among the open requests; given back on drop.
     pub permit: Option<Permit>,
-    /// The most it can cost.
-    pub quote: Option<Quote>,
+    /// What it can cost.
+    pub terms: Terms,
     /// Money held for it; settled or given back on drop.
     pub reservation: Option<Reservation>,
+}
+
+impl Grant {
+    /// The most that the request can cost, where that is counted.
+    pub fn quote(&self) -> Option<&Quote> {
+        match &self.terms {
+            Terms::UpTo(quote) => Some(quote),
+            Terms::Unknown | Terms::Uncounted => None,
+        }
+    }
+}
+
+/// What a request can cost.
+#[derive(Default)]
+pub enum Terms {
+    /// Nobody has found out: it goes to no provider.
+    #[default]
+    Unknown,
+    /// Nothing, or the gateway does not count it and its caller may use it all the same.
+    Uncounted,
+    /// At most this.
+    UpTo(Quote),
 }
 
 /// The cache's part in a request.
@@ -302,7 +331,7 @@ impl Context {
 
     /// The tier that was asked for.
     pub fn tier(&self) -> ServiceTier {
-        self.grant.quote.map(|quote| quote.tier).unwrap_or_default()
+        self.grant.quote().map(|quote| quote.tier).unwrap_or_default()
     }
 
     /// The bill so far.

@@ -77,7 +77,7 @@ fn configured(ctx: &Context, principal: &Principal, id: &str) -> Option<Told> {
     let first = plan.targets.first()?;
     // A stranger is told of the models that a key of its own opens.
     let opens = || plan.targets.iter().any(|target| target.provider.takes_own_keys());
-    let allowed = principal.may_ask(id, Some(&plan.label)) && (!plan::is_stranger(ctx) || opens());
+    let allowed = principal.may_ask(id, Some(&plan.label)) && (!ctx.asker.is_stranger() || opens());
     let created = ctx.engines.released(first).unwrap_or_default();
     allowed.then(|| Told { id: id.to_owned(), created, owned_by: first.provider.name.to_string() })
 }
@@ -139,7 +139,7 @@ async fn own_list(
     let Some(target) = plan.targets.first().cloned() else { return nothing };
     let own = match plan::credential(ctx, &target) {
         Some((_, own)) => own,
-        None if plan::is_stranger(ctx) || Preset::of(provider.vendor).needs_key => return nothing,
+        None if ctx.asker.is_stranger() || Preset::of(provider.vendor).needs_key => return nothing,
         None => false,
     };
     ctx.open_dispatch(plan);
@@ -190,7 +190,7 @@ async fn look_up(
     let plan = ctx.engines.routes.default_plan(id);
     let target = plan.targets.first().cloned().filter(|_| principal.may_ask(id, None)).ok_or_else(|| unknown(id))?;
     let path = path_of(&target.model).ok_or_else(|| unknown(id))?;
-    let needs_key = plan::is_stranger(ctx) || Preset::of(target.provider.vendor).needs_key;
+    let needs_key = ctx.asker.is_stranger() || Preset::of(target.provider.vendor).needs_key;
     if needs_key && plan::credential(ctx, &target).is_none() {
         return Err(unknown(id).into());
     }

@@ -18,7 +18,7 @@ use crate::{
     proxy::{
         ask::Body,
         caller::Caller,
-        context::Context,
+        context::{Context, Terms},
         cors,
         metering::Quote,
         reply,
@@ -99,6 +99,7 @@ pub fn enter(caller: &Caller<'_>, ctx: &mut Context, principal: &Principal) -> R
     }
     if ctx.ask.endpoint == Endpoint::Other {
         require_metered(caller, principal)?;
+        ctx.grant.terms = Terms::Uncounted;
     }
     match Permit::enter(principal.meters.clone()) {
         Ok(permit) => ctx.grant.permit = Some(permit),
@@ -168,14 +169,19 @@ pub fn require_model(principal: &Principal, model: Option<&str>, plan: &Plan) ->
 ///
 /// # Errors
 /// As there.
-pub fn estimate(request: &RequestHeader, ctx: &mut Context) -> Result<(), GatewayError> {
+pub fn estimate(request: &RequestHeader, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
+    if ctx.ask.endpoint == Endpoint::CountTokens {
+        // No provider charges for that.
+        ctx.grant.terms = Terms::Uncounted;
+        return Ok(());
+    }
     let (Some(body), Some(mut candidates)) = (ctx.ask.body.take(), ctx.dispatch.candidates.take()) else {
         return Err(incomplete());
     };
-    let quote = quote(request, ctx, &body, &mut candidates);
+    let quote = quote(request, ctx, principal, &body, &mut candidates);
     ctx.ask.hosted = body.hosted.clone();
     (ctx.ask.body, ctx.dispatch.candidates) = (Some(body), Some(candidates));
-    ctx.grant.quote = Some(quote?);
+    ctx.grant.terms = Terms::UpTo(quote?);
     Ok(())
 }
 
@@ -189,6 +195,7 @@ type Charges = (Option<Arc<Price>>, Option<CallPrices>);
 fn quote(
     request: &RequestHeader,
     ctx: &Context,
+    principal: &Principal,
     body: &Body,
     candidates: &mut Candidates,
 ) -> Result<Quote, GatewayError> {
@@ -201,7 +208,7 @@ fn quote(
         (price, calls)
     };
     let mut all: Vec<Charges> = candidates.left().map(charges).collect();
-    let budgeted = ctx.asker.principal.as_ref().is_some_and(Principal::counts_money);
+    let budgeted = principal.counts_money();
     for (there, field) in [
         (bound.background, "background"),
         (bound.fallbacks, "models"),
@@ -209,15 +216,16 @@ fn quote(
         (bound.compacts, "context_management"),
     ] {
         if there {
-            require_plain(ctx, field, budgeted)?;
+            require_plain(principal, field)?;
         }
     }
     let tier = body.peek.service_tier.unwrap_or_default();
-    let long = budgeted && asks_for_long_context(request, ctx, candidates);
+    let long = budgeted && asks_for_long_context(request, principal, candidates);
     if budgeted {
         let (mut charges, mut served) = (all.iter(), Vec::with_capacity(all.len()));
         let narrowed = candidates.rule_out(|target| {
-            let refused = charges.next().and_then(|charges| require_price(ctx, body, target, charges, long).err());
+            let refused =
+                charges.next().and_then(|charges| require_price(principal, body, target, charges, long).err());
             served.push(refused.is_none());
             refused.map(|error| Reason::NoPrice(Box::new(error)))
         });
@@ -278,15 +286,15 @@ fn quote(
 /// # Errors
 /// What has no price, or no bound.
 fn require_price(
-    ctx: &Context,
+    principal: &Principal,
     body: &Body,
     target: &Target,
     (price, calls): &Charges,
     long: bool,
 ) -> Result<(), GatewayError> {
     let name = format_args!("{}/{}", target.provider.name, target.model);
-    let Some(price) = price else { return Err(not_priced(ctx, target)) };
-    let tenant = ctx.asker.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
+    let Some(price) = price else { return Err(not_priced(principal, target)) };
+    let tenant = principal.party.id.as_str();
     let refuse = |fault, param, message: String| Err(GatewayError::new(fault, message).with_param(Some(param)));
     if body.peek.service_tier == Some(ServiceTier::Unknown) {
         let message = format!(
@@ -335,7 +343,7 @@ const LONG_CONTEXT: u64 = 1_000_000;
 
 /// Whether the provider is asked for a longer context than the model has otherwise, by the client, the tenant or the
 /// configuration.
-fn asks_for_long_context(request: &RequestHeader, ctx: &Context, candidates: &Candidates) -> bool {
+fn asks_for_long_context(request: &RequestHeader, principal: &Principal, candidates: &Candidates) -> bool {
     const NAME: &str = "anthropic-beta";
     const BETA: &[u8] = b"context-";
     // `context-1m-2025-08-07`; but `context-management-2025-06-27` has nothing to do with it.
@@ -344,7 +352,7 @@ fn asks_for_long_context(request: &RequestHeader, ctx: &Context, candidates: &Ca
         let found = |at: usize| value.get(at + BETA.len()).is_some_and(u8::is_ascii_digit);
         memchr::memmem::find_iter(&value, BETA).any(found)
     };
-    let own = ctx.asker.principal.iter().flat_map(|principal| &principal.party.headers);
+    let own = &principal.party.headers;
     let configured = candidates.left().flat_map(|target| &target.provider.headers).chain(own);
     request.headers.get_all(NAME).iter().any(asks)
         || configured.filter(|(name, _)| name.as_str() == NAME).any(|(_, value)| asks(value))
@@ -352,9 +360,8 @@ fn asks_for_long_context(request: &RequestHeader, ctx: &Context, candidates: &Ca
 
 /// Fields with which a request does more than it shows: an answer that is fetched later and never counted, another model than
 /// the one that is asked for.
-fn require_plain(ctx: &Context, field: &'static str, budgeted: bool) -> Result<(), GatewayError> {
-    let all = ctx.asker.principal.as_ref().is_none_or(Principal::may_ask_all);
-    if !budgeted && (all || field != "models") {
+fn require_plain(principal: &Principal, field: &'static str) -> Result<(), GatewayError> {
+    if !principal.counts_money() && (principal.may_ask_all() || field != "models") {
         return Ok(());
     }
     let message = format!(
@@ -375,9 +382,9 @@ fn prompt_bound(endpoint: &Endpoint, bound: &Bound, price: Option<&Price>, tools
     }
 }
 
-fn not_priced(ctx: &Context, target: &Target) -> GatewayError {
+fn not_priced(principal: &Principal, target: &Target) -> GatewayError {
     let missing = format!("{}/{}", target.provider.name, target.model);
-    let tenant = ctx.asker.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
+    let tenant = principal.party.id.as_str();
     if target.model.is_empty() {
         let message = format!(
             "There is a budget for tenant '{tenant}', and the request names no model: nobody can tell what the one of its \
@@ -399,10 +406,7 @@ fn not_priced(ctx: &Context, target: &Target) -> GatewayError {
 /// A limit that is reached, a budget that does not have enough, a disk that does not take the intent, or a client that left.
 pub async fn reserve(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<(), Stop> {
     let Some(principal) = ctx.asker.principal.clone() else { return Err(incomplete().into()) };
-    let Some(quote) = ctx.grant.quote else {
-        // Nothing to reserve; the entry is still to be written.
-        return if ctx.governance.ledger.is_open() { Ok(()) } else { Err(unavailable().into()) };
-    };
+    let Some(quote) = to_hold(&ctx.grant.terms, ctx.governance.ledger.is_open())? else { return Ok(()) };
     if let Some(permit) = &mut ctx.grant.permit
         && let Err(refusal) = permit.charge(quote.tokens, quote.worst_case)
     {
@@ -437,6 +441,19 @@ pub async fn reserve(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<(), S
             ctx.metrics.budget_refused();
             Err(over_budget(&exceeded, &ctx.engines.config).into())
         }
+    }
+}
+
+/// What is to be held; `None` for nothing.
+///
+/// # Errors
+/// That is not known, or there is no ledger to take the entry.
+fn to_hold(terms: &Terms, is_open: bool) -> Result<Option<Quote>, GatewayError> {
+    match terms {
+        Terms::UpTo(quote) => Ok(Some(*quote)),
+        Terms::Uncounted if is_open => Ok(None),
+        Terms::Uncounted => Err(unavailable()),
+        Terms::Unknown => Err(incomplete()),
     }
 }
 
@@ -546,4 +563,23 @@ fn budget_member(exceeded: &Exceeded) -> (&'static str, serde_json::Value) {
         "resets_at": resets_at,
     });
     ("budget", member)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::context::Asker;
+
+    #[test]
+    fn a_request_whose_cost_nobody_has_found_out_is_not_sent() {
+        let (unknown, free) = (Terms::default(), Terms::Uncounted);
+        assert_eq!(to_hold(&unknown, true).unwrap_err().fault, Fault::Internal);
+        assert!(to_hold(&free, true).unwrap().is_none());
+        assert_eq!(to_hold(&free, false).unwrap_err().fault, Fault::LedgerUnavailable);
+    }
+
+    #[test]
+    fn who_is_not_known_has_nothing_of_the_gateways_keys() {
+        assert!(Asker::default().is_stranger());
+    }
 }

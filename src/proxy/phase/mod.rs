@@ -174,10 +174,8 @@ async fn walk(
         if cache::look(caller, ctx).await? {
             return Ok(true);
         }
-        // What the cache answers costs nothing, so nobody has to know its price. To count is free.
-        if ctx.ask.endpoint != Endpoint::CountTokens
-            && let Err(error) = admit::estimate(caller.request(), ctx)
-        {
+        // What the cache answers costs nothing, so nobody has to know its price.
+        if let Err(error) = admit::estimate(caller.request(), ctx, &principal) {
             return Err(Box::pin(models::unless_missing(caller.request(), ctx, error, upstream)).await.into());
         }
         translate::prepare(ctx).await.map_err(|refusal| *refusal)?;

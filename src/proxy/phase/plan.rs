@@ -147,7 +147,7 @@ pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
 /// # Errors
 /// Neither the client nor the gateway has a key for any deployment.
 pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
-    let stranger = is_stranger(ctx);
+    let stranger = ctx.asker.is_stranger();
     let usable = |ctx: &Context, target: &Target| {
         !stranger && !Preset::of(target.provider.vendor).needs_key || credential(ctx, target).is_some()
     };
@@ -194,12 +194,7 @@ pub fn presenting(ctx: &Context, beginning: &str) -> String {
 /// # Errors
 /// As for [`require_credential`].
 pub fn refuse_stranger(ctx: &mut Context) -> Result<(), GatewayError> {
-    if is_stranger(ctx) { require_credential(ctx) } else { Ok(()) }
-}
-
-/// Whether the one who asks has nothing of the gateway's own keys.
-pub fn is_stranger(ctx: &Context) -> bool {
-    ctx.asker.principal.as_ref().is_some_and(|principal| principal.own_keys_only)
+    if ctx.asker.is_stranger() { require_credential(ctx) } else { Ok(()) }
 }
 
 /// Headers of the configuration that a provider may take for the key.
@@ -222,8 +217,8 @@ pub fn credential<'a>(ctx: &'a Context, target: &'a Target) -> Option<(&'a str, 
     let provider = &target.provider;
     let own = ctx.asker.credential.as_ref().map(|secret| (secret.expose(), true));
     let mapped = provider.key.as_ref().map(|secret| (secret.expose(), false));
-    let mapped = mapped.filter(|_| !is_stranger(ctx));
-    if is_stranger(ctx) {
+    let mapped = mapped.filter(|_| !ctx.asker.is_stranger());
+    if ctx.asker.is_stranger() {
         // A key in a header of the configuration would go in the place of the stranger's own.
         let theirs = ctx.asker.principal.iter().flat_map(|principal| &principal.party.headers);
         if provider.headers.iter().chain(theirs).any(|(name, _)| KEY_HEADERS.contains(&name.as_str())) {

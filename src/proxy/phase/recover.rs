@@ -113,7 +113,8 @@ fn is_before_request(kind: &ErrorType) -> bool {
 /// Before another attempt: the one that broke is to be paid for too. False when the budget does not have it, which ends the
 /// request here.
 fn pay_for(ctx: &mut Context) -> bool {
-    let (Some(price), Some(quote), Some(attempt)) = (ctx.price(), ctx.grant.quote, &ctx.dispatch.attempt) else {
+    let (Some(price), Some(quote), Some(attempt)) = (ctx.price(), ctx.grant.quote().copied(), &ctx.dispatch.attempt)
+    else {
         return true;
     };
     let worked = attempt.started.elapsed();

@@ -177,7 +177,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
         let vendor = ctx.dispatch.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
         let repair_tools = exchange.is_none() && vendor.is_some_and(quirks::repairs_tools);
         let relay = StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true);
-        let relay = relay.with_several(ctx.grant.quote.is_some_and(|quote| quote.choices > 1));
+        let relay = relay.with_several(ctx.grant.quote().is_some_and(|quote| quote.choices > 1));
         let counter = ctx.call_prices().map(|calls| CallCounter::new(calls.hosted().clone()));
         let relay = relay.counting(counter).watching(ctx.reply.keeper.is_some() || ctx.reply.turn.is_some());
         let translator = exchange.map(|exchange| Box::new(exchange.stream()));
@@ -189,7 +189,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
 /// Whose account the reply of this attempt speaks of.
 fn account(ctx: &Context) -> Account {
     let config = &ctx.engines.config;
-    let alone = ctx.asker.principal.as_ref().is_none_or(|principal| principal.token.is_none())
+    let alone = ctx.asker.principal.as_ref().is_some_and(|principal| principal.token.is_none())
         && config.tenants.len() <= 1
         && config.other_tenants.is_none();
     match &ctx.dispatch.attempt {
@@ -348,7 +348,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
     let most_values = ctx.engines.config.http.max_json_values;
     let requested_tier = ctx.tier();
     let price = ctx.price();
-    let quote = ctx.grant.quote;
+    let quote = ctx.grant.quote().copied();
     let calls = ctx.call_prices();
     let ceiling = settle::ceiling(ctx);
     let bill = ctx.shared_bill().clone();

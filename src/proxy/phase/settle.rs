@@ -44,16 +44,15 @@ const CALL_TAKES: Duration = Duration::from_millis(250);
 pub fn tally(ctx: &Context) -> Option<Tally> {
     ctx.asker.principal.as_ref()?;
     let (attempt, price) = (ctx.dispatch.attempt.as_ref()?, ctx.price());
-    let prompt =
-        Prompt::keep(&ctx.ask.endpoint, ctx.grant.quote.as_ref(), ctx.ask.body.as_ref().map(|body| &body.bytes));
+    let prompt = Prompt::keep(&ctx.ask.endpoint, ctx.grant.quote(), ctx.ask.body.as_ref().map(|body| &body.bytes));
     let (model, measure, capacity) = (attempt.target.model.clone(), attempt.measure(), ctx.governance.capacity.clone());
     Some(Tally::begin(model, measure, prompt, may_think(ctx), price.as_deref(), cap(ctx), capacity))
 }
 
 /// What a stream may generate that has to stop at the end of its budget.
 fn cap(ctx: &Context) -> Option<Cap> {
-    let (reservation, price, quote) = (ctx.grant.reservation.as_ref()?, ctx.price()?, ctx.grant.quote?);
-    if is_capped(ctx) { Cap::of(reservation, &price, &quote) } else { None }
+    let (reservation, price, quote) = (ctx.grant.reservation.as_ref()?, ctx.price()?, ctx.grant.quote()?);
+    if is_capped(ctx) { Cap::of(reservation, &price, quote) } else { None }
 }
 
 /// The most that is settled for the current attempt where its answer is longer than the request allows; `None` where the truth
@@ -66,7 +65,7 @@ pub fn ceiling(ctx: &Context) -> Option<NanoUsd> {
 
 /// What is settled never makes a hard budget be exceeded.
 fn is_capped(ctx: &Context) -> bool {
-    let has_hard_budget = ctx.asker.principal.as_ref().is_some_and(|principal| principal.party.has_hard_budget);
+    let has_hard_budget = ctx.asker.principal.as_ref().is_none_or(|principal| principal.party.has_hard_budget);
     has_hard_budget && ctx.engines.config.budgets.overrun == Overrun::Stop
 }
 
@@ -134,7 +133,7 @@ pub struct Closing {
 /// it. A call that nobody saw begin is paid for, and may be over only after [`CALL_TAKES`]. `None` where the stream does
 /// not tell of its calls, or of a stream that ended otherwise.
 fn cut(ctx: &Context, status: u16, so_far: Option<Usage>) -> Option<Cut> {
-    let (Some(stream), Some(quote), None) = (ctx.stream(), &ctx.grant.quote, ctx.exchange()) else {
+    let (Some(stream), Some(quote), None) = (ctx.stream(), ctx.grant.quote(), ctx.exchange()) else {
         return None;
     };
     if status != CLIENT_CLOSED || stream.over.is_some() || !quote.tells_of_calls {
@@ -179,7 +178,7 @@ pub fn close(request: &RequestHeader, ctx: &mut Context, end: End) -> (Closing, 
         subject: dated.or_else(|| ctx.asker.principal.as_ref().map(|principal| admit::subject(ctx, principal))),
         reservation: ctx.grant.reservation.take(),
         permit: ctx.grant.permit.take(),
-        estimate: ctx.grant.quote.map_or(0, |quote| quote.tokens),
+        estimate: ctx.grant.quote().map_or(0, |quote| quote.tokens),
         is_capped: is_capped(ctx),
         ledger: ctx.governance.ledger.clone(),
         code: ctx.reply.fault.map_or("-", |fault| fault.code()),
@@ -268,7 +267,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     let text = match (&mut ctx.reply.delivery, bill.uncounted) {
         (Delivery::Relay(stream), _) if cut.is_some() => Some(stream.relay.take_generated()),
         // The provider has read more than we can count.
-        _ if ctx.grant.quote.is_some_and(|quote| quote.unbounded_prompt) => None,
+        _ if ctx.grant.quote().is_some_and(|quote| quote.unbounded_prompt) => None,
         (Delivery::Relay(stream), _) => Some(stream.relay.take_generated()),
         (_, Some(text)) => text,
         _ if whole => None,
@@ -285,11 +284,11 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
         });
     };
     // Sound has no text that could be counted.
-    let media = bill.media || ctx.grant.quote.is_some_and(|quote| quote.media);
+    let media = bill.media || ctx.grant.quote().is_some_and(|quote| quote.media);
     let mut count = count_of(ctx, text);
     (count.so_far, count.cut, count.media) = (bill.so_far, cut, media);
     let exact = count.measure.as_ref().is_some_and(Measure::is_exact);
-    let predicted = ctx.grant.quote.map_or(0, |quote| quote.prediction);
+    let predicted = ctx.grant.quote().map_or(0, |quote| quote.prediction);
     count.unseen = match () {
         () if may_think || !seen || media || predicted > 0 || cut.is_some() => unseen(ctx),
         // Another vendor's tokenizer may make a token of each byte, but no faster than the model generates.
@@ -302,7 +301,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
 /// The most tokens that the provider can have generated for the last attempt: all it can have done in the time there was,
 /// within what the request allows.
 fn unseen(ctx: &Context) -> u64 {
-    let (Some(attempt), Some(price), Some(quote)) = (&ctx.dispatch.attempt, ctx.price(), &ctx.grant.quote) else {
+    let (Some(attempt), Some(price), Some(quote)) = (&ctx.dispatch.attempt, ctx.price(), ctx.grant.quote()) else {
         return 0;
     };
     // Of several answers the first that is finished says nothing about the others.
@@ -331,7 +330,7 @@ fn count_of(ctx: &mut Context, text: String) -> Count {
         }
         None => {
             let body = ctx.ask.body.as_ref().map(|body| &body.bytes);
-            let prompt = Prompt::of(&ctx.ask.endpoint, ctx.grant.quote.as_ref(), body);
+            let prompt = Prompt::of(&ctx.ask.endpoint, ctx.grant.quote(), body);
             (prompt, ctx.dispatch.attempt.as_ref().map(Attempt::measure), 0, Vec::new())
         }
     };
@@ -344,7 +343,7 @@ fn count_of(ctx: &mut Context, text: String) -> Count {
         counted,
         counting,
         capacity: ctx.governance.capacity.clone(),
-        prompt_estimate: ctx.grant.quote.map_or(0, |quote| quote.prompt_estimate),
+        prompt_estimate: ctx.grant.quote().map_or(0, |quote| quote.prompt_estimate),
         unseen: 0,
         media: false,
         ceiling: ctx.grant.reservation.as_ref().map_or(NanoUsd::MAX, Reservation::amount),

@@ -121,7 +121,7 @@ async fn make_aside(ctx: &mut Context, target: &Target, load: Load) -> Result<Ma
 
 /// The most calls of tools that a request may make whose client does not say, where money is counted.
 fn most_calls(ctx: &Context) -> Option<u64> {
-    let counts = ctx.asker.principal.as_ref().is_some_and(Principal::counts_money);
+    let counts = ctx.asker.principal.as_ref().is_none_or(Principal::counts_money);
     counts.then_some(ctx.engines.config.budgets.max_tool_calls)
 }
 
