@@ -47,6 +47,16 @@ impl Dispatch {
         self.candidates.as_ref().map_or(0, Candidates::asked)
     }
 
+    /// When the attempt under way, or the last one, began.
+    pub fn began(&self) -> Option<Instant> {
+        self.candidates.as_ref()?.began()
+    }
+
+    /// The status that it was answered with.
+    pub fn status(&self) -> Option<u16> {
+        self.candidates.as_ref()?.status()
+    }
+
     /// Name of the provider of the attempt under way or the last one; `-` before the first.
     pub fn provider(&self) -> &str {
         self.attempt.as_ref().map_or("-", |attempt| &attempt.target.provider.name)
@@ -59,12 +69,10 @@ impl Dispatch {
 
     /// The attempt under way was answered.
     pub fn answered(&mut self, status: u16, metrics: &Metrics) {
-        if let Some(attempt) = &mut self.attempt {
-            attempt.status = Some(status);
-            metrics.attempt_answered(&attempt.target.provider.name, status, attempt.started.elapsed());
-        }
-        if let Some(candidates) = &mut self.candidates {
-            candidates.answered(status);
+        let Some(candidates) = &mut self.candidates else { return };
+        candidates.answered(status);
+        if let (Some(attempt), Some(began)) = (&self.attempt, candidates.began()) {
+            metrics.attempt_answered(&attempt.target.provider.name, status, began.elapsed());
         }
     }
 
@@ -105,8 +113,6 @@ pub struct Attempt {
     pub target: Target,
     /// What that costs, where the price list knows.
     pub price: Option<Arc<Price>>,
-    /// When it began.
-    pub started: Instant,
     /// The body as this provider gets it.
     pub body: Option<Bytes>,
     /// The way back from its dialect, where that is another one than the client's.
@@ -115,8 +121,6 @@ pub struct Attempt {
     pub own_credential: bool,
     /// Its request is on its way: from here on the provider may charge for it.
     pub is_sent: bool,
-    /// The status it got.
-    pub status: Option<u16>,
 }
 
 impl Attempt {

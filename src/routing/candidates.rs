@@ -1,6 +1,7 @@
 //! Who may serve one request, who may not and why, and who is asked next.
 
 use std::{
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -119,33 +120,36 @@ pub struct Candidates {
     next: usize,
     /// By place in the plan.
     out: Vec<(usize, Reason)>,
-    /// Who was asked last.
-    last: Option<Target>,
-    /// Who is asked once more.
-    again: Option<Target>,
+    latest: Option<Latest>,
+    /// The latest one is asked once more.
+    again: bool,
     has_repeated: bool,
     most: u32,
     lease: Option<Lease>,
     records: Vec<AttemptRecord>,
 }
 
-/// An attempt under way: it counts at its deployment until it ends.
-struct Lease {
-    target: Target,
+/// The attempt under way, or the last one.
+struct Latest {
+    /// In the plan.
+    place: usize,
     began: Instant,
     status: Option<u16>,
 }
 
+/// An attempt under way: it counts at its deployment until it ends.
+struct Lease(Arc<Deployment>);
+
 impl Lease {
-    fn new(target: Target) -> Self {
-        target.deployment.begin();
-        Self { target, began: Instant::now(), status: None }
+    fn new(deployment: Arc<Deployment>) -> Self {
+        deployment.begin();
+        Self(deployment)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.target.deployment.end();
+        self.0.end();
     }
 }
 
@@ -158,8 +162,8 @@ impl Candidates {
             order,
             next: 0,
             out: Vec::new(),
-            last: None,
-            again: None,
+            latest: None,
+            again: false,
             has_repeated: false,
             most,
             lease: None,
@@ -179,9 +183,13 @@ impl Candidates {
 
     fn left_from(&self, next: usize) -> impl Iterator<Item = (usize, &Target)> {
         let length = self.order.as_ref().map_or(self.plan.targets.len(), |order| order.len());
-        let places = (next..length).map(|at| self.order.as_ref().map_or(at, |order| order[at]));
+        let places = (next..length).map(|at| self.place(at));
         let open = places.filter(|place| self.out.iter().all(|(out, _)| out != place));
         open.filter_map(|place| Some((place, self.plan.targets.get(place)?)))
+    }
+
+    fn place(&self, at: usize) -> usize {
+        self.order.as_ref().map_or(at, |order| order[at])
     }
 
     /// The first of [`Self::left`].
@@ -214,7 +222,7 @@ impl Candidates {
     /// Leaves out the one that would be asked next.
     pub fn rule_out_next(&mut self, reason: Reason) {
         let first = self.left_from(self.next).next().map(|(place, _)| place);
-        if let Some(place) = first.filter(|_| self.again.take().is_none()) {
+        if let Some(place) = first.filter(|_| !mem::take(&mut self.again)) {
             self.out.push((place, reason));
         }
     }
@@ -226,38 +234,54 @@ impl Candidates {
 
     /// Who would be asked next, while there may be another attempt.
     pub fn peek(&self) -> Option<&Target> {
+        self.upcoming().map(|(_, target)| target)
+    }
+
+    fn upcoming(&self) -> Option<(usize, &Target)> {
         if self.asked() >= self.most {
             return None;
         }
-        self.again.as_ref().or_else(|| self.first())
+        match &self.latest {
+            Some(latest) if self.again => Some((latest.place, self.plan.targets.get(latest.place)?)),
+            _ => self.left_from(self.next).next(),
+        }
     }
 
     /// Begins the next attempt: it is under way until [`Self::end`].
     pub fn lease(&mut self) -> Option<Target> {
         self.end(AttemptOutcome::Ours);
-        let target = self.peek()?.clone();
-        if self.again.take().is_none() {
-            let place = self.left_from(self.next).next()?.0;
-            let at = |at: usize| self.order.as_ref().map_or(at, |order| order[at]);
-            self.next = (self.next..).find(|next| at(*next) == place)? + 1;
+        let (place, target) = self.upcoming()?;
+        let target = target.clone();
+        if !mem::take(&mut self.again) {
+            self.next = (self.next..).find(|next| self.place(*next) == place)? + 1;
         }
-        self.last = Some(target.clone());
-        self.lease = Some(Lease::new(target.clone()));
+        self.latest = Some(Latest { place, began: Instant::now(), status: None });
+        self.lease = Some(Lease::new(target.deployment.clone()));
         Some(target)
+    }
+
+    /// When the attempt under way, or the last one, began.
+    pub fn began(&self) -> Option<Instant> {
+        self.latest.as_ref().map(|latest| latest.began)
+    }
+
+    /// The status that it was answered with.
+    pub fn status(&self) -> Option<u16> {
+        self.latest.as_ref()?.status
     }
 
     /// The attempt under way was answered with a status.
     pub fn answered(&mut self, status: u16) {
-        if let Some(lease) = &mut self.lease {
-            lease.status = Some(status);
+        if let Some(latest) = &mut self.latest {
+            latest.status = Some(status);
         }
     }
 
     /// The attempt under way is over. `None` where there is none.
     pub fn end(&mut self, outcome: AttemptOutcome) -> Option<&AttemptRecord> {
-        let lease = self.lease.take()?;
-        let (deployment, took, status) = (lease.target.deployment.clone(), lease.began.elapsed(), lease.status);
-        self.records.push(AttemptRecord { deployment, took, status, outcome });
+        let (lease, latest) = (self.lease.take()?, self.latest.as_ref()?);
+        let (deployment, took) = (lease.0.clone(), latest.began.elapsed());
+        self.records.push(AttemptRecord { deployment, took, status: latest.status, outcome });
         self.records.last()
     }
 
@@ -273,11 +297,10 @@ impl Candidates {
 
     /// Asks the one that was asked last once more, on a connection of its own; once for a request. False if that was done before.
     pub fn repeat(&mut self) -> bool {
-        if self.has_repeated || self.last.is_none() {
+        if self.has_repeated || self.latest.is_none() {
             return false;
         }
-        self.has_repeated = true;
-        self.again = self.last.clone();
+        (self.has_repeated, self.again) = (true, true);
         true
     }
 
@@ -290,7 +313,7 @@ impl Candidates {
     /// their own.
     pub fn start_over(&mut self, fresh: bool) {
         self.end(AttemptOutcome::Answered);
-        (self.next, self.last, self.again, self.has_repeated) = (0, None, None, fresh);
+        (self.next, self.latest, self.again, self.has_repeated) = (0, None, false, fresh);
         self.records.clear();
     }
 }

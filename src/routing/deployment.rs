@@ -11,6 +11,9 @@ use std::{
 /// Deployments that are kept: clients can name ever new models.
 const MOST: usize = 10_000;
 
+/// A full table is looked through for those that nobody uses once in so many times.
+const SWEPT_AFTER: usize = 1_000;
+
 /// One model of one provider.
 #[derive(Debug)]
 pub struct Deployment {
@@ -50,6 +53,8 @@ pub struct Deployments {
 struct Known {
     by_provider: HashMap<Arc<str>, HashMap<Arc<str>, Arc<Deployment>>>,
     count: usize,
+    /// How many found no room since there was some.
+    missed: usize,
 }
 
 impl Known {
@@ -69,7 +74,7 @@ impl Deployments {
         if let Some(deployment) = known.get(provider, model) {
             return deployment;
         }
-        if known.count >= MOST {
+        if known.count >= MOST && known.missed.is_multiple_of(SWEPT_AFTER) {
             let in_use = |deployment: &Arc<Deployment>| Arc::strong_count(deployment) > 1;
             known.by_provider.values_mut().for_each(|models| models.retain(|_, deployment| in_use(deployment)));
             known.count = known.by_provider.values().map(HashMap::len).sum();
@@ -79,6 +84,9 @@ impl Deployments {
             let models = known.by_provider.entry(provider.clone()).or_default();
             models.insert(deployment.model.clone(), deployment.clone());
             known.count += 1;
+            known.missed = 0;
+        } else {
+            known.missed += 1;
         }
         deployment
     }
@@ -103,5 +111,9 @@ mod tests {
         let all: Vec<_> = (0..MOST).map(|number| deployments.of(&provider, &format!("used-{number}"))).collect();
         let one_more = deployments.of(&provider, "one-more");
         assert_eq!((&*one_more.model, all.len(), deployments.known.read().unwrap().count), ("one-more", MOST, MOST));
+        drop(all);
+        let again: Vec<_> =
+            (0..SWEPT_AFTER).map(|number| deployments.of(&provider, &format!("again-{number}"))).collect();
+        assert!(Arc::ptr_eq(&again[SWEPT_AFTER - 1], &deployments.of(&provider, &again[SWEPT_AFTER - 1].model)));
     }
 }

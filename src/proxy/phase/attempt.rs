@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 use http::{
@@ -79,16 +78,7 @@ pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPee
     let own_credential = plan::credential(ctx, &target).is_some_and(|(_, own)| own);
     let provider = target.provider.clone();
     let price = ctx.engines.price(&ctx.ask.endpoint, &target);
-    ctx.dispatch.attempt = Some(Attempt {
-        target,
-        price,
-        started: Instant::now(),
-        body,
-        exchange,
-        own_credential,
-        is_sent: false,
-        status: None,
-    });
+    ctx.dispatch.attempt = Some(Attempt { target, price, body, exchange, own_credential, is_sent: false });
 
     let address = match resolver.resolve(&provider.base.host, provider.base.port).await {
         Ok(address) => address,

@@ -49,9 +49,8 @@ pub fn from_exchange(
         tracing::warn!(id = %ctx.arrival.id, provider = ctx.provider(), error = error.etype().as_str(), "exchange broke");
     }
     // A pooled connection that the provider had closed says nothing about the provider: same target again.
-    let attempt = ctx.dispatch.attempt.as_ref();
-    let got_header = attempt.is_some_and(|attempt| attempt.status.is_some());
-    let soon = attempt.is_some_and(|attempt| attempt.started.elapsed() < STALE_SHOWS_WITHIN);
+    let got_header = ctx.dispatch.status().is_some();
+    let soon = ctx.dispatch.began().is_some_and(|began| began.elapsed() < STALE_SHOWS_WITHIN);
     error.retry.decide_reuse(client_reused);
     // Pingora marks HTTP/2 requests that the provider says it did not process.
     let unprocessed = error.etype() == &ErrorType::H2Error && error.retry();
@@ -101,7 +100,7 @@ fn is_ours(error: &Error) -> bool {
 /// answered in any way that can be read. Only an error in making the connection says that it had nothing to work on.
 fn was_at_work(ctx: &Context, error: &Error) -> bool {
     let broke = !is_ours(error) && error.esource() == &ErrorSource::Upstream && !is_before_request(error.etype());
-    let status = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.status);
+    let status = ctx.dispatch.status();
     broke && status.is_none_or(|status| (200..300).contains(&status))
 }
 
@@ -117,7 +116,7 @@ fn pay_for(ctx: &mut Context) -> bool {
     else {
         return true;
     };
-    let worked = attempt.started.elapsed();
+    let worked = ctx.dispatch.began().map_or(Duration::ZERO, |began| began.elapsed());
     let held = ctx.grant.reservation.as_mut().is_none_or(|reservation| reservation.extend(quote.worst_case).is_ok());
     if held {
         let measure = attempt.measure();
@@ -206,12 +205,12 @@ fn explain(error: &Error, ctx: &Context) -> GatewayError {
             {
                 return refusal.clone();
             }
-            let status = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.status).unwrap_or_default();
+            let status = ctx.dispatch.status().unwrap_or_default();
             let message = format!("No deployment answers; provider '{provider}' did with status {status}.");
             GatewayError::new(Fault::UpstreamUnreachable, message)
         }
         kind if kind == &REDIRECTED => {
-            let status = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.status).unwrap_or_default();
+            let status = ctx.dispatch.status().unwrap_or_default();
             let message = format!(
                 "Provider '{provider}' answered with a redirect (status {status}), which the gateway does not follow. Its operator \
                  can give the provider's final address (providers.{provider}.base_url)."

@@ -296,7 +296,7 @@ pub fn withhold(response: &mut ResponseHeader, ctx: &mut Context) {
 
 /// A provider refuses the gateway's own key.
 fn is_key_refused(ctx: &Context) -> bool {
-    ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.status == Some(401) && !attempt.own_credential)
+    ctx.dispatch.status() == Some(401) && ctx.dispatch.attempt.as_ref().is_some_and(|attempt| !attempt.own_credential)
 }
 
 /// The largest reply that is translated, in bytes.

@@ -7,11 +7,7 @@
 //! less than the provider can have charged. Only a stream that may outgrow a hard budget is counted while it runs, in small
 //! portions.
 
-use std::{
-    borrow::Cow,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use pingora_http::RequestHeader;
 
@@ -235,8 +231,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
         let basis = if cost.is_some() { Basis::Provider } else { Basis::Unpriced };
         return Verdict::Known(Settled { usage: Some(usage), cost, basis });
     }
-    let answered = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.status);
-    let served = answered.is_some_and(|status| (200..300).contains(&status));
+    let served = ctx.dispatch.status().is_some_and(|status| (200..300).contains(&status));
     if ctx.ask.endpoint == Endpoint::Other {
         // Nobody can tell what it costs.
         return Verdict::Known(if served {
@@ -248,7 +243,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     let streamed = matches!(ctx.reply.delivery, Delivery::Relay(_));
     // A provider that was at work when the client left, or when our patience ended, or that broke off: it may charge for it.
     let sent = ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.is_sent);
-    let unheard = answered.is_none() && (status == CLIENT_CLOSED && sent || ctx.dispatch.broke_at_work());
+    let unheard = ctx.dispatch.status().is_none() && (status == CLIENT_CLOSED && sent || ctx.dispatch.broke_at_work());
     let free = matches!(
         ctx.ask.endpoint,
         Endpoint::Moderations | Endpoint::CountTokens | Endpoint::Models | Endpoint::Model(_)
@@ -301,15 +296,15 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
 /// The most tokens that the provider can have generated for the last attempt: all it can have done in the time there was,
 /// within what the request allows.
 fn unseen(ctx: &Context) -> u64 {
-    let (Some(attempt), Some(price), Some(quote)) = (&ctx.dispatch.attempt, ctx.price(), ctx.grant.quote()) else {
+    let (Some(began), Some(price), Some(quote)) = (ctx.dispatch.began(), ctx.price(), ctx.grant.quote()) else {
         return 0;
     };
     // Of several answers the first that is finished says nothing about the others.
     let (generated, over) = ctx.stream().map_or((None, None), |stream| (stream.generated, stream.over));
     let finished = generated.filter(|_| quote.choices == 1);
     let time = match finished.or(over) {
-        Some(end) => end.duration_since(attempt.started),
-        None => Instant::now().duration_since(attempt.started) + NOTICE,
+        Some(end) => end.duration_since(began),
+        None => began.elapsed() + NOTICE,
     };
     generated_within(&price, quote, time)
 }
