@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use chittycan::{
-    cache::{self, KeyParts},
+    cache::{self, KeyParts, Shelf},
     config::{self, Period},
     dialect::{Model, responses::Memory},
     identity::{Directory, NewToken, Scopes, Tokens},
@@ -278,7 +278,7 @@ fn completion_cache(c: &mut Criterion) {
         key[..8].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
         cache::Key(key)
     };
-    (0..10_000).for_each(|number| store.insert(key(number), entry.clone()));
+    (0..10_000).for_each(|number| store.insert(key(number), entry.clone(), &Shelf::default()));
     let mut group = c.benchmark_group("completion_cache");
     group.bench_function("peek_hit", |b| b.iter(|| store.peek(black_box(&key(9_999))).unwrap()));
     group.bench_function("peek_miss", |b| b.iter(|| store.peek(black_box(&key(1 << 40)))));

@@ -11,7 +11,7 @@
 use std::{
     io::{Read, Write},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -28,26 +28,23 @@ const VERSION: u8 = 3;
 /// Everything of fixed size: what a record takes beside its texts and its body.
 const FIXED: usize = 4 + 1 + 32 + 1 + 3 * 8 + 9 * 8 + 5 * 2 + 4 + 32;
 
-/// What the store keeps under a key: the key once more, so that a record on disk vouches for it.
+/// What the disk keeps under a key: the key once more, so that a record vouches for it.
 #[derive(Debug)]
 pub(super) struct Stored {
     key: Key,
     entry: Arc<Entry>,
     /// Set on removal: the record may still wait for the disk, from where it must not come back.
-    gone: AtomicBool,
+    gone: Arc<AtomicBool>,
 }
 
 impl Stored {
     pub(super) fn new(key: Key, entry: Arc<Entry>) -> Self {
-        Self { key, entry, gone: AtomicBool::new(false) }
+        Self { key, entry, gone: Arc::default() }
     }
 
-    pub(super) fn entry(&self) -> &Arc<Entry> {
-        &self.entry
-    }
-
-    pub(super) fn retire(&self) {
-        self.gone.store(true, Ordering::Relaxed);
+    /// Says that it is removed, for as long as it is somewhere.
+    pub(super) fn mark(&self) -> Weak<AtomicBool> {
+        Arc::downgrade(&self.gone)
     }
 
     /// The entry, if it is the one of this key and was not removed.

@@ -23,6 +23,12 @@ impl fmt::Display for Key {
 }
 
 impl Key {
+    /// Half of it, where 128 bits are enough.
+    pub fn half(&self) -> [u8; 16] {
+        let (half, _) = self.0.as_chunks::<16>();
+        half[0]
+    }
+
     /// Its 64 digits: each reply carries them, and a formatter is slow at it.
     pub fn hex(&self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";

@@ -12,7 +12,8 @@
 //! | `policy` | which requests are deterministic and without side effects; what a client's headers ask for |
 //! | `key` | 256 bits that two requests share if and only if they mean the same |
 //! | `entry` | one complete reply |
-//! | `store` | memory first, disk second, both bounded |
+//! | `store` | memory first, then the tiers below it: the disk |
+//! | `tier` | an entry as what pingora-cache stores |
 //! | `flight` | one upstream call for any number of identical requests |
 //! | `purges` | what no longer counts, by tenant, model, key or all |
 
@@ -23,6 +24,7 @@ mod key;
 mod policy;
 mod purges;
 mod store;
+mod tier;
 
 pub use entry::{Entry, Form};
 pub use flight::{Failure, Flights, Follower, Lead, Outcome, Seat, Server, Step};
@@ -30,12 +32,13 @@ pub use key::{Key, KeyParts};
 pub use policy::{Asked, Decision, Directives, decide};
 pub use purges::{Purge, PurgeRequest, Purges};
 pub use store::{Store, StoreOptions, StoreUsage};
+pub use tier::{Shelf, Tier};
 
 use std::{io, sync::Arc, time::Duration};
 
 use crate::{
-    config::{self, CacheRules},
-    types::unix_now,
+    config::{self, CacheRules, Namespace},
+    types::{TenantId, unix_now},
 };
 
 /// An entry from that far in the future was stored by a clock that has been set back since: its age says nothing.
@@ -73,12 +76,12 @@ impl Cache {
         Ok(Self { store, purges, flights: Arc::default() })
     }
 
-    /// Looks in memory, then on disk. `max_age` is the client's own idea of fresh.
-    pub async fn find(&self, key: &Key, rules: &CacheRules, max_age: Option<Duration>) -> Found {
+    /// Looks in memory, then in the tiers below it. `max_age` is the client's own idea of fresh.
+    pub async fn find(&self, key: &Key, tenant: &TenantId, rules: &CacheRules, max_age: Option<Duration>) -> Found {
         let entry = match self.store.peek(key) {
             Some(entry) => entry,
             None if !self.store.may_hold(key) => return Found::Nothing,
-            None => match self.store.load(key).await {
+            None => match self.store.load(key, owner(tenant, rules)).await {
                 Some(entry) => entry,
                 None => return Found::Nothing,
             },
@@ -117,7 +120,8 @@ impl Cache {
     /// Keeps an answer, unless it was purged while it was being made, or is too large.
     pub fn keep(&self, key: Key, entry: Arc<Entry>, rules: &CacheRules) {
         if entry.body.len() <= rules.max_entry && self.purges.counts(&key, &entry) {
-            self.store.insert(key, entry);
+            let owner = owner(&entry.tenant, rules).to_owned();
+            self.store.insert(key, entry, &Shelf { ttl: rules.ttl, stale_if_error: rules.stale_if_error, owner });
         }
     }
 
@@ -134,6 +138,14 @@ impl Cache {
     /// Writes what still waits for the disk.
     pub fn close(&self, patience: Duration) {
         self.store.close(patience);
+    }
+}
+
+/// The tenant that an answer is for; empty where all share it.
+fn owner<'a>(tenant: &'a TenantId, rules: &CacheRules) -> &'a str {
+    match rules.namespace {
+        Namespace::Tenant => tenant.as_str(),
+        Namespace::Shared => "",
     }
 }
 

@@ -1,9 +1,11 @@
 //! Where entries are kept: in memory first, on disk second, both bounded.
 //!
 //! ```text
-//! peek ──▶ memory (S3-FIFO, sharded) ─ miss ─▶ may_hold? ─ load ─▶ disk (foyer's blocks, a thread of their own)
-//! insert ─▶ memory at once ──────────── queue, dropped when full ─▶ disk
+//! peek ──▶ memory (S3-FIFO, sharded) ─ miss ─▶ may_hold? ─ load ─▶ tiers below: disk (foyer's blocks, a thread of their own)
+//! insert ─▶ memory at once ─────────────────────── dropped when busy ─▶ tiers below
 //! ```
+//!
+//! A tier is what pingora-cache calls storage, see `tier`.
 //!
 //! Memory evicts by S3-FIFO: what is asked once passes through a tenth of the space and leaves what is asked again
 //! alone, and a hit takes a shared lock only. The disk is a convenience: without it, full, broken or slow, requests go
@@ -25,10 +27,19 @@ use std::{
     time::Duration,
 };
 
-use foyer::{Cache, CacheBuilder, HybridCacheEntry, HybridCacheProperties, S3FifoConfig};
+use foyer::{Cache, CacheBuilder, S3FifoConfig};
+use futures::FutureExt;
+use pingora_cache::{
+    storage::{PurgeTarget, PurgeType},
+    trace::Span,
+};
+use tokio::sync::Semaphore;
 
 use self::disk::Disk;
-use super::{Entry, Key, codec::Stored};
+use super::{
+    Entry, Key,
+    tier::{self, Shelf, Tier},
+};
 
 /// How much may be kept, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,19 +85,30 @@ pub struct Store {
     memory: Memory,
     limit: usize,
     max_entry: usize,
-    disk: Option<Disk>,
-    /// Counts removals, so that a slow read from the disk cannot bring back what was removed meanwhile.
-    removals: AtomicU64,
+    /// First to last.
+    below: Vec<Tier>,
+    /// The first of them, where there is one on disk.
+    disk: Option<&'static Disk>,
+    /// Counts removals, so that a slow tier cannot bring back what was removed meanwhile.
+    removals: Arc<AtomicU64>,
+    /// Writes to tiers that are under way.
+    writes: Arc<Semaphore>,
 }
 
-type Memory = Cache<Key, Stored, KeyHashes, HybridCacheProperties>;
-type Held = HybridCacheEntry<Key, Stored, KeyHashes>;
+type Memory = Cache<Key, Arc<Entry>, KeyHashes>;
 type KeyHashes = BuildHasherDefault<KeyHasher>;
 
 /// What an entry costs in memory beside its body and its texts: foyer's record, its slots in the index and in the queue of
 /// the lately evicted, the entry itself, and what the allocator adds to nine pieces. Measured: 620 with mimalloc, 660 with
 /// glibc; see `tests::memory_stays_within_its_bound`.
 const OVERHEAD: usize = 704;
+
+/// How long a request waits for a tier, which has to be less patient itself.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long a tier may take to write, and how many writes may be under way.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+const WRITES: usize = 256;
 
 /// What the texts of an entry seldom exceed.
 const NAMES: usize = 1 << 10;
@@ -97,6 +119,9 @@ impl Store {
     /// Blocks for some milliseconds, and a little longer while a full disk is read in; call it outside of a runtime.
     pub fn open(options: &StoreOptions) -> io::Result<Self> {
         let disk = options.disk.clone().map(|disk| Disk::open(disk, options.max_entry)).transpose()?;
+        // A tier lives as long as the process; what it holds of the system ends with this store.
+        let disk: Option<&'static Disk> = disk.map(|disk| &*Box::leak(Box::new(disk)));
+        let below = disk.map(|disk| disk as Tier).into_iter().collect();
         let shards = shards(options.memory, options.max_entry);
         let largest = options.memory / shards;
         let memory = CacheBuilder::new(options.memory)
@@ -104,64 +129,115 @@ impl Store {
             .with_shards(shards)
             .with_eviction_config(S3FifoConfig::default())
             .with_hash_builder(KeyHashes::default())
-            .with_weighter(|_: &Key, stored: &Stored| weigh(stored.entry()))
+            .with_weighter(|_: &Key, entry: &Arc<Entry>| weigh(entry))
             // What a shard cannot hold would stay in it all the same.
-            .with_filter(move |_: &Key, stored: &Stored| weigh(stored.entry()) <= largest)
+            .with_filter(move |_: &Key, entry: &Arc<Entry>| weigh(entry) <= largest)
             .build();
-        Ok(Self { memory, limit: options.memory, max_entry: options.max_entry, disk, removals: AtomicU64::new(0) })
+        Ok(Self {
+            memory,
+            limit: options.memory,
+            max_entry: options.max_entry,
+            below,
+            disk,
+            removals: Arc::default(),
+            writes: Arc::new(Semaphore::new(WRITES)),
+        })
+    }
+
+    /// With one more tier, below the others.
+    #[must_use]
+    pub fn with_tier(mut self, tier: Tier) -> Self {
+        self.below.push(tier);
+        self
     }
 
     /// The entry of a key if it is in memory. Never waits for anything but a short lock; counts as a use.
     pub fn peek(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.memory.get(key).map(|held| held.value().entry().clone())
+        self.memory.get(key).map(|held| held.value().clone())
     }
 
     /// Whether [`Self::load`] may find something; a no is certain, a yes is not.
     pub fn may_hold(&self, key: &Key) -> bool {
-        self.memory.contains(key) || self.disk.as_ref().is_some_and(|disk| disk.may_hold(key))
+        let others = self.below.len() - usize::from(self.disk.is_some());
+        self.memory.contains(key) || others > 0 || self.disk.is_some_and(|disk| disk.may_hold(key))
     }
 
-    /// The entry of a key, from memory or else from the disk, which has 100 ms: if it needs longer or fails, nothing.
-    pub async fn load(&self, key: &Key) -> Option<Arc<Entry>> {
+    /// The entry of a key, from memory or else from the first tier below that has it in time. `owner` is the tenant that it is for.
+    pub async fn load(&self, key: &Key, owner: &str) -> Option<Arc<Entry>> {
         if let Some(entry) = self.peek(key) {
             return Some(entry);
         }
-        let disk = self.disk.as_ref()?;
-        let removals = self.removals.load(Ordering::Acquire);
-        let found = disk.load(key).await?;
-        if removals != self.removals.load(Ordering::Acquire) {
-            return None;
-        }
-        // It may have come anew while the disk was read.
-        if let Some(entry) = self.peek(key) {
+        for &tier in &self.below {
+            let removals = self.removals.load(Ordering::Acquire);
+            let reading = tier::read(tier, key, owner, self.max_entry);
+            let found = match tokio::time::timeout(PATIENCE, reading).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "cache: a tier cannot be read");
+                    None
+                }
+                Err(_) => None,
+            };
+            let Some(entry) = found.map(Arc::new) else { continue };
+            if removals != self.removals.load(Ordering::Acquire) {
+                return None;
+            }
+            // It may have come anew while the tier was read.
+            if let Some(entry) = self.peek(key) {
+                return Some(entry);
+            }
+            self.memory.insert(*key, entry.clone());
             return Some(entry);
         }
-        let held = self.memory.insert(*key, Stored::new(*key, found.entry.clone()));
-        if found.leaving {
-            disk.write(&held);
-        }
-        Some(found.entry)
+        None
     }
 
-    /// Keeps an entry: in memory at once, on disk soon. Larger ones than allowed are let go.
-    pub fn insert(&self, key: Key, entry: Arc<Entry>) {
+    /// Keeps an entry: in memory at once, below soon. Larger ones than allowed are let go, and below also what comes while a
+    /// tier is busy.
+    pub fn insert(&self, key: Key, entry: Arc<Entry>, shelf: &Shelf) {
         if entry.body.len() > self.max_entry {
             return;
         }
-        let held = self.memory.insert(key, Stored::new(key, entry));
-        if let Some(disk) = &self.disk {
-            disk.write(&held);
+        self.memory.insert(key, entry.clone());
+        for &tier in &self.below {
+            self.write(tier, &key, &entry, shelf);
         }
+    }
+
+    fn write(&self, tier: Tier, key: &Key, entry: &Entry, shelf: &Shelf) {
+        let Ok(permit) = self.writes.clone().try_acquire_owned() else { return };
+        let meta = match tier::meta(key, entry, shelf) {
+            Ok(meta) => meta,
+            Err(error) => {
+                tracing::debug!(%error, "cache: an entry is kept in memory only");
+                return;
+            }
+        };
+        let (key, body) = (tier::cache_key(key, &shelf.owner), entry.body.clone());
+        let (removals, before) = (self.removals.clone(), self.removals.load(Ordering::Acquire));
+        soon(async move {
+            let counts = || removals.load(Ordering::Acquire) == before;
+            if let Err(error) = tier::write(tier, &key, &meta, body, counts).await {
+                tracing::debug!(%error, "cache: a tier does not take an entry");
+            }
+            drop(permit);
+        });
     }
 
     /// Forgets a key. A record already on disk may come back after a restart.
     pub fn remove(&self, key: &Key) {
         self.removals.fetch_add(1, Ordering::AcqRel);
-        if let Some(held) = self.memory.remove(key) {
-            held.value().retire();
-        }
-        if let Some(disk) = &self.disk {
-            disk.remove(key);
+        self.memory.remove(key);
+        let compact = tier::cache_key(key, "").to_compact();
+        for &tier in &self.below {
+            let compact = compact.clone();
+            soon(async move {
+                let span = Span::inactive().handle();
+                let purge = tier.purge(PurgeTarget::Active(&compact), PurgeType::Invalidation, &span);
+                if let Err(error) = purge.await {
+                    tracing::warn!(%error, "cache: a tier does not remove an entry");
+                }
+            });
         }
     }
 
@@ -188,6 +264,29 @@ impl Store {
         if let Some(disk) = &self.disk {
             disk.close(patience);
         }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Some(disk) = self.disk {
+            disk.release();
+        }
+    }
+}
+
+/// Does what a tier that only queues it has done at once, and another one within its time.
+fn soon(work: impl Future<Output = ()> + Send + 'static) {
+    let mut work = Box::pin(work);
+    if (&mut work).now_or_never().is_some() {
+        return;
+    }
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move {
+            if tokio::time::timeout(WRITE_PATIENCE, work).await.is_err() {
+                tracing::warn!("cache: a tier takes too long");
+            }
+        });
     }
 }
 

@@ -53,8 +53,8 @@ const LAYERS: &[(&str, u8)] = &[
 const SIDEWAYS: &[(&str, &str)] = &[("error", "types"), ("openai", "sse")];
 
 /// Where Pingora may be named. Engines stay plain Rust that a unit test drives without a socket; `limits` uses its counting
-/// windows, which know no socket either.
-const PINGORA: &[&str] = &["limits", "engines", "proxy", "admin", "server", "cli"];
+/// windows and `cache` its storage, which know no socket either.
+const PINGORA: &[&str] = &["cache", "limits", "engines", "proxy", "admin", "server", "cli"];
 
 #[test]
 fn imports_point_down() {

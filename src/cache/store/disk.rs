@@ -14,9 +14,11 @@
 mod attach;
 
 use std::{
+    any::Any,
+    collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
@@ -25,12 +27,25 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use bytes::Bytes;
 use foyer::{Age, Load};
+use pingora_cache::{
+    CacheKey, CacheMeta,
+    key::CacheHashKey,
+    storage::{HandleMiss, HitHandler, MissFinishType, MissHandler, PurgeOutcome, PurgeTarget, PurgeType, Storage},
+    trace::SpanHandle,
+};
+use pingora_error::{Error, ErrorType, Result};
 use tokio::sync::Semaphore;
 
 use self::attach::{Attached, Refused};
-use super::{DiskOptions, Held, Key};
-use crate::cache::Entry;
+use super::{DiskOptions, Key};
+use crate::cache::{
+    Entry,
+    codec::Stored,
+    tier::{self, Pieces, Shelf, WholeHit},
+};
 
 /// How long a request waits for the disk.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -65,6 +80,8 @@ struct Shared {
     options: DiskOptions,
     max_entry: usize,
     attached: ArcSwapOption<Attached>,
+    /// Records that may still wait to be written, by half of their key: they must not come back once removed.
+    waiting: Mutex<Waiting>,
     /// Whether the last trial record arrived.
     writable: AtomicBool,
     /// Whether something was written since.
@@ -85,6 +102,7 @@ impl Disk {
             options,
             max_entry,
             attached: ArcSwapOption::empty(),
+            waiting: Mutex::default(),
             writable: AtomicBool::new(true),
             written: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -107,7 +125,7 @@ impl Disk {
             && self.shared.attached.load().as_ref().is_some_and(|disk| disk.storage().may_contains(key))
     }
 
-    pub(super) async fn load(&self, key: &Key) -> Option<Found> {
+    async fn load(&self, key: &Key) -> Option<Found> {
         let shared = &self.shared;
         if !self.may_hold(key) {
             return None;
@@ -139,20 +157,26 @@ impl Disk {
     }
 
     /// Queues a record; a full queue lets it go.
-    pub(super) fn write(&self, held: &Held) {
+    fn write(&self, key: Key, entry: Arc<Entry>) {
         if let Some(disk) = &*self.shared.attached.load() {
             self.shared.written.store(true, Ordering::Relaxed);
             if self.shared.writable.load(Ordering::Relaxed) {
-                disk.storage().enqueue(held.piece(), false);
+                let stored = Stored::new(key, entry);
+                self.shared.waiting().add(&key, &stored);
+                disk.queue(key, stored);
             }
         }
     }
 
-    pub(super) fn remove(&self, key: &Key) {
+    /// Forgets what has this half of a key. foyer finds records by their hash, which is in that half.
+    fn remove(&self, half: [u8; 16]) {
+        let waits = self.shared.waiting().retire(&half);
+        let mut key = Key([0; 32]);
+        key.0[..half.len()].copy_from_slice(&half);
         if let Some(disk) = &*self.shared.attached.load() {
             // A removal is queued without a bound: only what is there needs one.
-            if disk.storage().may_contains(key) {
-                disk.storage().delete(key);
+            if waits || disk.storage().may_contains(&key) {
+                disk.storage().delete(&key);
             }
         }
     }
@@ -182,6 +206,13 @@ impl Disk {
         shared.attached.load().is_some() && shared.writable.load(Ordering::Relaxed) && !shared.is_resting()
     }
 
+    /// Ends the keeper and gives the folder free.
+    pub(super) fn release(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        drop(self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.shared.attached.store(None);
+    }
+
     /// Ends the keeper, writes what is queued, and gives the folder free.
     pub(super) fn close(&self, patience: Duration) {
         self.shared.closed.store(true, Ordering::SeqCst);
@@ -195,14 +226,111 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
-        self.shared.attached.store(None);
+/// A record is written whole or not at all: it is in memory before, and small. How long it may be used is the reader's to say.
+#[async_trait]
+impl Storage for Disk {
+    async fn lookup(&'static self, key: &CacheKey, _trace: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
+        let Some(own) = tier::own_key(key) else { return Ok(None) };
+        let Some(Found { entry, leaving }) = self.load(&own).await else { return Ok(None) };
+        let meta = tier::meta(&own, &entry, &Shelf::default())?;
+        let body = entry.body.clone();
+        if leaving {
+            self.write(own, entry);
+        }
+        Ok(Some((meta, Box::new(WholeHit(Some(body))))))
+    }
+
+    async fn get_miss_handler(
+        &'static self,
+        key: &CacheKey,
+        meta: &CacheMeta,
+        _trace: &SpanHandle,
+    ) -> Result<MissHandler> {
+        let Some(key) = tier::own_key(key) else {
+            return Error::e_explain(ErrorType::InternalError, "not a key of this cache");
+        };
+        Ok(Box::new(Writing { disk: self, key, entry: tier::announced(&key, meta)?, body: Pieces::default() }))
+    }
+
+    async fn purge(
+        &'static self,
+        target: PurgeTarget<'_>,
+        _kind: PurgeType,
+        _trace: &SpanHandle,
+    ) -> Result<PurgeOutcome> {
+        self.remove(target.key().primary_bin());
+        Ok(PurgeOutcome::Purged(None))
+    }
+
+    async fn update_meta(&'static self, _key: &CacheKey, _meta: &CacheMeta, _trace: &SpanHandle) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn as_any(&self) -> &(dyn Any + Send + Sync + 'static) {
+        self
+    }
+}
+
+/// A record that is being written.
+struct Writing {
+    disk: &'static Disk,
+    key: Key,
+    entry: (Entry, usize),
+    body: Pieces,
+}
+
+#[async_trait]
+impl HandleMiss for Writing {
+    async fn write_body(&mut self, data: Bytes, _eof: bool) -> Result<()> {
+        self.body.push(data);
+        match self.body.length() <= self.entry.1 {
+            true => Ok(()),
+            false => Error::e_explain(ErrorType::InternalError, "longer than announced"),
+        }
+    }
+
+    async fn finish(self: Box<Self>) -> Result<MissFinishType> {
+        let (entry, length) = self.entry;
+        if self.body.length() != length {
+            return Error::e_explain(ErrorType::InternalError, "shorter than announced");
+        }
+        self.disk.write(self.key, Arc::new(Entry { body: self.body.whole(), ..entry }));
+        Ok(MissFinishType::Created(length))
+    }
+}
+
+/// Records that may still wait to be written. A record tells by itself when it is gone.
+#[derive(Debug, Default)]
+struct Waiting {
+    records: HashMap<[u8; 16], Weak<AtomicBool>>,
+    /// How many there were after the last look for those that are written.
+    after: usize,
+}
+
+impl Waiting {
+    fn add(&mut self, key: &Key, stored: &Stored) {
+        if self.records.len() > 2 * self.after + 64 {
+            self.records.retain(|_, gone| gone.strong_count() > 0);
+            self.after = self.records.len();
+        }
+        self.records.insert(key.half(), stored.mark());
+    }
+
+    /// Whether one waits.
+    fn retire(&mut self, half: &[u8; 16]) -> bool {
+        let gone = self.records.remove(half).and_then(|gone| gone.upgrade());
+        if let Some(gone) = &gone {
+            gone.store(true, Ordering::Relaxed);
+        }
+        gone.is_some()
     }
 }
 
 impl Shared {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_resting(&self) -> bool {
         let until = self.rests.load(Ordering::Relaxed);
         until > 0 && self.now() < until

@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod disk;
+mod tiers;
 
 const MIB: usize = 1 << 20;
 
@@ -51,10 +52,10 @@ fn entry(number: u64, size: usize) -> Arc<Entry> {
 fn what_was_inserted_is_found_until_it_is_removed() {
     let store = in_memory(16 * MIB);
     assert!(store.peek(&key(1)).is_none() && !store.may_hold(&key(1)));
-    store.insert(key(1), entry(1, 100));
+    store.insert(key(1), entry(1, 100), &Shelf::default());
     assert_eq!(store.peek(&key(1)), Some(entry(1, 100)));
     assert!(store.may_hold(&key(1)) && !store.may_hold(&key(2)));
-    store.insert(key(1), entry(2, 100));
+    store.insert(key(1), entry(2, 100), &Shelf::default());
     assert_eq!(store.peek(&key(1)), Some(entry(2, 100)));
     assert_eq!(store.usage().memory_entries, 1);
     store.remove(&key(1));
@@ -65,16 +66,16 @@ fn what_was_inserted_is_found_until_it_is_removed() {
 #[test]
 fn what_is_too_large_is_not_kept() {
     let store = in_memory(16 * MIB);
-    store.insert(key(1), entry(1, MIB));
-    store.insert(key(2), entry(2, MIB + 1));
+    store.insert(key(1), entry(1, MIB), &Shelf::default());
+    store.insert(key(2), entry(2, MIB + 1), &Shelf::default());
     assert!(store.peek(&key(1)).is_some() && store.peek(&key(2)).is_none());
     // Nor what memory as a whole cannot hold, even if it is allowed.
     let store = in_memory(MIB / 2);
-    store.insert(key(1), entry(1, MIB));
+    store.insert(key(1), entry(1, MIB), &Shelf::default());
     assert!(store.peek(&key(1)).is_none());
     assert_eq!(store.usage().memory_bytes, 0);
     let store = in_memory(0);
-    store.insert(key(1), entry(1, 1));
+    store.insert(key(1), entry(1, 1), &Shelf::default());
     assert!(store.peek(&key(1)).is_none());
 }
 
@@ -87,7 +88,7 @@ fn every_shard_holds_the_largest_entry() {
     }
     let store = Store::open(&StoreOptions { memory: 8 * MIB, disk: None, max_entry: 2 * MIB }).unwrap();
     for number in 0..50 {
-        store.insert(key(number), entry(number, 2 * MIB));
+        store.insert(key(number), entry(number, 2 * MIB), &Shelf::default());
         assert!(store.peek(&key(number)).is_some());
     }
     assert!(store.usage().memory_bytes <= 8 * MIB as u64);
@@ -97,11 +98,11 @@ fn every_shard_holds_the_largest_entry() {
 fn what_is_asked_again_survives_a_scan() {
     let store = in_memory(4 * MIB);
     for hot in 0..100 {
-        store.insert(key(hot), entry(hot, 1_000));
+        store.insert(key(hot), entry(hot, 1_000), &Shelf::default());
         assert!(store.peek(&key(hot)).is_some());
     }
     for cold in 1_000..21_000 {
-        store.insert(key(cold), entry(cold, 1_000));
+        store.insert(key(cold), entry(cold, 1_000), &Shelf::default());
         if cold.is_multiple_of(500) {
             (0..100).for_each(|hot| drop(store.peek(&key(hot))));
         }
@@ -120,7 +121,7 @@ fn threads_may_use_it_at_once() {
                 for round in 0..4_000_u64 {
                     let number = (round * 7 + thread * 13) % 3_000;
                     match round % 4 {
-                        0 | 1 => store.insert(key(number), entry(number, 700)),
+                        0 | 1 => store.insert(key(number), entry(number, 700), &Shelf::default()),
                         2 => {
                             if let Some(found) = store.peek(&key(number)) {
                                 assert_eq!(found, entry(number, 700));
@@ -165,7 +166,7 @@ fn memory_stays_within_its_bound() {
     for number in 0..1_000_000 {
         let mut entry = Entry::clone(&entry(number, 0));
         entry.body = Bytes::from(vec![b'x'; usize::try_from(number % 4).unwrap() * 100]);
-        store.insert(key(number), Arc::new(entry));
+        store.insert(key(number), Arc::new(entry), &Shelf::default());
         if number.is_multiple_of(10_000) {
             assert!(store.usage().memory_bytes <= limit as u64);
             most = most.max(resident());

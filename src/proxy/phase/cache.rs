@@ -69,7 +69,7 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
     }
     let max_age = directives.max_age.map(Duration::from_secs);
     loop {
-        match cache.find(&key, &rules, max_age).await {
+        match cache.find(&key, &payer, &rules, max_age).await {
             Found::Fresh(entry, age) => {
                 if serve(caller, ctx, &entry, Course::Hit, age).await? {
                     return Ok(true);

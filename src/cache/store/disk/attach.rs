@@ -16,11 +16,11 @@ use foyer::{
 use tokio::runtime::{Builder, Runtime};
 
 use super::{
-    super::{Key, KeyHashes, Stored},
+    super::{Key, KeyHashes},
     DiskOptions, Trial,
 };
 use crate::{
-    cache::{Entry, Form},
+    cache::{Entry, Form, codec::Stored},
     types::{NanoUsd, Usage, unix_now},
 };
 
@@ -112,6 +112,11 @@ impl Attached {
         self.wait(patience, async move { storage.close().await.is_ok() }) == Some(true)
     }
 
+    /// Queues a record to be written.
+    pub(super) fn queue(&self, key: Key, stored: Stored) {
+        self.hybrid.storage_writer(key).force().insert(stored);
+    }
+
     /// Writes a record and reads it back.
     pub(super) fn try_out(&self, patience: Duration) -> Trial {
         let key = Key([0; 32]);
@@ -129,7 +134,7 @@ impl Attached {
             usage: Usage::default(),
             cost: NanoUsd(0),
         };
-        self.hybrid.storage_writer(key).force().insert(Stored::new(key, Arc::new(entry)));
+        self.queue(key, Stored::new(key, Arc::new(entry)));
         let storage = self.storage().clone();
         let arrived = self.wait(patience, async move {
             storage.wait().await;

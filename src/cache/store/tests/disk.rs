@@ -33,14 +33,14 @@ fn until(what: &str, mut true_: impl FnMut() -> bool) {
 
 /// Reads as Pingora does: from a runtime that is not the store's.
 fn load(store: &Store, key: &Key) -> Option<Arc<Entry>> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(store.load(key))
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(store.load(key, ""))
 }
 
 /// Writes that many entries, slowly enough that none is dropped.
 fn fill(store: &Store, numbers: std::ops::Range<u64>, size: usize) {
     let handed_over = numbers.end;
     for number in numbers {
-        store.insert(key(number), entry(number, size));
+        store.insert(key(number), entry(number, size), &Shelf::default());
         if number % 32 == 31 || number + 1 == handed_over {
             settle(store, number);
         }
@@ -78,12 +78,12 @@ fn entries_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     for number in 0..50 {
-        store.insert(key(number), entry(number, 3_000));
+        store.insert(key(number), entry(number, 3_000), &Shelf::default());
     }
     store.close(Duration::from_secs(10));
     assert!(!store.usage().disk_up);
     assert_eq!(store.peek(&key(1)), Some(entry(1, 3_000)), "memory goes on");
-    store.insert(key(90), entry(90, 10));
+    store.insert(key(90), entry(90, 10), &Shelf::default());
     drop(store);
     let store = open(folder.path());
     assert!(store.peek(&key(1)).is_none() && store.may_hold(&key(1)) && !store.may_hold(&key(90)));
@@ -119,7 +119,7 @@ fn a_dropped_store_leaves_its_folder_to_the_next() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let store = open(folder.path());
-        store.insert(key(1), entry(1, 10));
+        store.insert(key(1), entry(1, 10), &Shelf::default());
         settle(&store, 1);
         // Inside of a runtime, where a runtime must not be dropped carelessly.
         drop(store);
@@ -155,7 +155,7 @@ fn damaged_files_give_right_answers_or_none() {
         let right = right_answers(&store, 0..400, 2_000);
         assert!(round > 0 || right > 0);
         // And it goes on.
-        store.insert(key(1_000 + round), entry(1_000 + round, 2_000));
+        store.insert(key(1_000 + round), entry(1_000 + round, 2_000), &Shelf::default());
         store.close(Duration::from_secs(10));
     }
     // Files cut, emptied, lost, replaced by noise.
@@ -209,7 +209,7 @@ fn without_a_usable_folder_memory_goes_on_alone() {
         let store = Store::open(&options).unwrap();
         until("it is counted", || store.usage().disk_errors == 1);
         assert!(!store.usage().disk_up);
-        store.insert(key(1), entry(1, 10));
+        store.insert(key(1), entry(1, 10), &Shelf::default());
         assert_eq!(store.peek(&key(1)), Some(entry(1, 10)));
         assert!(load(&store, &key(2)).is_none());
         store.remove(&key(1));
@@ -221,11 +221,11 @@ fn without_a_usable_folder_memory_goes_on_alone() {
 fn a_folder_belongs_to_one_store_and_then_to_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let first = open(folder.path());
-    first.insert(key(1), entry(1, 10));
+    first.insert(key(1), entry(1, 10), &Shelf::default());
     let second = Store::open(&options(folder.path())).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     assert!(!second.usage().disk_up && first.usage().disk_up);
-    second.insert(key(2), entry(2, 10));
+    second.insert(key(2), entry(2, 10), &Shelf::default());
     assert!(second.peek(&key(2)).is_some());
     first.close(Duration::from_secs(10));
     until("the second has it", || second.usage().disk_up);
@@ -238,7 +238,7 @@ fn the_disk_stays_within_its_size() {
     let store = open(folder.path());
     let largest = MAX_ENTRY;
     for number in 0..240 {
-        store.insert(key(number), entry(number, largest));
+        store.insert(key(number), entry(number, largest), &Shelf::default());
         settle(&store, number);
         assert!(store.usage().disk_bytes <= SIZE);
     }
@@ -268,14 +268,14 @@ fn what_was_removed_does_not_come_back_from_the_queue() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     for number in 0..200 {
-        store.insert(key(number), entry(number, 1_000));
+        store.insert(key(number), entry(number, 1_000), &Shelf::default());
         if number % 2 == 0 {
             settle(&store, number);
         }
         store.remove(&key(number));
         assert!(load(&store, &key(number)).is_none());
     }
-    store.insert(key(1), entry(1, 20));
+    store.insert(key(1), entry(1, 20), &Shelf::default());
     assert!(load(&store, &key(1)).is_some());
 }
 
@@ -293,10 +293,10 @@ fn a_disk_without_a_clean_block_heals() {
         fs::copy(full, file).unwrap();
     }
     let store = open(folder.path());
-    store.insert(key(100), entry(100, 10));
+    store.insert(key(100), entry(100, 10), &Shelf::default());
     until("the trouble is noticed", || !store.usage().disk_up);
     until("it is over", || store.usage().disk_up);
-    store.insert(key(101), entry(101, 10));
+    store.insert(key(101), entry(101, 10), &Shelf::default());
     settle(&store, 101);
     assert!(store.usage().disk_errors > 0);
     store.close(Duration::from_secs(10));
@@ -316,9 +316,9 @@ fn threads_may_use_both_tiers_at_once() {
                 for round in 0..600_u64 {
                     let number = (round * 7 + thread * 13) % 4_000;
                     match round % 5 {
-                        0..=2 => store.insert(key(number), entry(number, 5_000)),
+                        0..=2 => store.insert(key(number), entry(number, 5_000), &Shelf::default()),
                         3 => {
-                            if let Some(found) = runtime.block_on(store.load(&key(number))) {
+                            if let Some(found) = runtime.block_on(store.load(&key(number), "")) {
                                 assert_eq!(found, entry(number, 5_000));
                             }
                         }
