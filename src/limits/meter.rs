@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Kind, window::Window};
+use super::{Kind, Quota, window::Window};
 use crate::types::NanoUsd;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -17,6 +17,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// What a client is told to wait when too many of its requests are in flight.
 const SLOT_WAIT: Duration = Duration::from_secs(1);
+
+/// A limit that refuses, and when to retry.
+type Refused = (u64, Option<Duration>);
 
 /// What may be done at most; `None` is without limit and zero is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -153,16 +156,20 @@ impl Meter {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Why `amount` more of `kind` is not admitted: the limit and when to retry. `state` is this meter's.
-    pub(super) fn refuses(&self, state: &mut State, kind: Kind, amount: u64) -> Option<(u64, Option<Duration>)> {
+    /// What is left of a window once `amount` more of `kind` is admitted. `state` is this meter's.
+    ///
+    /// # Errors
+    /// It is not admitted: the limit and when to retry.
+    pub(super) fn ask(&self, state: &mut State, kind: Kind, amount: u64) -> Result<Option<Quota>, Refused> {
         if kind == Kind::ConcurrentRequests {
-            let limit = state.rules.concurrent_requests.filter(|limit| self.in_flight() >= *limit)?;
-            return Some((limit, (limit > 0).then_some(SLOT_WAIT)));
+            let full = state.rules.concurrent_requests.filter(|limit| self.in_flight() >= *limit);
+            return full.map_or(Ok(None), |limit| Err((limit, (limit > 0).then_some(SLOT_WAIT))));
         }
-        let window = state.window(kind)?;
-        match window.level().wait(amount) {
-            Some(0) => None,
-            wait => Some((window.limit, wait.map(Duration::from_millis))),
+        let Some(window) = state.window(kind) else { return Ok(None) };
+        let level = window.level();
+        match level.wait(amount) {
+            Some(0) => Ok(Some(level.with(amount).quota())),
+            wait => Err((window.limit, wait.map(Duration::from_millis))),
         }
     }
 

@@ -17,6 +17,8 @@ use crate::types::NanoUsd;
 #[must_use = "dropping a permit gives its slots back"]
 pub struct Permit {
     chain: Arc<[Arc<Meter>]>,
+    /// What was left of the requests when this one was taken.
+    requests: Option<Quota>,
     charged: Option<Charge>,
     corrected: bool,
 }
@@ -28,6 +30,8 @@ struct Charge {
     cost: NanoUsd,
     /// When it was counted, read under the locks: it tells in which window.
     at: Instant,
+    /// What was left of the LLM tokens then.
+    left: Option<Quota>,
 }
 
 impl Permit {
@@ -40,8 +44,9 @@ impl Permit {
     pub fn enter(chain: Arc<[Arc<Meter>]>) -> Result<Self, Refusal> {
         let needs = [(Kind::RequestsPerSecond, 1), (Kind::RequestsPerMinute, 1), (Kind::ConcurrentRequests, 1)];
         // The slots are taken while the meters are held, also from those without rules: a later rule counts them.
-        take(&chain, Step::Enter, &needs, || distinct(&chain).for_each(|meter| meter.take_slot()))?;
-        Ok(Self { chain, charged: None, corrected: false })
+        let ((), requests) =
+            take(&chain, Step::Enter, &needs, || distinct(&chain).for_each(|meter| meter.take_slot()))?;
+        Ok(Self { chain, requests, charged: None, corrected: false })
     }
 
     /// Charges the estimate of LLM tokens (prompt and completion) and money in all meters, or in none of them. To be
@@ -53,8 +58,8 @@ impl Permit {
     pub fn charge(&mut self, tokens: u64, cost: NanoUsd) -> Result<(), Refusal> {
         debug_assert!(self.charged.is_none(), "a permit is charged once");
         let needs = [(Kind::TokensPerMinute, tokens), (Kind::UsdPerMinute, cost.0)];
-        let at = take(&self.chain, Step::Charge, &needs, Instant::now)?;
-        self.charged = Some(Charge { tokens, cost, at });
+        let (at, left) = take(&self.chain, Step::Charge, &needs, Instant::now)?;
+        self.charged = Some(Charge { tokens, cost, at, left });
         Ok(())
     }
 
@@ -67,7 +72,8 @@ impl Permit {
         if std::mem::replace(&mut self.corrected, true) {
             return;
         }
-        let charged = self.charged.unwrap_or_else(|| Charge { tokens: 0, cost: NanoUsd::ZERO, at: Instant::now() });
+        let none = || Charge { tokens: 0, cost: NanoUsd::ZERO, at: Instant::now(), left: None };
+        let charged = self.charged.unwrap_or_else(none);
         for meter in distinct(&self.chain).filter(|meter| meter.limits(Step::Charge)) {
             let mut state = meter.lock();
             if let Some(window) = state.window(Kind::TokensPerMinute) {
@@ -79,12 +85,18 @@ impl Permit {
         }
     }
 
-    /// The tightest limit on requests over the chain, `None` when there is none. This request is counted.
+    /// The tightest limits on requests and on LLM tokens over the chain, `None` where there is none, as they were when this
+    /// request was counted in them.
+    pub fn quotas(&self) -> (Option<Quota>, Option<Quota>) {
+        (self.requests, self.charged.map_or_else(|| self.tokens_quota(), |charged| charged.left))
+    }
+
+    /// The tightest limit on requests over the chain now, `None` when there is none. This request is counted.
     pub fn requests_quota(&self) -> Option<Quota> {
         requests_quota(&self.chain)
     }
 
-    /// The tightest limit on LLM tokens over the chain, `None` when there is none. This request's charge is counted.
+    /// The tightest limit on LLM tokens over the chain now, `None` when there is none. This request's charge is counted.
     pub fn tokens_quota(&self) -> Option<Quota> {
         tokens_quota(&self.chain)
     }
@@ -109,13 +121,26 @@ struct Held<'a> {
     state: MutexGuard<'a, State>,
 }
 
-/// Takes all `needs` from every meter that limits them, or nothing. `and` is called under the locks once all is taken.
-fn take<T>(chain: &[Arc<Meter>], step: Step, needs: &[(Kind, u64)], and: impl FnOnce() -> T) -> Result<T, Refusal> {
+/// Takes all `needs` from every meter that limits them, or nothing. `and` is called under the locks once all is taken. Gives what
+/// is left of the tightest limit on requests or LLM tokens too: each window is asked once.
+fn take<T>(
+    chain: &[Arc<Meter>],
+    step: Step,
+    needs: &[(Kind, u64)],
+    and: impl FnOnce() -> T,
+) -> Result<(T, Option<Quota>), Refusal> {
     let mut held = hold(chain, step);
     let mut refusal: Option<Refusal> = None;
+    let mut left: Option<Quota> = None;
     for Held { index, meter, state } in &mut held {
         for &(kind, amount) in needs {
-            if let Some((limit, retry_after)) = meter.refuses(state, kind, amount) {
+            let asked = meter.ask(state, kind, amount);
+            if let Ok(Some(quota)) = asked
+                && kind != Kind::UsdPerMinute
+            {
+                left = Some(left.map_or(quota, |one| one.tighter(quota)));
+            }
+            if let Err((limit, retry_after)) = asked {
                 let this = Refusal { kind, limit, retry_after, meter: *index, requests: None, tokens: None };
                 if refusal.as_ref().is_none_or(|worst| this.outlasts(worst)) {
                     refusal = Some(this);
@@ -134,7 +159,7 @@ fn take<T>(chain: &[Arc<Meter>], step: Step, needs: &[(Kind, u64)], and: impl Fn
             }
         }
     }
-    Ok(and())
+    Ok((and(), left))
 }
 
 /// Locks the meters of a chain that may refuse at `step`, each once, in the order of their addresses.

@@ -146,6 +146,11 @@ impl Level {
         amount == 0 || before + with <= u128::from(self.limit) * interval
     }
 
+    /// Once `amount` more is counted, which is within the limit.
+    pub(super) fn with(self, amount: u64) -> Self {
+        Self { current: self.current + amount, ..self }
+    }
+
     /// Milliseconds until `amount` fits if nothing else is counted; `None` when it is larger than the limit.
     pub(super) fn wait(&self, amount: u64) -> Option<u64> {
         if self.fits(amount) {

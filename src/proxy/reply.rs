@@ -10,7 +10,7 @@ use pingora_http::ResponseHeader;
 use crate::{
     cache::{Failure, Form, Server},
     error::{Fault, GatewayError},
-    limits::{Quota, go_duration},
+    limits::{Quota, go_duration, push_go_duration, push_number},
     openai::{self, ErrorBody},
     proxy::{caller::Caller, context::Context, cors},
     types::RequestId,
@@ -209,18 +209,35 @@ pub fn put_cache_key(headers: &mut HeaderMap, ctx: &Context) {
 /// A tenant's own limits in the place of the account's, which all tenants share.
 pub fn put_quotas(headers: &mut HeaderMap, ctx: &Context) {
     let Some(permit) = &ctx.grant.permit else { return };
-    let (requests, tokens) = (permit.requests_quota(), permit.tokens_quota());
+    let (requests, tokens) = permit.quotas();
     if requests.is_some() || tokens.is_some() {
         super::headers::remove(headers, |name| name.as_str().starts_with("anthropic-ratelimit-"));
     }
-    for (kind, quota) in [("requests", requests), ("tokens", tokens)] {
-        for (name, value) in quota.iter().flat_map(|quota| quota_headers(kind, quota)) {
-            // Digits and letters: always a header's value. From bytes, which takes no more room than they need.
-            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
-                headers.insert(HeaderName::from_static(name), value);
+    const REQUESTS: [HeaderName; 3] = names([LIMIT_REQUESTS, REMAINING_REQUESTS, RESET_REQUESTS]);
+    const TOKENS: [HeaderName; 3] = names([LIMIT_TOKENS, REMAINING_TOKENS, RESET_TOKENS]);
+    let mut text = String::with_capacity(64);
+    for (names, quota) in [(REQUESTS, requests), (TOKENS, tokens)] {
+        let Some(quota) = quota else { continue };
+        text.clear();
+        push_number(&mut text, quota.limit);
+        let limit = text.len();
+        push_number(&mut text, quota.remaining);
+        let remaining = text.len();
+        push_go_duration(&mut text, quota.reset);
+        // One piece of memory for the three.
+        let text = Bytes::copy_from_slice(text.as_bytes());
+        let values = [text.slice(..limit), text.slice(limit..remaining), text.slice(remaining..)];
+        for (name, value) in names.into_iter().zip(values) {
+            // Digits and letters: always a header's value.
+            if let Ok(value) = HeaderValue::from_maybe_shared(value) {
+                headers.insert(name, value);
             }
         }
     }
+}
+
+const fn names([limit, remaining, reset]: [&'static str; 3]) -> [HeaderName; 3] {
+    [HeaderName::from_static(limit), HeaderName::from_static(remaining), HeaderName::from_static(reset)]
 }
 
 /// The headers that SDKs and people read a limit from. `reset` is a duration in Go's form, as OpenAI's is.
