@@ -186,6 +186,12 @@ pub struct Fields<'a> {
 }
 
 impl RawEvent {
+    /// The same event with other bytes.
+    #[must_use]
+    pub fn with(&self, raw: &[u8]) -> Self {
+        Self { raw: Bytes::copy_from_slice(raw), fields_at: self.fields_at }
+    }
+
     /// Reads the event's fields in one pass.
     pub fn fields(&self) -> Fields<'_> {
         let mut fields = Fields::default();

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{StreamRelay, StreamState, Verdict, is_done, trim};
+use super::{Seen, StreamRelay, StreamState, Verdict, is_done, trim};
 use crate::openai::error::ErrorBody;
 use crate::openai::locate::{Depths, hits, member_cut, skip_space, top_level};
 use crate::openai::usage::{find_service_tier, find_usage};
@@ -26,7 +26,7 @@ const MODEL_WITHIN: u64 = 4;
 
 /// What a stream of chunks counts. Some providers count in every chunk: that is what was generated so far, and the whole count
 /// only where the answer is finished.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChatUsage {
     last: Option<Usage>,
     standing: Standing,
@@ -90,6 +90,13 @@ impl ChatUsage {
     }
 }
 
+impl Seen {
+    /// The model's name is known, or will not be.
+    pub(super) fn knows_model(&self) -> bool {
+        self.model.is_some() || self.events > MODEL_WITHIN
+    }
+}
+
 impl StreamRelay {
     pub(super) fn chat(&mut self, fields: &Fields<'_>, data: &[u8]) -> Verdict {
         let (before, payload) = trim(data);
@@ -141,7 +148,7 @@ impl StreamRelay {
         {
             seen.service_tier = Some(tier);
         }
-        if !seen.first_token || (seen.model.is_none() && seen.events <= MODEL_WITHIN) {
+        if !seen.first_token || !seen.knows_model() {
             let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(payload) else { return };
             seen.first_token |= chunk.choices.iter().flatten().any(Choice::has_content);
             if seen.model.is_none() {

@@ -10,6 +10,7 @@
 //!
 //! On request it also keeps the generated text that it relayed, for streams whose provider never says what it counted.
 
+mod alike;
 mod chat;
 mod messages;
 mod responses;
@@ -29,6 +30,7 @@ use super::hosted::CallCounter;
 use super::locate::{is_json, is_space};
 use crate::sse::{DONE, RawEvent, Scanner};
 use crate::types::{ServiceTier, Usage};
+use alike::{Alike, Like};
 use tools::ToolCalls;
 
 pub use chat::ChatUsage;
@@ -114,6 +116,8 @@ pub struct StreamRelay {
     watch: bool,
     /// Those kept and not yet taken.
     watched: Vec<Vec<u8>>,
+    /// The last chunk that had nothing but a text.
+    alike: Option<Box<Alike>>,
 }
 
 /// What was read on the way.
@@ -132,6 +136,9 @@ struct Seen {
     last_sequence: Option<u64>,
     error: Option<ErrorBody>,
 }
+
+/// What an event may change beside the text.
+type Before = (ChatUsage, Option<ServiceTier>, u64, usize);
 
 /// What becomes of one event.
 #[derive(Debug)]
@@ -167,6 +174,7 @@ impl StreamRelay {
             calls: None,
             watch: false,
             watched: Vec::new(),
+            alike: None,
         }
     }
 
@@ -196,6 +204,13 @@ impl StreamRelay {
     #[must_use]
     pub fn watching(self, on: bool) -> Self {
         Self { watch: on, ..self }
+    }
+
+    /// Reads each event, also one that differs from another one in its text alone: what the others are held against.
+    #[cfg(any(test, fuzzing))]
+    #[must_use]
+    pub fn reading_all(self) -> Self {
+        Self { alike: Some(Box::new(Alike::learnt_out())), ..self }
     }
 
     /// Hands out the payloads that were kept since the last time, see [`Self::watching`].
@@ -357,7 +372,15 @@ impl StreamRelay {
     }
 
     fn relay(&mut self, event: &RawEvent, out: &mut Out) {
-        match self.judge(event) {
+        if let Some(like) = self.alike.as_mut().and_then(|alike| alike.matches(&event.raw)) {
+            return self.relay_alike(&event.raw, &like, out);
+        }
+        let before = self.learns().then(|| self.before());
+        let verdict = self.judge(event);
+        if let Some(before) = before {
+            self.learn(event, &verdict, before);
+        }
+        match verdict {
             Verdict::Pass => out.pass(&event.raw),
             Verdict::Drop => (),
             Verdict::Splice(range, new) => {
@@ -371,6 +394,51 @@ impl StreamRelay {
                 self.close();
             }
             Verdict::Fail(error) => self.fail(error, out),
+        }
+    }
+
+    /// Whether the next event may be one that others are like: what is looked for once in a stream has been found.
+    fn learns(&self) -> bool {
+        let plain = self.kind == StreamKind::Chat && self.calls.is_none() && !self.options.repair_tools;
+        let knows = self.seen.first_token && self.seen.knows_model();
+        plain && knows && self.state == StreamState::Open && self.alike.as_ref().is_none_or(|alike| alike.learns())
+    }
+
+    /// Takes down an event that changed nothing but the text.
+    fn learn(&mut self, event: &RawEvent, verdict: &Verdict, before: Before) {
+        let cut = match verdict {
+            Verdict::Pass => None,
+            Verdict::Splice(range, new) if new.is_empty() => Some(range),
+            _ => return,
+        };
+        if self.before() != before {
+            return;
+        }
+        let read = |raw: &[u8]| {
+            let mut text = String::new();
+            (append_chunk(&event.with(raw).data()?, &mut text) == 0).then_some(text)
+        };
+        self.alike.get_or_insert_default().learn(&event.raw, read, cut);
+    }
+
+    fn before(&self) -> Before {
+        (self.seen.chat.clone(), self.seen.service_tier, self.media, self.watched.len())
+    }
+
+    /// Relays an event that was read before, but for its text.
+    fn relay_alike(&mut self, raw: &Bytes, like: &Like, out: &mut Out) {
+        self.seen.events += 1;
+        if self.tally
+            && let Ok(text) = std::str::from_utf8(&raw[like.text.clone()])
+        {
+            self.generated.push_str(text);
+        }
+        match &like.cut {
+            None => out.pass(raw),
+            Some(cut) => {
+                out.write(&raw[..cut.start]);
+                out.write(&raw[cut.end..]);
+            }
         }
     }
 
@@ -448,6 +516,7 @@ impl StreamRelay {
         // Gives the buffers back; the relay itself may live until the record is written.
         self.scanner = Scanner::new();
         self.tools = ToolCalls::default();
+        self.alike = None;
     }
 }
 

@@ -567,3 +567,80 @@ proptest! {
         prop_assert_eq!(tallied(kind, options, &chunks, &end), kept);
     }
 }
+
+/// Events that are nearly alike: a template with other texts, or with something changed.
+fn nearly_alike() -> impl Strategy<Value = String> {
+    let template = prop::sample::select(vec![
+        r#"{"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"<>"},"finish_reason":null}],"usage":null}"#,
+        r#"{"id":"c","choices":[{"delta":{"content":"<>"}}],"obfuscation":"<2>"}"#,
+        r#"{"id":"c","usage":null,"choices":[{"delta":{"content":"<>","refusal":null}}],"obfuscation":"<2>"}"#,
+        r#"{"id":"c","choices":[{"delta":{"role":"assistant","content":"<>"},"finish_reason":null}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#,
+        r#"{"x":{"delta":{"content":"<>"}},"choices":[{"delta":{"content":"<2>"}}]}"#,
+        r#"{"choices":[{"delta":{"content":"<>","tool_calls":[{"function":{"arguments":"<2>"}}]}}]}"#,
+    ]);
+    let word = prop::sample::select(vec![
+        "",
+        "a",
+        "Hi",
+        " there",
+        "é",
+        "error",
+        "usage",
+        "audio",
+        "a\\n",
+        "\\u0041",
+        "\"",
+        "\t",
+        "[DONE]",
+        "\",\"refusal\":\"no",
+        "null",
+    ]);
+    (template, prop::collection::vec((word.clone(), word), 1..12), any::<bool>()).prop_map(|(template, words, crlf)| {
+        let end = if crlf { "\r\n\r\n" } else { "\n\n" };
+        let event = |(one, two): &(&str, &str)| {
+            let payload = template.replace("<>", one).replace("<2>", two);
+            format!("data: {payload}{end}")
+        };
+        words.iter().map(event).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn an_event_like_another_is_relayed_as_if_it_were_read(
+        streams in prop::collection::vec(nearly_alike(), 1..4),
+        (hide_usage, tally, watch) in any::<(bool, bool, bool)>(),
+        size in 1..300_usize,
+    ) {
+        let stream = format!("{}{}", sse(&[FIRST, TEXT]), streams.concat());
+        let relay = || {
+            let options = RelayOptions { hide_usage, ..RelayOptions::default() };
+            StreamRelay::new(StreamKind::Chat, options).tallying(tally).watching(watch)
+        };
+        let (mut quick, mut full) = (relay(), relay().reading_all());
+        for chunk in stream.as_bytes().chunks(size) {
+            prop_assert_eq!(quick.feed(Bytes::copy_from_slice(chunk)), full.feed(Bytes::copy_from_slice(chunk)));
+        }
+        prop_assert_eq!(quick.generated_bytes(), full.generated_bytes());
+        prop_assert_eq!(quick.take_generated(), full.take_generated());
+        prop_assert_eq!((quick.usage(), quick.usage_so_far()), (full.usage(), full.usage_so_far()));
+        prop_assert_eq!((quick.events(), quick.media_bytes()), (full.events(), full.media_bytes()));
+        prop_assert_eq!((quick.state(), quick.error()), (full.state(), full.error()));
+        prop_assert_eq!((quick.model(), quick.service_tier()), (full.model(), full.service_tier()));
+        prop_assert_eq!(quick.take_watched(), full.take_watched());
+        prop_assert_eq!(quick.finish(&StreamEnd::Clean), full.finish(&StreamEnd::Clean));
+    }
+}
+
+#[test]
+fn most_of_a_stream_is_not_read_again() {
+    let text = |text: &str| TEXT.replace("Hi", text);
+    let mut relay = StreamRelay::new(StreamKind::Chat, RelayOptions::default()).tallying(true);
+    relay.feed(Bytes::from(sse(&[FIRST, TEXT, &text("a")])));
+    let learnt = relay.alike.as_mut().unwrap();
+    let next = sse(&[&text(" more")]);
+    assert!(learnt.matches(next.as_bytes()).is_some() && learnt.matches(sse(&[STOP]).as_bytes()).is_none());
+    let raw = Bytes::from(next);
+    assert_eq!(relay.feed(raw.clone()).as_ptr(), raw.as_ptr(), "not copied either");
+    assert_eq!((relay.take_generated().as_str(), relay.events()), ("Hia more", 4));
+}

@@ -1,0 +1,234 @@
+//! Chunks that differ from one before in their text alone: nearly all of a stream.
+//!
+//! ```text
+//! data: {"id":"c","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}],"obfuscation":"x2"}\n\n
+//! ╰───────────────────── head ───────────────────────────╯   ╰────────────── middle ─────────────────╯  ╰ tail ╯
+//! ```
+//!
+//! What was found out about one such event by reading all of it holds for each event with the same head, middle and tail: a JSON
+//! reader sees the same members, and one string, or two, with another value. The comparison is a twentieth of the reading.
+
+use std::ops::Range;
+
+use memchr::{memchr2, memmem};
+
+/// Behind this stands the text of a chunk that has nothing else to say.
+const TEXT: &[u8] = b"\"delta\":{\"content\":\"";
+
+/// Behind this OpenAI puts random letters, against those who measure the size of events.
+const PADDING: &[u8] = b"\"obfuscation\":\"";
+
+/// Longer events are read: the copy would stay for as long as the stream is open.
+const LONGEST: usize = 2 << 10;
+
+/// After so many events in a row that were unlike the one before, no more are learnt.
+const PATIENCE: u8 = 8;
+
+/// One event that was read, without the values that others may differ in.
+#[derive(Debug, Default)]
+pub(super) struct Alike {
+    head: Vec<u8>,
+    middle: Vec<u8>,
+    /// Behind the padding; `None` where there is none, and the middle goes to the end.
+    tail: Option<Vec<u8>>,
+    /// What is cut out of it before it is sent, counted from the end of the text.
+    cut: Option<Range<usize>>,
+    unlike: u8,
+}
+
+/// Where the text of an event stands, and what of the event is not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Like {
+    pub(super) text: Range<usize>,
+    pub(super) cut: Option<Range<usize>>,
+}
+
+impl Alike {
+    /// One that learns nothing.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn learnt_out() -> Self {
+        Self { unlike: PATIENCE, ..Self::default() }
+    }
+
+    /// Whether another event may be learnt.
+    pub(super) fn learns(&self) -> bool {
+        self.unlike < PATIENCE
+    }
+
+    /// Whether an event is like the one that was learnt.
+    pub(super) fn matches(&mut self, raw: &[u8]) -> Option<Like> {
+        let like = self.compare(raw);
+        self.unlike = match like {
+            Some(_) => 0,
+            None => self.unlike.saturating_add(1),
+        };
+        like
+    }
+
+    fn compare(&self, raw: &[u8]) -> Option<Like> {
+        if self.head.is_empty() {
+            return None;
+        }
+        let start = self.head.len();
+        let text = plain(raw.strip_prefix(&self.head[..])?)?;
+        let end = start + text;
+        let rest = raw[end..].strip_prefix(&self.middle[..])?;
+        let same = match &self.tail {
+            None => rest.is_empty(),
+            Some(tail) => rest[plain(rest)?..] == tail[..],
+        };
+        let cut = self.cut.as_ref().map(|cut| end + cut.start..end + cut.end);
+        same.then_some(Like { text: start..end, cut })
+    }
+
+    /// Takes an event down that was read. `read` tells all that an event generates, and `cut` what of this one is not sent.
+    pub(super) fn learn(&mut self, raw: &[u8], read: impl Fn(&[u8]) -> Option<String>, cut: Option<&Range<usize>>) {
+        self.head.clear();
+        let Some(parts) = parts(raw) else { return };
+        // Another text in this place is another text of the event: nothing else is generated, and not in another place.
+        let is_all = |text: &[u8]| {
+            let other = [&raw[..parts.text.start], text, &raw[parts.text.end..]].concat();
+            read(&other).is_some_and(|read| read.as_bytes() == text)
+        };
+        if !is_all(b"") || !is_all(b"other") {
+            return;
+        }
+        let from_text = |cut: &Range<usize>| Some(cut.start.checked_sub(parts.text.end)?..cut.end - parts.text.end);
+        // What is cut out stands behind the text, and before the padding, whose length changes.
+        let cut = match cut.map(from_text) {
+            None => None,
+            Some(Some(cut))
+                if parts.padding.as_ref().is_none_or(|padding| parts.text.end + cut.end <= padding.start) =>
+            {
+                Some(cut)
+            }
+            Some(_) => return,
+        };
+        self.cut = cut;
+        self.head.extend_from_slice(&raw[..parts.text.start]);
+        self.middle.clear();
+        let middle = parts.padding.as_ref().map_or(raw.len(), |padding| padding.start);
+        self.middle.extend_from_slice(&raw[parts.text.end..middle]);
+        self.tail = parts.padding.map(|padding| raw[padding.end..].to_vec());
+    }
+}
+
+struct Parts {
+    text: Range<usize>,
+    padding: Option<Range<usize>>,
+}
+
+fn parts(raw: &[u8]) -> Option<Parts> {
+    if raw.len() > LONGEST {
+        return None;
+    }
+    let start = memmem::find(raw, TEXT)? + TEXT.len();
+    let text = start..start + plain(&raw[start..])?;
+    let padding = match memmem::find(&raw[text.end..], PADDING) {
+        None => None,
+        Some(at) => {
+            let start = text.end + at + PADDING.len();
+            Some(start..start + plain(&raw[start..])?)
+        }
+    };
+    Some(Parts { text, padding })
+}
+
+/// The length of the rest of a JSON string that has to be read as it stands: without escapes, and valid.
+fn plain(rest: &[u8]) -> Option<usize> {
+    let end = memchr2(b'"', b'\\', rest)?;
+    let text = &rest[..end];
+    // A word that is looked for in quotes would be found here as well, and mean nothing.
+    let is_word = matches!(text, b"error" | b"usage" | b"audio" | b"choices" | b"finish_reason" | b"service_tier");
+    let whole = rest[end] == b'"' && !is_word && !text.iter().any(|byte| *byte < b' ');
+    (whole && std::str::from_utf8(text).is_ok()).then_some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openai::generated::append_chunk;
+
+    fn event(text: &str, rest: &str) -> Vec<u8> {
+        format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]{rest}}}\n\n").into_bytes()
+    }
+
+    fn read(raw: &[u8]) -> Option<String> {
+        let mut text = String::new();
+        append_chunk(raw.strip_prefix(b"data: ")?, &mut text);
+        Some(text)
+    }
+
+    fn learnt(raw: &[u8], cut: Option<&Range<usize>>) -> Alike {
+        let mut alike = Alike::default();
+        alike.learn(raw, read, cut);
+        alike
+    }
+
+    #[test]
+    fn only_the_text_and_the_padding_may_differ() {
+        let mut alike = learnt(&event("a", ",\"obfuscation\":\"xy\",\"id\":1"), None);
+        for (text, rest) in
+            [("", ",\"obfuscation\":\"\",\"id\":1"), ("h\u{e9} {}[]", ",\"obfuscation\":\"abc\",\"id\":1")]
+        {
+            let raw = event(text, rest);
+            let like = alike.matches(&raw).unwrap();
+            assert_eq!((&raw[like.text], like.cut), (text.as_bytes(), None));
+        }
+        for (text, rest) in [
+            ("a", ""),
+            ("a", ",\"obfuscation\":\"xy\",\"id\":2"),
+            ("a", ",\"obfuscation\":\"x\\\"y\",\"id\":1"),
+            ("a\\n", ",\"obfuscation\":\"xy\",\"id\":1"),
+            ("a\n", ",\"obfuscation\":\"xy\",\"id\":1"),
+            ("usage", ",\"obfuscation\":\"xy\",\"id\":1"),
+            ("a", ",\"obfuscation\":\"error\",\"id\":1"),
+            ("a", ",\"obfuscation\":\"xy\",\"id\":1,\"usage\":{}"),
+            ("a\",\"refusal\":\"b", ",\"obfuscation\":\"xy\",\"id\":1"),
+        ] {
+            assert_eq!(alike.matches(&event(text, rest)), None, "{text} {rest}");
+        }
+        let mut broken = event("a", ",\"obfuscation\":\"xy\",\"id\":1");
+        let at = memmem::find(&broken, b"\"a\"").unwrap() + 1;
+        broken[at] = 0xff;
+        assert_eq!(alike.matches(&broken), None);
+        assert_eq!(alike.matches(&broken[..broken.len() - 1]), None);
+    }
+
+    #[test]
+    fn what_is_cut_out_moves_with_the_text() {
+        let raw = event("ab", ",\"usage\":null");
+        let at = memmem::find(&raw, b",\"usage\":null").unwrap();
+        let mut alike = learnt(&raw, Some(&(at..at + 13)));
+        let longer = event("abcd", ",\"usage\":null");
+        let like = alike.matches(&longer).unwrap();
+        assert_eq!(&longer[like.cut.unwrap()], b",\"usage\":null");
+        // Before the text, or behind something of changing length: not learnt.
+        assert!(learnt(&raw, Some(&(0..3))).head.is_empty());
+        let padded = event("ab", ",\"obfuscation\":\"x\",\"usage\":null");
+        let at = memmem::find(&padded, b",\"usage\":null").unwrap();
+        assert!(learnt(&padded, Some(&(at..at + 13))).head.is_empty());
+    }
+
+    #[test]
+    fn what_says_more_than_its_text_is_not_learnt_and_nothing_after_many_that_differ() {
+        let elsewhere =
+            |more: &str| format!("data: {{\"x\":{{\"delta\":{{\"content\":\"a\"}}}},{more}}}\n\n").into_bytes();
+        for raw in [
+            event("a", ",\"choices\":[{\"text\":\"b\"}]"),
+            event("a\\n", ""),
+            event(&"a".repeat(LONGEST), ""),
+            b"data: {\"choices\":[{\"text\":\"a\"}]}\n\n".to_vec(),
+            elsewhere("\"choices\":[{\"delta\":{\"content\":\"a\"}}]"),
+            elsewhere("\"choices\":[{\"delta\": {\"content\":\"a\"}}]"),
+        ] {
+            assert!(learnt(&raw, None).head.is_empty(), "{}", String::from_utf8_lossy(&raw));
+        }
+        let mut alike = learnt(&event("a", ""), None);
+        for number in 0..PATIENCE {
+            assert!(alike.learns());
+            assert_eq!(alike.matches(&event("a", &format!(",\"n\":{number}"))), None);
+        }
+        assert!(!alike.learns());
+    }
+}
