@@ -12,7 +12,7 @@ use pingora_core::utils::tls::WrappedX509;
 pub use peers::{Peers, UPSTREAM_IDLE};
 
 use crate::{
-    config::{Config, Dialect, Preset, Vendor},
+    config::{Config, Dialect, Free},
     dialect::anthropic::MAX_SEARCHES,
     guards::Guards,
     openai::{CallPrices, Endpoint, Hosted, Kind},
@@ -53,14 +53,14 @@ impl Engines {
     pub fn price(&self, endpoint: &Endpoint, target: &Target) -> Option<Arc<Price>> {
         static FREE: LazyLock<Arc<Price>> = LazyLock::new(|| Arc::new(Price::flat(PicoUsd::ZERO, PicoUsd::ZERO)));
         let listed = self.catalogue.price(&target.provider.name, &target.model);
-        let listed = listed.or_else(|| self.catalogue.price(Preset::of(target.provider.vendor).name, &target.model));
+        let listed = listed.or_else(|| self.catalogue.price(target.provider.preset().name, &target.model));
         listed.or_else(|| is_free(endpoint, target).then_some(&FREE)).cloned()
     }
 
     /// When the model of a target was released, in seconds since 1970, where the price list tells.
     pub fn released(&self, target: &Target) -> Option<u64> {
         let listed = |provider: &str| self.catalogue.released(provider, &target.model);
-        listed(&target.provider.name).or_else(|| listed(Preset::of(target.provider.vendor).name))
+        listed(&target.provider.name).or_else(|| listed(target.provider.preset().name))
     }
 
     /// What the calls of tools cost that the target's provider runs for a request; `None` where it runs none. `hosted` are
@@ -75,9 +75,8 @@ impl Engines {
         static SEARCH: LazyLock<Arc<Hosted>> = LazyLock::new(|| Arc::new(Hosted::search_model()));
         let provider = &target.provider;
         let searches = || {
-            let knows = matches!(provider.vendor, Vendor::OpenAi | Vendor::Azure);
             let always = || SEARCH_MODELS.iter().any(|part| target.model.contains(part));
-            knows && *endpoint == Endpoint::ChatCompletions && always()
+            provider.preset().is_openai && *endpoint == Endpoint::ChatCompletions && always()
         };
         let hosted = match hosted {
             Some(hosted) if exchange::is_translated(endpoint, provider) => {
@@ -95,7 +94,7 @@ impl Engines {
             None if searches() => SEARCH.clone(),
             None => return None,
         };
-        let vendor = Preset::of(provider.vendor).name;
+        let vendor = provider.preset().name;
         let price = |tool: &str| {
             let own = self.catalogue.call(&provider.name, price, tool);
             own.or_else(|| self.catalogue.call(vendor, price, tool))
@@ -113,18 +112,18 @@ const MODERATION: [&str; 2] = ["omni-moderation", "text-moderation"];
 /// What costs nothing without being listed.
 fn is_free(endpoint: &Endpoint, target: &Target) -> bool {
     let (provider, model) = (&target.provider, &*target.model);
-    match provider.vendor {
+    match provider.preset().free {
         // Ollama passes models of its cloud on to ollama.com, where they are paid for.
-        Vendor::Ollama => {
+        Free::Local => {
             let host = provider.base.host.to_ascii_lowercase();
             let model = model.to_ascii_lowercase();
             let in_cloud = host == "ollama.com" || host.ends_with(".ollama.com");
             !in_cloud && !model.ends_with("-cloud") && !model.ends_with(":cloud")
         }
-        Vendor::OpenAi => {
+        Free::Moderation => {
             let is = |name: &str| model.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
             *endpoint == Endpoint::Moderations && MODERATION.iter().any(|name| is(name))
         }
-        _ => false,
+        Free::Nothing => false,
     }
 }

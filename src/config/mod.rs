@@ -29,7 +29,7 @@ pub use fault::Fault;
 pub(crate) use fault::{Path, Step, did_you_mean};
 pub use load::{FileText, Loaded, Source, process_env};
 pub use overlay::{ENVIRONMENT, EnvVar};
-pub use presets::{PRESETS, Preset};
+pub use presets::{ClientKeys, Free, LimitName, PRESETS, Preset};
 pub use reference::reference;
 pub(crate) use resolve::check_pattern;
 pub use resolved::*;

@@ -139,8 +139,7 @@ fn fill_providers(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>) {
             provider.api_key =
                 preset.key_vars.iter().find(|name| env(name).is_some()).map(|name| SecretText::env(name));
         }
-        let own_keys = matches!(vendor, Vendor::OpenAi | Vendor::Anthropic);
-        let credentials = if own_keys { Credentials::Auto } else { Credentials::Mapped };
+        let credentials = if preset.client_keys.is_some() { Credentials::Auto } else { Credentials::Mapped };
         provider.credentials.get_or_insert(credentials);
         let dialect = *provider.dialect.get_or_insert(preset.dialect);
         provider.responses_api.get_or_insert(dialect == Dialect::OpenAi && preset.responses_api);

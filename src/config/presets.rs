@@ -23,12 +23,77 @@ pub struct Preset {
     pub needs_key: bool,
     /// False for vendors that refuse `stream_options`, or count tokens in streams unasked.
     pub stream_usage: bool,
+    /// How its own keys look, where a client may bring one along; `None` where only the gateway's key goes there.
+    pub client_keys: Option<ClientKeys>,
+    /// Under which name it takes the limit of an answer.
+    pub limit_name: LimitName,
+    /// It does not number streamed tool calls, or not apart, or ends them with `stop`: Gemini sends whole calls without an index
+    /// and ends them with `stop`, older Ollamas number every call 0. What [`crate::openai::RelayOptions::repair_tools`] is for.
+    pub repairs_tools: bool,
+    /// Its name for `seed`.
+    pub seed_name: Option<&'static str>,
+    /// Its word for `tool_choice: required`.
+    pub required_tool: Option<&'static str>,
+    /// Beginnings of the names of models that `reasoning_effort: none` keeps from thinking, as its documentation has them (November
+    /// 2026).
+    pub effort_none: &'static [&'static str],
+    /// It is OpenAI's service, with OpenAI's own models: their tokens are counted as documented, an answer to a legacy completion
+    /// has 16 tokens unless said otherwise, `-search-preview` models search for every answer.
+    pub is_openai: bool,
+    /// It lets a request limit the calls of the tools that it runs.
+    pub limits_tool_calls: bool,
+    /// What costs nothing without being listed.
+    pub free: Free,
+    /// The path of its API where a base URL has none.
+    pub default_path: bool,
+}
+
+/// How a vendor's keys look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientKeys {
+    /// How they begin.
+    pub prefix: &'static str,
+    /// How others' begin that would fit.
+    pub not: &'static [&'static str],
+    /// The domain that they are meant for.
+    pub home: &'static str,
+}
+
+impl ClientKeys {
+    /// Whether a key looks like one of the vendor's.
+    pub fn fit(&self, key: &str) -> bool {
+        key.starts_with(self.prefix) && !self.not.iter().any(|other| key.starts_with(other))
+    }
+}
+
+/// Under which name a vendor takes the limit of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitName {
+    /// `max_completion_tokens`, OpenAI's newer name.
+    New,
+    /// Either; its documentation has the newer one.
+    Both,
+    /// `max_tokens`; it ignores or refuses the newer one.
+    Old,
+    /// `max_tokens`; what it makes of the newer one is not documented.
+    Unknown,
+}
+
+/// What costs nothing at a vendor without being listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Free {
+    /// Nothing.
+    Nothing,
+    /// Its models for moderation.
+    Moderation,
+    /// What runs on the machine itself.
+    Local,
 }
 
 impl Preset {
     /// The preset of a vendor.
     pub fn of(vendor: Vendor) -> &'static Preset {
-        PRESETS.iter().find(|preset| preset.vendor == vendor).unwrap_or(&CUSTOM)
+        PRESETS.get(vendor as usize).unwrap_or(&CUSTOM)
     }
 
     /// The preset called `name`.
@@ -37,68 +102,114 @@ impl Preset {
     }
 }
 
-const CUSTOM: Preset = Preset {
-    vendor: Vendor::Custom,
-    name: "custom",
-    base_url: None,
-    dialect: Dialect::OpenAi,
-    responses_api: false,
-    auth: AuthStyle::Bearer,
-    key_vars: &[],
-    needs_key: false,
-    stream_usage: true,
-};
+const CUSTOM: Preset = Preset { base_url: None, needs_key: false, ..preset(Vendor::Custom, "custom", "", &[]) };
 
-/// All presets: the playbook's eight platforms first. Sources: the vendors' own documentation.
+/// OpenAI's models that take `reasoning_effort: none`: the word came with GPT-5.1, those before it refuse it.
+const GPT_EFFORT_NONE: &[&str] = &["gpt-5.1", "gpt-5.2", "gpt-5.4"];
+
+/// All presets, in the order of [`Vendor`]. Sources: the vendors' own documentation.
 pub const PRESETS: &[Preset] = &[
     Preset {
         responses_api: true,
+        // Anthropic's and OpenRouter's begin like them.
+        client_keys: Some(ClientKeys { prefix: "sk-", not: &["sk-ant-", "sk-or-"], home: "openai.com" }),
+        limit_name: LimitName::New,
+        effort_none: GPT_EFFORT_NONE,
+        is_openai: true,
+        limits_tool_calls: true,
+        free: Free::Moderation,
         ..preset(Vendor::OpenAi, "openai", "https://api.openai.com/v1", &["OPENAI_API_KEY"])
     },
     Preset {
         dialect: Dialect::Anthropic,
         auth: AuthStyle::XApiKey,
+        client_keys: Some(ClientKeys { prefix: "sk-ant-", not: &[], home: "anthropic.com" }),
+        limits_tool_calls: true,
         ..preset(Vendor::Anthropic, "anthropic", "https://api.anthropic.com/v1", &["ANTHROPIC_API_KEY"])
     },
-    preset(Vendor::Groq, "groq", "https://api.groq.com/openai/v1", &["GROQ_API_KEY"]),
+    Preset {
+        limit_name: LimitName::Both,
+        effort_none: &["qwen/qwen3"],
+        ..preset(Vendor::Groq, "groq", "https://api.groq.com/openai/v1", &["GROQ_API_KEY"])
+    },
     Preset {
         dialect: Dialect::Ollama,
         needs_key: false,
+        limit_name: LimitName::Old,
+        repairs_tools: true,
+        free: Free::Local,
+        default_path: true,
         ..preset(Vendor::Ollama, "ollama", "http://127.0.0.1:11434/v1", &[])
     },
-    preset(Vendor::Cohere, "cohere", "https://api.cohere.ai/compatibility/v1", &["COHERE_API_KEY", "CO_API_KEY"]),
-    preset(
-        Vendor::HuggingFace,
-        "huggingface",
-        "https://router.huggingface.co/v1",
-        &["HF_TOKEN", "HUGGINGFACE_API_KEY"],
-    ),
+    Preset {
+        limit_name: LimitName::Old,
+        ..preset(Vendor::Cohere, "cohere", "https://api.cohere.ai/compatibility/v1", &["COHERE_API_KEY", "CO_API_KEY"])
+    },
+    Preset {
+        limit_name: LimitName::Old,
+        ..preset(
+            Vendor::HuggingFace,
+            "huggingface",
+            "https://router.huggingface.co/v1",
+            &["HF_TOKEN", "HUGGINGFACE_API_KEY"],
+        )
+    },
     Preset {
         stream_usage: false,
+        limit_name: LimitName::Old,
         ..preset(Vendor::Replicate, "replicate", "https://openai-proxy.replicate.com/v1", &["REPLICATE_API_TOKEN"])
     },
-    preset(Vendor::Together, "together", "https://api.together.xyz/v1", &["TOGETHER_API_KEY"]),
+    Preset {
+        limit_name: LimitName::Old,
+        ..preset(Vendor::Together, "together", "https://api.together.xyz/v1", &["TOGETHER_API_KEY"])
+    },
     Preset {
         base_url: None,
         auth: AuthStyle::ApiKeyHeader,
         responses_api: true,
+        limit_name: LimitName::New,
+        effort_none: GPT_EFFORT_NONE,
+        is_openai: true,
+        limits_tool_calls: true,
         ..preset(Vendor::Azure, "azure", "", &["AZURE_OPENAI_API_KEY"])
     },
     // Unknown members are a 422 there; usage comes unasked, in the last chunk.
     Preset {
         stream_usage: false,
+        limit_name: LimitName::Old,
+        seed_name: Some("random_seed"),
+        required_tool: Some("any"),
         ..preset(Vendor::Mistral, "mistral", "https://api.mistral.ai/v1", &["MISTRAL_API_KEY"])
     },
-    preset(Vendor::DeepSeek, "deepseek", "https://api.deepseek.com/v1", &["DEEPSEEK_API_KEY"]),
-    preset(
-        Vendor::Gemini,
-        "gemini",
-        "https://generativelanguage.googleapis.com/v1beta/openai",
-        &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
-    ),
-    Preset { responses_api: true, ..preset(Vendor::Xai, "xai", "https://api.x.ai/v1", &["XAI_API_KEY"]) },
-    preset(Vendor::OpenRouter, "openrouter", "https://openrouter.ai/api/v1", &["OPENROUTER_API_KEY"]),
-    Preset { needs_key: false, ..preset(Vendor::Vllm, "vllm", "http://127.0.0.1:8000/v1", &["VLLM_API_KEY"]) },
+    Preset {
+        limit_name: LimitName::Old,
+        ..preset(Vendor::DeepSeek, "deepseek", "https://api.deepseek.com/v1", &["DEEPSEEK_API_KEY"])
+    },
+    Preset {
+        repairs_tools: true,
+        // Gemini's guide to thinking: 2.5 Pro and 3 cannot be kept from it.
+        effort_none: &["gemini-2.5-flash"],
+        ..preset(
+            Vendor::Gemini,
+            "gemini",
+            "https://generativelanguage.googleapis.com/v1beta/openai",
+            &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
+        )
+    },
+    Preset {
+        responses_api: true,
+        limit_name: LimitName::Both,
+        ..preset(Vendor::Xai, "xai", "https://api.x.ai/v1", &["XAI_API_KEY"])
+    },
+    Preset {
+        limit_name: LimitName::Both,
+        ..preset(Vendor::OpenRouter, "openrouter", "https://openrouter.ai/api/v1", &["OPENROUTER_API_KEY"])
+    },
+    Preset {
+        needs_key: false,
+        limit_name: LimitName::Both,
+        ..preset(Vendor::Vllm, "vllm", "http://127.0.0.1:8000/v1", &["VLLM_API_KEY"])
+    },
     CUSTOM,
 ];
 
@@ -118,6 +229,16 @@ const fn preset(
         key_vars,
         needs_key: true,
         stream_usage: true,
+        client_keys: None,
+        limit_name: LimitName::Unknown,
+        repairs_tools: false,
+        seed_name: None,
+        required_tool: None,
+        effort_none: &[],
+        is_openai: false,
+        limits_tool_calls: false,
+        free: Free::Nothing,
+        default_path: false,
     }
 }
 

@@ -6,8 +6,8 @@ use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::base_url::BaseUrl;
 pub use super::raw::Limits;
+use super::{base_url::BaseUrl, presets::Preset};
 use crate::capacity;
 use crate::types::{NanoUsd, PromptCaching, Secret, TenantId};
 
@@ -197,6 +197,11 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// What is known of its vendor.
+    pub fn preset(&self) -> &'static Preset {
+        Preset::of(self.vendor)
+    }
+
     /// The model to ask for when a client asked for `model` and the deployment names none: the map's entry, exact before
     /// the longest matching pattern, or `model` itself.
     pub fn mapped_model<'a>(&'a self, model: &'a str) -> &'a str {

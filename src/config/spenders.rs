@@ -1,11 +1,11 @@
 //! Who can spend whose money, in one line: for `can check`, the start and every reload.
 
-use super::resolved::{Config, Credentials, Provider, Vendor};
+use super::resolved::{Config, Credentials, Provider};
 
 impl Provider {
     /// Whether a client's own key for it is passed through.
     pub fn takes_own_keys(&self) -> bool {
-        matches!(self.vendor, Vendor::OpenAi | Vendor::Anthropic) && self.credentials != Credentials::Mapped
+        self.preset().client_keys.is_some() && self.credentials != Credentials::Mapped
     }
 }
 

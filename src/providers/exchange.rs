@@ -117,7 +117,7 @@ fn plain(provider: &Provider, model: &str, mut chat: Value, size: usize) -> Resu
         message.shift_remove("thinking_blocks");
     }
     if let Some(object) = chat.as_object_mut()
-        && !quirks::takes_max_completion_tokens(provider.vendor, model)
+        && !quirks::takes_max_completion_tokens(provider, model)
         && let Some(limit) = object.remove("max_completion_tokens")
     {
         object.entry("max_tokens").or_insert(limit);

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::{
-    config::{Dialect, Provider, Vendor},
+    config::{Dialect, LimitName, Provider, Vendor},
     dialect,
     openai::{
         DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Peek, ThinkingSwitches, escape_json_string, include_usage_edit,
@@ -29,65 +29,50 @@ pub fn edits(endpoint: &Endpoint, provider: &Provider, model: &str, body: &Bytes
     } else if peek.stream {
         edits.extend(include_usage_edit(body, peek));
     }
-    if peek.max_completion_tokens.is_some() && !takes_max_completion_tokens(provider.vendor, model) {
+    if peek.max_completion_tokens.is_some() && !takes_max_completion_tokens(provider, model) {
         edits.push(match peek.max_completion_tokens {
             // Many servers read it as no limit: it must not take the place of one.
             Some(0) => Edit::Remove(Field::MaxCompletionTokens),
             _ => Edit::Rename(Field::MaxCompletionTokens, "max_tokens"),
         });
     }
-    if provider.vendor == Vendor::Mistral {
-        if peek.has_seed {
-            edits.push(Edit::Rename(Field::Seed, "random_seed"));
-        }
-        if peek.requires_tool {
-            edits.push(Edit::Set(Field::ToolChoice, "\"any\"".to_owned()));
-        }
+    if let Some(name) = provider.preset().seed_name.filter(|_| peek.has_seed) {
+        edits.push(Edit::Rename(Field::Seed, name));
+    }
+    if let Some(word) = provider.preset().required_tool.filter(|_| peek.requires_tool) {
+        edits.push(Edit::Set(Field::ToolChoice, escape_json_string(word)));
     }
     edits
 }
 
-/// Vendors whose streamed tool calls SDKs cannot put together: Gemini sends whole calls without an index and ends them
-/// with `stop`, older Ollamas number every call 0. What [`crate::openai::RelayOptions::repair_tools`] is for.
-pub fn repairs_tools(vendor: Vendor) -> bool {
-    matches!(vendor, Vendor::Gemini | Vendor::Ollama)
-}
-
-/// The words that keep this vendor's model from thinking, as its documentation has them (November 2026). What is not here may
-/// think whatever a request says.
-pub fn thinking_switches(vendor: Vendor, model: &str) -> ThinkingSwitches {
-    // Models by the beginning of their names, all the others apart.
-    const EFFORT_NONE: [(Vendor, &[&str]); 4] = [
-        // The word came with GPT-5.1; those before it, the large and those for code refuse it.
-        (Vendor::OpenAi, &["gpt-5.1", "gpt-5.2", "gpt-5.4"]),
-        (Vendor::Azure, &["gpt-5.1", "gpt-5.2", "gpt-5.4"]),
-        // Gemini's guide to thinking: 2.5 Pro and 3 cannot be kept from it.
-        (Vendor::Gemini, &["gemini-2.5-flash"]),
-        (Vendor::Groq, &["qwen/qwen3"]),
-    ];
-    let names = EFFORT_NONE.iter().filter(|(known, _)| *known == vendor).flat_map(|(_, names)| *names);
+/// The words that keep a provider's model from thinking, as its vendor's documentation has them. What is not there may think
+/// whatever a request says.
+pub fn thinking_switches(provider: &Provider, model: &str) -> ThinkingSwitches {
+    let names = provider.preset().effort_none;
     ThinkingSwitches {
-        effort_none: names.into_iter().any(|name| model.starts_with(name))
+        // The large ones and those for code refuse the word.
+        effort_none: names.iter().any(|name| model.starts_with(name))
             && !["-pro", "codex"].iter().any(|other| model.contains(other)),
-        thinking_disabled: vendor == Vendor::Anthropic && dialect::claude_can_be_kept_from_thinking(model),
+        thinking_disabled: provider.vendor == Vendor::Anthropic && dialect::claude_can_be_kept_from_thinking(model),
     }
 }
 
 /// Whether the limit of an answer goes under OpenAI's newer name. Many servers do not know it and would answer without any
 /// limit; OpenAI's reasoning models know no other, also behind another vendor.
-pub fn takes_max_completion_tokens(vendor: Vendor, model: &str) -> bool {
+pub fn takes_max_completion_tokens(provider: &Provider, model: &str) -> bool {
     let name = model.rsplit('/').next().unwrap_or(model);
     let reasons = ["o1", "o3", "o4", "gpt-5"].iter().any(|prefix| name.starts_with(prefix));
-    matches!(vendor, Vendor::OpenAi | Vendor::Azure) || reasons && !knows_only_max_tokens(vendor)
+    match provider.preset().limit_name {
+        LimitName::New => true,
+        LimitName::Both | LimitName::Unknown => reasons,
+        LimitName::Old => false,
+    }
 }
 
 /// Whether the limit of an answer binds this provider's model under the name that it gets it by. `max_tokens` does
 /// everywhere; the newer name where the vendor's documentation has it.
 pub fn limit_binds(endpoint: &Endpoint, provider: &Provider, model: &str, peek: &Peek) -> bool {
-    let documented = matches!(
-        provider.vendor,
-        Vendor::OpenAi | Vendor::Azure | Vendor::OpenRouter | Vendor::Groq | Vendor::Xai | Vendor::Vllm
-    );
+    let documented = matches!(provider.preset().limit_name, LimitName::New | LimitName::Both);
     let own_name = *endpoint == Endpoint::Responses && provider.responses_api;
     let states_max_tokens = *endpoint == Endpoint::ChatCompletions && peek.max_tokens.is_some_and(|limit| limit > 0);
     provider.dialect != Dialect::OpenAi
@@ -95,21 +80,7 @@ pub fn limit_binds(endpoint: &Endpoint, provider: &Provider, model: &str, peek: 
         || own_name
         || documented
         || states_max_tokens
-        || !takes_max_completion_tokens(provider.vendor, model)
-}
-
-/// Vendors that ignore or refuse OpenAI's newer `max_completion_tokens`.
-fn knows_only_max_tokens(vendor: Vendor) -> bool {
-    matches!(
-        vendor,
-        Vendor::Mistral
-            | Vendor::DeepSeek
-            | Vendor::Together
-            | Vendor::Ollama
-            | Vendor::Cohere
-            | Vendor::HuggingFace
-            | Vendor::Replicate
-    )
+        || !takes_max_completion_tokens(provider, model)
 }
 
 #[cfg(test)]
@@ -196,7 +167,8 @@ mod tests {
     #[test]
     fn a_word_keeps_from_thinking_only_where_it_is_documented() {
         let both = |vendor, model| {
-            let switches = thinking_switches(vendor, model);
+            let base = Provider::clone(&provider("preset: custom"));
+            let switches = thinking_switches(&Provider { vendor, ..base }, model);
             (switches.effort_none, switches.thinking_disabled)
         };
         assert_eq!(both(Vendor::OpenAi, "gpt-5.1"), (true, false));

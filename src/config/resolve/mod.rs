@@ -222,10 +222,10 @@ impl Resolver<'_> {
             let entry = self.context.tree.get("providers").and_then(|providers| providers.get(name));
             let chosen = entry.is_some_and(|entry| entry.get("credentials").is_some());
             let host = provider.base.host.as_str();
-            let home = if provider.vendor == Vendor::Anthropic { "anthropic.com" } else { "openai.com" };
-            let is_home = host.strip_suffix(home).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            let Some(keys) = provider.preset().client_keys else { continue };
+            let is_home = host.strip_suffix(keys.home).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
             if provider.credentials != Credentials::Mapped && !chosen && !is_home && !self.context.simulate {
-                let prefix = if provider.vendor == Vendor::Anthropic { "sk-ant-" } else { "sk-" };
+                let prefix = keys.prefix;
                 let message = format!(
                     "clients' own keys (`{prefix}…`) are passed on to `{host}`; write `credentials: mapped` to keep them from \
                      it, or `auto` if they are meant for it"

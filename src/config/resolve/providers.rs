@@ -76,7 +76,7 @@ impl Resolver<'_> {
             self.fault(&path.key("api_key"), "the key holds characters that cannot stand in a header");
         }
         let credentials = entry.credentials.unwrap_or(Credentials::Mapped);
-        if credentials != Credentials::Mapped && !matches!(vendor, Vendor::OpenAi | Vendor::Anthropic) {
+        if credentials != Credentials::Mapped && preset.client_keys.is_none() {
             let message = format!(
                 "only `mapped` is allowed for the preset `{}`: a client's own key goes to OpenAI or Anthropic and to nobody else",
                 preset.name
@@ -139,7 +139,7 @@ impl Resolver<'_> {
             return None;
         };
         match BaseUrl::parse(url) {
-            Ok(url) if vendor == Vendor::Ollama => Some(url.with_default_prefix()),
+            Ok(url) if Preset::of(vendor).default_path => Some(url.with_default_prefix()),
             Ok(url) => Some(url),
             Err(message) => {
                 self.fault(&path.key("base_url"), message);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::list;
 use crate::{
-    config::{Dialect, Preset, Provider, ProviderObjects},
+    config::{Dialect, Provider, ProviderObjects},
     error::{Fault, GatewayError},
     objects::decode,
     openai::Endpoint,
@@ -139,7 +139,7 @@ async fn own_list(
     let Some(target) = plan.targets.first().cloned() else { return nothing };
     let own = match plan::credential(ctx, &target) {
         Some((_, own)) => own,
-        None if ctx.asker.is_stranger() || Preset::of(provider.vendor).needs_key => return nothing,
+        None if ctx.asker.is_stranger() || provider.preset().needs_key => return nothing,
         None => false,
     };
     ctx.open_dispatch(plan);
@@ -190,7 +190,7 @@ async fn look_up(
     let plan = ctx.engines.routes.default_plan(id);
     let target = plan.targets.first().cloned().filter(|_| principal.may_ask(id, None)).ok_or_else(|| unknown(id))?;
     let path = path_of(&target.model).ok_or_else(|| unknown(id))?;
-    let needs_key = ctx.asker.is_stranger() || Preset::of(target.provider.vendor).needs_key;
+    let needs_key = ctx.asker.is_stranger() || target.provider.preset().needs_key;
     if needs_key && plan::credential(ctx, &target).is_none() {
         return Err(unknown(id).into());
     }

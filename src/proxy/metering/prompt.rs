@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Quote;
 use crate::{
-    config::{Dialect, Vendor},
+    config::Dialect,
     openai::{self, Endpoint, IMAGE_TOKENS, TEMPLATE_TOKENS},
     routing::Target,
     tokenizer,
@@ -104,7 +104,7 @@ impl Measure {
         let (provider, model) = (&target.provider, target.model.clone());
         let exact = tokenizer::is_exact(&model);
         // The open models have a longer system message in front.
-        let of_openai = matches!(provider.vendor, Vendor::OpenAi | Vendor::Azure) && !model.contains("gpt-oss");
+        let of_openai = provider.preset().is_openai && !model.contains("gpt-oss");
         let documented = exact && of_openai && provider.dialect == Dialect::OpenAi;
         Self { model, exact, documented, caches_unasked: marked || provider.dialect != Dialect::Anthropic }
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::plan::presenting;
 use crate::{
-    config::{Config, Dialect, Vendor},
+    config::{Config, Dialect},
     error::{Extra, Fault, GatewayError},
     identity::{PREFIX, Refused as TokenRefused, Scope},
     ledger::{self, Exceeded, Subject},
@@ -234,8 +234,7 @@ fn quote(
         all.retain(|_| served.next().unwrap_or_default());
     }
     // OpenAI's default of 16 tokens for a legacy completion; others may have another.
-    let knows_default =
-        candidates.left().all(|target| matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure));
+    let knows_default = candidates.left().all(|target| target.provider.preset().is_openai);
     let stated = bound.max_output_tokens.filter(|_| !bound.assumed_output || knows_default);
     let (mut worst, mut most_prompt, mut longest_prompt, mut most_answer) = (NanoUsd::ZERO, 0, 0, 0);
     for (target, (price, calls)) in candidates.left().zip(&all) {
@@ -316,7 +315,7 @@ fn require_price(
     }
     let Some(calls) = calls else { return Ok(()) };
     let hosted = calls.hosted();
-    let limits = matches!(target.provider.vendor, Vendor::OpenAi | Vendor::Azure | Vendor::Anthropic);
+    let limits = target.provider.preset().limits_tool_calls;
     if !limits || !hosted.is_bounded() {
         let message = format!(
             "The spend of tenant '{tenant}' is bounded, and nothing bounds how often '{name}' runs tools of its provider for \

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     capacity::SMALL,
-    config::{Credentials, Preset, Vendor},
+    config::{Credentials, Vendor},
     error::{Fault, GatewayError},
     identity::PREFIX,
     openai::{Bound, DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Hosted, Peek, PeekError, count_values, splice},
@@ -149,7 +149,7 @@ pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
 pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
     let stranger = ctx.asker.is_stranger();
     let usable = |ctx: &Context, target: &Target| {
-        !stranger && !Preset::of(target.provider.vendor).needs_key || credential(ctx, target).is_some()
+        !stranger && !target.provider.preset().needs_key || credential(ctx, target).is_some()
     };
     let narrowed = ctx.narrow(|ctx, target| (!usable(ctx, target)).then_some(Reason::NoKey));
     let Some(candidates) = &ctx.dispatch.candidates else { return Err(incomplete()) };
@@ -173,7 +173,7 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
         "No API key for provider '{}'. Send your own as {} where the provider is OpenAI or Anthropic, or give the gateway one \
          (providers.{}.api_key).",
         provider.name,
-        presenting(ctx, if provider.vendor == Vendor::Anthropic { "sk-ant-" } else { "sk-" }),
+        presenting(ctx, provider.preset().client_keys.map_or("sk-", |keys| keys.prefix)),
         provider.name
     );
     Err(GatewayError::new(Fault::MissingCredential, message))
@@ -200,15 +200,6 @@ pub fn refuse_stranger(ctx: &mut Context) -> Result<(), GatewayError> {
 /// Headers of the configuration that a provider may take for the key.
 const KEY_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
 
-/// True for a key that looks like the vendor's. Anthropic's and OpenRouter's begin like OpenAI's and are none of its
-/// business.
-fn is_of(vendor: Vendor, key: &str) -> bool {
-    match vendor {
-        Vendor::Anthropic => key.starts_with("sk-ant-"),
-        _ => key.starts_with("sk-") && !key.starts_with("sk-ant-") && !key.starts_with("sk-or-"),
-    }
-}
-
 /// The key that goes to a target, and whether it is the client's own.
 ///
 /// A client's key goes to OpenAI or Anthropic and to nobody else: the configuration refuses pass-through for any other
@@ -225,12 +216,10 @@ pub fn credential<'a>(ctx: &'a Context, target: &'a Target) -> Option<(&'a str, 
             return None;
         }
     }
-    if !matches!(provider.vendor, Vendor::OpenAi | Vendor::Anthropic) {
-        return mapped;
-    }
+    let Some(keys) = provider.preset().client_keys else { return mapped };
     match provider.credentials {
         Credentials::Mapped => mapped,
         Credentials::PassThrough => own,
-        Credentials::Auto => own.filter(|(key, _)| is_of(provider.vendor, key)).or(mapped),
+        Credentials::Auto => own.filter(|(key, _)| keys.fit(key)).or(mapped),
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     config::Dialect,
     error::{Fault, GatewayError},
     openai::{self, CallCounter, Endpoint, RelayOptions, StreamKind, StreamRelay},
-    providers::{exchange, quirks},
+    providers::exchange,
     proxy::{
         caller::Caller,
         conceal::conceal,
@@ -174,8 +174,8 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
         let kind = StreamKind::of(&ctx.ask.endpoint);
         // What the cache keeps has its usage; `veil` hides it from this client.
         let hide_usage = ctx.fill().is_none() && peek.is_none_or(|peek| !peek.include_usage);
-        let vendor = ctx.dispatch.attempt.as_ref().map(|attempt| attempt.target.provider.vendor);
-        let repair_tools = exchange.is_none() && vendor.is_some_and(quirks::repairs_tools);
+        let preset = ctx.dispatch.attempt.as_ref().map(|attempt| attempt.target.provider.preset());
+        let repair_tools = exchange.is_none() && preset.is_some_and(|preset| preset.repairs_tools);
         let relay = StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true);
         let relay = relay.with_several(ctx.grant.quote().is_some_and(|quote| quote.choices > 1));
         let counter = ctx.call_prices().map(|calls| CallCounter::new(calls.hosted().clone()));

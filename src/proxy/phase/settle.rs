@@ -71,7 +71,7 @@ fn may_think(ctx: &Context) -> bool {
     if !price.may_think() || matches!(ctx.ask.endpoint, Endpoint::Embeddings | Endpoint::Moderations) {
         return false;
     }
-    let switches = quirks::thinking_switches(attempt.target.provider.vendor, &attempt.target.model);
+    let switches = quirks::thinking_switches(&attempt.target.provider, &attempt.target.model);
     // A translation says no more of it than the client; to read the body again takes time.
     let said = ctx.ask.body.as_ref().is_none_or(|body| body.peek.speaks_of_thinking());
     let wish = match &attempt.body {
