@@ -18,7 +18,7 @@ use crate::{
     openai::{CallPrices, Endpoint, Hosted, Kind},
     pricing::{Catalogue, Price},
     providers::exchange,
-    routing::{RouteTable, Target},
+    routing::{Authorizers, RouteTable, Target},
     telemetry::Observer,
     tenants::Parties,
     types::PicoUsd,
@@ -45,6 +45,8 @@ pub struct Engines {
     pub observers: Vec<Arc<dyn Observer>>,
     /// What looks at prompts and replies.
     pub guards: Guards,
+    /// What shows providers that requests come from the gateway, where that is no constant key.
+    pub authorizers: Authorizers,
 }
 
 impl Engines {

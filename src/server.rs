@@ -55,7 +55,7 @@ use crate::{
     objects::Objects,
     pricing::Catalogue,
     proxy::Gateway,
-    routing::RouteTable,
+    routing::{Authorizers, RouteTable},
     store::StoreError,
     telemetry::{AccessLog, Metrics, Observer},
     tenants::{Governance, Parties},
@@ -100,6 +100,15 @@ pub struct Server {
     ending: Arc<Ending>,
 }
 
+/// What a program around the gateway adds to it. The product itself has none.
+#[derive(Clone, Default)]
+pub struct Plugins {
+    /// What looks at prompts and replies.
+    pub guards: Guards,
+    /// Authorizers, by the name of their provider.
+    pub authorizers: Authorizers,
+}
+
 impl Server {
     /// Builds the engines and binds nothing yet but the ports that the system is to choose.
     ///
@@ -108,14 +117,14 @@ impl Server {
     /// # Errors
     /// A database that another gateway owns, a gateway that does not hand over, an address in use, an unreadable certificate or price file.
     pub fn compose(config: Config, upgrade: bool) -> Result<Self, StartError> {
-        Self::compose_with(config, upgrade, Guards::default())
+        Self::compose_with(config, upgrade, Plugins::default())
     }
 
-    /// The same with guards, which a reload keeps.
+    /// The same with plugins, which a reload keeps.
     ///
     /// # Errors
     /// As for [`Self::compose`].
-    pub fn compose_with(config: Config, upgrade: bool, guards: Guards) -> Result<Self, StartError> {
+    pub fn compose_with(config: Config, upgrade: bool, plugins: Plugins) -> Result<Self, StartError> {
         let found = tls::check(&config);
         if !found.faults.is_empty() {
             return Err(StartError(found.faults.iter().map(ToString::to_string).collect()));
@@ -139,7 +148,7 @@ impl Server {
         let objects = Arc::new(Objects::open(place));
         let capacity = Arc::new(Capacity::new(Some(config.server.memory_budget)));
         let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects, capacity));
-        let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance, &metrics, guards)?));
+        let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance, &metrics, plugins)?));
         if let Some(snapshot) = snapshot {
             inherit(&engines, &governance, snapshot);
         }
@@ -342,13 +351,13 @@ fn engines(
     config: Config,
     governance: &Arc<Governance>,
     metrics: &Arc<Metrics>,
-    guards: Guards,
+    plugins: Plugins,
 ) -> Result<Engines, StartError> {
     let catalogue = match &config.prices_file {
         None => Catalogue::builtin(),
         Some(path) => read_catalogue(path)?,
     };
-    let routes = RouteTable::new(&config, &governance.deployments)
+    let routes = RouteTable::new(&config, &governance.deployments, &plugins.authorizers)
         .ok_or_else(|| StartError(vec![format!("default_provider: no provider '{}'", config.default_provider)]))?;
     let mut authorities = BTreeMap::new();
     for provider in config.providers.values() {
@@ -366,7 +375,8 @@ fn engines(
         observers.push(Arc::new(AccessLog));
     }
     let (catalogue, peers) = (Arc::new(catalogue), Peers::default());
-    Ok(Engines { config, routes, catalogue, parties, authorities, peers, observers, guards })
+    let Plugins { guards, authorizers } = plugins;
+    Ok(Engines { config, routes, catalogue, parties, authorities, peers, observers, guards, authorizers })
 }
 
 fn read_authorities(file: &Path) -> Result<Arc<Authorities>, String> {
@@ -455,7 +465,8 @@ impl Reloader {
             return Err(StartError(vec![format!("the configuration file {why}")]));
         }
         let renewal = self.certificates.read(&config).map_err(StartError)?;
-        let guards = self.engines.load().guards.clone();
-        Ok((engines(config, &self.governance, &self.metrics, guards)?, text, files, renewal))
+        let engines_now = self.engines.load();
+        let plugins = Plugins { guards: engines_now.guards.clone(), authorizers: engines_now.authorizers.clone() };
+        Ok((engines(config, &self.governance, &self.metrics, plugins)?, text, files, renewal))
     }
 }

@@ -109,7 +109,8 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
-        phase::attempt::rewrite_header(session.req_header(), request, ctx)
+        phase::attempt::rewrite_header(session.req_header(), request, ctx)?;
+        phase::attempt::sign_forwarded(request, ctx)
     }
 
     async fn upstream_response_filter(

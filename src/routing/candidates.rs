@@ -323,13 +323,15 @@ mod tests {
     use super::*;
     use crate::{
         config::{Config, Source},
-        routing::{Deployments, RouteTable},
+        routing::{Authorizers, Deployments, RouteTable},
     };
 
     fn plan(deployments: &Arc<Deployments>) -> Plan {
         let yaml = "routes: [{model: m, to: [openai/a, groq/b, together/c]}]";
         let source = Source { env: Arc::new(|_: &str| None), ..Source::new(None) };
-        RouteTable::new(&Config::load_text(yaml, &source).unwrap().config, deployments).unwrap().plan("m")
+        RouteTable::new(&Config::load_text(yaml, &source).unwrap().config, deployments, &Authorizers::new())
+            .unwrap()
+            .plan("m")
     }
 
     fn names(candidates: &Candidates) -> Vec<&str> {

@@ -1,13 +1,16 @@
 //! Which deployments serve a client-facing model, first to last.
 
+mod authorizer;
 mod candidates;
 mod deployment;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     sync::Arc,
 };
 
+pub use authorizer::{Authorizer, ConstantHeader, NoCredential, PATIENCE};
 pub use candidates::{AttemptOutcome, AttemptRecord, Candidates, FirstToLast, Policy, Reason};
 pub use deployment::{Deployment, Deployments};
 
@@ -31,13 +34,16 @@ pub struct Target {
     pub named: bool,
 }
 
-/// Header values of a provider, made once when the configuration is loaded.
-#[derive(Clone, Debug)]
+/// Authorizers that take the place of a constant key, by the name of the provider.
+pub type Authorizers = BTreeMap<String, Arc<dyn Authorizer>>;
+
+/// What every request to a provider carries, made once when the configuration is loaded.
+#[derive(Clone)]
 pub struct Wire {
     /// `host`.
     pub host: HeaderValue,
-    /// The header with the gateway's own key; its value never shows in a debug print.
-    pub credential: Option<(HeaderName, HeaderValue)>,
+    /// The gateway's own credential; `None` where it has none.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
     /// The provider's name, for `X-ChittyCan-Provider`.
     pub name: HeaderValue,
     /// A hash of what the configuration sends to it beside a request and its key: address, query, headers. An answer that was
@@ -47,17 +53,27 @@ pub struct Wire {
 
 impl Wire {
     /// `None` where a name or a key holds bytes that no header may, which loading a configuration rules out.
-    fn new(provider: &Provider) -> Option<Self> {
-        let credential = match &provider.key {
-            Some(key) => Some(credential(provider.auth, key.expose())?),
-            None => None,
+    fn new(provider: &Provider, authorizers: &Authorizers) -> Option<Self> {
+        let authorizer: Option<Arc<dyn Authorizer>> = match (authorizers.get(&*provider.name), &provider.key) {
+            (Some(authorizer), _) => Some(authorizer.clone()),
+            (None, Some(key)) => {
+                let (name, value) = credential(provider.auth, key.expose())?;
+                Some(Arc::new(ConstantHeader(name, value)))
+            }
+            (None, None) => None,
         };
         Some(Self {
             host: HeaderValue::try_from(provider.base.authority()).ok()?,
-            credential,
+            authorizer,
             name: HeaderValue::from_bytes(provider.name.as_bytes()).ok()?,
             fingerprint: fingerprint(provider),
         })
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("host", &self.host).field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -150,12 +166,15 @@ struct Account {
 impl RouteTable {
     /// Builds the table. The configuration is resolved, so every provider a route names exists; a deployment of an
     /// unknown provider is left out. `None` without a usable default provider.
-    pub fn new(config: &Config, deployments: &Arc<Deployments>) -> Option<Self> {
+    pub fn new(config: &Config, deployments: &Arc<Deployments>, authorizers: &Authorizers) -> Option<Self> {
         let accounts: BTreeMap<_, _> = config
             .providers
             .iter()
             .filter_map(|(name, provider)| {
-                Some((name.clone(), Account { provider: provider.clone(), wire: Arc::new(Wire::new(provider)?) }))
+                Some((
+                    name.clone(),
+                    Account { provider: provider.clone(), wire: Arc::new(Wire::new(provider, authorizers)?) },
+                ))
             })
             .collect();
         let default = accounts.get(&config.default_provider)?.clone();
@@ -312,7 +331,8 @@ mod tests {
 
     fn table(yaml: &str) -> RouteTable {
         let source = Source { env: Arc::new(|_: &str| None), ..Source::new(None) };
-        RouteTable::new(&Config::load_text(yaml, &source).unwrap().config, &Arc::default()).unwrap()
+        RouteTable::new(&Config::load_text(yaml, &source).unwrap().config, &Arc::default(), &Authorizers::new())
+            .unwrap()
     }
 
     fn goes_to(table: &RouteTable, model: &str) -> Vec<String> {
@@ -426,7 +446,7 @@ mod tests {
     fn a_gateways_key_never_prints() {
         let table = table("providers: {openai: {api_key: sk-hidden}}");
         let plan = table.plan("gpt-4o");
-        assert_eq!(plan.targets[0].wire.credential.as_ref().unwrap().1, "Bearer sk-hidden");
+        assert_eq!(plan.targets[0].wire.authorizer.as_ref().unwrap().header().unwrap().1, "Bearer sk-hidden");
         assert!(!format!("{plan:?}").contains("sk-hidden"));
     }
 }

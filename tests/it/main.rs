@@ -7,6 +7,7 @@
 mod admin;
 mod adversary;
 mod anonymous;
+mod authorizers;
 mod bodies;
 mod boundary;
 mod cache;

@@ -312,9 +312,10 @@ fn question(
         remove_hop(&mut parts.headers);
         // It is read here.
         parts.headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
-        if http2 {
-            outcome = attempt::to_http2(parts, provider.base.tls);
-        }
+        outcome = attempt::sign(ctx, parts, Some(&Bytes::new())).and_then(|()| match http2 {
+            true => attempt::to_http2(parts, provider.base.tls),
+            false => Ok(()),
+        });
     });
     outcome.map(|()| outgoing)
 }

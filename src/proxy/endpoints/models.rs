@@ -122,7 +122,7 @@ fn visible(ctx: &Context, principal: &Principal, provider: &Arc<Provider>, model
 
 /// Whether nothing of the account is hidden from the client: its own, or that of a tenant that may see all.
 fn is_theirs(ctx: &Context, principal: &Principal, plan: &Plan) -> bool {
-    let own = |target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
+    let own = |target| plan::credential(ctx, target).is_some_and(|key| key.is_own());
     principal.party.objects == ProviderObjects::All || plan.targets.iter().all(own)
 }
 
@@ -138,7 +138,7 @@ async fn own_list(
     let Some(plan) = ctx.engines.routes.provider_plan(&provider.name, "") else { return nothing };
     let Some(target) = plan.targets.first().cloned() else { return nothing };
     let own = match plan::credential(ctx, &target) {
-        Some((_, own)) => own,
+        Some(key) => key.is_own(),
         None if ctx.asker.is_stranger() || provider.preset().needs_key => return nothing,
         None => false,
     };

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, header, request,
     uri::{Authority, Scheme},
@@ -16,7 +17,12 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 
-use super::{identify, plan, respond::ALL_DOWN, translate};
+use super::{
+    identify,
+    plan::{self, Presented},
+    respond::ALL_DOWN,
+    translate,
+};
 use crate::{
     config::{ClientLeft, Dialect, Provider},
     error::Fault,
@@ -29,7 +35,7 @@ use crate::{
         headers,
         resolve::Resolver,
     },
-    routing::{self, AttemptOutcome, Candidates},
+    routing::{self, AttemptOutcome, Candidates, NoCredential, PATIENCE},
 };
 
 /// Names connections that must not come from the pool.
@@ -75,11 +81,16 @@ pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPee
         return Error::e_explain(ErrorType::InternalError, "no target left");
     };
     let Prepared { body, exchange } = *prepared;
-    let own_credential = plan::credential(ctx, &target).is_some_and(|(_, own)| own);
+    let own_credential = plan::credential(ctx, &target).is_some_and(|key| key.is_own());
     let provider = target.provider.clone();
     let price = ctx.engines.price(&ctx.ask.endpoint, &target);
     ctx.dispatch.attempt = Some(Attempt { target, price, body, exchange, own_credential, is_sent: false });
 
+    if let Err(mut error) = authorize(ctx).await {
+        ctx.dispatch.end(AttemptOutcome::Unreachable, &ctx.metrics);
+        error.set_retry(translate::ready(ctx));
+        return Err(error);
+    }
     let address = match resolver.resolve(&provider.base.host, provider.base.port).await {
         Ok(address) => address,
         Err(cause) => {
@@ -110,10 +121,43 @@ pub fn header(request: &RequestHeader, ctx: &mut Context, http2: bool) -> Result
     let mut parts = http::Request::new(()).into_parts().0;
     parts.method = original.method.clone();
     rewrite(request, ctx, &original.headers, &mut parts)?;
+    let body = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.body.as_ref());
+    sign(ctx, &mut parts, body.or(Some(&Bytes::new())))?;
     if http2 {
         to_http2(&mut parts, ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.target.provider.base.tls))?;
     }
     Ok(parts.into())
+}
+
+/// Signs the request where the gateway's credential is a signature: the last thing before it is sent.
+///
+/// # Errors
+/// It cannot be signed.
+pub fn sign(ctx: &Context, parts: &mut request::Parts, body: Option<&Bytes>) -> Result<()> {
+    let Some(attempt) = ctx.dispatch.attempt.as_ref().filter(|attempt| !attempt.own_credential) else { return Ok(()) };
+    let Some(authorizer) = &attempt.target.wire.authorizer else { return Ok(()) };
+    authorizer
+        .sign(parts, body)
+        .map_err(|cause| Error::because(ErrorType::InternalError, "the request cannot be signed", cause))
+}
+
+/// Waits for a credential of the gateway's that is valid now.
+///
+/// # Errors
+/// There is none in time: like a provider that cannot be reached.
+async fn authorize(ctx: &Context) -> Result<()> {
+    let Some(attempt) = ctx.dispatch.attempt.as_ref().filter(|attempt| !attempt.own_credential) else { return Ok(()) };
+    let Some(ready) = attempt.target.wire.authorizer.as_ref().and_then(|authorizer| authorizer.ready()) else {
+        return Ok(());
+    };
+    let outcome = tokio::time::timeout(PATIENCE, ready).await;
+    let error = match outcome {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error,
+        Err(_) => NoCredential(format!("there is none within {} s", PATIENCE.as_secs())),
+    };
+    tracing::error!(id = %ctx.arrival.id, provider = ctx.provider(), %error, "no credential for the provider");
+    Err(Error::because(ErrorType::ConnectError, "no credential", error).into_up())
 }
 
 /// Puts the host into the address (RFC 9113 §8.3.1); the framing is HTTP/2's own (§8.2.2).
@@ -155,6 +199,17 @@ pub fn rewrite_header(request: &RequestHeader, outgoing: &mut RequestHeader, ctx
     outcome
 }
 
+/// Signs a request that Pingora sends, whose body streams through unless it was read.
+///
+/// # Errors
+/// It cannot be signed.
+pub fn sign_forwarded(outgoing: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let body = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.body.clone());
+    let mut outcome = Ok(());
+    headers::change_request(outgoing, |parts| outcome = sign(ctx, parts, body.as_ref()));
+    outcome
+}
+
 /// Writes the provider's URL, and what it gets of the client's headers with its host, credential and framing.
 fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: &mut request::Parts) -> Result<()> {
     let Some(attempt) = &ctx.dispatch.attempt else {
@@ -162,10 +217,10 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
     };
     let provider = &attempt.target.provider;
     parts.uri = upstream_uri(request, ctx, provider)?;
-    let credential = if attempt.own_credential {
-        plan::credential(ctx, &attempt.target).and_then(|(key, _)| routing::credential(provider.auth, key))
-    } else {
-        attempt.target.wire.credential.clone()
+    let credential = match (attempt.own_credential, plan::credential(ctx, &attempt.target)) {
+        (true, Some(Presented::Own(key))) => routing::credential(provider.auth, key),
+        (true, _) => None,
+        (false, _) => attempt.target.wire.authorizer.as_ref().and_then(|authorizer| authorizer.header()),
     };
     let websocket = ctx.ask.websocket;
     let only_forwarded = ctx.ask.endpoint == Endpoint::Other;

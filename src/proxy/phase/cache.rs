@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{plan, recall};
+use super::{
+    plan::{self, Presented},
+    recall,
+};
 use crate::{
     cache::{
         Asked, Cache, Decision, Directives, Entry, Failure, Follower, Form, Found, Key, KeyParts, Lead, Outcome, Seat,
@@ -262,8 +265,8 @@ fn namespace(request: &RequestHeader, ctx: &Context, candidates: &Candidates, ru
     for fingerprint in fingerprints {
         part(b'p', fingerprint);
     }
-    let own = candidates.left().find_map(|target| plan::credential(ctx, target).filter(|(_, own)| *own));
-    if let Some((key, _)) = own {
+    let own = candidates.left().filter_map(|target| plan::credential(ctx, target)).find(Presented::is_own);
+    if let Some(Presented::Own(key)) = own {
         part(b'k', blake3::hash(key.as_bytes()).as_bytes());
         // Names of the account that the key opens.
         for name in ["openai-organization", "openai-project"] {

@@ -57,7 +57,7 @@ pub async fn forwarded(
     let Some(target) = ctx.dispatch.first().cloned() else {
         return Err(incomplete().into());
     };
-    if plan::credential(ctx, &target).is_some_and(|(_, own)| own) {
+    if plan::credential(ctx, &target).is_some_and(|key| key.is_own()) {
         return Ok(Passage::Unread);
     }
     let party = principal.party.clone();
@@ -151,7 +151,7 @@ fn keeper(
 /// None is left.
 pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
     let (Some(candidates), Some(body)) = (&ctx.dispatch.candidates, &ctx.ask.body) else { return Err(incomplete()) };
-    let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|(_, own)| own);
+    let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|key| key.is_own());
     if principal.party.objects == ProviderObjects::All || candidates.left().all(is_own) {
         return Ok(());
     }
@@ -169,7 +169,7 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
     references.retain(|reference| reference.param != "model" || Some(&reference.id) != model.as_ref());
     let narrowed = ctx.narrow(|ctx, target| {
         let provider = &target.provider;
-        if plan::credential(ctx, target).is_some_and(|(_, own)| own) {
+        if plan::credential(ctx, target).is_some_and(|key| key.is_own()) {
             return None;
         }
         // A translated request is built anew and refers to nothing: what nobody has made is left to its translation, which

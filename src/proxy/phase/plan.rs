@@ -200,15 +200,30 @@ pub fn refuse_stranger(ctx: &mut Context) -> Result<(), GatewayError> {
 /// Headers of the configuration that a provider may take for the key.
 const KEY_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
 
-/// The key that goes to a target, and whether it is the client's own.
+/// Whose key goes to a target.
+#[derive(Clone, Copy, Debug)]
+pub enum Presented<'a> {
+    /// The client's own.
+    Own(&'a str),
+    /// The gateway's.
+    Mapped,
+}
+
+impl Presented<'_> {
+    /// It is the client's own.
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::Own(_))
+    }
+}
+
+/// Whose key goes to a target; `None` where there is none.
 ///
 /// A client's key goes to OpenAI or Anthropic and to nobody else: the configuration refuses pass-through for any other
 /// vendor, and so does this function.
-pub fn credential<'a>(ctx: &'a Context, target: &'a Target) -> Option<(&'a str, bool)> {
+pub fn credential<'a>(ctx: &'a Context, target: &Target) -> Option<Presented<'a>> {
     let provider = &target.provider;
-    let own = ctx.asker.credential.as_ref().map(|secret| (secret.expose(), true));
-    let mapped = provider.key.as_ref().map(|secret| (secret.expose(), false));
-    let mapped = mapped.filter(|_| !ctx.asker.is_stranger());
+    let own = ctx.asker.credential.as_ref().map(|secret| Presented::Own(secret.expose()));
+    let mapped = (target.wire.authorizer.is_some() && !ctx.asker.is_stranger()).then_some(Presented::Mapped);
     if ctx.asker.is_stranger() {
         // A key in a header of the configuration would go in the place of the stranger's own.
         let theirs = ctx.asker.principal.iter().flat_map(|principal| &principal.party.headers);
@@ -220,6 +235,6 @@ pub fn credential<'a>(ctx: &'a Context, target: &'a Target) -> Option<(&'a str, 
     match provider.credentials {
         Credentials::Mapped => mapped,
         Credentials::PassThrough => own,
-        Credentials::Auto => own.filter(|(key, _)| keys.fit(key)).or(mapped),
+        Credentials::Auto => own.filter(|own| matches!(own, Presented::Own(key) if keys.fit(key))).or(mapped),
     }
 }

@@ -16,7 +16,8 @@ use chittycan::{
     config::{Config, Limits, Loaded, Source},
     guards::{Guard, Guards},
     identity::{NewToken, Scopes, Token, Tokens},
-    server::{Reloader, Server, StartError},
+    routing::Authorizer,
+    server::{Plugins, Reloader, Server, StartError},
 };
 use pingora_core::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
 use tokio::sync::Notify;
@@ -53,15 +54,21 @@ impl Gateway {
 
     /// Starts with this YAML and environment.
     pub fn start_with_env(yaml: &str, env: &[(&str, &str)]) -> Self {
-        Self::start_whole(yaml, env, Guards::default())
+        Self::start_whole(yaml, env, Plugins::default())
     }
 
     /// Starts with this YAML and a guard.
     pub fn start_guarded(yaml: &str, guard: Arc<dyn Guard>) -> Self {
-        Self::start_whole(yaml, &[], Guards::new(vec![guard]))
+        Self::start_whole(yaml, &[], Plugins { guards: Guards::new(vec![guard]), ..Plugins::default() })
     }
 
-    fn start_whole(yaml: &str, env: &[(&str, &str)], guards: Guards) -> Self {
+    /// With an authorizer for a provider.
+    pub fn start_authorized(yaml: &str, provider: &str, authorizer: Arc<dyn Authorizer>) -> Self {
+        let authorizers = [(provider.to_owned(), authorizer)].into();
+        Self::start_whole(yaml, &[], Plugins { authorizers, ..Plugins::default() })
+    }
+
+    fn start_whole(yaml: &str, env: &[(&str, &str)], plugins: Plugins) -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let file = folder.path().join("can.yaml");
         let mut text = String::new();
@@ -87,7 +94,7 @@ impl Gateway {
             }
         };
         let first = load().unwrap_or_else(|error| panic!("{error}"));
-        let server = Server::compose_with(first.config, false, guards).unwrap_or_else(|error| panic!("{error}"));
+        let server = Server::compose_with(first.config, false, plugins).unwrap_or_else(|error| panic!("{error}"));
         let (addresses, admin) = (server.addresses.clone(), server.admin.expect("an admin listener"));
         let (ready, reloader) = (server.ready(), server.reloader(Box::new(load), first.text));
         let (stop, idle) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
