@@ -358,7 +358,7 @@ fn the_cache_is_told_and_purged() {
 fn a_database_of_an_older_version_is_read_and_brought_up_to_date() {
     let desk = Desk::new();
     let old = Connection::open(desk.database()).unwrap();
-    let tables = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/schema.sql");
+    let tables = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/sqlite/schema.sql");
     old.execute_batch(&std::fs::read_to_string(tables).unwrap()).unwrap();
     old.pragma_update(None, "application_id", 0x4341_4e31).unwrap();
     old.pragma_update(None, "user_version", 1).unwrap();

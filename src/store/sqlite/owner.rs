@@ -17,7 +17,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
+use crate::store::StoreError;
 
 /// Links are followed this far, as the system does.
 const MAX_LINKS: usize = 40;

@@ -17,7 +17,8 @@ use std::{
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{Follower, StoreError, open};
+use super::open;
+use crate::store::{Follower, StoreError};
 
 /// The place of a database; clones are the same place.
 #[derive(Clone)]
@@ -133,7 +134,7 @@ impl Place {
     }
 
     /// Somebody who reads a table of the file, and keeps what it had where the file is lost.
-    pub(super) fn register(&self, follower: Weak<Follower>) {
+    pub(in crate::store) fn register(&self, follower: Weak<Follower>) {
         let mut followers = self.followers();
         followers.retain(|known| known.strong_count() > 0);
         followers.push(follower);
