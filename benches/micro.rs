@@ -224,8 +224,8 @@ fn money(c: &mut Criterion) {
         limits: config::Limits::default(),
         expires_at: None,
     };
-    let (_, secret) = Tokens(&mut chittycan::store::open(&path).unwrap()).create(&team).unwrap();
-    let directory = Directory::follow(&path);
+    let (_, secret) = Tokens(&mut *chittycan::store::sqlite::at(&path).connect().unwrap().0).create(&team).unwrap();
+    let directory = Directory::follow(chittycan::store::sqlite::at(&path));
     let mut group = c.benchmark_group("money");
     group.bench_function("authenticate", |b| b.iter(|| directory.authenticate(black_box(secret.expose())).unwrap()));
     let once = || {

@@ -149,7 +149,7 @@ fn start_gateway(
     let scratch = tempfile::tempdir()?;
     let config = scratch.path().join("can.yaml");
     std::fs::write(&config, configuration(listen, admin, upstream))?;
-    let mut database = chittycan::store::open(&scratch.path().join("can.db"))?;
+    let (mut database, _) = chittycan::store::sqlite::at(&scratch.path().join("can.db")).connect()?;
     let team = NewToken {
         tenant: "team".into(),
         name: None,
@@ -158,7 +158,7 @@ fn start_gateway(
         limits: Limits::default(),
         expires_at: None,
     };
-    let (_, secret) = Tokens(&mut database).create(&team)?;
+    let (_, secret) = Tokens(&mut *database).create(&team)?;
     TOKEN.with_borrow_mut(|token| secret.expose().clone_into(token));
     let log = std::fs::File::create(scratch.path().join("log"))?;
     let mut command = Command::new(binary);

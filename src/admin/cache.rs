@@ -200,7 +200,9 @@ pub async fn show(
     let place = admin.governance.ledger.place().clone();
     let open = move || place.check().and_then(|()| store::open_to_read(place.path()));
     // What is happening in this millisecond belongs to it.
-    let report = blocking(move || Ok(report::cache(&open()?, |_| true, since, now + 1)?)).await?;
+    let report =
+        blocking(move || Ok(report::cache(&open()?, |_| true, since, now + 1).map_err(store::StoreError::from)?))
+            .await?;
     let cache = &admin.governance.cache;
     Ok(Json(view(&cache.usage(), cache.flights(), cache.purges.is_up(), &report, [since, now])))
 }

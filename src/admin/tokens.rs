@@ -8,7 +8,6 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
 };
-use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -23,7 +22,7 @@ use super::{
 use crate::{
     config::{Config, HumanDuration, Limits, check_pattern},
     identity::{NewToken, Scope, Scopes, Token, TokenError, TokenSecret, Tokens},
-    store,
+    store::Session,
     types::{TenantId, unix_now},
 };
 
@@ -358,9 +357,8 @@ pub(super) async fn read<T: Send + 'static>(
     admin: &Admin,
     work: impl FnOnce(&mut Tokens<'_>) -> Result<T, TokenError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let place = admin.governance.ledger.place().clone();
-    let open = move || place.check().and_then(|()| store::open_to_read(place.path()));
-    blocking(move || work_on(open()?, work)).await
+    let store = admin.governance.ledger.store().clone();
+    blocking(move || work_on(store.connect_to_read()?, work)).await
 }
 
 /// Changes the table of tokens, and lets the directory know before it returns.
@@ -370,7 +368,7 @@ async fn change<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let governance = admin.governance.clone();
     blocking(move || {
-        let done = work_on(governance.ledger.place().connect()?.0, work)?;
+        let done = work_on(governance.ledger.store().connect()?.0, work)?;
         governance.directory.refresh();
         Ok(done)
     })
@@ -378,10 +376,10 @@ async fn change<T: Send + 'static>(
 }
 
 fn work_on<T>(
-    mut connection: Connection,
+    mut session: Box<dyn Session>,
     work: impl FnOnce(&mut Tokens<'_>) -> Result<T, TokenError>,
 ) -> Result<T, TokenError> {
-    work(&mut Tokens(&mut connection))
+    work(&mut Tokens(&mut *session))
 }
 
 /// Runs what may block.

@@ -14,11 +14,10 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use rusqlite::Connection;
 
 use super::{Entry, Key};
 use crate::{
-    store::{Follower, Place, StoreError},
+    store::{Follower, Session, Standings, Store, StoreError, Subject},
     types::{TenantId, unix_now},
 };
 use stamps::Stamps;
@@ -56,13 +55,13 @@ impl Purges {
     /// Reads the table, and goes on following it in a thread that ends with the purges: what another process purges counts
     /// here within [`crate::store::LOOK`]. While the file cannot be read, what is known goes on counting; it is written into a
     /// file that takes the place of one that was deleted or replaced.
-    pub fn follow(place: impl Into<Place>) -> Arc<Self> {
+    pub fn follow(store: Arc<dyn Store>) -> Arc<Self> {
         let stamps = Arc::new(ArcSwap::from_pointee(Stamps::default()));
         let known = stamps.clone();
         let carried = stamps.clone();
-        let carry = move |connection: &Connection| table::keep(connection, &carried.load().all());
-        let read = move |connection: &Connection| {
-            let rows = table::all(connection)?;
+        let carry = move |standings: &mut dyn Standings| table::keep(standings, &carried.load().all());
+        let read = move |session: &dyn Session| {
+            let rows = table::all(session)?;
             // Stamps only grow. One that could not be written down, or is not yet, stays.
             known.rcu(|stamps| {
                 let mut stamps = Stamps::clone(stamps);
@@ -72,7 +71,7 @@ impl Purges {
             });
             Ok(())
         };
-        let follower = Follower::start(place, "purges", read, carry);
+        let follower = Follower::start(store, Subject::Purges, read, carry);
         Arc::new(Self { stamps, follower })
     }
 
@@ -111,7 +110,7 @@ impl Purges {
         let now = unix_now();
         self.put(request, now);
         // The clock may have been put back: then an earlier purge has the newer stamp.
-        let at = request.write(&mut self.follower.place().connect()?.0, now)?;
+        let at = request.write(&mut *self.follower.store().connect()?.0, now)?;
         self.put(request, at);
         Ok(at)
     }

@@ -166,10 +166,10 @@ fn create(settings: &Settings, args: CreateArgs) -> Result<ExitCode, String> {
         limits,
         expires_at: args.expires.map(|when| when.after(unix_now())),
     };
-    let mut connection = settings.open_or_make()?;
-    let others = Tokens(&mut connection).list(None).map_err(said)?;
+    let mut session = settings.open_or_make()?;
+    let others = Tokens(&mut *session).list(None).map_err(said)?;
     let first = new.scopes.asks_models() && !others.iter().any(|token| token.scopes.asks_models());
-    let (token, secret) = Tokens(&mut connection).create(&new).map_err(said)?;
+    let (token, secret) = Tokens(&mut *session).create(&new).map_err(said)?;
     let ends = token.expires_at.map_or_else(|| "never expires".into(), |at| format!("expires {}", moment(at)));
     let closes =
         first && settings.config.serves_strangers(Some(false)) && !settings.config.serves_strangers(Some(true));
@@ -185,7 +185,7 @@ fn create(settings: &Settings, args: CreateArgs) -> Result<ExitCode, String> {
 }
 
 fn list(settings: &Settings, args: &ListArgs) -> Result<ExitCode, String> {
-    let tokens = Tokens(&mut settings.open_to_read()?).list(args.tenant.as_ref()).map_err(said)?;
+    let tokens = Tokens(&mut *settings.open_to_read()?).list(args.tenant.as_ref()).map_err(said)?;
     let now = unix_now();
     if args.json {
         let views: Vec<_> = tokens.iter().map(|token| TokenView::of(token, now)).collect();
@@ -211,7 +211,7 @@ fn list(settings: &Settings, args: &ListArgs) -> Result<ExitCode, String> {
 }
 
 fn show(settings: &Settings, args: &ShowArgs) -> Result<ExitCode, String> {
-    let token = Tokens(&mut settings.open_to_read()?).show(&args.id).map_err(said)?;
+    let token = Tokens(&mut *settings.open_to_read()?).show(&args.id).map_err(said)?;
     let now = unix_now();
     let text = if args.json { output::json(&TokenView::of(&token, now))? } else { description(&token, now) };
     Ok(say(&text))
@@ -219,7 +219,7 @@ fn show(settings: &Settings, args: &ShowArgs) -> Result<ExitCode, String> {
 
 fn revoke(settings: &Settings, id: &str) -> Result<ExitCode, String> {
     let before = unix_now();
-    let token = Tokens(&mut settings.open()?).revoke(id).map_err(said)?;
+    let token = Tokens(&mut *settings.open()?).revoke(id).map_err(said)?;
     let text = match token.revoked_at {
         Some(at) if at < before => format!("Token {id} was revoked already, at {}.\n", moment(at)),
         _ => {
@@ -230,8 +230,8 @@ fn revoke(settings: &Settings, id: &str) -> Result<ExitCode, String> {
 }
 
 fn rotate(settings: &Settings, args: &RotateArgs) -> Result<ExitCode, String> {
-    let mut connection = settings.open()?;
-    let mut tokens = Tokens(&mut connection);
+    let mut session = settings.open()?;
+    let mut tokens = Tokens(&mut *session);
     let (token, secret) = tokens.rotate(&args.id, millis(args.overlap)).map_err(said)?;
     // The new one is made by now: its secret must be shown, whatever is known of the old one.
     let end = tokens.show(&args.id).ok().and_then(|old| old.expires_at);

@@ -87,7 +87,7 @@ pub fn run(args: CacheArgs) -> ExitCode {
 }
 
 fn stats(settings: &Settings, args: &StatsArgs) -> Result<ExitCode, String> {
-    let connection = settings.open_to_read()?;
+    let connection = settings.connection()?;
     if let Some(tenant) = &args.tenant {
         settings.note_unknown(tenant);
     }
@@ -217,7 +217,7 @@ fn as_json(report: &CacheReport, tenant: Option<&TenantId>, [since, until]: [u64
 }
 
 fn purge(settings: &Settings, args: PurgeArgs) -> Result<ExitCode, String> {
-    let mut connection = settings.open()?;
+    let mut session = settings.open()?;
     if let Some(tenant) = &args.tenant {
         settings.note_unknown(tenant);
     }
@@ -245,7 +245,7 @@ fn purge(settings: &Settings, args: PurgeArgs) -> Result<ExitCode, String> {
     let now = unix_now();
     for request in what.iter().filter_map(|what| PurgeRequest::new(what, args.tenant.as_ref())) {
         request
-            .write(&mut connection, now)
+            .write(&mut *session, now)
             .map_err(|error| format!("the purge could not be written to {}: {error}", settings.database().display()))?;
     }
     Ok(say(&format!("{told} A running gateway sees it within 200 ms.\n")))

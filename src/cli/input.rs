@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,7 +11,7 @@ use rusqlite::Connection;
 use super::{config::file_or_env, output::note};
 use crate::{
     config::{Config, HumanDuration, Source},
-    store,
+    store::{self, Session, Store, sqlite},
     types::TenantId,
 };
 
@@ -48,7 +49,16 @@ impl Settings {
     ///
     /// # Errors
     /// There is none, or it is no database of the gateway.
-    pub fn open_to_read(&self) -> Result<Connection, String> {
+    pub fn open_to_read(&self) -> Result<Box<dyn Session>, String> {
+        self.must_exist()?;
+        self.store().connect_to_read().map_err(|error| self.cannot_open(&error))
+    }
+
+    /// The same for reports.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connection(&self) -> Result<Connection, String> {
         self.must_exist()?;
         store::open_to_read(self.database()).map_err(|error| self.cannot_open(&error))
     }
@@ -57,7 +67,7 @@ impl Settings {
     ///
     /// # Errors
     /// There is none, or it cannot be written.
-    pub fn open(&self) -> Result<Connection, String> {
+    pub fn open(&self) -> Result<Box<dyn Session>, String> {
         self.must_exist()?;
         self.open_or_make()
     }
@@ -66,8 +76,13 @@ impl Settings {
     ///
     /// # Errors
     /// It cannot be made or written.
-    pub fn open_or_make(&self) -> Result<Connection, String> {
-        store::open(self.database()).map_err(|error| self.cannot_open(&error))
+    pub fn open_or_make(&self) -> Result<Box<dyn Session>, String> {
+        let (session, _) = self.store().connect().map_err(|error| self.cannot_open(&error))?;
+        Ok(session)
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        sqlite::at(self.database())
     }
 
     fn must_exist(&self) -> Result<(), String> {

@@ -6,14 +6,13 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use rusqlite::Connection;
 
 use super::{
     secret,
     tokens::{self, Token},
 };
 use crate::{
-    store::{Follower, Place},
+    store::{Follower, Session, Standings, Store, Subject},
     types::unix_now,
 };
 
@@ -61,12 +60,11 @@ impl Directory {
     ///
     /// A file that was deleted or replaced loses no token: those known are written into the one that is accepted in its place,
     /// and one that was revoked stays so.
-    pub fn follow(place: impl Into<Place>) -> Arc<Self> {
-        let place = place.into();
+    pub fn follow(store: Arc<dyn Store>) -> Arc<Self> {
         let known = Arc::new(ArcSwapOption::empty());
         let keeps = known.clone();
-        let read = move |connection: &Connection| {
-            let tokens = tokens::all(connection)?.into_iter().map(|(token, hash)| (hash, Arc::new(token)));
+        let read = move |session: &dyn Session| {
+            let tokens = tokens::all(session)?.into_iter().map(|(token, hash)| (hash, Arc::new(token)));
             let now = Known::new(tokens.collect());
             let before: Option<Arc<Known>> = keeps.load_full();
             if before.is_some_and(|before| before.clients == 0) && now.clients > 0 {
@@ -79,13 +77,12 @@ impl Directory {
             Ok(())
         };
         let carried = known.clone();
-        let carry = move |connection: &Connection| match &*carried.load() {
-            Some(known) => tokens::keep(connection, known.tokens.iter().map(|(hash, token)| (&**token, hash))),
+        let carry = move |standings: &mut dyn Standings| match &*carried.load() {
+            Some(known) => known.tokens.iter().try_for_each(|(hash, token)| standings.keep_token(&token.row(hash)?)),
             None => Ok(()),
         };
-        let follower = Follower::start(place.clone(), "tokens", read, carry);
-        // A file that is there and cannot be read may have tokens.
-        let absent = known.load().is_none() && matches!(place.path().try_exists(), Ok(false));
+        let follower = Follower::start(store.clone(), Subject::Tokens, read, carry);
+        let absent = known.load().is_none() && store.is_absent();
         Arc::new(Self { known, follower, absent })
     }
 
@@ -152,7 +149,7 @@ mod tests {
     use super::*;
     use crate::{
         identity::{NewToken, Scopes, Tokens},
-        store,
+        store::sqlite,
     };
 
     fn new() -> NewToken {
@@ -170,9 +167,9 @@ mod tests {
     fn a_change_by_another_connection_is_seen_within_a_second() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("can.db");
-        let directory = Directory::follow(&path);
-        let mut other = store::open(&path).unwrap();
-        let (token, secret) = Tokens(&mut other).create(&new()).unwrap();
+        let directory = Directory::follow(sqlite::at(&path));
+        let (mut other, _) = sqlite::at(&path).connect().unwrap();
+        let (token, secret) = Tokens(&mut *other).create(&new()).unwrap();
         let until = |wanted: Result<(), Refused>| {
             let begun = Instant::now();
             while directory.authenticate(secret.expose()).map(drop) != wanted {
@@ -181,7 +178,7 @@ mod tests {
             }
         };
         until(Ok(()));
-        Tokens(&mut other).revoke(token.id.as_str()).unwrap();
+        Tokens(&mut *other).revoke(token.id.as_str()).unwrap();
         until(Err(Refused::Revoked));
     }
 
@@ -189,10 +186,10 @@ mod tests {
     async fn a_token_works_the_moment_it_was_made_and_strangers_share_their_looks() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("can.db");
-        let directory = Directory::follow(&path);
-        let mut other = store::open(&path).unwrap();
+        let directory = Directory::follow(sqlite::at(&path));
+        let (mut other, _) = sqlite::at(&path).connect().unwrap();
         for _ in 0..20 {
-            let (_, secret) = Tokens(&mut other).create(&new()).unwrap();
+            let (_, secret) = Tokens(&mut *other).create(&new()).unwrap();
             assert!(directory.authenticate_fresh(secret.expose()).await.is_ok());
         }
         // What is no token is refused at once, and those that could be one are refused in time, however many there are.
@@ -211,11 +208,11 @@ mod tests {
     #[test]
     fn strange_tokens_are_unknown_and_a_file_that_cannot_be_read_is_no_verdict() {
         let folder = tempfile::tempdir().unwrap();
-        let directory = Directory::follow(&folder.path().join("can.db"));
+        let directory = Directory::follow(sqlite::at(&folder.path().join("can.db")));
         for strange in ["", "chitty_", "chitty_' OR '1'='1", "chitty_\u{e9}", &"chitty_".repeat(200_000)] {
             assert_eq!(directory.authenticate(strange), Err(Refused::Unknown));
         }
-        let missing = Directory::follow(&folder.path().join("no/such/folder/can.db"));
+        let missing = Directory::follow(sqlite::at(&folder.path().join("no/such/folder/can.db")));
         assert_eq!(missing.authenticate("chitty_x"), Err(Refused::Unavailable));
         assert!(!missing.is_available());
     }
@@ -224,10 +221,10 @@ mod tests {
     fn an_expired_token_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("can.db");
-        let mut connection = store::open(&path).unwrap();
+        let (mut other, _) = sqlite::at(&path).connect().unwrap();
         let ends = NewToken { expires_at: Some(unix_now() + 30), ..new() };
-        let (_, secret) = Tokens(&mut connection).create(&ends).unwrap();
-        let directory = Directory::follow(&path);
+        let (_, secret) = Tokens(&mut *other).create(&ends).unwrap();
+        let directory = Directory::follow(sqlite::at(&path));
         thread::sleep(Duration::from_millis(40));
         assert_eq!(directory.authenticate(secret.expose()), Err(Refused::Expired));
     }

@@ -2,15 +2,13 @@
 
 use std::fmt;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
-
 use super::{
     scope::{Scope, Scopes},
     secret::{TokenSecret, random_text},
 };
 use crate::{
     config::Limits,
-    store::StoreError,
+    store::{Rotation, Session, StoreError, TokenRow, TokenTable},
     types::{TenantId, TokenId, unix_now},
 };
 
@@ -47,6 +45,45 @@ impl Token {
             Self { expires_at: Some(at), .. } if *at <= now => "expired",
             _ => "active",
         }
+    }
+
+    /// As it is kept.
+    pub(super) fn row(&self, hash: &[u8; 32]) -> Result<TokenRow, StoreError> {
+        let json = |value: serde_json::Result<String>| value.map_err(|error| StoreError::Failed(error.into()));
+        Ok(TokenRow {
+            id: self.id.clone(),
+            hash: *hash,
+            tenant: self.tenant.clone(),
+            name: self.name.clone(),
+            scopes: json(serde_json::to_string(&self.scopes.iter().collect::<Vec<_>>()))?,
+            models: json(serde_json::to_string(&self.models))?,
+            limits: json(serde_json::to_string(&self.limits))?,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            revoked_at: self.revoked_at,
+            replaced_by: self.replaced_by.clone(),
+        })
+    }
+
+    /// As it was kept.
+    fn read(row: &TokenRow) -> Result<Self, StoreError> {
+        fn json<T: serde::de::DeserializeOwned>(text: &str, id: &TokenId, column: &str) -> Result<T, StoreError> {
+            serde_json::from_str(text)
+                .map_err(|error| StoreError::Failed(format!("{column} of token {id}: {error}").into()))
+        }
+        let id = &row.id;
+        Ok(Self {
+            id: id.clone(),
+            tenant: row.tenant.clone(),
+            name: row.name.clone(),
+            scopes: json::<Vec<Scope>>(&row.scopes, id, "scopes")?.into_iter().collect(),
+            models: json(&row.models, id, "models")?,
+            limits: json(&row.limits, id, "limits")?,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+            replaced_by: row.replaced_by.clone(),
+        })
     }
 }
 
@@ -96,28 +133,17 @@ impl fmt::Display for TokenError {
 
 impl std::error::Error for TokenError {}
 
-impl From<rusqlite::Error> for TokenError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
 impl From<StoreError> for TokenError {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
     }
 }
 
-const COLUMNS: &str = "id, tenant, name, scopes, models, limits, created_at, expires_at, revoked_at, replaced_by, hash";
-
-/// Stands for no end at all where ends are compared.
-const FOREVER: u64 = i64::MAX as u64;
-
 /// The longest name of a token, in bytes.
 const MAX_NAME: usize = 200;
 
 /// Operations on the table.
-pub struct Tokens<'a>(pub &'a mut Connection);
+pub struct Tokens<'a>(pub &'a mut dyn TokenTable);
 
 impl Tokens<'_> {
     /// Makes a token. The secret is returned this once.
@@ -125,10 +151,9 @@ impl Tokens<'_> {
     /// # Errors
     /// A name that is too long, an end in the past, or a file that cannot be written.
     pub fn create(&mut self, new: &NewToken) -> Result<(Token, TokenSecret), TokenError> {
-        let now = unix_now();
-        let made = make(new, now)?;
-        insert(self.0, &made)?;
-        Ok(made)
+        let (token, secret) = make(new, unix_now())?;
+        self.0.add_token(&token.row(&secret.hash())?)?;
+        Ok((token, secret))
     }
 
     /// All tokens, of one tenant or of all, the oldest first.
@@ -136,10 +161,7 @@ impl Tokens<'_> {
     /// # Errors
     /// A file that cannot be read.
     pub fn list(&self, tenant: Option<&TenantId>) -> Result<Vec<Token>, TokenError> {
-        let sql = format!("SELECT {COLUMNS} FROM tokens WHERE ?1 IS NULL OR tenant = ?1 ORDER BY created_at, id");
-        let mut statement = self.0.prepare(&sql)?;
-        let rows = statement.query_map([tenant.map(TenantId::as_str)], |row| read(row).map(|(token, _)| token))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        Ok(self.0.tokens(tenant)?.iter().map(Token::read).collect::<Result<_, _>>()?)
     }
 
     /// One token.
@@ -147,7 +169,8 @@ impl Tokens<'_> {
     /// # Errors
     /// There is none of this id, or a file that cannot be read.
     pub fn show(&self, id: &str) -> Result<Token, TokenError> {
-        find(self.0, id)
+        let row = self.0.token(id)?.ok_or_else(|| unknown(id))?;
+        Ok(Token::read(&row)?)
     }
 
     /// Ends a token at once. One that has ended stays as it is.
@@ -155,11 +178,8 @@ impl Tokens<'_> {
     /// # Errors
     /// There is none of this id, or a file that cannot be written.
     pub fn revoke(&mut self, id: &str) -> Result<Token, TokenError> {
-        self.0.execute(
-            "UPDATE tokens SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL",
-            params![id, unix_now()],
-        )?;
-        find(self.0, id)
+        self.0.revoke_token(id, unix_now())?;
+        self.show(id)
     }
 
     /// Makes a token of the same kind, and ends the old one after `overlap_ms`.
@@ -167,74 +187,48 @@ impl Tokens<'_> {
     /// # Errors
     /// There is none of this id, it has ended, or a file that cannot be written.
     pub fn rotate(&mut self, id: &str, overlap_ms: u64) -> Result<(Token, TokenSecret), TokenError> {
-        let transaction = self.0.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let now = unix_now();
-        let old = find(&transaction, id)?;
-        if old.state(now) != "active" {
-            return Err(TokenError::Ended(old.id.clone(), old.state(now)));
-        }
-        let new = NewToken {
-            tenant: old.tenant.clone(),
-            name: old.name.clone(),
-            scopes: old.scopes,
-            models: old.models.clone(),
-            limits: old.limits.clone(),
-            expires_at: old.expires_at,
-        };
-        let made = make(&new, now)?;
-        insert(&transaction, &made)?;
-        let end = now.saturating_add(overlap_ms).min(old.expires_at.unwrap_or(u64::MAX)).min(i64::MAX as u64);
-        transaction.execute(
-            "UPDATE tokens SET expires_at = ?2, replaced_by = ?3 WHERE id = ?1",
-            params![id, end, made.0.id.as_str()],
-        )?;
-        transaction.commit()?;
-        Ok(made)
+        let mut made = Err(unknown(id));
+        self.0.rotate_token(id, &mut |row| match successor(row, overlap_ms) {
+            Ok((rotation, token, secret)) => {
+                made = Ok((token, secret));
+                Some(rotation)
+            }
+            Err(error) => {
+                made = Err(error);
+                None
+            }
+        })?;
+        made
     }
+}
+
+/// What takes the place of a token that is rotated now.
+fn successor(old: &TokenRow, overlap_ms: u64) -> Result<(Rotation, Token, TokenSecret), TokenError> {
+    let now = unix_now();
+    let old = Token::read(old)?;
+    if old.state(now) != "active" {
+        return Err(TokenError::Ended(old.id.clone(), old.state(now)));
+    }
+    let new = NewToken {
+        tenant: old.tenant,
+        name: old.name,
+        scopes: old.scopes,
+        models: old.models,
+        limits: old.limits,
+        expires_at: old.expires_at,
+    };
+    let (token, secret) = make(&new, now)?;
+    let ends_at = now.saturating_add(overlap_ms).min(old.expires_at.unwrap_or(u64::MAX));
+    Ok((Rotation { successor: token.row(&secret.hash())?, ends_at }, token, secret))
 }
 
 /// Every token with the hash of its secret, for the directory.
-pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<(Token, [u8; 32])>> {
-    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM tokens"))?;
-    statement.query_map([], read)?.collect()
+pub(super) fn all(session: &dyn Session) -> Result<Vec<(Token, [u8; 32])>, StoreError> {
+    session.tokens(None)?.iter().map(|row| Ok((Token::read(row)?, row.hash))).collect()
 }
 
-/// Writes tokens into another file than the one they were read from. One that is there keeps its row, but has ended if it has
-/// ended here.
-pub(super) fn keep<'t>(
-    connection: &Connection,
-    tokens: impl Iterator<Item = (&'t Token, &'t [u8; 32])>,
-) -> rusqlite::Result<()> {
-    let values = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11";
-    let mut insert = connection.prepare(&format!("INSERT OR IGNORE INTO tokens ({COLUMNS}) VALUES ({values})"))?;
-    let mut end = connection.prepare(
-        "UPDATE tokens SET revoked_at = coalesce(revoked_at, ?2), \
-         expires_at = nullif(min(coalesce(expires_at, ?4), ?3), ?4) \
-         WHERE id = ?1 AND (?2 IS NOT NULL AND revoked_at IS NULL OR coalesce(expires_at, ?4) > ?3)",
-    )?;
-    let json = |value: serde_json::Result<String>| {
-        value.map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-    };
-    for (token, hash) in tokens {
-        insert.execute(params![
-            token.id.as_str(),
-            token.tenant.as_str(),
-            token.name,
-            json(serde_json::to_string(&token.scopes.iter().collect::<Vec<_>>()))?,
-            json(serde_json::to_string(&token.models))?,
-            json(serde_json::to_string(&token.limits))?,
-            token.created_at,
-            token.expires_at,
-            token.revoked_at,
-            token.replaced_by.as_ref().map(TokenId::as_str),
-            hash,
-        ])?;
-        if token.revoked_at.is_some() || token.expires_at.is_some() {
-            let expires_at = token.expires_at.unwrap_or(FOREVER);
-            end.execute(params![token.id.as_str(), token.revoked_at, expires_at, FOREVER])?;
-        }
-    }
-    Ok(())
+fn unknown(id: &str) -> TokenError {
+    TokenError::Unknown(id.chars().take(64).collect())
 }
 
 fn make(new: &NewToken, now: u64) -> Result<(Token, TokenSecret), TokenError> {
@@ -265,60 +259,14 @@ fn make(new: &NewToken, now: u64) -> Result<(Token, TokenSecret), TokenError> {
     Ok((token, secret))
 }
 
-fn insert(connection: &Connection, (token, secret): &(Token, TokenSecret)) -> Result<(), TokenError> {
-    let json = |value: serde_json::Result<String>| value.map_err(|error| TokenError::Invalid(error.to_string()));
-    connection.execute(
-        &format!("INSERT INTO tokens ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL, NULL, ?9)"),
-        params![
-            token.id.as_str(),
-            token.tenant.as_str(),
-            token.name,
-            json(serde_json::to_string(&token.scopes.iter().collect::<Vec<_>>()))?,
-            json(serde_json::to_string(&token.models))?,
-            json(serde_json::to_string(&token.limits))?,
-            token.created_at,
-            token.expires_at,
-            secret.hash(),
-        ],
-    )?;
-    Ok(())
-}
-
-fn find(connection: &Connection, id: &str) -> Result<Token, TokenError> {
-    let sql = format!("SELECT {COLUMNS} FROM tokens WHERE id = ?1");
-    let found = connection.query_row(&sql, [id], read).optional()?;
-    found.map(|(token, _)| token).ok_or_else(|| TokenError::Unknown(id.chars().take(64).collect()))
-}
-
-fn read(row: &Row<'_>) -> rusqlite::Result<(Token, [u8; 32])> {
-    fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, at: usize) -> rusqlite::Result<T> {
-        let text = row.get_ref(at)?.as_str()?;
-        serde_json::from_str(text)
-            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, error.into()))
-    }
-    let token = Token {
-        id: row.get_ref(0)?.as_str()?.into(),
-        tenant: row.get_ref(1)?.as_str()?.into(),
-        name: row.get(2)?,
-        scopes: json::<Vec<Scope>>(row, 3)?.into_iter().collect(),
-        models: json(row, 4)?,
-        limits: json(row, 5)?,
-        created_at: row.get(6)?,
-        expires_at: row.get(7)?,
-        revoked_at: row.get(8)?,
-        replaced_by: row.get::<_, Option<String>>(9)?.map(TokenId::from),
-    };
-    Ok((token, row.get(10)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn connection() -> (tempfile::TempDir, Connection) {
+    fn connection() -> (tempfile::TempDir, Box<dyn Session>) {
         let folder = tempfile::tempdir().unwrap();
-        let connection = crate::store::open(&folder.path().join("can.db")).unwrap();
-        (folder, connection)
+        let (session, _) = crate::store::sqlite::at(&folder.path().join("can.db")).connect().unwrap();
+        (folder, session)
     }
 
     fn new(tenant: &str) -> NewToken {
@@ -335,11 +283,10 @@ mod tests {
     #[test]
     fn a_token_is_kept_without_its_secret() {
         let (folder, mut connection) = connection();
-        let (made, secret) = Tokens(&mut connection).create(&new("team")).unwrap();
-        assert_eq!(Tokens(&mut connection).show(made.id.as_str()).unwrap(), made);
-        assert_eq!(Tokens(&mut connection).list(Some(&"other".into())).unwrap(), []);
-        assert_eq!(all(&connection).unwrap(), [(made, secret.hash())]);
-        connection.pragma_update(None, "wal_checkpoint", "TRUNCATE").ok();
+        let (made, secret) = Tokens(&mut *connection).create(&new("team")).unwrap();
+        assert_eq!(Tokens(&mut *connection).show(made.id.as_str()).unwrap(), made);
+        assert_eq!(Tokens(&mut *connection).list(Some(&"other".into())).unwrap(), []);
+        assert_eq!(all(&*connection).unwrap(), [(made, secret.hash())]);
         drop(connection);
         for entry in std::fs::read_dir(folder.path()).unwrap() {
             let bytes = std::fs::read(entry.unwrap().path()).unwrap();
@@ -350,7 +297,7 @@ mod tests {
     #[test]
     fn revoking_is_final_and_rotating_overlaps() {
         let (_folder, mut connection) = connection();
-        let mut tokens = Tokens(&mut connection);
+        let mut tokens = Tokens(&mut *connection);
         let (old, _) = tokens.create(&new("team")).unwrap();
         let (fresh, _) = tokens.rotate(old.id.as_str(), 60_000).unwrap();
         let now = unix_now();
@@ -368,7 +315,7 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         let (_folder, mut connection) = connection();
-        let mut tokens = Tokens(&mut connection);
+        let mut tokens = Tokens(&mut *connection);
         for wrong in [
             NewToken { expires_at: Some(1), ..new("t") },
             NewToken { name: Some("a\nb".into()), ..new("t") },

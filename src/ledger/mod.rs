@@ -74,7 +74,7 @@ use writer::{Message, Retention};
 
 use crate::{
     config::{self, OnFailure},
-    store::{Ownership, Place, StoreError},
+    store::{Ownership, Place, Store, StoreError, sqlite},
     types::{NanoUsd, TenantId, unix_now},
 };
 
@@ -110,6 +110,7 @@ pub struct Ledger {
 /// What requests, the writer and the reports share.
 struct Shared {
     place: Place,
+    store: Arc<dyn Store>,
     /// Only the owner of the file writes to it.
     ownership: Ownership,
     process: i64,
@@ -204,8 +205,10 @@ impl Ledger {
         let mut folder = database.path.clone().into_os_string();
         folder.push("-intents");
         let journal = Arc::new(Journal::new(folder.into(), process));
+        let place = Place::from(&database.path);
         let shared = Arc::new(Shared {
-            place: Place::from(&database.path),
+            store: sqlite::in_place(place.clone()),
+            place,
             ownership: Ownership::of(&database.path),
             process,
             books: Mutex::new(Books { predecessor: before.map(Predecessor::new), ..Books::default() }),
@@ -485,6 +488,11 @@ impl Ledger {
     /// Where it is; everybody who has the same file open asks here.
     pub fn place(&self) -> &Place {
         &self.shared.place
+    }
+
+    /// What keeps its entries, and the other tables.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.shared.store
     }
 
     fn write(&self, entry: Entry, pin: Option<Pin>) {

@@ -26,7 +26,7 @@ use super::{
     refusals,
 };
 use crate::{
-    store::{FileId, StoreError},
+    store::{StoreError, StoreId},
     types::{NanoUsd, RequestId, TenantId, unix_now},
 };
 
@@ -77,7 +77,7 @@ struct Writer {
     retention: Retention,
     connection: Option<Connection>,
     /// The file that it is open on.
-    file: Option<FileId>,
+    file: Option<StoreId>,
     /// What this process has written to the file.
     spent: HashMap<TenantId, Settled>,
     bell: Bell,
@@ -282,8 +282,9 @@ impl Writer {
     }
 
     /// Goes on in the file that lies in the place of the one that is lost, or in a new one, with what is known.
-    fn go_on(&mut self) -> Result<(Connection, FileId), StoreError> {
-        let opened = self.shared.place.accept(|transaction| carry::write(transaction, &self.shared, &self.spent))?;
+    fn go_on(&mut self) -> Result<(Connection, StoreId), StoreError> {
+        let opened =
+            self.shared.place.accept(|transaction| Ok(carry::write(transaction, &self.shared, &self.spent)?))?;
         // Requests that were settled in the lost file must not be recovered from intents.
         self.journal.retire();
         self.journal.renew()?;

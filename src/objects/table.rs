@@ -12,7 +12,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::index::{Class, Index, Key, Owner, key};
 use crate::{
-    store::{FileId, LOOK, Place, StoreError},
+    store::{LOOK, Place, StoreError, StoreId},
     types::unix_now,
 };
 
@@ -69,9 +69,9 @@ struct Row {
 /// What the thread has open.
 #[derive(Default)]
 struct File {
-    connection: Option<(Connection, FileId)>,
+    connection: Option<(Connection, StoreId)>,
     /// The file that was open last.
-    id: Option<FileId>,
+    id: Option<StoreId>,
     /// The largest row number that is in memory.
     seen: i64,
     failed: bool,

@@ -1,4 +1,4 @@
-//! Following what other processes change: a row of `versions` grows with every change of a table, and is looked at often.
+//! Following what other processes change: a version grows with every change of a subject, and is looked at often.
 
 use std::{
     mem,
@@ -10,15 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::Connection;
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{FileId, Place, StoreError};
+use super::{Session, Standings, Store, StoreError, StoreId, Subject};
 
-/// How often the file is asked whether another process has changed it.
+/// How often the store is asked whether another process has changed it.
 pub const LOOK: Duration = Duration::from_millis(200);
 
-/// Between two looks that somebody waits for: strangers cannot make the file be asked more often than this.
+/// Between two looks that somebody waits for: strangers cannot make the store be asked more often than this.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// How many may wait for a look at the same time, and for how long.
@@ -41,17 +40,16 @@ impl Waiting {
     }
 }
 
-/// Takes the rows of the table up. The connection has a transaction: all that is read is of one moment.
-type Read = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send + Sync>;
+/// Takes the rows of the table up. All that is read is of one moment.
+type Read = Box<dyn Fn(&dyn Session) -> Result<(), StoreError> + Send + Sync>;
 
-/// Writes what is known into a file that took the place of the one it was read from.
-type Carry = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send + Sync>;
+/// Writes what is known into tables that took the place of those it was read from.
+type Carry = Box<dyn Fn(&mut dyn Standings) -> Result<(), StoreError> + Send + Sync>;
 
 /// Reads a table again whenever its version has changed.
 pub struct Follower {
-    place: Place,
-    /// Its row in `versions`; names it in the log too.
-    subject: &'static str,
+    store: Arc<dyn Store>,
+    subject: Subject,
     read: Read,
     carry: Carry,
     /// Looks are made one at a time: a slow one must not put back what a later one has replaced.
@@ -68,24 +66,24 @@ const DOWN: u8 = 2;
 
 #[derive(Default)]
 struct Seen {
-    connection: Option<(Connection, FileId)>,
-    /// The file that was read last.
-    file: Option<FileId>,
+    session: Option<(Box<dyn Session>, StoreId)>,
+    /// The tables that were read last.
+    tables: Option<StoreId>,
     version: Option<i64>,
 }
 
 impl Follower {
-    /// Reads the table, and goes on following it in a thread that ends with the follower. A file that cannot be read is tried
-    /// again and again; what was read before stays. Where the file was deleted or replaced, `carry` writes what is known into
-    /// the one that is accepted in its place, before anybody reads that.
+    /// Reads the table, and goes on following it in a thread that ends with the follower. A store that cannot be read is tried
+    /// again and again; what was read before stays. Where the tables were deleted or replaced, `carry` writes what is known into
+    /// those that are accepted in their place, before anybody reads them.
     pub fn start(
-        place: impl Into<Place>,
-        subject: &'static str,
-        read: impl Fn(&Connection) -> rusqlite::Result<()> + Send + Sync + 'static,
-        carry: impl Fn(&Connection) -> rusqlite::Result<()> + Send + Sync + 'static,
+        store: Arc<dyn Store>,
+        subject: Subject,
+        read: impl Fn(&dyn Session) -> Result<(), StoreError> + Send + Sync + 'static,
+        carry: impl Fn(&mut dyn Standings) -> Result<(), StoreError> + Send + Sync + 'static,
     ) -> Arc<Self> {
         let follower = Arc::new(Self {
-            place: place.into(),
+            store,
             subject,
             read: Box::new(read),
             carry: Box::new(carry),
@@ -93,10 +91,10 @@ impl Follower {
             waiting: Arc::default(),
             state: AtomicU8::new(NEW),
         });
-        follower.place.register(Arc::downgrade(&follower));
+        follower.store.register(Arc::downgrade(&follower));
         follower.refresh();
         let (weak, waiting) = (Arc::downgrade(&follower), follower.waiting.clone());
-        let spawned = thread::Builder::new().name(subject.into()).spawn(move || {
+        let spawned = thread::Builder::new().name(subject.label().into()).spawn(move || {
             loop {
                 let told = waiting.next();
                 let begun = Instant::now();
@@ -111,21 +109,21 @@ impl Follower {
             }
         });
         if let Err(error) = spawned {
-            tracing::error!(%error, "{subject} are not followed: changes take effect after a restart");
+            tracing::error!(%error, "{} are not followed: changes take effect after a restart", subject.label());
         }
         follower
     }
 
-    /// Reads the file now. A change that was made before is known when this returns.
+    /// Reads the store now. A change that was made before is known when this returns.
     pub fn refresh(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.look(&mut seen);
         let before = self.state.swap(if outcome.is_ok() { UP } else { DOWN }, Ordering::Relaxed);
         if let Err(error) = outcome {
-            seen.connection = None;
+            seen.session = None;
             if before != DOWN {
-                let subject = self.subject;
-                tracing::error!(%error, file = %self.place.path().display(), "{subject} cannot be read; those known go on serving");
+                let subject = self.subject.label();
+                tracing::error!(%error, file = %self.store.location(), "{subject} cannot be read; those known go on serving");
             }
         }
     }
@@ -146,46 +144,44 @@ impl Follower {
         matches!(timeout(PATIENCE, look).await, Ok(Ok(())))
     }
 
-    /// Writes what is known into a file that is about to be accepted in the place of the one it was read from.
-    pub(super) fn carry(&self, connection: &Connection) -> rusqlite::Result<()> {
-        (self.carry)(connection)
+    /// Writes what is known into tables that are about to be accepted in the place of those it was read from.
+    pub(super) fn carry(&self, standings: &mut dyn Standings) -> Result<(), StoreError> {
+        (self.carry)(standings)
     }
 
-    /// False while the file cannot be read.
+    /// False while the store cannot be read.
     pub fn is_up(&self) -> bool {
         self.state.load(Ordering::Relaxed) == UP
     }
 
-    /// Where the file is that is followed.
-    pub fn place(&self) -> &Place {
-        &self.place
+    /// The store that is followed.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     fn look(&self, seen: &mut Seen) -> Result<(), StoreError> {
-        if seen.connection.as_ref().is_some_and(|(_, file)| !self.place.holds(file)) {
-            seen.connection = None;
+        if seen.session.as_ref().is_some_and(|(_, tables)| !self.store.holds(tables)) {
+            seen.session = None;
         }
-        if seen.connection.is_none() {
-            let (connection, file) = self.place.connect()?;
-            if seen.file.is_some_and(|before| before != file) {
+        if seen.session.is_none() {
+            let (session, tables) = self.store.connect()?;
+            if seen.tables.is_some_and(|before| before != tables) {
                 seen.version = None;
             }
-            seen.file = Some(file);
-            seen.connection = Some((connection, file));
+            seen.tables = Some(tables);
+            seen.session = Some((session, tables));
         }
-        let Some((connection, _)) = &seen.connection else { return Ok(()) };
-        if Some(self.version(connection)?) == seen.version {
+        let Some((session, _)) = &seen.session else { return Ok(()) };
+        if Some(session.version(self.subject)?) == seen.version {
             return Ok(());
         }
         // One snapshot: the version belongs to the rows.
-        let transaction = connection.unchecked_transaction()?;
-        let version = self.version(&transaction)?;
-        (self.read)(&transaction)?;
+        let version = session.at_once(|tables| {
+            let version = tables.version(self.subject)?;
+            (self.read)(tables)?;
+            Ok(version)
+        })?;
         seen.version = Some(version);
         Ok(())
-    }
-
-    fn version(&self, connection: &Connection) -> rusqlite::Result<i64> {
-        connection.query_row("SELECT version FROM versions WHERE subject = ?1", [self.subject], |row| row.get(0))
     }
 }

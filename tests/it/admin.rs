@@ -455,9 +455,9 @@ async fn a_secret_is_shown_once_and_never_again() {
         providers(&[("openai", fake.address)])
     );
     std::fs::write(&file, yaml).unwrap();
-    let mut connection = chittycan::store::open(&folder.path().join("can.db")).unwrap();
+    let (mut session, _) = chittycan::store::sqlite::at(&folder.path().join("can.db")).connect().unwrap();
     let new = NewToken { scopes: [Scope::Admin].into_iter().collect(), ..new_token() };
-    let (root, root_secret) = chittycan::identity::Tokens(&mut connection).create(&new).unwrap();
+    let (root, root_secret) = chittycan::identity::Tokens(&mut *session).create(&new).unwrap();
     let root_secret = root_secret.expose().to_owned();
     let mut process = Process::start(&["serve", "--config", &file.display().to_string()]);
     process.until("ready");

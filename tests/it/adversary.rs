@@ -445,9 +445,10 @@ async fn the_ledger_never_says_less_than_the_bill_nor_more_than_the_limit() {
     });
     let database = folder.path().join("can.db");
     let tokens: Arc<Vec<String>> = {
-        let mut connection = chittycan::store::open(&database).unwrap();
+        let connection = chittycan::store::sqlite::open(&database).unwrap();
         // One commit for all: what is tested is not how fast tokens are made.
         connection.execute_batch("PRAGMA synchronous = OFF").unwrap();
+        let mut session = chittycan::store::sqlite::SqliteSession::from(connection);
         let mut make = |tenant: usize| {
             let new = NewToken {
                 tenant: format!("t{tenant}").into(),
@@ -457,7 +458,7 @@ async fn the_ledger_never_says_less_than_the_bill_nor_more_than_the_limit() {
                 limits: Limits::default(),
                 expires_at: None,
             };
-            Tokens(&mut connection).create(&new).unwrap().1.expose().to_owned()
+            Tokens(&mut session).create(&new).unwrap().1.expose().to_owned()
         };
         Arc::new((0..SCHEDULES).map(&mut make).collect())
     };
@@ -510,7 +511,7 @@ async fn the_ledger_never_says_less_than_the_bill_nor_more_than_the_limit() {
     // What is still open ends within the provider's timeout; then the last entries are written.
     process.signal(Signal::SIGTERM);
     assert!(process.ended_within(Duration::from_secs(30)).is_some(), "it does not end");
-    let connection = chittycan::store::open_to_read(&database).unwrap();
+    let connection = chittycan::store::sqlite::open_to_read(&database).unwrap();
     let mut rows = connection.prepare("SELECT tenant, sum(cost) FROM entries GROUP BY tenant").unwrap();
     let booked: HashMap<String, i64> =
         rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().collect::<Result<_, _>>().unwrap();

@@ -76,15 +76,15 @@ async fn the_first_token_closes_a_running_gateway_and_taking_it_back_does_not_op
         gateway.token_of(&NewToken { scopes: [Scope::Admin].into_iter().collect(), ..new("default") }).await;
     assert_eq!((post(&gateway, None).await, post(&gateway, Some(&admin)).await), (200, 403));
     // As the command line does, beside the running gateway.
-    let mut connection = chittycan::store::open(&gateway.database()).unwrap();
-    let (token, secret) = Tokens(&mut connection).create(&new("default")).unwrap();
+    let (mut session, _) = chittycan::store::sqlite::at(&gateway.database()).connect().unwrap();
+    let (token, secret) = Tokens(&mut *session).create(&new("default")).unwrap();
     let begun = Instant::now();
     while post(&gateway, None).await == 200 {
         assert!(begun.elapsed() < Duration::from_secs(2), "a stranger is still served");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!((post(&gateway, None).await, post(&gateway, Some(secret.expose())).await), (401, 200));
-    Tokens(&mut connection).revoke(token.id.as_str()).unwrap();
+    Tokens(&mut *session).revoke(token.id.as_str()).unwrap();
     let begun = Instant::now();
     while post(&gateway, Some(secret.expose())).await == 200 {
         assert!(begun.elapsed() < Duration::from_secs(2), "the token is still served");

@@ -203,7 +203,7 @@ fn now() -> u64 {
 fn metrics_are_shown_of_an_empty_and_of_a_filled_database() {
     let desk = Desk::new();
     assert!(desk.refused("registry metrics show").contains("start the gateway once"));
-    let connection = chittycan::store::open(&desk.database()).unwrap();
+    let connection = chittycan::store::sqlite::open(&desk.database()).unwrap();
     let empty = desk.ok("registry metrics show");
     assert!(
         empty.starts_with("┌─") && empty.contains("│ ChittyCan Proxy Metrics (Last 24h)                  │"),
@@ -244,7 +244,7 @@ fn costs_are_for_people_and_for_programs() {
     desk.configure(
         "tenants:\n  default: {budgets: [{usd: 100}]}\n  research: {parent: default, budgets: [{usd: 10, hard: false}]}\n  guest: {}\n",
     );
-    let connection = chittycan::store::open(&desk.database()).unwrap();
+    let connection = chittycan::store::sqlite::open(&desk.database()).unwrap();
     let today = now() / DAY_MS * DAY_MS;
     insert(&connection, 1, today, "default", "MISS", 300, 5);
     insert(&connection, 2, today, "research", "MISS", 200, 5);
@@ -292,7 +292,7 @@ fn the_cache_is_told_and_purged() {
     assert!(desk.refused("cache stats").contains("start the gateway once"));
     assert!(desk.refused("cache purge --all").contains("there is no database at"));
     assert!(!desk.database().exists(), "a purge makes no database");
-    let connection = chittycan::store::open(&desk.database()).unwrap();
+    let connection = chittycan::store::sqlite::open(&desk.database()).unwrap();
     assert_eq!(desk.ok("cache stats"), "Last 30 days: 0 hits, 0 misses, hit rate -, saved $0.00\n");
     let at = now() - 60_000;
     insert(&connection, 1, at, "default", "MISS", 2, 5);

@@ -557,15 +557,15 @@ async fn a_token_works_the_moment_it_was_made() {
     let fake = Fake::always(Answer::completion()).await;
     let gateway = Gateway::start(&(providers(&[("openai", fake.address)]) + "tenants: {default: {}, a: {}}\n"));
     let client = reqwest::Client::new();
-    let mut connection = chittycan::store::open(&gateway.database()).unwrap();
+    let (mut session, _) = chittycan::store::sqlite::at(&gateway.database()).connect().unwrap();
     for round in 0..20 {
-        let (_, secret) = Tokens(&mut connection).create(&new_token("a")).unwrap();
+        let (_, secret) = Tokens(&mut *session).create(&new_token("a")).unwrap();
         let reply =
             client.post(gateway.url("/v1/chat/completions")).bearer_auth(secret.expose()).body(chat("gpt-4o", ""));
         assert_eq!(reply.send().await.unwrap().status().as_u16(), 200, "token {round}");
     }
     let admin = NewToken { scopes: [Scope::Admin].into_iter().collect(), ..new_token("a") };
-    let (_, secret) = Tokens(&mut connection).create(&admin).unwrap();
+    let (_, secret) = Tokens(&mut *session).create(&admin).unwrap();
     let reply = client
         .get(format!("http://{}/api/v1/tokens", gateway.admin))
         .bearer_auth(secret.expose())

@@ -60,7 +60,7 @@ async fn thousands_of_refusals_are_a_few_rows_and_all_are_counted() {
     assert!(grown < 5_000_000, "{grown} bytes for {N} refusals");
 
     // Every one of them is in the reports.
-    let connection = chittycan::store::open_to_read(&gateway.database()).unwrap();
+    let connection = chittycan::store::sqlite::open_to_read(&gateway.database()).unwrap();
     let now = chittycan::types::unix_now() + 1;
     let summary = chittycan::ledger::report::summary(&connection, Some(&"team".into()), 0, now).unwrap();
     assert_eq!(usize::try_from(summary.requests).unwrap(), N + 1);

@@ -8,7 +8,7 @@ use std::{
 
 use chittycan::{
     identity::{NewToken, Token, Tokens},
-    store,
+    store::sqlite,
 };
 use nix::sys::signal::Signal;
 
@@ -37,7 +37,7 @@ async fn ask(url: &str, token: &str) -> u16 {
 
 /// Revokes a token in the file, and waits until the gateway knows.
 async fn revoke(gateway: &Gateway, token: &Token, secret: &str) {
-    Tokens(&mut store::open(&gateway.database()).unwrap()).revoke(token.id.as_str()).unwrap();
+    Tokens(&mut *sqlite::at(&gateway.database()).connect().unwrap().0).revoke(token.id.as_str()).unwrap();
     let begun = Instant::now();
     while reqwest::Client::new().get(gateway.url("/v1/models")).bearer_auth(secret).send().await.unwrap().status()
         != 401
@@ -56,7 +56,7 @@ async fn lost(gateway: &Gateway, times: u64) {
 
 /// What everybody together spent, according to the file.
 fn spent(database: &Path) -> i64 {
-    let connection = store::open_to_read(database).unwrap();
+    let connection = sqlite::open_to_read(database).unwrap();
     let spent = chittycan::ledger::report::spent(&connection, |_| true, 0).unwrap();
     i64::try_from(spent.0).unwrap()
 }
@@ -96,7 +96,7 @@ async fn a_deleted_database_is_noticed_and_nothing_that_holds_is_forgotten() {
         let fresh = gateway.token("other").await;
         assert_eq!(ask(&url, &fresh).await, 200);
         // The fresh file is owned: no other gateway takes it.
-        let refused = store::Ownership::of(&gateway.database()).claim().unwrap_err().to_string();
+        let refused = sqlite::Ownership::of(&gateway.database()).claim().unwrap_err().to_string();
         assert!(refused.contains("another running gateway"), "{refused}");
         // A reload reads what others have spent: nothing is counted twice.
         gateway.reloader.reload().unwrap();
@@ -122,7 +122,7 @@ async fn a_replaced_database_forgets_neither_money_nor_revocations() {
     gateway.query("SELECT 1").await;
     // A backup from before the second request and the revocation.
     let backup = database.with_file_name("backup.db");
-    store::open(&database).unwrap().execute("VACUUM INTO ?1", [backup.to_str().unwrap()]).unwrap();
+    sqlite::open(&database).unwrap().execute("VACUUM INTO ?1", [backup.to_str().unwrap()]).unwrap();
     assert_eq!(ask(&url, &token).await, 200);
     revoke(&gateway, &other.0, &other.1).await;
     assert_eq!(gateway.query("SELECT sum(cost) FROM entries").await, 2 * COST);
@@ -172,7 +172,7 @@ async fn the_next_process_knows_what_was_spent_in_the_lost_file() {
     fs::write(&file, text).unwrap();
     let database = folder.path().join("can.db");
     let new = NewToken { ..new_token("team") };
-    let (_, secret) = Tokens(&mut store::open(&database).unwrap()).create(&new).unwrap();
+    let (_, secret) = Tokens(&mut *sqlite::at(&database).connect().unwrap().0).create(&new).unwrap();
     let (url, token) = (format!("http://127.0.0.1:{port}"), secret.expose());
     // What an earlier process has spent counts too.
     let mut earlier = Process::start(&["serve", "--config", file.to_str().unwrap()]);

@@ -458,7 +458,7 @@ async fn kill_9_under_load_loses_no_entry_and_counts_none_twice() {
     process.signal(Signal::SIGTERM);
     assert!(process.ended_within(Duration::from_secs(10)).is_some());
 
-    let connection = chittycan::store::open_to_read(&folder.path().join("can.db")).unwrap();
+    let connection = chittycan::store::sqlite::open_to_read(&folder.path().join("can.db")).unwrap();
     let mut rows = connection.prepare("SELECT id, cost, basis FROM entries").unwrap();
     let entries: HashMap<String, (i64, String)> = rows
         .query_map([], |row| {
@@ -584,7 +584,7 @@ async fn a_full_disk_stops_no_request_and_loses_no_entry() {
     metric("can_ledger_waiting_entries 0").await;
     process.signal(Signal::SIGTERM);
     assert!(process.ended_within(Duration::from_secs(10)).is_some());
-    let connection = chittycan::store::open_to_read(&folder.path().join("can.db")).unwrap();
+    let connection = chittycan::store::sqlite::open_to_read(&folder.path().join("can.db")).unwrap();
     let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     let all = (asked + 350) as i64;
     assert_eq!(count("SELECT count(*) FROM entries WHERE basis = 'provider'"), all);

@@ -835,8 +835,8 @@ async fn a_restart_keeps_the_owners_also_after_a_kill() {
     );
     std::fs::write(&file, text).unwrap();
     let secret = |tenant: &str| {
-        let mut connection = chittycan::store::open(&folder.path().join("can.db")).unwrap();
-        chittycan::identity::Tokens(&mut connection).create(&new_token(tenant)).unwrap().1.expose().to_owned()
+        let (mut session, _) = chittycan::store::sqlite::at(&folder.path().join("can.db")).connect().unwrap();
+        chittycan::identity::Tokens(&mut *session).create(&new_token(tenant)).unwrap().1.expose().to_owned()
     };
     let (child, sibling) = (secret(CHILD), secret(SIBLING));
     let ask = async |method: &str, path: &str, token: &str| {
@@ -852,7 +852,7 @@ async fn a_restart_keeps_the_owners_also_after_a_kill() {
     let mut made = vec![ask("POST", "/v1/files", &child).await.1["id"].as_str().unwrap().to_owned()];
     // Soon is a fraction of a second: the row is in the file.
     let rows = || {
-        let connection = chittycan::store::open_to_read(&folder.path().join("can.db")).unwrap();
+        let connection = chittycan::store::sqlite::open_to_read(&folder.path().join("can.db")).unwrap();
         connection.query_row("SELECT count(*) FROM objects", [], |row| row.get::<_, i64>(0)).unwrap()
     };
     let begun = std::time::Instant::now();

@@ -134,7 +134,7 @@ async fn a_gateway_whose_database_comes_late_writes_only_once_it_owns_it() {
     // Both would grant the same money, so `on_failure: serve` does not count here.
     assert_eq!((ask(late.0).await, ask(owner.0).await), (503, 200));
     let rows = || -> i64 {
-        let connection = chittycan::store::open_to_read(&folder.path().join("data/can.db")).unwrap();
+        let connection = chittycan::store::sqlite::open_to_read(&folder.path().join("data/can.db")).unwrap();
         connection.query_row(crate::support::gateway::RECORDED, [], |row| row.get(0)).unwrap()
     };
     let begun = Instant::now();
@@ -275,7 +275,7 @@ async fn an_upgrade_under_load_spends_no_cent_past_a_hard_budget_and_loses_none(
     let cost = 9.0 * 2.5e-6 + 50.0 * 1e-5;
     let begun = Instant::now();
     loop {
-        let connection = chittycan::store::open_to_read(&folder.path().join("can.db")).unwrap();
+        let connection = chittycan::store::sqlite::open_to_read(&folder.path().join("can.db")).unwrap();
         let (sum, paid): (i64, usize) = connection
             .query_row("SELECT sum(cost), count(*) FROM entries WHERE cost > 0", [], |row| {
                 Ok((row.get(0)?, row.get(1)?))

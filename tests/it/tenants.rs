@@ -102,8 +102,8 @@ async fn a_revoked_token_is_refused_within_a_second() {
     let (token, secret) = gateway.token_of(&new("default")).await;
     assert_eq!(post(&gateway, &secret, chat("gpt-4o", "")).await.0, 200);
     // As the command line does, beside the running gateway.
-    let mut connection = chittycan::store::open(&gateway.database()).unwrap();
-    Tokens(&mut connection).revoke(token.id.as_str()).unwrap();
+    let (mut session, _) = chittycan::store::sqlite::at(&gateway.database()).connect().unwrap();
+    Tokens(&mut *session).revoke(token.id.as_str()).unwrap();
     let begun = Instant::now();
     while post(&gateway, &secret, chat("gpt-4o", "")).await.0 != 401 {
         assert!(begun.elapsed() < Duration::from_secs(1), "still open after 1 s");

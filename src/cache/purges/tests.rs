@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use super::{request::MAX_MODEL, *};
 use crate::{
     cache::Form,
-    store,
+    store::sqlite,
     types::{NanoUsd, Usage},
 };
 
@@ -61,7 +61,7 @@ fn a_purge_covers_what_it_names_and_nothing_else() {
         (model(""), None, vec![]),
     ] {
         let (_folder, path) = place();
-        let purges = Purges::follow(&path);
+        let purges = Purges::follow(sqlite::at(&path));
         let before = unix_now();
         let at = purges.purge(&purge, tenant).unwrap();
         let check = |purges: &Purges, who: &str| {
@@ -76,14 +76,14 @@ fn a_purge_covers_what_it_names_and_nothing_else() {
             }
         };
         check(&purges, "here");
-        check(&Purges::follow(&path), "after a restart");
+        check(&Purges::follow(sqlite::at(&path)), "after a restart");
     }
 }
 
 #[test]
 fn another_process_learns_of_it_soon() {
     let (_folder, path) = place();
-    let (here, there) = (Purges::follow(&path), Purges::follow(&path));
+    let (here, there) = (Purges::follow(sqlite::at(&path)), Purges::follow(sqlite::at(&path)));
     let old = entry("ours", unix_now());
     assert!(there.counts(&key(1), &old));
     let begun = Instant::now();
@@ -96,7 +96,7 @@ fn another_process_learns_of_it_soon() {
     // The command line has no gateway at hand.
     let begun = Instant::now();
     let request = PurgeRequest::new(&Purge::All, None).unwrap();
-    request.write(&mut store::open(&path).unwrap(), unix_now()).unwrap();
+    request.write(&mut *sqlite::at(&path).connect().unwrap().0, unix_now()).unwrap();
     while here.counts(&key(9), &old) {
         assert!(begun.elapsed() < Duration::from_secs(2));
         std::thread::sleep(Duration::from_millis(5));
@@ -107,7 +107,7 @@ fn another_process_learns_of_it_soon() {
 fn without_a_database_what_is_known_goes_on_counting() {
     let (folder, path) = place();
     let missing = folder.path().join("no/such/folder/can.db");
-    let purges = Purges::follow(&missing);
+    let purges = Purges::follow(sqlite::at(&missing));
     assert!(!purges.is_up());
     let old = entry("ours", unix_now());
     assert!(purges.counts(&key(1), &old));
@@ -116,10 +116,10 @@ fn without_a_database_what_is_known_goes_on_counting() {
     // The database comes up: what was not written down stays.
     std::fs::create_dir_all(missing.parent().unwrap()).unwrap();
     let other = PurgeRequest::new(&model("x"), None).unwrap();
-    other.write(&mut store::open(&missing).unwrap(), unix_now()).unwrap();
+    other.write(&mut *sqlite::at(&missing).connect().unwrap().0, unix_now()).unwrap();
     purges.follower.refresh();
     assert!(purges.is_up() && !purges.counts(&key(1), &old));
-    assert!(!Purges::follow(&path).is_up() || path.exists());
+    assert!(!Purges::follow(sqlite::at(&path)).is_up() || path.exists());
 }
 
 fn rows(connection: &Connection) -> Vec<(String, String, String, u64)> {
@@ -131,11 +131,11 @@ fn rows(connection: &Connection) -> Vec<(String, String, String, u64)> {
 #[test]
 fn stamps_only_grow_and_old_ones_go() {
     let (_folder, path) = place();
-    let mut connection = store::open(&path).unwrap();
+    let (mut session, _) = sqlite::at(&path).connect().unwrap();
     let now = unix_now();
     let mut put = |purge: &Purge, tenant: Option<&str>, at: u64| {
         let tenant = tenant.map(TenantId::from);
-        PurgeRequest::new(purge, tenant.as_ref()).unwrap().write(&mut connection, at).unwrap()
+        PurgeRequest::new(purge, tenant.as_ref()).unwrap().write(&mut *session, at).unwrap()
     };
     assert_eq!(put(&model("a"), Some("t"), now), now);
     assert_eq!(put(&model("a"), Some("t"), now - 500), now, "a clock that was put back");
@@ -150,15 +150,15 @@ fn stamps_only_grow_and_old_ones_go() {
         (name("t"), name("a"), name(""), now),
         (name("u"), name(""), name(""), now - 700),
     ];
-    assert_eq!(rows(&store::open(&path).unwrap()), all, "the key is covered by its tenant");
+    assert_eq!(rows(&sqlite::open(&path).unwrap()), all, "the key is covered by its tenant");
     put(&Purge::All, None, now - 650);
     assert_eq!(
-        rows(&store::open(&path).unwrap()),
+        rows(&sqlite::open(&path).unwrap()),
         [(name(""), name(""), name(""), now - 650), all[1].clone(), all[2].clone()]
     );
     put(&model("old"), None, now - millis(KEPT) - 60_000);
-    assert_eq!(rows(&store::open(&path).unwrap()).len(), 3);
-    let purges = Purges::follow(&path);
+    assert_eq!(rows(&sqlite::open(&path).unwrap()).len(), 3);
+    let purges = Purges::follow(sqlite::at(&path));
     assert_eq!(purges.stamps.load().len(), 3);
     assert_eq!(purges.stamp_of(&key(7), &"u".into(), "a", None), now - 650);
 }
@@ -166,7 +166,7 @@ fn stamps_only_grow_and_old_ones_go() {
 #[test]
 fn very_many_keys_become_one_stamp() {
     let (_folder, path) = place();
-    let mut connection = store::open(&path).unwrap();
+    let mut connection = sqlite::open(&path).unwrap();
     let now = unix_now();
     let base = now - 1_000_000;
     let transaction = connection.transaction().unwrap();
@@ -175,7 +175,7 @@ fn very_many_keys_become_one_stamp() {
         transaction.execute("INSERT INTO purges VALUES ('t', '', ?1, ?2)", rusqlite::params![key, base + n]).unwrap();
     }
     transaction.commit().unwrap();
-    let purges = Purges::follow(&path);
+    let purges = Purges::follow(sqlite::at(&path));
     assert_eq!(purges.stamps.load().len(), MOST);
     purges.purge(&Purge::Key(key(0xaa)), Some(&"t".into())).unwrap();
     let left = rows(&connection);
@@ -248,16 +248,16 @@ fn a_client_purges_its_own() {
 #[test]
 fn a_file_in_the_place_of_a_lost_one_gets_every_stamp() {
     let (_folder, path) = place();
-    let place = store::Place::from(&path);
-    let purges = Purges::follow(place.clone());
+    let place = sqlite::Place::from(&path);
+    let purges = Purges::follow(sqlite::in_place(place.clone()));
     for (purge, tenant) in [(Purge::All, Some("t")), (model("m"), None), (Purge::Key(key(1)), Some("u"))] {
         purges.purge(&purge, tenant.map(TenantId::from).as_ref()).unwrap();
     }
-    let before = rows(&store::open(&path).unwrap());
+    let before = rows(&sqlite::open(&path).unwrap());
     std::fs::remove_file(&path).unwrap();
     assert!(purges.purge(&Purge::All, Some(&"v".into())).is_err(), "the file is lost");
     drop(place.accept(|_| Ok(())).unwrap());
-    let after = rows(&store::open(&path).unwrap());
+    let after = rows(&sqlite::open(&path).unwrap());
     assert_eq!((before.len(), after.len()), (3, 4), "{after:?}");
     assert!(before.iter().all(|row| after.contains(row)), "{after:?}");
 }

@@ -39,7 +39,7 @@ pub struct CostsArgs {
 /// # Errors
 /// A file that cannot be read.
 pub fn show(settings: &Settings, args: &CostsArgs) -> Result<ExitCode, String> {
-    let connection = settings.open_to_read()?;
+    let connection = settings.connection()?;
     let now = unix_now();
     let first = first_day(&args.since, now);
     if first > now {

@@ -41,7 +41,7 @@ pub struct ShowArgs {
 /// # Errors
 /// A file that cannot be read.
 pub fn show(settings: &Settings, args: &ShowArgs) -> Result<ExitCode, String> {
-    let connection = settings.open_to_read()?;
+    let connection = settings.connection()?;
     let now = unix_now();
     let since = args.since.before(now);
     if since >= now {

@@ -6,6 +6,9 @@
 
 mod owner;
 mod place;
+mod purges;
+mod session;
+mod tokens;
 
 use std::{
     io,
@@ -19,7 +22,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::StoreError;
 
 pub use owner::{Owner, Ownership, canonical};
-pub use place::{FileId, Place};
+pub use place::Place;
+pub(crate) use session::in_place;
+pub use session::{SqliteSession, at};
 
 /// How long a writer waits for another one. Long enough for any honest transaction, short enough to notice a stuck one.
 pub const BUSY: Duration = Duration::from_secs(2);

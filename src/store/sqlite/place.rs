@@ -17,8 +17,8 @@ use std::{
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::open;
-use crate::store::{Follower, StoreError};
+use super::{open, session::Carried};
+use crate::store::{Follower, StoreError, StoreId};
 
 /// The place of a database; clones are the same place.
 #[derive(Clone)]
@@ -35,19 +35,11 @@ struct Inner {
 /// The file that was opened there.
 #[derive(Clone, Copy)]
 struct Known {
-    id: FileId,
+    id: StoreId,
     /// The write-ahead log and its index, which belong to no other file.
     beside: [Option<Number>; 2],
     /// It was told that the file is lost.
     told: bool,
-}
-
-/// Tells files apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileId {
-    number: Number,
-    /// Made at random with the file: one that is emptied, or takes over the number of another, is not the same.
-    mark: i64,
 }
 
 /// Device and inode.
@@ -84,7 +76,7 @@ impl Place {
     ///
     /// # Errors
     /// [`StoreError::Lost`] where the known file is gone or another one lies in its place; and as [`open`] does.
-    pub fn connect(&self) -> Result<(Connection, FileId), StoreError> {
+    pub fn connect(&self) -> Result<(Connection, StoreId), StoreError> {
         self.check()?;
         let connection = open(self.path())?;
         let id = self.identify(&connection)?;
@@ -107,8 +99,9 @@ impl Place {
     }
 
     /// Whether a file that was opened lies in its place.
-    pub fn holds(&self, id: &FileId) -> bool {
-        number(self.path()).is_ok_and(|there| there == Some(id.number))
+    pub fn holds(&self, id: &StoreId) -> bool {
+        let [device, inode, _] = id.0;
+        number(self.path()).is_ok_and(|there| there == Some((device, inode)))
     }
 
     /// Takes the file that lies there now, or a new one, in the place of the one that is lost. What `carry` writes is in it
@@ -118,14 +111,14 @@ impl Place {
     /// A file that cannot be made or written, or that is not ours: it is left alone, and nothing is accepted.
     pub fn accept(
         &self,
-        carry: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
-    ) -> Result<(Connection, FileId), StoreError> {
+        carry: impl FnOnce(&Transaction<'_>) -> Result<(), StoreError>,
+    ) -> Result<(Connection, StoreId), StoreError> {
         self.tidy()?;
         let mut connection = open(self.path())?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         carry(&transaction)?;
         for follower in self.followers().iter().filter_map(Weak::upgrade) {
-            follower.carry(&transaction)?;
+            follower.carry(&mut Carried(&transaction))?;
         }
         transaction.commit()?;
         let id = self.identify(&connection)?;
@@ -171,11 +164,12 @@ impl Place {
         Ok(())
     }
 
-    fn identify(&self, connection: &Connection) -> Result<FileId, StoreError> {
+    fn identify(&self, connection: &Connection) -> Result<StoreId, StoreError> {
         let sql = "SELECT version FROM versions WHERE subject = 'file'";
-        let mark = connection.query_row(sql, [], |row| row.get(0))?;
-        let number = number(self.path())?.ok_or_else(|| self.error())?;
-        Ok(FileId { number, mark })
+        // Made at random with the file: one that is emptied, or takes over the number of another, is not the same.
+        let mark: i64 = connection.query_row(sql, [], |row| row.get(0))?;
+        let (device, inode) = number(self.path())?.ok_or_else(|| self.error())?;
+        Ok(StoreId([device, inode, mark.cast_unsigned()]))
     }
 
     fn beside(&self) -> [Option<Number>; 2] {
@@ -251,7 +245,7 @@ mod tests {
             // The old one is open all the while, as it is in other threads.
             add(&old, 2);
             let (new, other) =
-                place.accept(|transaction| transaction.execute("DELETE FROM alerts", []).map(drop)).unwrap();
+                place.accept(|transaction| Ok(transaction.execute("DELETE FROM alerts", []).map(drop)?)).unwrap();
             assert_ne!(id, other);
             assert_eq!(count(&new), i64::from(replace), "nothing of the old log is in it");
             add(&new, 3);

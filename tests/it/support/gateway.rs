@@ -151,8 +151,8 @@ impl Gateway {
 
     /// A token of this kind, known to the gateway when this returns; and its secret.
     pub async fn token_of(&self, new: &NewToken) -> (Token, String) {
-        let mut connection = chittycan::store::open(&self.database()).unwrap();
-        let (token, secret) = Tokens(&mut connection).create(new).unwrap();
+        let (mut session, _) = chittycan::store::sqlite::at(&self.database()).connect().unwrap();
+        let (token, secret) = Tokens(&mut *session).create(new).unwrap();
         let secret = secret.expose().to_owned();
         let begun = Instant::now();
         loop {
@@ -171,7 +171,7 @@ impl Gateway {
         self.metrics_with("can_requests_in_flight 0").await;
         let metrics = self.metrics_with("can_ledger_waiting_entries 0").await;
         assert!(metrics.contains("can_ledger_up{part=\"database\"} 1"), "{metrics}");
-        let connection = chittycan::store::open_to_read(&self.database()).unwrap();
+        let connection = chittycan::store::sqlite::open_to_read(&self.database()).unwrap();
         connection.query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
