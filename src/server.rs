@@ -141,11 +141,10 @@ impl Server {
             StoreError::Owned(message) => StartError(vec![message]),
             error => StartError(vec![format!("{}: {error}", config.database.path.display())]),
         })?;
-        let place = ledger.place().clone();
         let purges = Purges::follow(ledger.store().clone());
         let cache = Cache::open(&config.cache, purges).map_err(|error| StartError(vec![format!("cache: {error}")]))?;
         let directory = Directory::follow(ledger.store().clone());
-        let objects = Arc::new(Objects::open(place));
+        let objects = Arc::new(Objects::open(ledger.store().clone()));
         let capacity = Arc::new(Capacity::new(Some(config.server.memory_budget)));
         let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects, capacity));
         let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance, &metrics, plugins)?));

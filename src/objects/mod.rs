@@ -8,7 +8,7 @@
 //! | file | knows |
 //! |---|---|
 //! | `index` | who owns an id: in memory, bounded, the oldest go first |
-//! | `table` | the same in the SQLite file: one thread writes, and reads what another process wrote |
+//! | `table` | the same in the store: one thread writes, and reads what another process wrote |
 //! | `rules` | every path: what of it is an id, what its reply makes, what is refused (a table) |
 //! | `refs` | what a request's body and query refer to (a table of names, and how they are read) |
 //! | `form` | the fields of a multipart body |

@@ -1,4 +1,4 @@
-//! The owners in the SQLite file. A request looks at memory only; one thread writes what is new, soon after it became known,
+//! The owners as they are kept. A request looks at memory only; one thread writes what is new, soon after it became known,
 //! and takes up what another process has written (`can serve --upgrade`: the old one serves on for a while).
 
 use std::{
@@ -8,11 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, TransactionBehavior, params};
-
 use super::index::{Class, Index, Key, Owner, key};
 use crate::{
-    store::{LOOK, Place, StoreError, StoreId},
+    store::{LOOK, ObjectRow, Session, Store, StoreError, StoreId},
     types::unix_now,
 };
 
@@ -44,7 +42,7 @@ pub struct Objects {
 }
 
 struct Shared {
-    place: Place,
+    store: Arc<dyn Store>,
     state: RwLock<State>,
 }
 
@@ -66,11 +64,26 @@ struct Row {
     at: u64,
 }
 
+impl From<ObjectRow> for Row {
+    fn from(row: ObjectRow) -> Self {
+        let ObjectRow { key, tenant, anonymous, class, at } = row;
+        let class = if class == Class::Kept as u8 { Class::Kept } else { Class::Turn };
+        Self { key, owner: Owner { tenant, anonymous }, class, at }
+    }
+}
+
+impl From<&Row> for ObjectRow {
+    fn from(Row { key, owner, class, at }: &Row) -> Self {
+        let Owner { tenant, anonymous } = owner.clone();
+        Self { key: *key, tenant, anonymous, class: *class as u8, at: *at }
+    }
+}
+
 /// What the thread has open.
 #[derive(Default)]
-struct File {
-    connection: Option<(Connection, StoreId)>,
-    /// The file that was open last.
+struct Open {
+    session: Option<(Box<dyn Session>, StoreId)>,
+    /// The tables that were open last.
     id: Option<StoreId>,
     /// The largest row number that is in memory.
     seen: i64,
@@ -81,14 +94,14 @@ struct File {
 impl Objects {
     /// Reads what is known, and goes on keeping the file up to date. Where it cannot be read yet, what is in it is nobody's
     /// until it can. A file that takes the place of one that was deleted or replaced gets all that is known.
-    pub fn open(place: impl Into<Place>) -> Self {
-        Self::with_limits(place, Class::ALL.map(Class::limit))
+    pub fn open(store: Arc<dyn Store>) -> Self {
+        Self::with_limits(store, Class::ALL.map(Class::limit))
     }
 
-    fn with_limits(place: impl Into<Place>, limits: [usize; 2]) -> Self {
+    fn with_limits(store: Arc<dyn Store>, limits: [usize; 2]) -> Self {
         let state = State { index: Index::with_limits(limits), ..State::default() };
-        let shared = Arc::new(Shared { place: place.into(), state: RwLock::new(state) });
-        let mut file = File::default();
+        let shared = Arc::new(Shared { store, state: RwLock::new(state) });
+        let mut file = Open::default();
         shared.synchronise(&mut file);
         let weak = Arc::downgrade(&shared);
         let spawned = thread::Builder::new().name("objects".into()).spawn(move || run(&weak, file));
@@ -150,7 +163,7 @@ impl Drop for Objects {
     }
 }
 
-fn run(shared: &Weak<Shared>, mut file: File) {
+fn run(shared: &Weak<Shared>, mut file: Open) {
     loop {
         thread::park_timeout(LOOK);
         let Some(shared) = shared.upgrade() else { return };
@@ -196,12 +209,12 @@ impl Shared {
     }
 
     /// Takes up what others have written, then writes what is new here.
-    fn synchronise(&self, file: &mut File) {
+    fn synchronise(&self, file: &mut Open) {
         let outcome = self.exchange(file);
         if let Err(error) = &outcome {
-            file.connection = None;
+            file.session = None;
             if !file.failed {
-                tracing::error!(%error, file = %self.place.path().display(), "owners of objects cannot be written; they wait in memory");
+                tracing::error!(%error, file = %self.store.location(), "owners of objects cannot be written; they wait in memory");
             }
         }
         file.failed = outcome.is_err();
@@ -219,22 +232,22 @@ impl Shared {
         state.forgotten + state.lost
     }
 
-    fn exchange(&self, file: &mut File) -> Result<(), StoreError> {
-        if file.connection.as_ref().is_some_and(|(_, id)| !self.place.holds(id)) {
-            file.connection = None;
+    fn exchange(&self, file: &mut Open) -> Result<(), StoreError> {
+        if file.session.as_ref().is_some_and(|(_, id)| !self.store.holds(id)) {
+            file.session = None;
         }
-        if file.connection.is_none() {
-            let (connection, id) = self.place.connect()?;
+        if file.session.is_none() {
+            let (session, id) = self.store.connect()?;
             if file.id.is_some_and(|before| before != id) {
                 // All that is known is written again, behind what is there.
                 file.seen = 0;
                 self.write().start_over();
             }
             file.id = Some(id);
-            file.connection = Some((connection, id));
+            file.session = Some((session, id));
         }
-        let Some((connection, _)) = &mut file.connection else { return Ok(()) };
-        file.seen = self.take_up(connection, file.seen)?;
+        let Some((session, _)) = &mut file.session else { return Ok(()) };
+        file.seen = self.take_up(|each| session.objects_behind(file.seen, each))?;
         loop {
             let (rows, gone) = {
                 let mut state = self.write();
@@ -244,11 +257,14 @@ impl Shared {
             if rows.is_empty() && gone.is_empty() {
                 return Ok(());
             }
-            match self.store(connection, file.seen, &rows, &gone) {
+            // What another process wrote before is taken up first, so that no row of our own comes back after it has gone from
+            // memory.
+            let kept: Vec<ObjectRow> = rows.iter().map(Into::into).collect();
+            match self.take_up(|each| session.add_objects(file.seen, &kept, &gone, each)) {
                 Ok(seen) => file.seen = seen,
                 Err(error) => {
                     self.write().gone.extend(gone);
-                    return Err(error.into());
+                    return Err(error);
                 }
             }
             let mut state = self.write();
@@ -261,63 +277,32 @@ impl Shared {
         }
     }
 
-    /// Writes in one transaction; returns the number of the last row. What another process wrote before is taken up first, so
-    /// that no number between is passed over, and no row of our own comes back after it has gone from memory.
-    fn store(&self, connection: &mut Connection, seen: i64, rows: &[Row], gone: &[Key]) -> rusqlite::Result<i64> {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let seen = self.take_up(&transaction, seen)?;
-        write(&transaction, rows, gone)?;
-        let last: Option<i64> = transaction.query_row("SELECT max(seq) FROM objects", [], |row| row.get(0))?;
-        transaction.commit()?;
-        Ok(last.unwrap_or(seen).max(seen))
-    }
-
-    /// Reads the rows behind `seen`; returns the last one's number.
-    fn take_up(&self, connection: &Connection, seen: i64) -> rusqlite::Result<i64> {
-        let mut statement = connection
-            .prepare_cached("SELECT seq, key, tenant, anonymous, class, at FROM objects WHERE seq > ?1 ORDER BY seq")?;
-        let mut rows = statement.query([seen])?;
-        let mut last = seen;
-        let mut taken = Vec::new();
-        loop {
-            let row = rows.next()?;
-            if let Some(row) = row {
-                last = row.get(0)?;
-                let tenant: String = row.get(2)?;
-                let owner = Owner { tenant: tenant.as_str().into(), anonymous: row.get(3)? };
-                let class = if row.get::<_, i64>(4)? == Class::Kept as i64 { Class::Kept } else { Class::Turn };
-                taken.push(Row { key: row.get(1)?, owner, class, at: row.get(5)? });
-            }
+    /// Takes up the rows that `read` gives, and returns what it does.
+    fn take_up(
+        &self,
+        read: impl FnOnce(&mut dyn FnMut(ObjectRow)) -> Result<i64, StoreError>,
+    ) -> Result<i64, StoreError> {
+        let mut taken: Vec<Row> = Vec::new();
+        let take = |taken: &mut Vec<Row>| {
+            let mut state = self.write();
+            taken.drain(..).for_each(|row| state.take(row, false));
+        };
+        let outcome = read(&mut |row| {
+            taken.push(row.into());
             // In portions: requests look at the index meanwhile.
-            if row.is_none() || taken.len() >= BATCH {
-                let mut state = self.write();
-                taken.drain(..).for_each(|row| state.take(row, false));
+            if taken.len() >= BATCH {
+                take(&mut taken);
             }
-            if row.is_none() {
-                return Ok(last);
-            }
-        }
+        });
+        take(&mut taken);
+        outcome
     }
-}
-
-fn write(connection: &Connection, rows: &[Row], gone: &[Key]) -> rusqlite::Result<()> {
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO objects (key, tenant, anonymous, class, at) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
-    )?;
-    for Row { key, owner, class, at } in rows {
-        insert.execute(params![key, owner.tenant.as_str(), owner.anonymous, *class as i64, at])?;
-    }
-    let mut delete = connection.prepare_cached("DELETE FROM objects WHERE key = ?1")?;
-    for key in gone {
-        delete.execute([key])?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store;
+    use crate::store::sqlite::{self, Place};
 
     const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -337,8 +322,8 @@ mod tests {
     fn owners_survive_a_restart_and_reach_another_process() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("can.db");
-        let old = Objects::open(&path);
-        let new = Objects::open(&path);
+        let old = Objects::open(sqlite::at(&path));
+        let new = Objects::open(sqlite::at(&path));
         old.record("openai", ["file-1", "file-2"], &owner("a", false), Class::Kept);
         assert_eq!(old.owner("openai", "file-1"), Some(owner("a", false)), "at once");
         until("the other process learning of it", || new.owner("openai", "file-2") == Some(owner("a", false)));
@@ -346,7 +331,7 @@ mod tests {
         new.record("openai", ["resp_1"], &owner("b", true), Class::Turn);
         assert!(new.flush(PATIENCE) && old.flush(PATIENCE));
         drop((old, new));
-        let again = Objects::open(&path);
+        let again = Objects::open(sqlite::at(&path));
         assert_eq!(again.owner("openai", "file-1"), Some(owner("a", false)));
         assert_eq!(again.owner("openai", "resp_1"), Some(owner("b", true)));
         assert_eq!(again.owner("azure", "resp_1"), None);
@@ -357,20 +342,20 @@ mod tests {
     fn what_is_too_much_goes_from_the_file_too() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("can.db");
-        let small = Objects::with_limits(&path, [3, 1]);
+        let small = Objects::with_limits(sqlite::at(&path), [3, 1]);
         for n in 0..10 {
             small.record("p", [format!("file-{n}").as_str()], &owner("a", false), Class::Kept);
         }
         assert!(small.flush(PATIENCE));
         let rows = || -> i64 {
-            let connection = store::open_to_read(&path).unwrap();
+            let connection = sqlite::open_to_read(&path).unwrap();
             connection.query_row("SELECT count(*) FROM objects", [], |row| row.get(0)).unwrap()
         };
         until("deleting", || rows() == 3);
         assert_eq!((small.owner("p", "file-6"), small.counts().forgotten), (None, 7));
         assert!(small.owner("p", "file-7").is_some());
         drop(small);
-        assert!(Objects::open(&path).owner("p", "file-9").is_some());
+        assert!(Objects::open(sqlite::at(&path)).owner("p", "file-9").is_some());
     }
 
     #[test]
@@ -378,7 +363,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("can.db");
         let place = Place::from(&path);
-        let objects = Objects::open(place.clone());
+        let objects = Objects::open(sqlite::in_place(place.clone()));
         objects.record("p", ["file-1", "file-2"], &owner("a", false), Class::Kept);
         objects.record("p", ["resp_1"], &owner("b", true), Class::Turn);
         assert!(objects.flush(PATIENCE));
@@ -386,12 +371,12 @@ mod tests {
         objects.record("p", ["file-3"], &owner("a", false), Class::Kept);
         drop(place.accept(|_| Ok(())).unwrap());
         let rows = || -> i64 {
-            let connection = store::open_to_read(&path).unwrap();
+            let connection = sqlite::open_to_read(&path).unwrap();
             connection.query_row("SELECT count(*) FROM objects", [], |row| row.get(0)).unwrap()
         };
         until("writing all of them", || rows() == 4);
         drop(objects);
-        let again = Objects::open(&path);
+        let again = Objects::open(sqlite::at(&path));
         assert_eq!(again.owner("p", "resp_1"), Some(owner("b", true)));
         assert_eq!(again.owner("p", "file-3"), Some(owner("a", false)));
     }
@@ -400,7 +385,7 @@ mod tests {
     fn a_file_that_cannot_be_written_is_written_later() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gone").join("can.db");
-        let objects = Objects::open(&path);
+        let objects = Objects::open(sqlite::at(&path));
         objects.record("p", ["file-1"], &owner("a", false), Class::Kept);
         assert!(!objects.flush(Duration::from_millis(50)));
         assert!(objects.owner("p", "file-1").is_some());

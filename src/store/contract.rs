@@ -14,7 +14,7 @@
 
 use std::sync::Weak;
 
-use super::{Follower, PurgeTable, StoreError, TokenTable};
+use super::{Follower, ObjectTable, PurgeTable, StoreError, TokenTable};
 
 /// What keeps the gateway's tables.
 pub trait Store: Send + Sync {
@@ -70,7 +70,7 @@ impl Subject {
 }
 
 /// A connection to the tables. One thread uses it at a time.
-pub trait Session: TokenTable + PurgeTable + Send {
+pub trait Session: TokenTable + PurgeTable + ObjectTable + Send {
     /// Another number after every change of a subject, whoever made it.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 mod contract;
 mod error;
 mod follow;
+mod objects;
 mod purges;
 pub mod sqlite;
 mod tokens;
@@ -12,6 +13,7 @@ mod tokens;
 pub use contract::{Session, Standings, Store, StoreId, Subject};
 pub use error::StoreError;
 pub use follow::{Follower, LOOK};
+pub use objects::{ObjectKey, ObjectRow, ObjectTable};
 pub use purges::{PurgeBounds, PurgeRow, PurgeTable, Purged};
 pub use sqlite::{Owner, Ownership, Place, canonical, has_table, open, open_to_read};
 pub use tokens::{Rotation, TokenRow, TokenTable};

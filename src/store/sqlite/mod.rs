@@ -4,6 +4,7 @@
 //! read into memory, entries are written by one thread. The command line opens the same file beside a running gateway;
 //! SQLite's write-ahead log lets one write while others read.
 
+mod objects;
 mod owner;
 mod place;
 mod purges;
