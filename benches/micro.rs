@@ -205,7 +205,7 @@ fn money(c: &mut Criterion) {
         retention: Duration::MAX,
         refusal_retention: Duration::MAX,
     };
-    let ledger = Ledger::open(&database).unwrap();
+    let ledger = Ledger::open(chittycan::store::sqlite::at(&path), &database).unwrap();
     let rule = config::Budget {
         limit: NanoUsd(1 << 62),
         period: Period::Monthly,

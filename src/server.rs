@@ -56,7 +56,7 @@ use crate::{
     pricing::Catalogue,
     proxy::Gateway,
     routing::{Authorizers, RouteTable},
-    store::StoreError,
+    store::{self, StoreError},
     telemetry::{AccessLog, Metrics, Observer},
     tenants::{Governance, Parties},
 };
@@ -132,19 +132,20 @@ impl Server {
         let metrics = Arc::new(Metrics::new().map_err(|e| StartError(vec![e.to_string()]))?);
         let ready = Arc::new(AtomicBool::new(false));
         let socket = config.server.upgrade_socket.clone();
+        let store = store::sqlite::at(&config.database.path);
         let before = match upgrade {
-            true => Some(Incoming::wait(&socket, &config.database.path).map_err(|error| StartError(vec![error]))?),
+            true => Some(Incoming::wait(&socket, &*store).map_err(|error| StartError(vec![error]))?),
             false => None,
         };
         let snapshot = before.as_ref().map(|before| &before.snapshot);
-        let ledger = Ledger::open_after(&config.database, snapshot).map_err(|error| match error {
+        let ledger = Ledger::open_after(store.clone(), &config.database, snapshot).map_err(|error| match error {
             StoreError::Owned(message) => StartError(vec![message]),
             error => StartError(vec![format!("{}: {error}", config.database.path.display())]),
         })?;
-        let purges = Purges::follow(ledger.store().clone());
+        let purges = Purges::follow(store.clone());
         let cache = Cache::open(&config.cache, purges).map_err(|error| StartError(vec![format!("cache: {error}")]))?;
-        let directory = Directory::follow(ledger.store().clone());
-        let objects = Arc::new(Objects::open(ledger.store().clone()));
+        let directory = Directory::follow(store.clone());
+        let objects = Arc::new(Objects::open(store));
         let capacity = Arc::new(Capacity::new(Some(config.server.memory_budget)));
         let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects, capacity));
         let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance, &metrics, plugins)?));

@@ -19,7 +19,6 @@ use super::{
 use crate::{
     cache::{PurgeRequest, StoreUsage},
     ledger::report::{self, CacheReport, CacheUse},
-    store,
     types::unix_now,
 };
 
@@ -197,12 +196,9 @@ pub async fn show(
     let retention = admin.engines.load().config.database.retention.as_millis();
     let kept = now.saturating_sub(u64::try_from(retention).unwrap_or(u64::MAX)) / DAY_MS * DAY_MS;
     let since = now.saturating_sub(span.days * DAY_MS).max(kept);
-    let place = admin.governance.ledger.place().clone();
-    let open = move || place.check().and_then(|()| store::open_to_read(place.path()));
+    let store = admin.governance.ledger.store().clone();
     // What is happening in this millisecond belongs to it.
-    let report =
-        blocking(move || Ok(report::cache(&open()?, |_| true, since, now + 1).map_err(store::StoreError::from)?))
-            .await?;
+    let report = blocking(move || Ok(report::cache(&*store.connect_to_read()?, |_| true, since, now + 1)?)).await?;
     let cache = &admin.governance.cache;
     Ok(Json(view(&cache.usage(), cache.flights(), cache.purges.is_up(), &report, [since, now])))
 }

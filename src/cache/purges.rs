@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 
 use super::{Entry, Key};
 use crate::{
-    store::{Follower, Session, Standings, Store, StoreError, Subject},
+    store::{Follower, Session, Standings, Store, StoreError, Topic},
     types::{TenantId, unix_now},
 };
 use stamps::Stamps;
@@ -71,7 +71,7 @@ impl Purges {
             });
             Ok(())
         };
-        let follower = Follower::start(store, Subject::Purges, read, carry);
+        let follower = Follower::start(store, Topic::Purges, read, carry);
         Arc::new(Self { stamps, follower })
     }
 

@@ -87,7 +87,7 @@ pub fn run(args: CacheArgs) -> ExitCode {
 }
 
 fn stats(settings: &Settings, args: &StatsArgs) -> Result<ExitCode, String> {
-    let connection = settings.connection()?;
+    let session = settings.open_to_read()?;
     if let Some(tenant) = &args.tenant {
         settings.note_unknown(tenant);
     }
@@ -100,7 +100,7 @@ fn stats(settings: &Settings, args: &StatsArgs) -> Result<ExitCode, String> {
     }
     let covers = |id: &TenantId| args.tenant.as_ref().is_none_or(|tenant| settings.is_below(id, tenant));
     // What is happening in this millisecond belongs to it.
-    let report = report::cache(&connection, covers, since, now + 1)
+    let report = report::cache(&*session, covers, since, now + 1)
         .map_err(|error| format!("the database cannot be read: {error}"))?;
     let live = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).and_then(|token| held(settings, &token));
     let text = match args.json {

@@ -6,12 +6,10 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::Connection;
-
 use super::{config::file_or_env, output::note};
 use crate::{
     config::{Config, HumanDuration, Source},
-    store::{self, Session, Store, sqlite},
+    store::{Session, Store, StoreError, sqlite},
     types::TenantId,
 };
 
@@ -54,15 +52,6 @@ impl Settings {
         self.store().connect_to_read().map_err(|error| self.cannot_open(&error))
     }
 
-    /// The same for reports.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn connection(&self) -> Result<Connection, String> {
-        self.must_exist()?;
-        store::open_to_read(self.database()).map_err(|error| self.cannot_open(&error))
-    }
-
     /// Opens the database that is there.
     ///
     /// # Errors
@@ -95,7 +84,7 @@ impl Settings {
         }
     }
 
-    fn cannot_open(&self, error: &store::StoreError) -> String {
+    fn cannot_open(&self, error: &StoreError) -> String {
         format!("the database {} cannot be opened: {error}", self.database().display())
     }
 

@@ -12,7 +12,7 @@ use super::{
     tokens::{self, Token},
 };
 use crate::{
-    store::{Follower, Session, Standings, Store, Subject},
+    store::{Follower, Session, Standings, Store, Topic},
     types::unix_now,
 };
 
@@ -81,7 +81,7 @@ impl Directory {
             Some(known) => known.tokens.iter().try_for_each(|(hash, token)| standings.keep_token(&token.row(hash)?)),
             None => Ok(()),
         };
-        let follower = Follower::start(store.clone(), Subject::Tokens, read, carry);
+        let follower = Follower::start(store.clone(), Topic::Tokens, read, carry);
         let absent = known.load().is_none() && store.is_absent();
         Arc::new(Self { known, follower, absent })
     }

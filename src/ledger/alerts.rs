@@ -14,11 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, params};
 use serde_json::json;
 
 use super::{Shared, budget::Crossed, webhook};
-use crate::{store::StoreError, types::unix_now};
+use crate::{
+    store::{AlertKey, AlertRow, StoreError},
+    types::unix_now,
+};
 
 /// How long an alert is worth delivering.
 const WORTH_MS: u64 = 3 * 86_400_000;
@@ -41,28 +43,17 @@ impl Bell {
     }
 }
 
-/// Writes an alert down; false if it was raised in this period before. Without a webhook it counts as delivered.
-///
-/// # Errors
-/// A file that cannot be written.
-pub fn insert(connection: &Connection, crossed: &Crossed, webhook: bool) -> rusqlite::Result<bool> {
+/// An alert that is raised now. Without a webhook it counts as delivered.
+pub fn row(crossed: &Crossed, webhook: bool) -> AlertRow {
     let now = unix_now();
-    let key = &crossed.key;
-    let rows = connection.execute(
-        "INSERT OR IGNORE INTO alerts (tenant, period, hard, period_start, threshold, raised_at, body, delivered_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![
-            key.tenant.as_str(),
-            key.period.label(),
-            key.hard,
-            crossed.start,
-            crossed.threshold,
-            now,
-            body(crossed, now).to_string(),
-            (!webhook).then_some(now),
-        ],
-    )?;
-    Ok(rows > 0)
+    let key = AlertKey {
+        tenant: crossed.key.tenant.to_string(),
+        period: crossed.key.period.label().to_owned(),
+        hard: crossed.key.hard,
+        period_start: crossed.start,
+        threshold: crossed.threshold,
+    };
+    AlertRow { key, raised_at: now, body: body(crossed, now).to_string(), delivered_at: (!webhook).then_some(now) }
 }
 
 /// Tells the log.
@@ -97,12 +88,6 @@ fn body(crossed: &Crossed, now: u64) -> serde_json::Value {
     })
 }
 
-struct Undelivered {
-    key: (String, String, bool, u64, u32),
-    body: String,
-    attempts: u32,
-}
-
 /// Starts the thread that delivers. It ends with its bell.
 ///
 /// # Errors
@@ -128,34 +113,24 @@ pub fn start(shared: Arc<Shared>) -> io::Result<Bell> {
 }
 
 fn deliver(shared: &Shared, due: &mut HashMap<String, Instant>) -> Result<(), StoreError> {
-    let Some(hook) = shared.webhook().filter(|_| shared.ownership.is_held()) else { return Ok(()) };
-    let (connection, _) = shared.place.connect()?;
+    let Some(hook) = shared.webhook().filter(|_| shared.store.ownership().is_held()) else { return Ok(()) };
+    let (mut session, _) = shared.store.connect()?;
     let mut open = Vec::new();
-    for alert in undelivered(&connection)? {
-        let id = id(&alert);
+    for alert in session.undelivered_alerts(unix_now().saturating_sub(WORTH_MS))? {
+        let id = id(&alert.key);
         if due.get(&id).is_some_and(|at| *at > Instant::now()) {
             open.push(id);
             continue;
         }
-        let (tenant, period, hard, start, threshold) = &alert.key;
         match webhook::call(&hook, &id, &alert.body) {
-            Ok(()) => {
-                connection.execute(
-                    "UPDATE alerts SET delivered_at = ?6, attempts = attempts + 1 WHERE tenant = ?1 AND period = ?2 \
-                     AND hard = ?3 AND period_start = ?4 AND threshold = ?5",
-                    params![tenant, period, hard, start, threshold, unix_now()],
-                )?;
-            }
+            Ok(()) => session.count_attempt(&alert.key, Some(unix_now()))?,
             Err(error) => {
                 let wait = FIRST_WAIT.saturating_mul(1 << alert.attempts.min(16)).min(LONGEST_WAIT);
+                let AlertKey { tenant, threshold, .. } = &alert.key;
                 tracing::warn!(%error, tenant, threshold, again_in_s = wait.as_secs(), "the webhook did not take an alert");
                 due.insert(id.clone(), Instant::now() + wait);
                 open.push(id);
-                connection.execute(
-                    "UPDATE alerts SET attempts = attempts + 1 WHERE tenant = ?1 AND period = ?2 AND hard = ?3 \
-                     AND period_start = ?4 AND threshold = ?5",
-                    params![tenant, period, hard, start, threshold],
-                )?;
+                session.count_attempt(&alert.key, None)?;
             }
         }
     }
@@ -163,24 +138,8 @@ fn deliver(shared: &Shared, due: &mut HashMap<String, Instant>) -> Result<(), St
     Ok(())
 }
 
-fn undelivered(connection: &Connection) -> rusqlite::Result<Vec<Undelivered>> {
-    let mut statement = connection.prepare(
-        "SELECT tenant, period, hard, period_start, threshold, body, attempts FROM alerts \
-         WHERE delivered_at IS NULL AND raised_at > ?1 ORDER BY raised_at, threshold LIMIT 100",
-    )?;
-    let rows = statement.query_map([unix_now().saturating_sub(WORTH_MS)], |row| {
-        Ok(Undelivered {
-            key: (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?),
-            body: row.get(5)?,
-            attempts: row.get(6)?,
-        })
-    })?;
-    rows.collect()
-}
-
 /// The same for every attempt, so that a receiver can tell a repetition.
-fn id(alert: &Undelivered) -> String {
-    let (tenant, period, hard, start, threshold) = &alert.key;
+fn id(AlertKey { tenant, period, hard, period_start: start, threshold }: &AlertKey) -> String {
     let kind = if *hard { "hard" } else { "soft" };
     format!("alert_{tenant}_{period}_{kind}_{start}_{threshold}")
 }

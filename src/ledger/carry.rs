@@ -8,17 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::tz::TimeZone;
-use rusqlite::{Connection, params};
 
-use super::{
-    Shared,
-    account::Settled,
-    alerts,
-    history::{self, Rows},
-    period,
-};
+use super::{Shared, account::Settled, alerts, period};
 use crate::{
     config::Period,
+    store::{Rows, Standings, StoreError},
     types::{NanoUsd, TenantId, unix_now},
 };
 
@@ -36,10 +30,10 @@ type Sums = BTreeMap<u64, HashMap<TenantId, NanoUsd>>;
 /// # Errors
 /// A file that cannot be written.
 pub(super) fn write(
-    connection: &Connection,
+    standings: &mut dyn Standings,
     shared: &Shared,
     written: &HashMap<TenantId, Settled>,
-) -> rusqlite::Result<()> {
+) -> Result<(), StoreError> {
     let now = unix_now();
     let (mut before, mut starts, mut passed) = (Sums::new(), BTreeSet::new(), Vec::new());
     let predecessor = {
@@ -64,14 +58,14 @@ pub(super) fn write(
         let sums = written.iter().map(|(tenant, settled)| (tenant.clone(), settled.since(*start)));
         (*start, sums.collect())
     });
-    fill(connection, &before, BEFORE, Rows::Except(shared.process))?;
-    fill(connection, &own.collect(), shared.process, Rows::Of(shared.process))?;
+    fill(standings, &before, BEFORE, Rows::Except(shared.process))?;
+    fill(standings, &own.collect(), shared.process, Rows::Of(shared.process))?;
     for crossed in &passed {
         // Whether it was delivered went with the file; most likely it was.
-        alerts::insert(connection, crossed, false)?;
+        standings.keep_alert(&alerts::row(crossed, false))?;
     }
     if let Some((process, since)) = predecessor {
-        let seen = history::sum_since(connection, since, Rows::Of(process))?;
+        let seen = standings.sum_since(since, Rows::Of(process))?;
         if let Some(predecessor) = &mut shared.books().predecessor {
             predecessor.seen = seen;
         }
@@ -80,15 +74,14 @@ pub(super) fn write(
 }
 
 /// Adds what the file lacks of the sums, from the period that began last to the one that began first.
-fn fill(connection: &Connection, known: &Sums, process: i64, rows: Rows) -> rusqlite::Result<()> {
-    let mut insert = connection.prepare("INSERT INTO carried VALUES (?1, ?2, ?3, ?4)")?;
+fn fill(standings: &mut dyn Standings, known: &Sums, process: i64, rows: Rows) -> Result<(), StoreError> {
     for (start, sums) in known.iter().rev() {
-        let there = history::sum_since(connection, *start, rows)?;
+        let there = standings.sum_since(*start, rows)?;
         for (tenant, sum) in sums {
             // What was added for a shorter period is in the file already.
             let missing = sum.saturating_sub(there.get(tenant).copied().unwrap_or_default());
             if missing > NanoUsd::ZERO {
-                insert.execute(params![start, process, tenant.as_str(), missing.0])?;
+                standings.carry_over(*start, process, tenant, missing)?;
             }
         }
     }
@@ -98,32 +91,34 @@ fn fill(connection: &Connection, known: &Sums, process: i64, rows: Rows) -> rusq
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store;
+    use crate::store::sqlite;
 
     #[test]
     fn nested_periods_keep_their_sums_and_what_is_there_counts() {
         let folder = tempfile::tempdir().unwrap();
-        let connection = store::open(&folder.path().join("can.db")).unwrap();
+        let path = folder.path().join("can.db");
+        let store = sqlite::at(&path);
         let team = TenantId::from("team");
         let sums: Sums = [(0, 1_000), (100, 700), (200, 700), (300, 50)]
             .map(|(start, sum)| (start, HashMap::from([(team.clone(), NanoUsd(sum))])))
             .into();
+        let sum_since = |start, rows| store.connect_to_read().unwrap().sum_since(start, rows).unwrap();
         let check = || {
             for (start, sum) in &sums {
-                let found = history::sum_since(&connection, *start, Rows::Except(1)).unwrap();
+                let found = sum_since(*start, Rows::Except(1));
                 assert_eq!(found[&team], sum[&team], "since {start}");
             }
         };
-        fill(&connection, &sums, BEFORE, Rows::Except(1)).unwrap();
+        drop(store.accept(&mut |standings| fill(standings, &sums, BEFORE, Rows::Except(1))).unwrap());
         check();
         // Once more changes nothing; what is of another process is not looked at.
-        fill(&connection, &sums, BEFORE, Rows::Except(1)).unwrap();
+        drop(store.accept(&mut |standings| fill(standings, &sums, BEFORE, Rows::Except(1))).unwrap());
         check();
-        assert_eq!(history::sum_since(&connection, 0, Rows::Of(1)).unwrap(), HashMap::new());
+        assert_eq!(sum_since(0, Rows::Of(1)), HashMap::new());
         // A copy of the old file that has a part of it.
-        connection.execute_batch("DELETE FROM carried WHERE at IN (0, 300)").unwrap();
-        fill(&connection, &sums, BEFORE, Rows::Except(1)).unwrap();
-        let all = history::sum_since(&connection, 0, Rows::All).unwrap();
+        sqlite::open(&path).unwrap().execute_batch("DELETE FROM carried WHERE at IN (0, 300)").unwrap();
+        drop(store.accept(&mut |standings| fill(standings, &sums, BEFORE, Rows::Except(1))).unwrap());
+        let all = sum_since(0, Rows::All);
         assert!(all[&team] >= NanoUsd(1_000), "{all:?}");
     }
 }

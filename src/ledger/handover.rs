@@ -111,7 +111,7 @@ impl Ledger {
 
     /// Lets the successor own the file.
     pub fn let_go(&self) {
-        self.shared.ownership.hand_over();
+        self.shared.store.ownership().hand_over();
     }
 
     /// Undoes [`Self::let_go`].
@@ -119,7 +119,7 @@ impl Ledger {
     /// # Errors
     /// Somebody else owns the file now.
     pub fn take_back(&self, patience: Duration) -> Result<(), StoreError> {
-        self.shared.ownership.take_back(patience)
+        self.shared.store.ownership().take_back(patience)
     }
 
     fn snapshot(&self, allowance: impl Fn(NanoUsd) -> NanoUsd) -> Result<Snapshot, NoHandover> {

@@ -3,17 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use jiff::tz::TimeZone;
-use rusqlite::{Connection, params};
 
 use super::{budget::Crossed, period};
 use crate::{
     config::Period,
-    store::has_table,
-    types::{NanoUsd, RequestId, TenantId, unix_now},
+    store::{Rows, Session, StoreError},
+    types::{NanoUsd, TenantId, unix_now},
 };
-
-/// An id is made when a request's header comes, its entry is dated when it is admitted: a body may take a while between.
-pub const ID_BEFORE_ENTRY_MS: u64 = 3_600_000;
 
 /// Sums by tenant for each period and time zone that a budget has.
 #[derive(Default)]
@@ -74,31 +70,20 @@ impl History {
     }
 }
 
-/// Which entries count in a sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// All of them, and what older ones were rolled up to.
-    All,
-    /// Those that one process wrote.
-    Of(i64),
-    /// All but those that one process wrote.
-    Except(i64),
-}
-
 /// A kind of period in a time zone.
 pub type Key = (Period, String);
 
 /// Reads what other processes have spent in the current periods of these kinds.
 ///
 /// # Errors
-/// A file that cannot be read.
-pub fn read(connection: &Connection, keys: &BTreeSet<Key>, process: i64) -> rusqlite::Result<History> {
+/// A store that cannot be read.
+pub fn read(session: &dyn Session, keys: &BTreeSet<Key>, process: i64) -> Result<History, StoreError> {
     let now = unix_now();
     let mut sums = HashMap::new();
     for (period, timezone) in keys {
         let zone = TimeZone::get(timezone).unwrap_or(TimeZone::UTC);
         let (start, _) = period::bounds(*period, &zone, now);
-        let by_tenant = sum_since(connection, start, Rows::Except(process))?;
+        let by_tenant = session.sum_since(start, Rows::Except(process))?;
         sums.insert((*period, timezone.clone()), Sums { start, by_tenant });
     }
     Ok(History { sums, complete: true })
@@ -118,48 +103,4 @@ impl super::Books {
         }
         crossed
     }
-}
-
-/// What each tenant spent since a moment.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn sum_since(connection: &Connection, start: u64, rows: Rows) -> rusqlite::Result<HashMap<TenantId, NanoUsd>> {
-    let first = RequestId::first_at(start.saturating_sub(ID_BEFORE_ENTRY_MS));
-    let (of, except) = match rows {
-        Rows::All => (None, None),
-        Rows::Of(process) => (Some(process), None),
-        Rows::Except(process) => (None, Some(process)),
-    };
-    let mut statement = connection.prepare(
-        "SELECT tenant, sum(cost) FROM entries WHERE id >= ?1 AND at >= ?2 AND (?3 IS NULL OR process = ?3) \
-         AND (?4 IS NULL OR process <> ?4) GROUP BY tenant",
-    )?;
-    let mut sums = HashMap::new();
-    let mut found = statement.query(params![first.as_bytes(), start, of, except])?;
-    while let Some(row) = found.next()? {
-        sums.insert(TenantId::from(row.get_ref(0)?.as_str()?), NanoUsd(row.get(1)?));
-    }
-    // What a file that was lost had, as far as it was known.
-    if has_table(connection, "carried")? {
-        let mut statement = connection.prepare(
-            "SELECT tenant, sum(cost) FROM carried WHERE at >= ?1 AND (?2 IS NULL OR process = ?2) \
-             AND (?3 IS NULL OR process <> ?3) GROUP BY tenant",
-        )?;
-        let mut carried = statement.query(params![start, of, except])?;
-        while let Some(row) = carried.next()? {
-            let sum = sums.entry(TenantId::from(row.get_ref(0)?.as_str()?)).or_insert(NanoUsd::ZERO);
-            *sum = sum.saturating_add(NanoUsd(row.get(1)?));
-        }
-    }
-    if start == 0 && of.is_none() {
-        // Entries that were rolled up count in no shorter period, and are older than this process.
-        let mut statement = connection.prepare("SELECT tenant, sum(cost) FROM days GROUP BY tenant")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let sum = sums.entry(TenantId::from(row.get_ref(0)?.as_str()?)).or_insert(NanoUsd::ZERO);
-            *sum = sum.saturating_add(NanoUsd(row.get(1)?));
-        }
-    }
-    Ok(sums)
 }

@@ -26,7 +26,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 
-use super::entry::Subject;
+use super::Subject;
 use crate::types::{NanoUsd, RequestId};
 
 /// A segment of this size is closed, and another begun.

@@ -18,7 +18,6 @@
 //! | `account` | a tenant's budgets, what it has under way, what this process has settled for it |
 //! | `queue` | requests that wait for what is only reserved |
 //! | `reservation` | the guard over all budgets of a request |
-//! | `entry` | one finished request |
 //! | `refusals` | requests that cost nothing and reached no provider, counted by minute |
 //! | `journal` | intents on disk, so that a killed process leaves a trace |
 //! | `writer` | the thread that writes entries in batches, recovers and rolls up |
@@ -32,7 +31,6 @@ mod account;
 mod alerts;
 mod budget;
 mod carry;
-mod entry;
 mod handover;
 mod history;
 mod journal;
@@ -49,7 +47,6 @@ mod writer;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -60,10 +57,10 @@ use std::{
 
 pub use account::{Account, Budgets};
 pub use budget::{Budget, BudgetKey, Covers, Crossed, Exceeded, Standing};
-pub use entry::{Basis, Entry, Subject};
 pub use handover::{NoHandover, OpenRequest, Snapshot};
-pub use refusals::Refusal;
 pub use reservation::Reservation;
+
+pub use crate::store::{Basis, Entry, Refusal, Subject};
 
 use account::Short;
 use handover::Predecessor;
@@ -74,7 +71,7 @@ use writer::{Message, Retention};
 
 use crate::{
     config::{self, OnFailure},
-    store::{Ownership, Place, Store, StoreError, sqlite},
+    store::{Store, StoreError},
     types::{NanoUsd, TenantId, unix_now},
 };
 
@@ -109,10 +106,8 @@ pub struct Ledger {
 
 /// What requests, the writer and the reports share.
 struct Shared {
-    place: Place,
+    /// Only its owner writes to it.
     store: Arc<dyn Store>,
-    /// Only the owner of the file writes to it.
-    ownership: Ownership,
     process: i64,
     books: Mutex<Books>,
     webhook: Mutex<Option<config::Webhook>>,
@@ -192,24 +187,25 @@ impl Ledger {
     /// # Errors
     /// A file that another gateway owns; with `on_failure: refuse` any that cannot be used. With `serve` that is tried again
     /// and again, and nothing is written before this process owns the file.
-    pub fn open(database: &config::Database) -> Result<Arc<Self>, StoreError> {
-        Self::open_after(database, None)
+    pub fn open(store: Arc<dyn Store>, database: &config::Database) -> Result<Arc<Self>, StoreError> {
+        Self::open_after(store, database, None)
     }
 
     /// The same as the successor of a process that has handed over; [`Self::inherit`] is to follow once there are accounts.
     ///
     /// # Errors
     /// As for [`Self::open`].
-    pub fn open_after(database: &config::Database, before: Option<&Snapshot>) -> Result<Arc<Self>, StoreError> {
+    pub fn open_after(
+        store: Arc<dyn Store>,
+        database: &config::Database,
+        before: Option<&Snapshot>,
+    ) -> Result<Arc<Self>, StoreError> {
         let process = random_process();
         let mut folder = database.path.clone().into_os_string();
         folder.push("-intents");
         let journal = Arc::new(Journal::new(folder.into(), process));
-        let place = Place::from(&database.path);
         let shared = Arc::new(Shared {
-            store: sqlite::in_place(place.clone()),
-            place,
-            ownership: Ownership::of(&database.path),
+            store,
             process,
             books: Mutex::new(Books { predecessor: before.map(Predecessor::new), ..Books::default() }),
             webhook: Mutex::default(),
@@ -222,7 +218,7 @@ impl Ledger {
             unrecorded: AtomicU64::new(0),
         });
         // What cannot be owned for another reason cannot be opened either.
-        if let Err(error @ StoreError::Owned(_)) = shared.ownership.claim_within(LAST_MOMENTS) {
+        if let Err(error @ StoreError::Owned(_)) = shared.store.ownership().claim_within(LAST_MOMENTS) {
             return Err(error);
         }
         let (to_writer, inbox) = mpsc::channel();
@@ -437,7 +433,7 @@ impl Ledger {
             waiting: self.shared.waiting.load(Ordering::Relaxed) + self.shared.refusals().waiting(),
             written: self.shared.written.load(Ordering::Relaxed),
             alerts: self.shared.alerts.load(Ordering::Relaxed),
-            lost: self.shared.place.lost(),
+            lost: self.shared.store.lost(),
             unrecorded: self.shared.unrecorded.load(Ordering::Relaxed),
         }
     }
@@ -477,17 +473,7 @@ impl Ledger {
 
     /// Tells a gateway that is refused the same database where this one listens.
     pub fn announce(&self, addresses: Vec<String>) {
-        self.shared.ownership.announce(addresses);
-    }
-
-    /// The file.
-    pub fn path(&self) -> &Path {
-        self.shared.place.path()
-    }
-
-    /// Where it is; everybody who has the same file open asks here.
-    pub fn place(&self) -> &Place {
-        &self.shared.place
+        self.shared.store.ownership().announce(addresses);
     }
 
     /// What keeps its entries, and the other tables.
@@ -510,6 +496,13 @@ impl Ledger {
         for crossed in crossed {
             let _ = self.to_writer.send(Message::Alert(Box::new(crossed)));
         }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Others still read the store; nobody writes to the ledger any more.
+        self.store.ownership().release();
     }
 }
 
@@ -541,7 +534,7 @@ impl Shared {
 
 impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ledger in {}: {:?}", self.shared.place.path().display(), self.health())
+        write!(f, "ledger in {}: {:?}", self.shared.store.location(), self.health())
     }
 }
 

@@ -6,9 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rusqlite::{Connection, params};
-
-use crate::types::TenantId;
+use crate::{
+    store::{Refusal, RefusalRow},
+    types::TenantId,
+};
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 3_600_000;
@@ -27,21 +28,6 @@ const MOST_BY_HOUR: usize = 4 * MOST_WAITING;
 
 /// What stands for any code, where kinds are not told apart.
 const OTHER: &str = "other";
-
-/// A request that cost nothing and reached no provider.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Refusal {
-    /// Whose it was.
-    pub tenant: TenantId,
-    /// The status the client got; 499 for one that left.
-    pub status: u16,
-    /// The code of the error; `-` where there was none.
-    pub code: &'static str,
-    /// It asked for the list of models, or one of them.
-    pub is_listing: bool,
-    /// `MISS` or `BYPASS`.
-    pub cache: &'static str,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -146,21 +132,9 @@ impl Waiting {
         self.0.values().sum()
     }
 
-    /// Adds them to the table.
-    ///
-    /// # Errors
-    /// A file that cannot be written.
-    pub(super) fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let mut statement = connection.prepare_cached(
-            "INSERT INTO refusals VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
-             ON CONFLICT DO UPDATE SET count = count + excluded.count",
-        )?;
-        for (Key { start, kind }, count) in &self.0 {
-            let Refusal { tenant, status, code, is_listing, cache } = kind;
-            let count = i64::try_from(*count).unwrap_or(i64::MAX);
-            statement.execute(params![start, tenant.as_str(), status, code, is_listing, cache, count])?;
-        }
-        Ok(())
+    /// As they are kept.
+    pub(super) fn rows(&self) -> impl Iterator<Item = RefusalRow<'_>> {
+        self.0.iter().map(|(Key { start, kind }, count)| RefusalRow { start: *start, kind, count: *count })
     }
 }
 
@@ -172,7 +146,7 @@ fn by_hour(Key { start, kind }: Key) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store;
+    use crate::store::sqlite;
 
     const NOW: u64 = 1_795_000_000_000;
 
@@ -239,7 +213,8 @@ mod tests {
     #[test]
     fn what_is_written_adds_up() {
         let folder = tempfile::tempdir().unwrap();
-        let connection = store::open(&folder.path().join("can.db")).unwrap();
+        let path = folder.path().join("can.db");
+        let (mut session, _) = sqlite::at(&path).connect().unwrap();
         let mut refusals = Refusals::default();
         for _ in 0..3 {
             for n in 0..20 {
@@ -247,8 +222,9 @@ mod tests {
             }
             let waiting = refusals.take();
             assert_eq!(waiting.requests(), 20);
-            waiting.write(&connection).unwrap();
+            session.add_refusals(&mut waiting.rows()).unwrap();
         }
+        let connection = sqlite::open(&path).unwrap();
         let of = |sql: &str| -> u64 { connection.query_row(sql, [], |row| row.get(0)).unwrap() };
         assert_eq!(of("SELECT sum(count) FROM refusals"), 60);
         assert_eq!(of("SELECT count(*) FROM refusals"), MOST_OF_TENANT as u64 + 1);

@@ -1,6 +1,6 @@
 //! What the tables tell: costs by day, one span's traffic in a few numbers, what a month comes to.
 //!
-//! Everything here is a question to the file: it works beside a running gateway, or without one. Each question is one pass
+//! Everything here is a question to the store: it works beside a running gateway, or without one. Each question is one pass
 //! over the entries of its span; the days that older entries were rolled up to are laid beside them.
 
 mod cache;
@@ -8,16 +8,12 @@ mod cache;
 use std::{collections::HashMap, time::Duration};
 
 use jiff::tz::TimeZone;
-use rusqlite::{Connection, params};
 
-use super::{
-    history::{self, ID_BEFORE_ENTRY_MS},
-    period,
-};
+use super::period;
 use crate::{
     config::Period,
-    store::has_table,
-    types::{NanoUsd, RequestId, TenantId},
+    store::{Rows, Session, Span, StoreError},
+    types::{NanoUsd, TenantId},
 };
 
 pub use cache::{CacheLine, CacheReport, CacheUse, cache};
@@ -139,26 +135,26 @@ impl Summary {
 /// beginning of its period.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// A store that cannot be read.
 pub fn costs(
-    connection: &Connection,
+    session: &dyn Session,
     tenant: Option<&TenantId>,
     since_ms: u64,
     until_ms: u64,
-) -> rusqlite::Result<Vec<Day>> {
-    costs_of(connection, only(tenant), since_ms, until_ms)
+) -> Result<Vec<Day>, StoreError> {
+    costs_of(session, only(tenant), since_ms, until_ms)
 }
 
 /// [`costs`] for all tenants that `covers` names: a tenant with those below it, as its budget has them.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// A store that cannot be read.
 pub fn costs_of(
-    connection: &Connection,
+    session: &dyn Session,
     covers: impl Fn(&TenantId) -> bool,
     since_ms: u64,
     until_ms: u64,
-) -> rusqlite::Result<Vec<Day>> {
+) -> Result<Vec<Day>, StoreError> {
     if since_ms >= until_ms {
         return Ok(Vec::new());
     }
@@ -173,64 +169,23 @@ pub fn costs_of(
     };
     let mut covered = Covered::new(covers);
     let span = Span::new(first * DAY_MS, until_ms);
-    // One look at both tables: meanwhile a gateway may move a day from one to the other.
-    let snapshot = connection.unchecked_transaction()?;
-
-    let mut statement = snapshot.prepare(
-        "SELECT tenant, at, cache IN ('HIT', 'STALE'), prompt_tokens, completion_tokens, cost, saved FROM entries \
-         WHERE id >= ?1 AND id < ?2 AND at >= ?3 AND at < ?4",
-    )?;
-    let mut rows = statement.query(params![span.first_id, span.end_id, span.since, span.until])?;
-    while let Some(row) = rows.next()? {
-        if !covered.has(row.get_ref(0)?.as_str()?) {
-            continue;
-        }
-        let part = Day {
-            day: 0,
-            calls: 1,
-            hits: row.get(2)?,
-            prompt_tokens: row.get(3)?,
-            completion_tokens: row.get(4)?,
-            cost: NanoUsd(row.get(5)?),
-            saved: NanoUsd(row.get(6)?),
-        };
-        add(row.get(1)?, &part);
-    }
-
-    if has_table(&snapshot, "carried")? {
-        let mut statement = snapshot.prepare("SELECT tenant, at, cost FROM carried WHERE at >= ?1 AND at < ?2")?;
-        let mut rows = statement.query(params![span.since, span.until])?;
-        while let Some(row) = rows.next()? {
-            if covered.has(row.get_ref(0)?.as_str()?) {
-                add(row.get(1)?, &Day { cost: NanoUsd(row.get(2)?), ..Day::default() });
+    // One look at all tables: meanwhile a gateway may move a day from one to another.
+    session.at_once(|tables| {
+        tables.costs(&span, &mut |row| {
+            if covered.has(row.tenant) {
+                let part = Day {
+                    day: 0,
+                    calls: row.calls,
+                    hits: row.hits,
+                    prompt_tokens: row.prompt_tokens,
+                    completion_tokens: row.completion_tokens,
+                    cost: row.cost,
+                    saved: row.saved,
+                };
+                add(row.at, &part);
             }
-        }
-    }
-
-    for refused in refused(&snapshot, &span)?.iter().filter(|refused| covered.has(&refused.tenant)) {
-        add(refused.start, &Day { calls: refused.count, ..Day::default() });
-    }
-
-    let mut statement = snapshot.prepare(
-        "SELECT tenant, day, calls, hits, prompt_tokens, completion_tokens, cost, saved FROM days \
-         WHERE day >= ?1 AND day < ?2",
-    )?;
-    let mut rows = statement.query(params![span.since, span.until])?;
-    while let Some(row) = rows.next()? {
-        if !covered.has(row.get_ref(0)?.as_str()?) {
-            continue;
-        }
-        let part = Day {
-            day: 0,
-            calls: row.get(2)?,
-            hits: row.get(3)?,
-            prompt_tokens: row.get(4)?,
-            completion_tokens: row.get(5)?,
-            cost: NanoUsd(row.get(6)?),
-            saved: NanoUsd(row.get(7)?),
-        };
-        add(row.get(1)?, &part);
-    }
+        })
+    })?;
     Ok(days)
 }
 
@@ -238,89 +193,78 @@ pub fn costs_of(
 /// they have no time and no outcome any more.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// A store that cannot be read.
 pub fn summary(
-    connection: &Connection,
+    session: &dyn Session,
     tenant: Option<&TenantId>,
     since_ms: u64,
     until_ms: u64,
-) -> rusqlite::Result<Summary> {
-    summary_of(connection, only(tenant), since_ms, until_ms)
+) -> Result<Summary, StoreError> {
+    summary_of(session, only(tenant), since_ms, until_ms)
 }
 
 /// [`summary`] for all tenants that `covers` names.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// A store that cannot be read.
 pub fn summary_of(
-    connection: &Connection,
+    session: &dyn Session,
     covers: impl Fn(&TenantId) -> bool,
     since_ms: u64,
     until_ms: u64,
-) -> rusqlite::Result<Summary> {
+) -> Result<Summary, StoreError> {
     let mut covered = Covered::new(covers);
     let mut summary = Summary::default();
     let mut durations: Vec<u64> = Vec::new();
     let mut models: HashMap<String, u64> = HashMap::new();
     let mut label = String::new();
     let span = Span::new(since_ms, until_ms);
-    let snapshot = connection.unchecked_transaction()?;
-
-    let mut statement = snapshot.prepare(
-        "SELECT tenant, provider, model, cost, basis, cache, status, duration_us FROM entries \
-         WHERE id >= ?1 AND id < ?2 AND at >= ?3 AND at < ?4 AND endpoint NOT IN ('models', 'model')",
-    )?;
-    let mut rows = statement.query(params![span.first_id, span.end_id, span.since, span.until])?;
-    while let Some(row) = rows.next()? {
-        if !covered.has(row.get_ref(0)?.as_str()?) {
-            continue;
-        }
-        summary.requests += 1;
-        let cost = NanoUsd(row.get(3)?);
-        summary.cost = summary.cost.saturating_add(cost);
-        match row.get_ref(5)?.as_str()? {
-            "HIT" | "STALE" => {
-                summary.hits += 1;
-                summary.cached_cost = summary.cached_cost.saturating_add(cost);
+    let month = Span::new(period::bounds(Period::Monthly, &TimeZone::UTC, until_ms).0, until_ms);
+    let saved = session.at_once(|tables| {
+        tables.traffic(&span, &mut |row| {
+            if !covered.has(row.tenant) {
+                return;
             }
-            "MISS" => summary.misses += 1,
-            _ => {}
-        }
-        match row.get_ref(4)?.as_str()? {
-            "recovered" => summary.recovered += 1,
-            "counted" => summary.counted += 1,
-            "unpriced" => summary.unpriced += 1,
-            _ => {}
-        }
-        if (200..300).contains(&row.get::<_, u16>(6)?) {
-            durations.push(row.get(7)?);
-        }
-        name(&mut label, row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?);
-        match models.get_mut(&label) {
-            Some(requests) => *requests += 1,
-            None => drop(models.insert(label.clone(), 1)),
-        }
-    }
-    for refused in refused(&snapshot, &span)?.iter().filter(|refused| !refused.is_listing) {
-        if covered.has(&refused.tenant) {
-            summary.requests += refused.count;
-            summary.misses += if refused.is_miss { refused.count } else { 0 };
-            *models.entry(NO_MODEL.to_owned()).or_default() += refused.count;
-        }
-    }
+            summary.requests += 1;
+            summary.cost = summary.cost.saturating_add(row.cost);
+            match row.cache {
+                "HIT" | "STALE" => {
+                    summary.hits += 1;
+                    summary.cached_cost = summary.cached_cost.saturating_add(row.cost);
+                }
+                "MISS" => summary.misses += 1,
+                _ => {}
+            }
+            match row.basis {
+                "recovered" => summary.recovered += 1,
+                "counted" => summary.counted += 1,
+                "unpriced" => summary.unpriced += 1,
+                _ => {}
+            }
+            if (200..300).contains(&row.status) {
+                durations.push(row.duration_us);
+            }
+            name(&mut label, row.provider, row.model);
+            match models.get_mut(&label) {
+                Some(requests) => *requests += 1,
+                None => drop(models.insert(label.clone(), 1)),
+            }
+        })?;
+        tables.refused(&span, &mut |row| {
+            if !row.is_listing && covered.has(row.tenant) {
+                summary.requests += row.count;
+                summary.misses += if row.is_miss { row.count } else { 0 };
+                *models.entry(NO_MODEL.to_owned()).or_default() += row.count;
+            }
+        })?;
+        tables.saved(&month)
+    })?;
     summary.latency = latency(durations);
     summary.models = models.into_iter().collect();
     summary.models.sort_unstable_by(|(a, x), (b, y)| y.cmp(x).then_with(|| a.cmp(b)));
-
-    let month = Span::new(period::bounds(Period::Monthly, &TimeZone::UTC, until_ms).0, until_ms);
-    let mut statement = snapshot.prepare(
-        "SELECT tenant, sum(saved) FROM entries WHERE id >= ?1 AND id < ?2 AND at >= ?3 AND at < ?4 AND saved > 0 \
-         GROUP BY tenant",
-    )?;
-    let mut rows = statement.query(params![month.first_id, month.end_id, month.since, month.until])?;
-    while let Some(row) = rows.next()? {
-        if covered.has(row.get_ref(0)?.as_str()?) {
-            summary.savings_month = summary.savings_month.saturating_add(NanoUsd(row.get(1)?));
+    for (tenant, saved) in saved {
+        if covered.has(tenant.as_str()) {
+            summary.savings_month = summary.savings_month.saturating_add(saved);
         }
     }
     Ok(summary)
@@ -329,25 +273,25 @@ pub fn summary_of(
 /// What all tenants that `covers` names have spent since a moment. Entries that were rolled up count where it is 0.
 ///
 /// # Errors
-/// A file that cannot be read.
-pub fn spent(connection: &Connection, covers: impl Fn(&TenantId) -> bool, start_ms: u64) -> rusqlite::Result<NanoUsd> {
-    let sums = history::sum_since(connection, start_ms, history::Rows::All)?;
+/// A store that cannot be read.
+pub fn spent(session: &dyn Session, covers: impl Fn(&TenantId) -> bool, start_ms: u64) -> Result<NanoUsd, StoreError> {
+    let sums = session.sum_since(start_ms, Rows::All)?;
     Ok(sums.into_iter().filter(|(tenant, _)| covers(tenant)).map(|(_, sum)| sum).sum())
 }
 
 /// The month of `now_ms` in a time zone: what was spent, and what it comes to.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// A store that cannot be read.
 pub fn month(
-    connection: &Connection,
+    session: &dyn Session,
     covers: impl Fn(&TenantId) -> bool,
     timezone: &str,
     now_ms: u64,
-) -> rusqlite::Result<Month> {
+) -> Result<Month, StoreError> {
     let zone = TimeZone::get(timezone).unwrap_or(TimeZone::UTC);
     let (start, end) = period::bounds(Period::Monthly, &zone, now_ms);
-    let spent = spent(connection, covers, start)?;
+    let spent = spent(session, covers, start)?;
     Ok(Month { start, end, spent, projected: project(spent, start, end, now_ms) })
 }
 
@@ -397,65 +341,6 @@ fn name(label: &mut String, provider: &str, model: &str) {
             label.push_str(provider);
             label.push('/');
             label.push_str(model);
-        }
-    }
-}
-
-/// Requests that are only counted: they cost nothing and reached no provider.
-struct Refused {
-    tenant: Box<str>,
-    /// First millisecond of the minute, or of the hour.
-    start: u64,
-    /// Listings of models.
-    is_listing: bool,
-    /// The cache could have answered them.
-    is_miss: bool,
-    count: u64,
-}
-
-const MINUTE_MS: u64 = 60_000;
-
-/// What was counted in the minutes of a span; the first one counts as a whole. A file that an earlier version has made and no
-/// gateway of this one has opened has no such table.
-fn refused(connection: &Connection, span: &Span) -> rusqlite::Result<Vec<Refused>> {
-    if !has_table(connection, "refusals")? {
-        return Ok(Vec::new());
-    }
-    let mut statement = connection.prepare(
-        "SELECT tenant, start, listing, cache = 'MISS', sum(count) FROM refusals WHERE start >= ?1 AND start < ?2 \
-         GROUP BY start, tenant, listing, cache = 'MISS'",
-    )?;
-    let rows = statement.query_map(params![span.since - span.since % MINUTE_MS, span.until], |row| {
-        Ok(Refused {
-            tenant: row.get_ref(0)?.as_str()?.into(),
-            start: row.get(1)?,
-            is_listing: row.get(2)?,
-            is_miss: row.get(3)?,
-            count: row.get(4)?,
-        })
-    })?;
-    rows.collect()
-}
-
-/// A span of time as the table has it.
-struct Span {
-    first_id: [u8; 16],
-    end_id: [u8; 16],
-    since: u64,
-    until: u64,
-}
-
-impl Span {
-    fn new(since: u64, until: u64) -> Self {
-        // An id has 48 bits for its time, SQLite 63 for a number.
-        let time = |ms: u64| ms.min((1 << 48) - 1);
-        let id = |ms: u64| *RequestId::first_at(time(ms)).as_bytes();
-        Self {
-            first_id: id(since.saturating_sub(ID_BEFORE_ENTRY_MS)),
-            // An id is older than its entry, unless the clock was put back in between.
-            end_id: id(until.saturating_add(ID_BEFORE_ENTRY_MS)),
-            since: time(since),
-            until: time(until),
         }
     }
 }

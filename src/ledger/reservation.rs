@@ -3,10 +3,9 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    Ledger,
+    Basis, Entry, Ledger, Subject,
     account::{Account, Slot},
     budget::Exceeded,
-    entry::{Basis, Entry, Subject},
     journal::Pin,
 };
 use crate::types::NanoUsd;

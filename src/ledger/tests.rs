@@ -8,8 +8,19 @@ use rusqlite::Connection;
 use super::*;
 use crate::{
     config::Period,
+    store::{Rows, sqlite},
     types::{RequestId, Usage},
 };
+
+fn start(database: &config::Database) -> Result<Arc<Ledger>, StoreError> {
+    Ledger::open(sqlite::at(&database.path), database)
+}
+
+impl Ledger {
+    fn path(&self) -> &Path {
+        Path::new(self.store().location())
+    }
+}
 
 fn rule(limit: u64) -> config::Budget {
     config::Budget {
@@ -113,7 +124,7 @@ const PARENT: u64 = 1_000;
 
 impl Process {
     fn start(folder: &Path) -> Self {
-        let ledger = Ledger::open(&database(folder)).unwrap();
+        let ledger = start(&database(folder)).unwrap();
         ledger.read_history(&[rule(0)]);
         let process = |tenant: &'static str, limit| {
             let (owner, above): (TenantId, TenantId) = (tenant.into(), "parent".into());
@@ -232,7 +243,7 @@ proptest! {
 #[test]
 fn a_kill_before_any_entry_is_written_leaves_what_each_request_has_cost() {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
     let (account, _) = alone(&ledger, "team", &rule(1_000));
     // The file takes nothing from now on.
     let busy = Connection::open(ledger.path()).unwrap();
@@ -255,7 +266,7 @@ fn a_kill_before_any_entry_is_written_leaves_what_each_request_has_cost() {
     open.forget();
     assert_eq!(rows(&rest.path().join("can.db"), "team"), (0, 0), "nothing was written");
 
-    let next = Ledger::open(&database(rest.path())).unwrap();
+    let next = start(&database(rest.path())).unwrap();
     next.read_history(&[rule(0)]);
     let (_, budget) = alone(&next, "team", &rule(1_000));
     assert_eq!(budget.standing(unix_now()).spent, NanoUsd(1_000));
@@ -266,7 +277,7 @@ fn a_kill_before_any_entry_is_written_leaves_what_each_request_has_cost() {
 #[test]
 fn threads_that_race_never_overspend() {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
     let (account, budget) = alone(&ledger, "team", &rule(10_000));
     let admitted: u64 = thread::scope(|scope| {
         let racers: Vec<_> = (0..8)
@@ -303,7 +314,7 @@ fn threads_that_race_never_overspend() {
 #[test]
 fn a_panic_gives_back_or_settles_what_was_held() {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
     let (account, budget) = alone(&ledger, "team", &rule(1_000));
     for (sent, spent) in [(false, 0), (true, 60)] {
         let (ledger, account) = (ledger.clone(), account.clone());
@@ -326,7 +337,7 @@ fn a_soft_budget_alerts_and_refuses_nothing_and_each_threshold_alerts_once() {
     let soft = config::Budget { hard: false, ..rule(100) };
     for _ in 0..2 {
         // The second process finds the thresholds passed, and raises nothing again.
-        let ledger = Ledger::open(&database(folder.path())).unwrap();
+        let ledger = start(&database(folder.path())).unwrap();
         ledger.read_history(std::slice::from_ref(&soft));
         let (account, _) = alone(&ledger, "team", &soft);
         for _ in 0..3 {
@@ -388,7 +399,7 @@ fn what_grows_over_midnight_still_counts_in_the_day_it_began_in() {
 #[test]
 fn a_file_that_cannot_be_written_loses_nothing_and_hangs_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
     let (account, _) = alone(&ledger, "team", &rule(1_000_000));
     // Another program holds the lock.
     let blocker = Connection::open(ledger.path()).unwrap();
@@ -416,12 +427,12 @@ fn a_ledger_that_has_to_be_written_refuses_while_it_cannot_be() {
     let folder = tempfile::tempdir().unwrap();
     let strict = config::Database { on_failure: OnFailure::Refuse, ..database(folder.path()) };
     let nowhere = config::Database { path: folder.path().join("no/folder/can.db"), ..strict.clone() };
-    assert!(Ledger::open(&nowhere).is_err(), "at the start it is a fault");
+    assert!(start(&nowhere).is_err(), "at the start it is a fault");
     let lenient = config::Database { on_failure: OnFailure::Serve, ..nowhere };
-    let ledger = Ledger::open(&lenient).unwrap();
+    let ledger = start(&lenient).unwrap();
     assert!(!ledger.health().database && ledger.is_open());
 
-    let ledger = Ledger::open(&strict).unwrap();
+    let ledger = start(&strict).unwrap();
     let blocker = Connection::open(ledger.path()).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     ledger.record(cost(&subject("team"), 1));
@@ -444,11 +455,11 @@ fn a_file_that_comes_late_brings_what_was_spent_before() {
     let elsewhere = folder.path().join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     {
-        let ledger = Ledger::open(&database(&elsewhere)).unwrap();
+        let ledger = start(&database(&elsewhere)).unwrap();
         ledger.record(cost(&subject("team"), 900));
         flush(&ledger);
     }
-    let ledger = Ledger::open(&database(&place)).unwrap();
+    let ledger = start(&database(&place)).unwrap();
     ledger.read_history(&[rule(0)]);
     let (account, budget) = alone(&ledger, "team", &rule(1_000));
     assert_eq!(budget.standing(unix_now()).spent, NanoUsd::ZERO);
@@ -467,7 +478,7 @@ fn a_file_that_comes_late_brings_what_was_spent_before() {
 #[test]
 fn a_successor_holds_what_the_process_before_it_may_still_spend() {
     let folder = tempfile::tempdir().unwrap();
-    let old = Ledger::open(&database(folder.path())).unwrap();
+    let old = start(&database(folder.path())).unwrap();
     old.read_history(&[rule(0)]);
     let (old_account, old_budget) = alone(&old, "team", &rule(1_000));
     let reserve = |ledger: &Arc<Ledger>, account: &Arc<Account>, amount| {
@@ -487,7 +498,8 @@ fn a_successor_holds_what_the_process_before_it_may_still_spend() {
     let snapshot = old.freeze().unwrap();
     old.let_go();
 
-    let new = Ledger::open_after(&database(folder.path()), Some(&snapshot)).unwrap();
+    let new = Ledger::open_after(sqlite::at(&folder.path().join("can.db")), &database(folder.path()), Some(&snapshot))
+        .unwrap();
     new.read_history(&[rule(0)]);
     let (new_account, new_budget) = alone(&new, "team", &rule(1_000));
     new.inherit(&snapshot, |_| Some(new_account.clone()));
@@ -550,7 +562,7 @@ fn a_successor_holds_what_the_process_before_it_may_still_spend() {
 #[test]
 fn steady_load_does_not_keep_the_writer_from_its_other_work() {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
     ledger.read_history(&[rule(0)]);
     let (_, budget) = alone(&ledger, "team", &rule(1_000_000));
     let another = journal::Journal::new(folder.path().join("can.db-intents"), 7);
@@ -580,24 +592,26 @@ fn steady_load_does_not_keep_the_writer_from_its_other_work() {
 fn old_entries_become_sums_per_day_and_lose_no_money() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("can.db");
-    let mut connection = crate::store::open(&path).unwrap();
+    let (mut session, _) = sqlite::at(&path).connect().unwrap();
     let day = 86_400_000;
     let now = unix_now();
     {
-        let mut statement = entry::prepare(&connection).unwrap();
+        let mut entries = Vec::new();
         for back in 0..100 {
             for call in 0..3 {
                 let at = now - back * day + call;
                 let subject = Subject { id: RequestId::first_at(at), at, ..subject("team") };
-                entry::insert(&mut statement, 1, &cost(&subject, 5)).unwrap();
+                entries.push(cost(&subject, 5));
             }
         }
+        session.append(&mut entries.iter().map(|entry| (1, entry)), &[]).unwrap();
     }
-    let rolled = writer::roll_up_before(&mut connection, (now - 40 * day) / day * day).unwrap();
+    let rolled = session.roll_up_entries((now - 40 * day) / day * day).unwrap();
     assert!((170..=180).contains(&rolled), "{rolled}");
-    assert_eq!(writer::roll_up_before(&mut connection, (now - 40 * day) / day * day).unwrap(), 0);
-    let sums = history::sum_since(&connection, 0, history::Rows::All).unwrap();
+    assert_eq!(session.roll_up_entries((now - 40 * day) / day * day).unwrap(), 0);
+    let sums = session.sum_since(0, Rows::All).unwrap();
     assert_eq!(sums[&TenantId::from("team")], NanoUsd(1_500));
+    let connection = Connection::open(&path).unwrap();
     let calls: u64 = connection.query_row("SELECT sum(calls) FROM days", [], |row| row.get(0)).unwrap();
     assert_eq!(calls, rolled as u64);
 }
@@ -621,12 +635,12 @@ fn reload(ledger: &Ledger, own: &[config::Budget], above: &[config::Budget]) -> 
 fn a_budget_that_goes_and_returns_or_changes_keeps_what_is_spent_and_held() {
     let folder = tempfile::tempdir().unwrap();
     {
-        let before = Ledger::open(&database(folder.path())).unwrap();
+        let before = start(&database(folder.path())).unwrap();
         before.record(cost(&subject("team"), 100));
         before.record(cost(&subject("stranger"), 1_000));
         flush(&before);
     }
-    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
     let monthly = rule(2_000);
     let variants = [
         vec![],
@@ -674,7 +688,7 @@ fn a_budget_that_goes_and_returns_or_changes_keeps_what_is_spent_and_held() {
 #[test]
 fn reloads_under_load_lose_no_money_and_make_none() {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
     let monthly = rule(u64::MAX / 4);
     let account = reload(&ledger, std::slice::from_ref(&monthly), &[]);
     let stop = AtomicBool::new(false);
@@ -713,7 +727,7 @@ fn reloads_under_load_lose_no_money_and_make_none() {
 #[tokio::test]
 async fn requests_wait_in_the_order_of_arrival_for_what_is_only_held() {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
     let (account, budget) = alone(&ledger, "team", &rule(100));
     let patience = Duration::from_secs(30);
     let mut open = Vec::new();
@@ -754,7 +768,7 @@ async fn requests_wait_in_the_order_of_arrival_for_what_is_only_held() {
 #[tokio::test]
 async fn what_fits_beside_the_first_in_the_line_does_not_stand_behind_it() {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
     let (account, budget) = alone(&ledger, "team", &rule(100));
     let under_way = subject("team");
     let held = ledger.reserve(&account, under_way.clone(), NanoUsd(50)).unwrap();
@@ -784,7 +798,7 @@ async fn what_fits_beside_the_first_in_the_line_does_not_stand_behind_it() {
 #[tokio::test]
 async fn a_wait_ends_with_the_money_with_patience_or_with_its_request() {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&database(folder.path())).unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
     let (account, budget) = alone(&ledger, "team", &rule(100));
     let ask = |amount, ms| {
         let (ledger, account) = (ledger.clone(), account.clone());

@@ -12,21 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, TransactionBehavior, params};
-
 use super::{
     Shared,
     account::Settled,
     alerts::{self, Bell},
     budget::Crossed,
-    carry,
-    entry::{self, Basis, Entry, Subject},
-    history::{self, Rows},
+    carry, history,
     journal::{self, Abandoned, Intent, Journal, Noted, Pin},
-    refusals,
 };
 use crate::{
-    store::{StoreError, StoreId},
+    store::{AlertRow, Basis, Entry, Rows, Session, StoreError, StoreId, Subject},
     types::{NanoUsd, RequestId, TenantId, unix_now},
 };
 
@@ -75,10 +70,10 @@ struct Writer {
     shared: Arc<Shared>,
     journal: Arc<Journal>,
     retention: Retention,
-    connection: Option<Connection>,
-    /// The file that it is open on.
-    file: Option<StoreId>,
-    /// What this process has written to the file.
+    session: Option<Box<dyn Session>>,
+    /// The tables that it is open on.
+    tables: Option<StoreId>,
+    /// What this process has written to them.
     spent: HashMap<TenantId, Settled>,
     bell: Bell,
     waiting: VecDeque<(Box<Entry>, Option<Pin>)>,
@@ -113,8 +108,8 @@ pub fn start(
         shared,
         journal,
         retention,
-        connection: None,
-        file: None,
+        session: None,
+        tables: None,
         spent: HashMap::new(),
         bell,
         waiting: VecDeque::new(),
@@ -208,10 +203,10 @@ impl Writer {
     /// Does something with the file, opens it first where it is not open, and says once when that begins to fail, and when
     /// nothing waits any more. On a full disk reading goes on to succeed, which is no reason to say that all is well.
     fn attempt(&mut self, action: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        if self.file.as_ref().is_some_and(|file| !self.shared.place.holds(file)) {
+        if self.tables.as_ref().is_some_and(|tables| !self.shared.store.holds(tables)) {
             self.lose();
         }
-        let opened = match self.connection {
+        let opened = match self.session {
             Some(_) => Ok(()),
             None => self.open(),
         };
@@ -222,7 +217,7 @@ impl Writer {
         match &outcome {
             Err(error) => {
                 // The next attempt begins afresh: the file may be another one by then.
-                self.connection = None;
+                self.session = None;
                 let owned = matches!(error, StoreError::Owned(_));
                 if owned {
                     self.shared.lost.store(true, Ordering::Relaxed);
@@ -231,7 +226,7 @@ impl Writer {
                     tracing::error!(%error, "nothing is written to the ledger: its file has another owner");
                 }
                 if self.shared.up.swap(false, Ordering::Relaxed) {
-                    tracing::error!(%error, file = %self.shared.place.path().display(), "the ledger cannot be written; entries wait in memory");
+                    tracing::error!(%error, file = %self.shared.store.location(), "the ledger cannot be written; entries wait in memory");
                 }
             }
             Ok(()) if self.waiting.is_empty() && !self.stuck => {
@@ -247,49 +242,48 @@ impl Writer {
 
     /// Opens the file once this process owns it.
     fn open(&mut self) -> Result<(), StoreError> {
-        if let Err(error @ StoreError::Lost(_)) = self.shared.place.check() {
+        if let Err(error @ StoreError::Lost(_)) = self.shared.store.check() {
             self.say_lost(&error);
         }
-        self.shared.ownership.claim()?;
-        let (connection, file) = match self.shared.place.connect() {
+        self.shared.store.ownership().claim()?;
+        let (session, tables) = match self.shared.store.connect() {
             Err(error @ StoreError::Lost(_)) => {
                 self.say_lost(&error);
                 // A process that has handed over waits for nothing: what it cannot write its successor recovers.
-                if !self.shared.ownership.is_held() {
+                if !self.shared.store.ownership().is_held() {
                     return Err(error);
                 }
                 self.go_on()?
             }
             outcome => outcome?,
         };
-        (self.connection, self.file) = (Some(connection), Some(file));
+        (self.session, self.tables) = (Some(session), Some(tables));
         Ok(())
     }
 
     /// The file is not in its place any more. A copy that was moved away gets what was written to it.
     fn lose(&mut self) {
-        if let Some(lost) = self.connection.take() {
-            let _ = lost.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
+        if let Some(lost) = self.session.take() {
+            lost.leave();
         }
-        self.file = None;
+        self.tables = None;
     }
 
     fn say_lost(&self, error: &StoreError) {
         self.shared.up.store(false, Ordering::Relaxed);
-        if self.shared.place.tell_lost() {
+        if self.shared.store.tell_lost() {
             tracing::error!(%error, "nothing is written to it any more; a fresh one gets what this process knows");
         }
     }
 
     /// Goes on in the file that lies in the place of the one that is lost, or in a new one, with what is known.
-    fn go_on(&mut self) -> Result<(Connection, StoreId), StoreError> {
-        let opened =
-            self.shared.place.accept(|transaction| Ok(carry::write(transaction, &self.shared, &self.spent)?))?;
+    fn go_on(&mut self) -> Result<(Box<dyn Session>, StoreId), StoreError> {
+        let opened = self.shared.store.accept(&mut |standings| carry::write(standings, &self.shared, &self.spent))?;
         // Requests that were settled in the lost file must not be recovered from intents.
         self.journal.retire();
         self.journal.renew()?;
         tracing::warn!(
-            file = %self.shared.place.path().display(),
+            file = %self.shared.store.location(),
             "the ledger goes on in a fresh file: what is spent of the current periods is in it, single entries are lost"
         );
         Ok(opened)
@@ -297,11 +291,11 @@ impl Writer {
 
     fn commit(&mut self) -> Result<(), StoreError> {
         self.commit_entries()?;
-        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let Some(session) = &mut self.session else { return Ok(()) };
         let waiting = self.shared.refusals().take();
         let written = match waiting.is_empty() {
             true => Ok(()),
-            false => write_refusals(connection, &waiting),
+            false => session.add_refusals(&mut waiting.rows()),
         };
         self.stuck = written.is_err();
         match written {
@@ -318,31 +312,22 @@ impl Writer {
     }
 
     fn commit_entries(&mut self) -> Result<(), StoreError> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let Some(session) = &mut self.session else { return Ok(()) };
         while !self.waiting.is_empty() || !self.alerts.is_empty() {
             let rows = self.waiting.len().min(BATCH);
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            {
-                let mut statement = entry::prepare(&transaction)?;
-                for (entry, _) in self.waiting.iter().take(rows) {
-                    entry::insert(&mut statement, self.shared.process, entry)?;
-                }
-            }
+            let process = self.shared.process;
+            let mut entries = self.waiting.iter().take(rows).map(|(entry, _)| (process, &**entry));
             let webhook = self.shared.webhook().is_some();
-            let mut raised = Vec::new();
-            for crossed in &self.alerts {
-                if alerts::insert(&transaction, crossed, webhook)? {
-                    raised.push(crossed.clone());
-                }
-            }
-            transaction.commit()?;
+            let alerts: Vec<AlertRow> = self.alerts.iter().map(|crossed| alerts::row(crossed, webhook)).collect();
+            let appended = session.append(&mut entries, &alerts)?;
             for (entry, _) in self.waiting.iter().take(rows).filter(|(entry, _)| entry.cost > NanoUsd::ZERO) {
                 let Subject { tenant, at, .. } = &entry.subject;
                 self.spent.entry(tenant.clone()).or_default().add(*at, entry.cost);
             }
             // Only now may an intent go.
             self.waiting.drain(..rows);
-            self.alerts.clear();
+            let alerts = self.alerts.drain(..).zip(appended.alerts);
+            let raised: Vec<_> = alerts.filter_map(|(crossed, raised)| raised.then_some(crossed)).collect();
             self.shared.waiting.fetch_sub(rows, Ordering::Relaxed);
             self.shared.written.fetch_add(rows as u64, Ordering::Relaxed);
             self.shared.alerts.fetch_add(raised.len() as u64, Ordering::Relaxed);
@@ -359,16 +344,16 @@ impl Writer {
     /// What has to be done now and then.
     fn tick(&mut self) {
         // Without the file nothing is written beside it either: the folder may be one that is to be mounted.
-        let renewed = self.shared.ownership.claim().and_then(|()| Ok(self.journal.renew()?));
+        let renewed = self.shared.store.ownership().claim().and_then(|()| Ok(self.journal.renew()?));
         if let Err(error) = &renewed
             && !self.no_intents
         {
             tracing::error!(%error, "intents cannot be written: requests under way would be lost with the process");
         }
         self.no_intents = renewed.is_err();
-        if !self.shared.ownership.may_write() {
+        if !self.shared.store.ownership().may_write() {
             // Its lock file was deleted or replaced: whoever takes the new one owns the file.
-            self.connection = None;
+            self.session = None;
         }
         let due = self.rolled_up.is_none_or(|at| at.elapsed() >= ROLL_UP);
         let _ = self.attempt(|writer| {
@@ -380,6 +365,10 @@ impl Writer {
             }
             Ok(())
         });
+    }
+
+    fn alert(&mut self, crossed: Vec<Crossed>) {
+        self.alerts.extend(crossed.into_iter().map(Box::new));
     }
 
     fn answer_histories(&mut self) {
@@ -406,19 +395,20 @@ impl Writer {
 
     /// Reads what other processes have spent in the current periods. Budgets that have missed it get it.
     fn read_history(&mut self, keys: &BTreeSet<history::Key>) -> Result<(), StoreError> {
-        let Some(connection) = &self.connection else { return Ok(()) };
+        let Some(session) = &self.session else { return Ok(()) };
+        let mut crossed = Vec::new();
         // One snapshot for all sums, and for how far those that live are followed.
-        connection.execute_batch("BEGIN")?;
-        let followed = self.follow();
-        let Some(connection) = &self.connection else { return Ok(()) };
-        let read = followed.and_then(|_| Ok(history::read(connection, keys, self.shared.process)?));
-        connection.execute_batch("COMMIT")?;
+        let read = session.at_once(|tables| {
+            crossed = follow(tables, &self.shared)?;
+            history::read(tables, keys, self.shared.process)
+        });
+        self.alert(crossed);
         let history = read?;
         let mut books = self.shared.books();
         let crossed = if books.history.complete { Vec::new() } else { books.catch_up(&history) };
         books.set_history(history);
         drop(books);
-        self.alerts.extend(crossed.into_iter().map(Box::new));
+        self.alert(crossed);
         Ok(())
     }
 
@@ -457,54 +447,23 @@ impl Writer {
             Some(predecessor) => predecessor.open(),
             None => return Ok(()),
         };
-        let Some(connection) = &self.connection else { return Ok(()) };
+        let Some(session) = &self.session else { return Ok(()) };
+        let mut crossed = Vec::new();
         // One snapshot: what has ended is in the sums.
-        connection.execute_batch("BEGIN")?;
-        let ended = self.follow().and_then(|()| {
-            let Some(connection) = &self.connection else { return Ok(Vec::new()) };
-            let mut statement = connection.prepare_cached("SELECT 1 FROM entries WHERE id = ?1")?;
+        let ended = session.at_once(|tables| {
+            crossed = follow(tables, &self.shared)?;
             let mut ended = Vec::new();
             for id in open {
-                if statement.exists(params![id.as_bytes()])? {
+                if tables.has_entry(&id)? {
                     ended.push(id);
                 }
             }
             Ok(ended)
         });
-        if let Some(connection) = &self.connection {
-            connection.execute_batch("COMMIT")?;
-        }
+        self.alert(crossed);
         let ended = ended?;
         if let Some(predecessor) = &mut self.shared.books().predecessor {
             ended.into_iter().for_each(|id| predecessor.release(id));
-        }
-        Ok(())
-    }
-
-    /// Counts what the process before this one has spent since the last look. What it had spent when the history was read is
-    /// in that.
-    fn follow(&mut self) -> Result<(), StoreError> {
-        let Some(connection) = &self.connection else { return Ok(()) };
-        let shared = self.shared.clone();
-        let (known, process, since) = {
-            let books = shared.books();
-            let Some(predecessor) = &books.predecessor else { return Ok(()) };
-            (books.history.complete, predecessor.process, predecessor.since)
-        };
-        let now = history::sum_since(connection, since, Rows::Of(process))?;
-        let before = match &mut shared.books().predecessor {
-            Some(predecessor) => std::mem::replace(&mut predecessor.seen, now.clone()),
-            None => return Ok(()),
-        };
-        if !known {
-            // The history is read with everything in it, this too.
-            return Ok(());
-        }
-        for (tenant, sum) in &now {
-            let more = sum.saturating_sub(before.get(tenant).copied().unwrap_or_default());
-            if more > NanoUsd::ZERO {
-                self.alerts.extend(shared.adopt(tenant, unix_now(), more).into_iter().map(Box::new));
-            }
         }
         Ok(())
     }
@@ -535,21 +494,15 @@ impl Writer {
                 }
             }
         }
-        let Some(connection) = &mut self.connection else { return Ok(()) };
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut recovered = Vec::new();
-        {
-            let mut statement = entry::prepare(&transaction)?;
-            for (process, intent) in intents.values() {
-                let entry = recovered_entry(intent, costs.get(&intent.id).copied());
-                // What its process had settled is there already. The row is that of the dead process: this one has not
-                // settled it.
-                if entry::insert(&mut statement, *process, &entry)? {
-                    recovered.push(entry);
-                }
-            }
-        }
-        transaction.commit()?;
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let recovered: Vec<(i64, Entry)> = intents
+            .values()
+            .map(|(process, intent)| (*process, recovered_entry(intent, costs.get(&intent.id).copied())))
+            .collect();
+        // What its process had settled is there already. The row is that of the dead process: this one has not settled it.
+        let appended = session.append(&mut recovered.iter().map(|(process, entry)| (*process, entry)), &[])?;
+        let new = recovered.into_iter().zip(appended.entries);
+        let recovered: Vec<Entry> = new.filter_map(|((_, entry), is_new)| is_new.then_some(entry)).collect();
         segments.into_iter().try_for_each(Abandoned::delete)?;
         let sum: NanoUsd = recovered.iter().map(|entry| entry.cost).sum();
         if !recovered.is_empty() || broken > 0 {
@@ -557,21 +510,21 @@ impl Writer {
         }
         for entry in recovered {
             let crossed = self.shared.adopt(&entry.subject.tenant, entry.subject.at, entry.cost);
-            self.alerts.extend(crossed.into_iter().map(Box::new));
+            self.alert(crossed);
         }
         Ok(())
     }
 
     /// Turns what is older than its retention into sums per day.
     fn roll_up(&mut self) -> Result<(), StoreError> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let Some(session) = &mut self.session else { return Ok(()) };
         // Whole days, so that a day is either rolled up or not.
         let before = |keep: Duration| {
             let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
             unix_now().saturating_sub(keep) / DAY_MS * DAY_MS
         };
-        let entries = roll_up_before(connection, before(self.retention.entries))?;
-        let refusals = roll_up_refusals_before(connection, before(self.retention.refusals))?;
+        let entries = session.roll_up_entries(before(self.retention.entries))?;
+        let refusals = session.roll_up_refusals(before(self.retention.refusals))?;
         if entries > 0 || refusals > 0 {
             tracing::info!(entries, refusals, "rows older than the retention became sums per day");
         }
@@ -579,57 +532,31 @@ impl Writer {
     }
 }
 
-/// Adds refusals to the table.
-fn write_refusals(connection: &mut Connection, refusals: &refusals::Waiting) -> Result<(), StoreError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    refusals.write(&transaction)?;
-    Ok(transaction.commit()?)
-}
-
-/// One day at a time, each in its own transaction.
-pub(super) fn roll_up_before(connection: &mut Connection, before: u64) -> rusqlite::Result<usize> {
-    let mut rolled = 0;
-    loop {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let oldest: Option<u64> = transaction.query_row(
-            "SELECT min(at) FROM (SELECT at FROM entries ORDER BY id LIMIT 1000)",
-            [],
-            |row| row.get(0),
-        )?;
-        let Some(day) = oldest.map(|at| at / DAY_MS * DAY_MS).filter(|day| *day < before) else { return Ok(rolled) };
-        let range = params![day, day + DAY_MS];
-        transaction.execute(
-            "INSERT INTO days SELECT ?1, tenant, provider, model, count(*), sum(cache IN ('HIT', 'STALE')), sum(prompt_tokens), \
-             sum(completion_tokens), sum(cost), sum(saved) FROM entries WHERE at >= ?1 AND at < ?2 \
-             GROUP BY tenant, provider, model \
-             ON CONFLICT DO UPDATE SET calls = calls + excluded.calls, hits = hits + excluded.hits, \
-             prompt_tokens = prompt_tokens + excluded.prompt_tokens, \
-             completion_tokens = completion_tokens + excluded.completion_tokens, cost = cost + excluded.cost, \
-             saved = saved + excluded.saved",
-            range,
-        )?;
-        rolled += transaction.execute("DELETE FROM entries WHERE at >= ?1 AND at < ?2", range)?;
-        transaction.commit()?;
+/// Counts what the process before this one has spent since the last look. What it had spent when the history was read is in
+/// that. Returns the thresholds that it passed.
+fn follow(tables: &dyn Session, shared: &Shared) -> Result<Vec<Crossed>, StoreError> {
+    let (known, process, since) = {
+        let books = shared.books();
+        let Some(predecessor) = &books.predecessor else { return Ok(Vec::new()) };
+        (books.history.complete, predecessor.process, predecessor.since)
+    };
+    let now = tables.sum_since(since, Rows::Of(process))?;
+    let before = match &mut shared.books().predecessor {
+        Some(predecessor) => std::mem::replace(&mut predecessor.seen, now.clone()),
+        None => return Ok(Vec::new()),
+    };
+    if !known {
+        // The history is read with everything in it, this too.
+        return Ok(Vec::new());
     }
-}
-
-/// The same for refusals, whose days have neither provider nor model.
-pub(super) fn roll_up_refusals_before(connection: &mut Connection, before: u64) -> rusqlite::Result<usize> {
-    let mut rolled = 0;
-    loop {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let oldest: Option<u64> = transaction.query_row("SELECT min(start) FROM refusals", [], |row| row.get(0))?;
-        let Some(day) = oldest.map(|at| at / DAY_MS * DAY_MS).filter(|day| *day < before) else { return Ok(rolled) };
-        let range = params![day, day + DAY_MS];
-        transaction.execute(
-            "INSERT INTO days SELECT ?1, tenant, '-', '-', sum(count), 0, 0, 0, 0, 0 FROM refusals \
-             WHERE start >= ?1 AND start < ?2 GROUP BY tenant \
-             ON CONFLICT DO UPDATE SET calls = calls + excluded.calls",
-            range,
-        )?;
-        rolled += transaction.execute("DELETE FROM refusals WHERE start >= ?1 AND start < ?2", range)?;
-        transaction.commit()?;
+    let mut crossed = Vec::new();
+    for (tenant, sum) in &now {
+        let more = sum.saturating_sub(before.get(tenant).copied().unwrap_or_default());
+        if more > NanoUsd::ZERO {
+            crossed.extend(shared.adopt(tenant, unix_now(), more));
+        }
     }
+    Ok(crossed)
 }
 
 /// At what it had cost, where it was settled.

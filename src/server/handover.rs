@@ -37,7 +37,7 @@ use tokio::{
 use super::ending::Ending;
 use crate::{
     ledger::{Ledger, NoHandover, Snapshot},
-    store,
+    store::Store,
 };
 
 /// Both sides have to speak the same version of the protocol.
@@ -72,8 +72,8 @@ const MAX_PATH: usize = 107;
 struct Hello {
     version: u32,
     pid: u32,
-    /// By its one true path; `None` while its folder is not there.
-    database: Option<PathBuf>,
+    /// By the one name of its store; `None` while its folder is not there.
+    database: Option<String>,
 }
 
 /// The successor has taken over.
@@ -100,7 +100,7 @@ impl Incoming {
     /// # Errors
     /// A folder that is not private, or a gateway that does not come in time, belongs to another user or has another
     /// database.
-    pub fn wait(socket: &Path, database: &Path) -> Result<Self, String> {
+    pub fn wait(socket: &Path, store: &dyn Store) -> Result<Self, String> {
         let uid = own_uid().map_err(|error| error.to_string())?;
         private_folder(socket, uid, true)?;
         let shown = socket.display();
@@ -122,8 +122,8 @@ impl Incoming {
         let mut stream = accept(&listener, socket, uid)?;
         let failed = |error: io::Error| format!("the running gateway did not hand over: {error}");
         let other: Hello = read(&mut stream, STEP).map_err(failed)?;
-        send(&mut stream, &hello(database)).map_err(failed)?;
-        agree(&other, database)?;
+        send(&mut stream, &hello(store)).map_err(failed)?;
+        agree(&other, store)?;
         let snapshot = read(&mut stream, WORK).map_err(failed)?;
         Ok(Self { snapshot, stream })
     }
@@ -205,9 +205,9 @@ impl Outgoing {
     /// Gives reservations and database to a successor; Pingora may send it the listeners then. Blocks.
     fn hand_over(&self) -> Result<(), Failure> {
         let mut stream = self.connect()?;
-        send(&mut stream, &hello(self.ledger.path())).map_err(Failure::Io)?;
+        send(&mut stream, &hello(&**self.ledger.store())).map_err(Failure::Io)?;
         let other: Hello = read(&mut stream, STEP).map_err(Failure::Io)?;
-        agree(&other, self.ledger.path()).map_err(Failure::Refused)?;
+        agree(&other, &**self.ledger.store()).map_err(Failure::Refused)?;
         let snapshot = self.ledger.freeze().map_err(Failure::Ledger)?;
         self.ledger.let_go();
         let taken: io::Result<Ready> = send(&mut stream, &snapshot).and_then(|()| read(&mut stream, WORK));
@@ -343,13 +343,13 @@ async fn next(signal: &mut Option<Signal>) {
     }
 }
 
-fn hello(database: &Path) -> Hello {
-    Hello { version: VERSION, pid: std::process::id(), database: store::canonical(database).ok() }
+fn hello(store: &dyn Store) -> Hello {
+    Hello { version: VERSION, pid: std::process::id(), database: store.name() }
 }
 
 /// Whether the other side is a gateway that this one can take over from, or hand over to.
-fn agree(other: &Hello, database: &Path) -> Result<(), String> {
-    let own = hello(database);
+fn agree(other: &Hello, store: &dyn Store) -> Result<(), String> {
+    let own = hello(store);
     if other.version != own.version {
         return Err(format!(
             "process {} hands over by version {} of the protocol, this one by version {}: stop the old gateway and start \
@@ -358,7 +358,7 @@ fn agree(other: &Hello, database: &Path) -> Result<(), String> {
         ));
     }
     if other.database != own.database {
-        let shown = |path: &Option<PathBuf>| path.as_ref().map_or("none".into(), |path| path.display().to_string());
+        let shown = |name: &Option<String>| name.clone().unwrap_or_else(|| "none".into());
         return Err(format!(
             "process {} has the database {}, this one has {}: an upgrade keeps the database; stop the old gateway and start \
              the new one without `--upgrade`",

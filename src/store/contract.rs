@@ -7,14 +7,25 @@
 //! | batches | A method that writes does so in one transaction: all of it is kept, or nothing of it where it fails. |
 //! | durability | What a method has written when it returns survives the end of the process. |
 //! | several processes | Command-line tools, and a gateway that hands over, use the tables at the same time. |
-//! | notifications | Every change of a [`Subject`] gives it another version, so that a [`Follower`] knows when to read it again. |
+//! | notifications | Every change of a [`Topic`] gives it another version, so that a [`Follower`] knows when to read it again. |
 //! | loss | Tables that were deleted or replaced under a running gateway are noticed ([`StoreError::Lost`]), and given up by their owner only ([`Store::accept`]). |
 //!
 //! `conformance` tests all of it over each kind.
 
-use std::sync::Weak;
+use std::{
+    sync::Weak,
+    thread,
+    time::{Duration, Instant},
+};
 
-use super::{Follower, ObjectTable, PurgeTable, StoreError, TokenTable};
+use super::{
+    AlertRow, AlertTable, EntryLog, Follower, ObjectTable, PurgeRow, PurgeTable, Reports, Rows, StoreError, Sums,
+    TokenRow, TokenTable,
+};
+use crate::types::{NanoUsd, TenantId};
+
+/// Between two looks at a store that another process owns.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What keeps the gateway's tables.
 pub trait Store: Send + Sync {
@@ -44,6 +55,80 @@ pub trait Store: Send + Sync {
 
     /// Somebody who reads a subject, and keeps what it had where the tables are lost.
     fn register(&self, follower: Weak<Follower>);
+
+    /// The one name that all processes with these tables have for them, whatever their configuration calls them; `None` while
+    /// nobody can say.
+    fn name(&self) -> Option<String>;
+
+    /// Fails where the known tables are gone or others are in their place.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`].
+    fn check(&self) -> Result<(), StoreError>;
+
+    /// Takes the tables that are in place now, or new ones, in the place of those that are lost. What `carry` writes is in them
+    /// before anybody else gets a session, and so is what followers know.
+    ///
+    /// # Errors
+    /// Tables that cannot be made or written, or that are not ours: they are left alone, and nothing is accepted.
+    fn accept(
+        &self,
+        carry: &mut dyn FnMut(&mut dyn Standings) -> Result<(), StoreError>,
+    ) -> Result<(Box<dyn Session>, StoreId), StoreError>;
+
+    /// Says once for each loss that the tables are lost; false where it was said.
+    fn tell_lost(&self) -> bool;
+
+    /// How often tables were lost.
+    fn lost(&self) -> u64;
+
+    /// The right to write to them, which one gateway has.
+    fn ownership(&self) -> &dyn Ownership;
+}
+
+/// The right to own the tables, and whether it is made use of: two gateways would each grant the whole of every budget. A
+/// process that ends loses it, however it ends. Command-line tools work beside a gateway and need none.
+pub trait Ownership: Send + Sync {
+    /// Takes it, unless it is held here already or was handed over.
+    ///
+    /// # Errors
+    /// [`StoreError::Owned`] while another gateway has it, in this process or in any other; or a store that cannot be reached.
+    fn claim(&self) -> Result<(), StoreError>;
+
+    /// Takes it, and waits a while for a gateway that has it and may be about to end.
+    ///
+    /// # Errors
+    /// As for [`Self::claim`].
+    fn claim_within(&self, patience: Duration) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        loop {
+            match self.claim() {
+                Err(StoreError::Owned(_)) if begun.elapsed() < patience => thread::sleep(LOOK),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// True while it is held here, and still keeps others out.
+    fn is_held(&self) -> bool;
+
+    /// Whether this process may write: it is the owner, or the one before.
+    fn may_write(&self) -> bool;
+
+    /// Lets a successor take it. This process goes on writing what it still has under way.
+    fn hand_over(&self);
+
+    /// Undoes that, where there is no successor after all.
+    ///
+    /// # Errors
+    /// As for [`Self::claim`].
+    fn take_back(&self, patience: Duration) -> Result<(), StoreError>;
+
+    /// Gives it back, where it is held.
+    fn release(&self);
+
+    /// Tells whoever is refused where this gateway listens.
+    fn announce(&self, addresses: Vec<String>);
 }
 
 /// Tells tables from others that take their place.
@@ -52,14 +137,14 @@ pub struct StoreId(pub(in crate::store) [u64; 3]);
 
 /// What can be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subject {
+pub enum Topic {
     /// [`TokenTable`].
     Tokens,
     /// [`PurgeTable`].
     Purges,
 }
 
-impl Subject {
+impl Topic {
     /// The word for it.
     pub fn label(self) -> &'static str {
         match self {
@@ -70,18 +155,21 @@ impl Subject {
 }
 
 /// A connection to the tables. One thread uses it at a time.
-pub trait Session: TokenTable + PurgeTable + ObjectTable + Send {
+pub trait Session: TokenTable + PurgeTable + ObjectTable + AlertTable + EntryLog + Reports + Send {
     /// Another number after every change of a subject, whoever made it.
     ///
     /// # Errors
     /// A store that cannot be read.
-    fn version(&self, subject: Subject) -> Result<i64, StoreError>;
+    fn version(&self, subject: Topic) -> Result<i64, StoreError>;
 
     /// All that `read` reads through the session that it is given is of one moment.
     ///
     /// # Errors
     /// Those of `read`, or a store that cannot be read.
     fn snapshot(&self, read: &mut dyn FnMut(&dyn Session) -> Result<(), StoreError>) -> Result<(), StoreError>;
+
+    /// Ends a session on tables that are not in their place any more. A copy that was moved away gets what was written to it.
+    fn leave(self: Box<Self>);
 }
 
 impl dyn Session + '_ {
@@ -107,11 +195,29 @@ pub trait Standings {
     ///
     /// # Errors
     /// A store that cannot be written.
-    fn keep_token(&mut self, token: &super::TokenRow) -> Result<(), StoreError>;
+    fn keep_token(&mut self, token: &TokenRow) -> Result<(), StoreError>;
 
     /// Keeps a stamp, unless a newer one is there.
     ///
     /// # Errors
     /// A store that cannot be written.
-    fn keep_purge(&mut self, purge: &super::PurgeRow) -> Result<(), StoreError>;
+    fn keep_purge(&mut self, purge: &PurgeRow) -> Result<(), StoreError>;
+
+    /// Keeps an alert, unless it was raised there too.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    fn keep_alert(&mut self, alert: &AlertRow) -> Result<(), StoreError>;
+
+    /// [`EntryLog::sum_since`], with what was carried over by now.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    fn sum_since(&self, start: u64, rows: Rows) -> Result<Sums, StoreError>;
+
+    /// Adds what a tenant spent through a process (0: processes before) in a period, dated with its first millisecond.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    fn carry_over(&mut self, start: u64, process: i64, tenant: &TenantId, cost: NanoUsd) -> Result<(), StoreError>;
 }

@@ -1,4 +1,4 @@
-//! Following what other processes change: a version grows with every change of a subject, and is looked at often.
+//! Following what other processes change: a version grows with every change of a topic, and is looked at often.
 
 use std::{
     mem,
@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Session, Standings, Store, StoreError, StoreId, Subject};
+use super::{Session, Standings, Store, StoreError, StoreId, Topic};
 
 /// How often the store is asked whether another process has changed it.
 pub const LOOK: Duration = Duration::from_millis(200);
@@ -49,7 +49,7 @@ type Carry = Box<dyn Fn(&mut dyn Standings) -> Result<(), StoreError> + Send + S
 /// Reads a table again whenever its version has changed.
 pub struct Follower {
     store: Arc<dyn Store>,
-    subject: Subject,
+    topic: Topic,
     read: Read,
     carry: Carry,
     /// Looks are made one at a time: a slow one must not put back what a later one has replaced.
@@ -78,13 +78,13 @@ impl Follower {
     /// those that are accepted in their place, before anybody reads them.
     pub fn start(
         store: Arc<dyn Store>,
-        subject: Subject,
+        topic: Topic,
         read: impl Fn(&dyn Session) -> Result<(), StoreError> + Send + Sync + 'static,
         carry: impl Fn(&mut dyn Standings) -> Result<(), StoreError> + Send + Sync + 'static,
     ) -> Arc<Self> {
         let follower = Arc::new(Self {
             store,
-            subject,
+            topic,
             read: Box::new(read),
             carry: Box::new(carry),
             seen: Mutex::default(),
@@ -94,7 +94,7 @@ impl Follower {
         follower.store.register(Arc::downgrade(&follower));
         follower.refresh();
         let (weak, waiting) = (Arc::downgrade(&follower), follower.waiting.clone());
-        let spawned = thread::Builder::new().name(subject.label().into()).spawn(move || {
+        let spawned = thread::Builder::new().name(topic.label().into()).spawn(move || {
             loop {
                 let told = waiting.next();
                 let begun = Instant::now();
@@ -109,7 +109,7 @@ impl Follower {
             }
         });
         if let Err(error) = spawned {
-            tracing::error!(%error, "{} are not followed: changes take effect after a restart", subject.label());
+            tracing::error!(%error, "{} are not followed: changes take effect after a restart", topic.label());
         }
         follower
     }
@@ -122,8 +122,8 @@ impl Follower {
         if let Err(error) = outcome {
             seen.session = None;
             if before != DOWN {
-                let subject = self.subject.label();
-                tracing::error!(%error, file = %self.store.location(), "{subject} cannot be read; those known go on serving");
+                let topic = self.topic.label();
+                tracing::error!(%error, file = %self.store.location(), "{topic} cannot be read; those known go on serving");
             }
         }
     }
@@ -172,12 +172,12 @@ impl Follower {
             seen.session = Some((session, tables));
         }
         let Some((session, _)) = &seen.session else { return Ok(()) };
-        if Some(session.version(self.subject)?) == seen.version {
+        if Some(session.version(self.topic)?) == seen.version {
             return Ok(());
         }
         // One snapshot: the version belongs to the rows.
         let version = session.at_once(|tables| {
-            let version = tables.version(self.subject)?;
+            let version = tables.version(self.topic)?;
             (self.read)(tables)?;
             Ok(version)
         })?;

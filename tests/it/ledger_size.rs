@@ -60,11 +60,11 @@ async fn thousands_of_refusals_are_a_few_rows_and_all_are_counted() {
     assert!(grown < 5_000_000, "{grown} bytes for {N} refusals");
 
     // Every one of them is in the reports.
-    let connection = chittycan::store::sqlite::open_to_read(&gateway.database()).unwrap();
+    let session = chittycan::store::sqlite::at(&gateway.database()).connect_to_read().unwrap();
     let now = chittycan::types::unix_now() + 1;
-    let summary = chittycan::ledger::report::summary(&connection, Some(&"team".into()), 0, now).unwrap();
+    let summary = chittycan::ledger::report::summary(&*session, Some(&"team".into()), 0, now).unwrap();
     assert_eq!(usize::try_from(summary.requests).unwrap(), N + 1);
-    let days = chittycan::ledger::report::costs(&connection, Some(&"team".into()), now - 86_400_000, now).unwrap();
+    let days = chittycan::ledger::report::costs(&*session, Some(&"team".into()), now - 86_400_000, now).unwrap();
     assert!(days.iter().map(|day| day.calls).sum::<u64>() > N as u64);
     let metrics = gateway.metrics().await;
     assert!(

@@ -56,8 +56,8 @@ async fn lost(gateway: &Gateway, times: u64) {
 
 /// What everybody together spent, according to the file.
 fn spent(database: &Path) -> i64 {
-    let connection = sqlite::open_to_read(database).unwrap();
-    let spent = chittycan::ledger::report::spent(&connection, |_| true, 0).unwrap();
+    let session = sqlite::at(database).connect_to_read().unwrap();
+    let spent = chittycan::ledger::report::spent(&*session, |_| true, 0).unwrap();
     i64::try_from(spent.0).unwrap()
 }
 
@@ -96,7 +96,7 @@ async fn a_deleted_database_is_noticed_and_nothing_that_holds_is_forgotten() {
         let fresh = gateway.token("other").await;
         assert_eq!(ask(&url, &fresh).await, 200);
         // The fresh file is owned: no other gateway takes it.
-        let refused = sqlite::Ownership::of(&gateway.database()).claim().unwrap_err().to_string();
+        let refused = sqlite::at(&gateway.database()).ownership().claim().unwrap_err().to_string();
         assert!(refused.contains("another running gateway"), "{refused}");
         // A reload reads what others have spent: nothing is counted twice.
         gateway.reloader.reload().unwrap();

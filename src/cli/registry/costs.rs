@@ -39,7 +39,7 @@ pub struct CostsArgs {
 /// # Errors
 /// A file that cannot be read.
 pub fn show(settings: &Settings, args: &CostsArgs) -> Result<ExitCode, String> {
-    let connection = settings.connection()?;
+    let session = settings.open_to_read()?;
     let now = unix_now();
     let first = first_day(&args.since, now);
     if first > now {
@@ -54,13 +54,13 @@ pub fn show(settings: &Settings, args: &CostsArgs) -> Result<ExitCode, String> {
     let charged = |id: &TenantId| if budget.is_some() { settings.is_below(id, payer) } else { shown(id) };
 
     // The first line has its month before it.
-    let days = report::costs_of(&connection, shown, month_start(first), now + 1).map_err(unreadable)?;
+    let days = report::costs_of(&*session, shown, month_start(first), now + 1).map_err(unreadable)?;
     let spent = match budget {
-        Some(_) => report::costs_of(&connection, charged, month_start(first), now + 1).map_err(unreadable)?,
+        Some(_) => report::costs_of(&*session, charged, month_start(first), now + 1).map_err(unreadable)?,
         None => Vec::new(),
     };
     let timezone = budget.map_or("UTC", |budget| budget.timezone.as_str());
-    let month = report::month(&connection, charged, timezone, now).map_err(unreadable)?;
+    let month = report::month(&*session, charged, timezone, now).map_err(unreadable)?;
     let costs = Costs { lines: lines(&days, &spent, budget, first), month, budget, payer };
 
     // Whose budget it is goes without saying where there is nobody else.

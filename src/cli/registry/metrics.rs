@@ -41,7 +41,7 @@ pub struct ShowArgs {
 /// # Errors
 /// A file that cannot be read.
 pub fn show(settings: &Settings, args: &ShowArgs) -> Result<ExitCode, String> {
-    let connection = settings.connection()?;
+    let session = settings.open_to_read()?;
     let now = unix_now();
     let since = args.since.before(now);
     if since >= now {
@@ -52,7 +52,7 @@ pub fn show(settings: &Settings, args: &ShowArgs) -> Result<ExitCode, String> {
     }
     let covers = |id: &TenantId| args.tenant.as_ref().is_none_or(|tenant| settings.is_below(id, tenant));
     // What is happening in this millisecond belongs to it.
-    let summary = report::summary_of(&connection, covers, since, now + 1).map_err(unreadable)?;
+    let summary = report::summary_of(&*session, covers, since, now + 1).map_err(unreadable)?;
     let database = &settings.config.database;
     let older = if since < now.saturating_sub(millis(database.retention)) {
         Some("older requests")

@@ -10,6 +10,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Subcommand};
 
 use super::{input::Settings, output::complain};
+use crate::store::StoreError;
 
 /// Arguments of `can registry`.
 #[derive(Args, Debug)]
@@ -57,6 +58,6 @@ pub fn run(args: RegistryArgs) -> ExitCode {
 }
 
 /// The error of a database that does not answer.
-fn unreadable(error: rusqlite::Error) -> String {
+fn unreadable(error: StoreError) -> String {
     format!("the database cannot be read: {error}")
 }

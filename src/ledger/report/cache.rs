@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, params};
-
-use super::{Covered, NO_MODEL, Span, name, rate, refused};
-use crate::types::{NanoUsd, TenantId};
+use super::{Covered, NO_MODEL, name, rate};
+use crate::{
+    store::{Session, Span, StoreError},
+    types::{NanoUsd, TenantId},
+};
 
 /// What came of requests that a cache stood before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,53 +62,46 @@ pub struct CacheReport {
 /// not in it, nor are entries that were rolled up: nobody knows any more what they missed.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// A store that cannot be read.
 pub fn cache(
-    connection: &Connection,
+    session: &dyn Session,
     covers: impl Fn(&TenantId) -> bool,
     since_ms: u64,
     until_ms: u64,
-) -> rusqlite::Result<CacheReport> {
+) -> Result<CacheReport, StoreError> {
     let mut covered = Covered::new(covers);
     let span = Span::new(since_ms, until_ms);
-    let snapshot = connection.unchecked_transaction()?;
-    let mut statement = snapshot.prepare(
-        "SELECT tenant, provider, model, cache, count(*), sum(saved) FROM entries \
-         WHERE id >= ?1 AND id < ?2 AND at >= ?3 AND at < ?4 AND endpoint NOT IN ('models', 'model') \
-         GROUP BY tenant, provider, model, cache",
-    )?;
-    let mut rows = statement.query(params![span.first_id, span.end_id, span.since, span.until])?;
     let mut total = CacheUse::default();
     let mut found: HashMap<(TenantId, String), CacheUse> = HashMap::new();
-    while let Some(row) = rows.next()? {
-        let tenant = row.get_ref(0)?.as_str()?;
-        if !covered.has(tenant) {
-            continue;
-        }
-        let count = row.get(4)?;
-        let mut part = CacheUse { saved: NanoUsd(row.get(5)?), ..CacheUse::default() };
-        match row.get_ref(3)?.as_str()? {
-            "HIT" => part.hits = count,
-            "STALE" => (part.hits, part.stale) = (count, count),
-            "MISS" => part.misses = count,
-            _ => part.bypassed = count,
-        }
-        total.add(&part);
-        let mut model = String::new();
-        name(&mut model, row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?);
-        found.entry((tenant.into(), model)).or_default().add(&part);
-    }
-    for refused in refused(&snapshot, &span)?.iter().filter(|refused| !refused.is_listing) {
-        if !covered.has(&refused.tenant) {
-            continue;
-        }
-        let part = match refused.is_miss {
-            true => CacheUse { misses: refused.count, ..CacheUse::default() },
-            false => CacheUse { bypassed: refused.count, ..CacheUse::default() },
-        };
-        total.add(&part);
-        found.entry(((&*refused.tenant).into(), NO_MODEL.to_owned())).or_default().add(&part);
-    }
+    session.at_once(|tables| {
+        tables.cache_use(&span, &mut |row| {
+            if !covered.has(row.tenant) {
+                return;
+            }
+            let mut part = CacheUse { saved: row.saved, ..CacheUse::default() };
+            match row.cache {
+                "HIT" => part.hits = row.count,
+                "STALE" => (part.hits, part.stale) = (row.count, row.count),
+                "MISS" => part.misses = row.count,
+                _ => part.bypassed = row.count,
+            }
+            total.add(&part);
+            let mut model = String::new();
+            name(&mut model, row.provider, row.model);
+            found.entry((row.tenant.into(), model)).or_default().add(&part);
+        })?;
+        tables.refused(&span, &mut |row| {
+            if row.is_listing || !covered.has(row.tenant) {
+                return;
+            }
+            let part = match row.is_miss {
+                true => CacheUse { misses: row.count, ..CacheUse::default() },
+                false => CacheUse { bypassed: row.count, ..CacheUse::default() },
+            };
+            total.add(&part);
+            found.entry((row.tenant.into(), NO_MODEL.to_owned())).or_default().add(&part);
+        })
+    })?;
     let lines = found.into_iter().map(|((tenant, model), done)| CacheLine { tenant, model, done });
     let mut lines: Vec<_> = lines.collect();
     let worth = |line: &CacheLine| (line.done.saved, line.done.hits, line.done.misses, line.done.bypassed);

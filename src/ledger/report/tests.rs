@@ -1,13 +1,11 @@
 //! The reports over rows that are known.
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::{
-    ledger::{
-        entry::{self, Basis, Entry, Subject},
-        writer,
-    },
-    store,
-    types::Usage,
+    store::{Basis, Entry, Session, Subject, sqlite},
+    types::{RequestId, Usage},
 };
 
 const HOUR: u64 = 3_600_000;
@@ -18,19 +16,26 @@ fn at(text: &str) -> u64 {
 
 struct Book {
     _folder: tempfile::TempDir,
-    connection: Connection,
+    path: PathBuf,
+    session: Box<dyn Session>,
     rows: u64,
 }
 
 impl Book {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let connection = store::open(&folder.path().join("can.db")).unwrap();
-        Self { _folder: folder, connection, rows: 0 }
+        let path = folder.path().join("can.db");
+        let (session, _) = sqlite::at(&path).connect().unwrap();
+        Self { _folder: folder, path, session, rows: 0 }
     }
 
     /// A chat of `tenant` with gpt-4o that cost a cent and took a second, unless `change` says otherwise.
     fn add(&mut self, tenant: &str, at: u64, change: impl FnOnce(&mut Entry)) {
+        let entry = self.entry(tenant, at, change);
+        self.session.append(&mut [(1, &entry)].into_iter(), &[]).unwrap();
+    }
+
+    fn entry(&mut self, tenant: &str, at: u64, change: impl FnOnce(&mut Entry)) -> Entry {
         self.rows += 1;
         let mut id = *RequestId::first_at(at).as_bytes();
         id[8..].copy_from_slice(&self.rows.to_be_bytes());
@@ -53,7 +58,7 @@ impl Book {
             ..Entry::bare(subject, NanoUsd(10_000_000), Basis::Provider)
         };
         change(&mut entry);
-        entry::insert(&mut entry::prepare(&self.connection).unwrap(), 1, &entry).unwrap();
+        entry
     }
 
     fn hit(&mut self, tenant: &str, at: u64) {
@@ -68,17 +73,17 @@ impl Book {
 fn an_empty_ledger_has_nothing_and_every_day() {
     let book = Book::new();
     let now = at("2026-11-24T12:00:00Z");
-    assert_eq!(summary(&book.connection, None, now - 24 * HOUR, now).unwrap(), Summary::default());
-    let days = costs(&book.connection, None, now - 48 * HOUR, now).unwrap();
+    assert_eq!(summary(&*book.session, None, now - 24 * HOUR, now).unwrap(), Summary::default());
+    let days = costs(&*book.session, None, now - 48 * HOUR, now).unwrap();
     let expected: Vec<_> = ["22", "23", "24"].map(|day| at(&format!("2026-11-{day}T00:00:00Z"))).to_vec();
     assert_eq!(days.iter().map(|day| day.day).collect::<Vec<_>>(), expected);
     assert!(days.iter().all(|day| *day == Day { day: day.day, ..Day::default() }));
-    assert_eq!(costs(&book.connection, None, now, now).unwrap(), []);
+    assert_eq!(costs(&*book.session, None, now, now).unwrap(), []);
     let midnight = at("2026-11-24T00:00:00Z");
-    assert_eq!(costs(&book.connection, None, midnight - 1, midnight).unwrap().len(), 1);
-    let whole = costs(&book.connection, None, 0, u64::MAX).unwrap();
+    assert_eq!(costs(&*book.session, None, midnight - 1, midnight).unwrap().len(), 1);
+    let whole = costs(&*book.session, None, 0, u64::MAX).unwrap();
     assert_eq!(whole.len() as u64, MAX_DAYS);
-    assert_eq!(summary(&book.connection, None, 0, u64::MAX).unwrap(), Summary::default());
+    assert_eq!(summary(&*book.session, None, 0, u64::MAX).unwrap(), Summary::default());
 }
 
 #[test]
@@ -95,7 +100,7 @@ fn days_that_were_rolled_up_stand_beside_those_that_were_not() {
     let all = |book: &Book| {
         [None, Some("a"), Some("b")].map(|tenant| {
             let tenant = tenant.map(TenantId::from);
-            costs(&book.connection, tenant.as_ref(), monday + 5 * HOUR, thursday + 24 * HOUR).unwrap()
+            costs(&*book.session, tenant.as_ref(), monday + 5 * HOUR, thursday + 24 * HOUR).unwrap()
         })
     };
     let before = all(&book);
@@ -112,12 +117,12 @@ fn days_that_were_rolled_up_stand_beside_those_that_were_not() {
     assert_eq!(before[0].iter().map(|day| day.calls).collect::<Vec<_>>(), [4, 2, 0, 1]);
     assert_eq!(before[1].iter().map(|day| day.calls).collect::<Vec<_>>(), [2, 1, 0, 1]);
     assert_eq!(before[2].iter().map(|day| day.calls).collect::<Vec<_>>(), [2, 1, 0, 0]);
-    assert_eq!(writer::roll_up_before(&mut book.connection, tuesday).unwrap(), 4);
+    assert_eq!(book.session.roll_up_entries(tuesday).unwrap(), 4);
     assert_eq!(all(&book), before, "a roll-up changes no sum");
     // A late entry of a day that was rolled up is added to it.
     book.add("b", monday + HOUR, |_| {});
     assert_eq!(all(&book)[2][0].calls, 3);
-    let pair = costs_of(&book.connection, |id| id.as_str() != "a", monday, thursday).unwrap();
+    let pair = costs_of(&*book.session, |id| id.as_str() != "a", monday, thursday).unwrap();
     assert_eq!(pair.iter().map(|day| day.calls).collect::<Vec<_>>(), [3, 1, 0]);
 }
 
@@ -145,7 +150,7 @@ fn a_summary_counts_each_kind_as_what_it_is() {
     book.add("a", since, |entry| *entry = Entry::bare(entry.subject.clone(), NanoUsd(1), Basis::Recovered));
     book.add("a", since, |entry| entry.subject.endpoint = "models");
     book.add("a", since, |entry| entry.subject.endpoint = "model");
-    let all = summary(&book.connection, None, since, now).unwrap();
+    let all = summary(&*book.session, None, since, now).unwrap();
     let expected = Summary {
         requests: 10,
         hits: 2,
@@ -169,9 +174,9 @@ fn a_summary_counts_each_kind_as_what_it_is() {
         (all.average(), all.average_uncached(), all.average_cached()),
         (NanoUsd(6_000_000), NanoUsd(7_500_000), NanoUsd::ZERO)
     );
-    let b = summary(&book.connection, Some(&"b".into()), since, now).unwrap();
+    let b = summary(&*book.session, Some(&"b".into()), since, now).unwrap();
     assert_eq!((b.requests, b.hits, b.savings_month), (1, 1, NanoUsd(7_000_000)));
-    let not_b = summary_of(&book.connection, |id| id.as_str() != "b", since, now).unwrap();
+    let not_b = summary_of(&*book.session, |id| id.as_str() != "b", since, now).unwrap();
     assert_eq!(not_b.requests, 9);
 }
 
@@ -193,7 +198,7 @@ fn percentiles_are_those_of_the_nearest_rank() {
         book.add("a", micros, |entry| entry.duration = Duration::from_micros(micros));
         book.add("a", micros, |entry| (entry.status, entry.duration) = (502, Duration::from_secs(60)));
     }
-    let found = summary(&book.connection, None, 0, 1_000).unwrap();
+    let found = summary(&*book.session, None, 0, 1_000).unwrap();
     assert_eq!(found.requests, 200);
     assert_eq!(found.latency.unwrap().p99, Duration::from_micros(99));
 }
@@ -219,12 +224,12 @@ fn a_month_is_that_of_its_time_zone() {
     book.add("b", at("2026-11-16T00:00:00Z"), |_| {});
     let now = at("2026-11-16T00:00:00Z");
     let of_a = |id: &TenantId| id.as_str() == "a";
-    let utc = month(&book.connection, of_a, "UTC", now).unwrap();
+    let utc = month(&*book.session, of_a, "UTC", now).unwrap();
     assert_eq!((utc.start, utc.spent), (at("2026-11-01T00:00:00Z"), NanoUsd(10_000_000)));
     assert_eq!(utc.projected, Some(NanoUsd(20_000_000)));
-    let berlin = month(&book.connection, of_a, "Europe/Berlin", now).unwrap();
+    let berlin = month(&*book.session, of_a, "Europe/Berlin", now).unwrap();
     assert_eq!((berlin.start, berlin.spent), (at("2026-10-31T23:00:00Z"), NanoUsd(20_000_000)));
-    assert_eq!(spent(&book.connection, |_| true, 0).unwrap(), NanoUsd(30_000_000));
+    assert_eq!(spent(&*book.session, |_| true, 0).unwrap(), NanoUsd(30_000_000));
 }
 
 /// 2.6 s for a million in an unoptimised build.
@@ -233,16 +238,16 @@ fn many_entries_are_read_in_no_time() {
     const ROWS: u64 = 100_000;
     let mut book = Book::new();
     let until = at("2026-11-24T12:00:00Z");
-    book.connection.execute_batch("BEGIN").unwrap();
-    for row in 0..ROWS {
+    let mut entry = |row: u64| {
         let tenant = ["a", "b", "c"][row as usize % 3];
-        book.add(tenant, until - 1 - row * 2_000, |entry| entry.duration = Duration::from_micros(ROWS - row));
-    }
-    book.connection.execute_batch("COMMIT").unwrap();
+        book.entry(tenant, until - 1 - row * 2_000, |entry| entry.duration = Duration::from_micros(ROWS - row))
+    };
+    let entries: Vec<Entry> = (0..ROWS).map(&mut entry).collect();
+    book.session.append(&mut entries.iter().map(|entry| (1, entry)), &[]).unwrap();
     let begun = std::time::Instant::now();
-    let found = summary(&book.connection, None, 0, until).unwrap();
+    let found = summary(&*book.session, None, 0, until).unwrap();
     assert_eq!((found.requests, found.latency.unwrap().p95), (ROWS, Duration::from_micros(ROWS / 100 * 95)));
-    let days = costs(&book.connection, None, 0, until).unwrap();
+    let days = costs(&*book.session, None, 0, until).unwrap();
     assert_eq!(days.iter().map(|day| day.calls).sum::<u64>(), ROWS);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
@@ -252,7 +257,7 @@ fn the_cache_is_told_by_tenant_and_model() {
     let mut book = Book::new();
     let now = at("2026-11-24T12:00:00Z");
     let since = now - 30 * 24 * HOUR;
-    assert_eq!(cache(&book.connection, |_| true, since, now).unwrap(), CacheReport::default());
+    assert_eq!(cache(&*book.session, |_| true, since, now).unwrap(), CacheReport::default());
     for n in 1..=3 {
         book.hit("a", now - n * HOUR);
     }
@@ -263,7 +268,7 @@ fn the_cache_is_told_by_tenant_and_model() {
     });
     book.add("b", now - HOUR, |entry| (entry.cache, entry.subject.endpoint) = ("BYPASS", "models"));
     book.hit("b", since - 1);
-    let report = cache(&book.connection, |_| true, since, now).unwrap();
+    let report = cache(&*book.session, |_| true, since, now).unwrap();
     let gpt = CacheUse { hits: 3, misses: 1, saved: NanoUsd(21_000_000), ..CacheUse::default() };
     let groq = CacheUse { bypassed: 1, ..CacheUse::default() };
     let stale = CacheUse { hits: 1, stale: 1, saved: NanoUsd(1_000_000), ..CacheUse::default() };
@@ -271,16 +276,16 @@ fn the_cache_is_told_by_tenant_and_model() {
     assert_eq!(report.lines, [line("a", "gpt-4o", gpt), line("b", "gpt-4o", stale), line("a", "groq/gpt-4o", groq)]);
     let total = CacheUse { hits: 4, stale: 1, misses: 1, bypassed: 1, saved: NanoUsd(22_000_000) };
     assert_eq!((report.total, total.hit_rate()), (total, 0.8));
-    let only = cache(&book.connection, |tenant| tenant.as_str() == "b", since, now).unwrap();
+    let only = cache(&*book.session, |tenant| tenant.as_str() == "b", since, now).unwrap();
     assert_eq!((only.total, only.lines.len()), (stale, 1));
 
     // The same definition in every report, before the roll-up and after it.
-    let whole = summary(&book.connection, None, since, now).unwrap();
+    let whole = summary(&*book.session, None, since, now).unwrap();
     assert_eq!((whole.hits, whole.misses, whole.hit_rate()), (4, 1, 0.8));
     let hits =
-        |book: &Book| -> u64 { costs(&book.connection, None, since, now).unwrap().iter().map(|day| day.hits).sum() };
+        |book: &Book| -> u64 { costs(&*book.session, None, since, now).unwrap().iter().map(|day| day.hits).sum() };
     let before = hits(&book);
-    writer::roll_up_before(&mut book.connection, now + 24 * HOUR).unwrap();
+    book.session.roll_up_entries(now + 24 * HOUR).unwrap();
     assert_eq!((before, hits(&book)), (5, 5), "the first day counts from its beginning");
 }
 
@@ -293,7 +298,7 @@ fn what_is_only_counted_counts_in_every_report() {
     let refuse = |book: &Book, start: u64, tenant: &str, listing: bool, cache: &str, count: u64| {
         let row = rusqlite::params![start, tenant, listing, cache, count];
         let sql = "INSERT INTO refusals VALUES (?1, ?2, 429, 'rate_limit_exceeded', ?3, ?4, ?5)";
-        book.connection.execute(sql, row).unwrap();
+        sqlite::open(&book.path).unwrap().execute(sql, row).unwrap();
     };
     let minute = at("2026-11-23T12:00:00Z");
     refuse(&book, minute - 60_000, "a", false, "BYPASS", 1_000);
@@ -304,23 +309,23 @@ fn what_is_only_counted_counts_in_every_report() {
     refuse(&book, minute, "b", false, "BYPASS", 7);
     let of_a = Some(TenantId::from("a"));
     let all = |book: &Book| {
-        let found = summary(&book.connection, of_a.as_ref(), since, now).unwrap();
+        let found = summary(&*book.session, of_a.as_ref(), since, now).unwrap();
         let models = vec![(NO_MODEL.to_owned(), 42), ("gpt-4o".to_owned(), 1)];
         assert_eq!((found.requests, found.hits, found.misses, found.models), (43, 0, 3, models));
         assert_eq!(found.latency.unwrap().p50, Duration::from_secs(1));
-        let report = cache(&book.connection, |_| true, since, now).unwrap();
+        let report = cache(&*book.session, |_| true, since, now).unwrap();
         assert_eq!((report.total.misses, report.total.bypassed), (3, 47));
-        costs(&book.connection, None, since, now).unwrap().iter().map(|day| day.calls).collect::<Vec<_>>()
+        costs(&*book.session, None, since, now).unwrap().iter().map(|day| day.calls).collect::<Vec<_>>()
     };
     assert_eq!(all(&book), [1_054, 1]);
     // The sums per day keep the number.
-    assert_eq!(writer::roll_up_refusals_before(&mut book.connection, at("2026-11-24T00:00:00Z")).unwrap(), 5);
-    let rolled = costs(&book.connection, None, since, now).unwrap();
+    assert_eq!(book.session.roll_up_refusals(at("2026-11-24T00:00:00Z")).unwrap(), 5);
+    let rolled = costs(&*book.session, None, since, now).unwrap();
     assert_eq!(rolled.iter().map(|day| day.calls).collect::<Vec<_>>(), [1_054, 1]);
-    let b = costs(&book.connection, Some(&"b".into()), since, now).unwrap();
+    let b = costs(&*book.session, Some(&"b".into()), since, now).unwrap();
     assert_eq!(b[0], Day { day: at("2026-11-23T00:00:00Z"), calls: 7, ..Day::default() });
-    assert_eq!(spent(&book.connection, |_| true, 0).unwrap(), NanoUsd(10_000_000));
+    assert_eq!(spent(&*book.session, |_| true, 0).unwrap(), NanoUsd(10_000_000));
     // A file of an earlier version, which nobody has opened to write.
-    book.connection.execute_batch("DROP TABLE refusals").unwrap();
-    assert_eq!(summary(&book.connection, None, since, now).unwrap().requests, 1);
+    sqlite::open(&book.path).unwrap().execute_batch("DROP TABLE refusals").unwrap();
+    assert_eq!(summary(&*book.session, None, since, now).unwrap().requests, 1);
 }

@@ -4,10 +4,13 @@
 //! read into memory, entries are written by one thread. The command line opens the same file beside a running gateway;
 //! SQLite's write-ahead log lets one write while others read.
 
+mod alerts;
+mod entries;
 mod objects;
 mod owner;
 mod place;
 mod purges;
+mod reports;
 mod session;
 mod tokens;
 
@@ -22,8 +25,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StoreError;
 
-pub use owner::{Owner, Ownership, canonical};
-pub use place::Place;
+#[cfg(test)]
+pub(crate) use place::Place;
+#[cfg(test)]
 pub(crate) use session::in_place;
 pub use session::{SqliteSession, at};
 
@@ -146,7 +150,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?.exists([name])
 }
 

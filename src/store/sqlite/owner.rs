@@ -11,23 +11,19 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::StoreError;
+use crate::store::{Ownership, StoreError};
 
 /// Links are followed this far, as the system does.
 const MAX_LINKS: usize = 40;
 
-/// Between two looks at a lock that another process holds.
-const LOOK: Duration = Duration::from_millis(10);
-
 /// The right to own one database, and whether it is made use of.
 #[derive(Debug)]
-pub struct Ownership {
+pub struct OwnerLock {
     database: PathBuf,
     state: Mutex<State>,
 }
@@ -61,17 +57,19 @@ pub struct Owner {
     pub addresses: Vec<String>,
 }
 
-impl Ownership {
+impl OwnerLock {
     /// Nothing is owned yet.
     pub fn of(database: &Path) -> Self {
         Self { database: database.to_owned(), state: Mutex::default() }
     }
 
-    /// Takes the lock, unless it is held here already or was handed over.
-    ///
-    /// # Errors
-    /// [`StoreError::Owned`] while another gateway has it, in this process or in any other; or files that cannot be made.
-    pub fn claim(&self) -> Result<(), StoreError> {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ownership for OwnerLock {
+    fn claim(&self) -> Result<(), StoreError> {
         let mut state = self.lock();
         if state.handed_over {
             return Ok(());
@@ -89,58 +87,36 @@ impl Ownership {
         Ok(())
     }
 
-    /// Takes the lock, and waits a while for a gateway that has it and may be about to end.
-    ///
-    /// # Errors
-    /// As for [`Self::claim`].
-    pub fn claim_within(&self, patience: Duration) -> Result<(), StoreError> {
-        let begun = Instant::now();
-        loop {
-            match self.claim() {
-                Err(StoreError::Owned(_)) if begun.elapsed() < patience => thread::sleep(LOOK),
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// True while the lock is held here, and still keeps others out.
-    pub fn is_held(&self) -> bool {
+    fn is_held(&self) -> bool {
         self.lock().holds(&self.database)
     }
 
-    /// Whether this process may write: it is the owner, or the one before.
-    pub fn may_write(&self) -> bool {
+    fn may_write(&self) -> bool {
         let state = self.lock();
         state.handed_over || state.holds(&self.database)
     }
 
-    /// Lets a successor take the lock. This process goes on writing what it still has under way.
-    pub fn hand_over(&self) {
+    fn hand_over(&self) {
         let mut state = self.lock();
         state.handed_over = true;
         state.lock = None;
     }
 
-    /// Undoes that, where there is no successor after all.
-    ///
-    /// # Errors
-    /// As for [`Self::claim`].
-    pub fn take_back(&self, patience: Duration) -> Result<(), StoreError> {
+    fn take_back(&self, patience: Duration) -> Result<(), StoreError> {
         self.lock().handed_over = false;
         self.claim_within(patience)
     }
 
-    /// Tells whoever is refused where this gateway listens.
-    pub fn announce(&self, addresses: Vec<String>) {
+    fn release(&self) {
+        self.lock().lock = None;
+    }
+
+    fn announce(&self, addresses: Vec<String>) {
         let mut state = self.lock();
         state.addresses = addresses;
         if let Some(lock) = &state.lock {
             lock.say(&state.addresses);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -268,7 +244,7 @@ mod tests {
     use super::*;
 
     fn owned(database: &Path) -> String {
-        match Ownership::of(database).claim() {
+        match OwnerLock::of(database).claim() {
             Err(StoreError::Owned(message)) => message,
             outcome => panic!("{}: {outcome:?}", database.display()),
         }
@@ -296,7 +272,7 @@ mod tests {
                 fs::write(&names[0], "").unwrap();
             }
             for first in &names {
-                let ownership = Ownership::of(first);
+                let ownership = OwnerLock::of(first);
                 ownership.claim().unwrap();
                 ownership.claim().unwrap();
                 for second in &names {
@@ -309,19 +285,19 @@ mod tests {
         assert!(!path("other.db-owner").exists() && !path("another.db-owner").exists());
         fs::hard_link(&names[0], path("hard.db")).unwrap();
         for name in [&names[0], &path("hard.db")] {
-            let error = Ownership::of(name).claim().unwrap_err().to_string();
+            let error = OwnerLock::of(name).claim().unwrap_err().to_string();
             assert!(error.contains("has 2 names"), "{error}");
         }
         symlink("round.db", path("round.db")).unwrap();
-        assert!(matches!(Ownership::of(&path("round.db")).claim(), Err(StoreError::Io(_))));
-        assert!(matches!(Ownership::of(&path("no/can.db")).claim(), Err(StoreError::Io(_))));
+        assert!(matches!(OwnerLock::of(&path("round.db")).claim(), Err(StoreError::Io(_))));
+        assert!(matches!(OwnerLock::of(&path("no/can.db")).claim(), Err(StoreError::Io(_))));
     }
 
     #[test]
     fn the_refused_one_learns_who_has_it() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("can.db");
-        let first = Ownership::of(&database);
+        let first = OwnerLock::of(&database);
         first.claim().unwrap();
         first.announce(vec!["127.0.0.1:8080".into(), "[::1]:8081".into()]);
         let message = owned(&database);
@@ -332,7 +308,7 @@ mod tests {
         // What stands there while it is being written is no reason to fail.
         fs::write(beside(&database), "{\"pid\":").unwrap();
         assert!(owned(&database).contains("another running gateway: "));
-        let second = Ownership::of(&database);
+        let second = OwnerLock::of(&database);
         assert!(second.claim_within(Duration::from_millis(30)).is_err() && !second.is_held());
         first.hand_over();
         second.claim().unwrap();
@@ -349,11 +325,11 @@ mod tests {
     fn a_lock_file_that_is_replaced_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("can.db");
-        let first = Ownership::of(&database);
+        let first = OwnerLock::of(&database);
         first.claim().unwrap();
         fs::remove_file(beside(&database)).unwrap();
         assert!(!first.is_held());
-        let second = Ownership::of(&database);
+        let second = OwnerLock::of(&database);
         second.claim().unwrap();
         assert!(matches!(first.claim(), Err(StoreError::Owned(_))));
         drop(second);

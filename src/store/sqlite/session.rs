@@ -5,10 +5,21 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, Transaction, params};
 
-use super::{Place, open_to_read, purges, tokens};
-use crate::store::{Follower, PurgeRow, Session, Standings, Store, StoreError, StoreId, Subject, TokenRow};
+use super::{
+    alerts, entries, open_to_read,
+    owner::{OwnerLock, canonical},
+    place::Place,
+    purges, tokens,
+};
+use crate::{
+    store::{
+        AlertRow, Follower, Ownership, PurgeRow, Rows, Session, Standings, Store, StoreError, StoreId, Sums, TokenRow,
+        Topic,
+    },
+    types::{NanoUsd, TenantId},
+};
 
 /// The store in a file, which is made when it is opened first.
 pub fn at(path: &Path) -> Arc<dyn Store> {
@@ -17,12 +28,13 @@ pub fn at(path: &Path) -> Arc<dyn Store> {
 
 /// The same in a place that others know too.
 pub(crate) fn in_place(place: Place) -> Arc<dyn Store> {
-    Arc::new(Sqlite { location: place.path().display().to_string(), place })
+    Arc::new(Sqlite { location: place.path().display().to_string(), lock: OwnerLock::of(place.path()), place })
 }
 
 /// A file that is a store.
 struct Sqlite {
     place: Place,
+    lock: OwnerLock,
     location: String,
 }
 
@@ -53,6 +65,34 @@ impl Store for Sqlite {
     fn register(&self, follower: Weak<Follower>) {
         self.place.register(follower);
     }
+
+    fn name(&self) -> Option<String> {
+        canonical(self.place.path()).ok().map(|path| path.to_string_lossy().into_owned())
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.place.check()
+    }
+
+    fn accept(
+        &self,
+        carry: &mut dyn FnMut(&mut dyn Standings) -> Result<(), StoreError>,
+    ) -> Result<(Box<dyn Session>, StoreId), StoreError> {
+        let (connection, id) = self.place.accept(|transaction| carry(&mut Carried(transaction)))?;
+        Ok((Box::new(SqliteSession(connection)), id))
+    }
+
+    fn tell_lost(&self) -> bool {
+        self.place.tell_lost()
+    }
+
+    fn lost(&self) -> u64 {
+        self.place.lost()
+    }
+
+    fn ownership(&self) -> &dyn Ownership {
+        &self.lock
+    }
 }
 
 /// One connection.
@@ -65,7 +105,7 @@ impl From<Connection> for SqliteSession {
 }
 
 impl Session for SqliteSession {
-    fn version(&self, subject: Subject) -> Result<i64, StoreError> {
+    fn version(&self, subject: Topic) -> Result<i64, StoreError> {
         let sql = "SELECT version FROM versions WHERE subject = ?1";
         Ok(self.0.query_row(sql, [subject.label()], |row| row.get(0))?)
     }
@@ -76,6 +116,10 @@ impl Session for SqliteSession {
         }
         let _transaction = self.0.unchecked_transaction()?;
         read(self)
+    }
+
+    fn leave(self: Box<Self>) {
+        let _ = self.0.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
     }
 }
 
@@ -89,5 +133,19 @@ impl Standings for Carried<'_> {
 
     fn keep_purge(&mut self, purge: &PurgeRow) -> Result<(), StoreError> {
         Ok(purges::keep(self.0, purge)?)
+    }
+
+    fn keep_alert(&mut self, alert: &AlertRow) -> Result<(), StoreError> {
+        Ok(alerts::insert(self.0, alert).map(drop)?)
+    }
+
+    fn sum_since(&self, start: u64, rows: Rows) -> Result<Sums, StoreError> {
+        Ok(entries::sum_since(self.0, start, rows)?)
+    }
+
+    fn carry_over(&mut self, start: u64, process: i64, tenant: &TenantId, cost: NanoUsd) -> Result<(), StoreError> {
+        let mut insert = self.0.prepare_cached("INSERT INTO carried VALUES (?1, ?2, ?3, ?4)")?;
+        insert.execute(params![start, process, tenant.as_str(), cost.0])?;
+        Ok(())
     }
 }
