@@ -16,7 +16,7 @@
 //! | L2 | [`dialect`] | translators: OpenAI Chat to and from Anthropic Messages, OpenAI Responses, Ollama |
 //! | L2 | [`config`] | the YAML file, the environment, all faults at once, the schema |
 //! | L2 | [`guards`] | what may look at prompts and replies on their way, and stop them |
-//! | L2 | [`store`] | the SQLite file: opening, schema, changes by other processes |
+//! | L2 | [`store`] | what is kept for long: traits of the tables and their owner, changes by other processes; `store/sqlite`, one kind of store |
 //! | L3 | [`cache`] | what is deterministic, keys, entries in memory and on disk, flights, purges |
 //! | L3 | [`connections`] | how many connections clients may have, which of them take too long or have to make room |
 //! | L3 | [`identity`] | `chitty_` tokens, scopes, tenants |

@@ -1,6 +1,18 @@
 //! What the gateway keeps for long: tokens, the ledger and alerts, purges, the owners of objects.
 //!
 //! The gateway never asks a store anything while a request waits: tokens are read into memory, entries are written by one thread.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `contract` | what any kind of store can do: sessions, snapshots, loss, ownership |
+//! | `tokens`, `purges`, `objects`, `entries`, `alerts` | a table each: its rows, and how they are read and written |
+//! | `reports` | what the entries tell about a span of time |
+//! | `follow` | a thread that reads a topic again when it has changed |
+//! | `error` | why a store cannot be used |
+//! | `sqlite` | a store in a file: all SQL, and all that knows of a file |
+//!
+//! Another kind of store is another folder beside `sqlite`: it implements [`Store`], [`Session`] (with the tables), [`Standings`]
+//! and [`Ownership`], and joins the list of kinds in `tests`, which run the contract over each of them.
 
 mod alerts;
 mod contract;
@@ -11,6 +23,8 @@ mod objects;
 mod purges;
 mod reports;
 pub mod sqlite;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 pub use alerts::{AlertKey, AlertRow, AlertTable, Undelivered};

@@ -81,6 +81,20 @@ fn the_table_and_the_source_tree_name_the_same_modules() {
 }
 
 #[test]
+fn only_the_sqlite_store_knows_sql() {
+    let mut named = 0;
+    for file in source_files() {
+        let text = fs::read_to_string(&file.path).unwrap();
+        let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let inside = file.module.starts_with(&["store".to_owned(), "sqlite".to_owned()]);
+        named += usize::from(inside && product.contains("rusqlite"));
+        assert!(inside || !product.contains("rusqlite"), "{} names rusqlite", file.name);
+        assert!(inside || !product.contains(".sql\""), "{} names a file of SQL", file.name);
+    }
+    assert!(named > 5, "the store is not where it was");
+}
+
+#[test]
 fn the_map_in_lib_rs_lists_every_module() {
     let lib = fs::read_to_string(source_root().join("lib.rs")).unwrap();
     let mapped = map_of(&lib);
