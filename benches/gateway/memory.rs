@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::children::{BARE_AGAIN, DIRECT, Fleet, GATEWAY, Target};
+use crate::children::{BARE_AGAIN, DIRECT, Fleet, GATEWAY, Target, token};
 use crate::json::{chat, check, exchange};
 use crate::report::{Table, Verdicts};
 use crate::upstream::number_after;
@@ -145,9 +145,10 @@ async fn requests(target: Target, request: Vec<u8>, clients: usize, each: usize)
 async fn upload_once(target: Target, size: usize) -> Result<(), Failure> {
     let mut wire = Wire::connect(target.address).await?;
     let head = format!(
-        "POST /v1/files HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer sk-bench-client\r\n\
+        "POST /v1/files HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n\
          content-type: application/octet-stream\r\ncontent-length: {size}\r\n\r\n",
-        target.address
+        target.address,
+        token()
     );
     wire.send(head.as_bytes()).await?;
     let piece = vec![b'x'; 256 * 1024];
