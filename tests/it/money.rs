@@ -2,6 +2,10 @@
 
 use std::{
     collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -416,13 +420,14 @@ async fn kill_9_under_load_loses_no_entry_and_counts_none_twice() {
     let file = file.display().to_string();
     // What clients were told: the request's id in the ledger is the gateway's own, which providers without one let through.
     let (mut told, mut asked) = (Vec::new(), 0_usize);
+    let answered = Arc::new(AtomicUsize::new(0));
     for round in 0..3 {
         let mut process = Process::start(&["serve", "--config", &file]);
         process.until("ready");
         let client = reqwest::Client::new();
         let requests: Vec<_> = (0..64)
             .map(|n| {
-                let client = client.clone();
+                let (client, answered) = (client.clone(), answered.clone());
                 tokio::spawn(async move {
                     let (mut ids, mut sent) = (Vec::new(), 0);
                     for turn in 0.. {
@@ -437,13 +442,19 @@ async fn kill_9_under_load_loses_no_entry_and_counts_none_twice() {
                         let id = reply.headers().get("x-request-id").map(|id| id.to_str().unwrap().to_owned());
                         let Ok(text) = reply.text().await else { break };
                         let whole = text.contains("[DONE]") || text.contains("prompt_tokens");
+                        answered.fetch_add(usize::from(whole), Ordering::Relaxed);
                         ids.extend(id.filter(|_| whole));
                     }
                     (ids, sent)
                 })
             })
             .collect();
-        tokio::time::sleep(Duration::from_millis(700 + round * 130)).await;
+        // A machine that is busy needs longer to bring enough of them under way.
+        let begun = Instant::now();
+        while answered.load(Ordering::Relaxed) < (round + 1) * 200 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{answered:?} answers");
+            tokio::time::sleep(Duration::from_millis(7)).await;
+        }
         process.signal(Signal::SIGKILL);
         assert!(process.ended_within(Duration::from_secs(5)).is_some());
         for request in requests {
