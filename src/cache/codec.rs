@@ -104,17 +104,6 @@ fn encode(key: &Key, entry: &Entry, writer: &mut impl Write) -> foyer::Result<()
 
 /// Everything before the body; `None` where a length does not fit its field.
 fn head(key: &Key, entry: &Entry) -> Option<Vec<u8>> {
-    let Usage {
-        prompt_tokens,
-        completion_tokens,
-        cached_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        reasoning_tokens,
-        audio_prompt_tokens,
-        audio_completion_tokens,
-        image_prompt_tokens,
-    } = entry.usage;
     let mut head = Vec::with_capacity(512);
     head.extend(MAGIC);
     head.push(VERSION);
@@ -123,20 +112,7 @@ fn head(key: &Key, entry: &Entry) -> Option<Vec<u8>> {
         Form::Json => 0,
         Form::Events => 1,
     });
-    for number in [
-        entry.born,
-        entry.stored,
-        entry.cost.0,
-        prompt_tokens,
-        completion_tokens,
-        cached_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        reasoning_tokens,
-        audio_prompt_tokens,
-        audio_completion_tokens,
-        image_prompt_tokens,
-    ] {
+    for number in [entry.born, entry.stored, entry.cost.0].into_iter().chain(entry.usage.numbers()) {
         head.extend(number.to_le_bytes());
     }
     for text in texts(entry) {
@@ -164,18 +140,11 @@ fn decode(record: &[u8]) -> Option<(Key, Entry)> {
         _ => return None,
     };
     let [born, stored, cost] = [number(&mut rest)?, number(&mut rest)?, number(&mut rest)?];
-    // In the order of `head`.
-    let usage = Usage {
-        prompt_tokens: number(&mut rest)?,
-        completion_tokens: number(&mut rest)?,
-        cached_tokens: number(&mut rest)?,
-        cache_write_tokens: number(&mut rest)?,
-        cache_write_1h_tokens: number(&mut rest)?,
-        reasoning_tokens: number(&mut rest)?,
-        audio_prompt_tokens: number(&mut rest)?,
-        audio_completion_tokens: number(&mut rest)?,
-        image_prompt_tokens: number(&mut rest)?,
-    };
+    let mut counts = [0; 9];
+    for count in &mut counts {
+        *count = number(&mut rest)?;
+    }
+    let usage = Usage::from_numbers(counts);
     let tenant = TenantId::from(text(&mut rest)?);
     let mut name = || text(&mut rest).map(Arc::<str>::from);
     let (route, provider, model, dropped) = (name()?, name()?, name()?, name()?);

@@ -51,59 +51,9 @@ struct Facts {
     provider: String,
     model: String,
     dropped: String,
-    /// In the order of [`numbers`].
+    /// In the order of [`Usage::numbers`].
     usage: [u64; 9],
     cost: u64,
-}
-
-fn numbers(usage: &Usage) -> [u64; 9] {
-    let Usage {
-        prompt_tokens,
-        completion_tokens,
-        cached_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        reasoning_tokens,
-        audio_prompt_tokens,
-        audio_completion_tokens,
-        image_prompt_tokens,
-    } = *usage;
-    [
-        prompt_tokens,
-        completion_tokens,
-        cached_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        reasoning_tokens,
-        audio_prompt_tokens,
-        audio_completion_tokens,
-        image_prompt_tokens,
-    ]
-}
-
-fn usage(numbers: [u64; 9]) -> Usage {
-    let [
-        prompt_tokens,
-        completion_tokens,
-        cached_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        reasoning_tokens,
-        audio_prompt_tokens,
-        audio_completion_tokens,
-        image_prompt_tokens,
-    ] = numbers;
-    Usage {
-        prompt_tokens,
-        completion_tokens,
-        cached_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        reasoning_tokens,
-        audio_prompt_tokens,
-        audio_completion_tokens,
-        image_prompt_tokens,
-    }
 }
 
 /// The key as pingora-cache has it. Its bits are uniform, so half of them stand for its hash.
@@ -132,7 +82,7 @@ pub fn meta(key: &Key, entry: &Entry, shelf: &Shelf) -> Result<CacheMeta> {
         provider: (*entry.provider).to_owned(),
         model: (*entry.model).to_owned(),
         dropped: (*entry.dropped).to_owned(),
-        usage: numbers(&entry.usage),
+        usage: entry.usage.numbers(),
         cost: entry.cost.0,
     };
     let facts = serde_json::to_vec(&facts).or_err(ErrorType::InternalError, "an entry is not written")?;
@@ -173,7 +123,7 @@ fn facts_of(key: &Key, meta: &CacheMeta) -> Option<(Entry, usize)> {
         provider: facts.provider.into(),
         model: facts.model.into(),
         dropped: facts.dropped.into(),
-        usage: usage(facts.usage),
+        usage: Usage::from_numbers(facts.usage),
         cost: NanoUsd(facts.cost),
     };
     Some((entry, facts.length))

@@ -148,7 +148,7 @@ impl Level {
 
     /// Once `amount` more is counted, which is within the limit.
     pub(super) fn with(self, amount: u64) -> Self {
-        Self { current: self.current + amount, ..self }
+        Self { current: self.current.saturating_add(amount), ..self }
     }
 
     /// Milliseconds until `amount` fits if nothing else is counted; `None` when it is larger than the limit.
@@ -263,6 +263,14 @@ mod tests {
             }
             prop_assert_eq!(window.level().current, charges.iter().map(|charge| charge.1).sum::<u64>());
         }
+    }
+
+    #[test]
+    fn what_is_left_of_the_largest_limit_is_nothing_once_all_of_it_is_taken() {
+        let mut window = Window::new(Duration::from_secs(600), u64::MAX);
+        window.level();
+        window.add(1);
+        assert_eq!(window.level().with(u64::MAX).quota().remaining, 0);
     }
 
     #[test]

@@ -26,6 +26,58 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// All counts, in the order in which they are written down; a new one goes to the end.
+    pub fn numbers(&self) -> [u64; 9] {
+        let Self {
+            prompt_tokens,
+            completion_tokens,
+            cached_tokens,
+            cache_write_tokens,
+            cache_write_1h_tokens,
+            reasoning_tokens,
+            audio_prompt_tokens,
+            audio_completion_tokens,
+            image_prompt_tokens,
+        } = *self;
+        [
+            prompt_tokens,
+            completion_tokens,
+            cached_tokens,
+            cache_write_tokens,
+            cache_write_1h_tokens,
+            reasoning_tokens,
+            audio_prompt_tokens,
+            audio_completion_tokens,
+            image_prompt_tokens,
+        ]
+    }
+
+    /// What [`Self::numbers`] was made of.
+    pub fn from_numbers(numbers: [u64; 9]) -> Self {
+        let [
+            prompt_tokens,
+            completion_tokens,
+            cached_tokens,
+            cache_write_tokens,
+            cache_write_1h_tokens,
+            reasoning_tokens,
+            audio_prompt_tokens,
+            audio_completion_tokens,
+            image_prompt_tokens,
+        ] = numbers;
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            cached_tokens,
+            cache_write_tokens,
+            cache_write_1h_tokens,
+            reasoning_tokens,
+            audio_prompt_tokens,
+            audio_completion_tokens,
+            image_prompt_tokens,
+        }
+    }
+
     /// Prompt and completion together.
     pub fn total_tokens(&self) -> u64 {
         self.prompt_tokens.saturating_add(self.completion_tokens)
