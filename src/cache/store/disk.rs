@@ -162,7 +162,9 @@ impl Disk {
             self.shared.written.store(true, Ordering::Relaxed);
             if self.shared.writable.load(Ordering::Relaxed) {
                 let stored = Stored::new(key, entry);
-                self.shared.waiting().add(&key, &stored);
+                // Held until it is queued: a removal comes before both or after both.
+                let mut waiting = self.shared.waiting();
+                waiting.add(&key, &stored);
                 disk.queue(key, stored);
             }
         }
@@ -170,7 +172,8 @@ impl Disk {
 
     /// Forgets what has this half of a key. foyer finds records by their hash, which is in that half.
     fn remove(&self, half: [u8; 16]) {
-        let waits = self.shared.waiting().retire(&half);
+        let mut waiting = self.shared.waiting();
+        let waits = waiting.retire(&half);
         let mut key = Key([0; 32]);
         key.0[..half.len()].copy_from_slice(&half);
         if let Some(disk) = &*self.shared.attached.load() {
