@@ -5,3 +5,4 @@ pub mod exchange;
 pub mod ollama;
 pub mod quirks;
 pub mod simulated;
+pub mod translator;

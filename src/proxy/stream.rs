@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::metering::Tally;
-use crate::{openai::StreamRelay, providers::exchange::StreamTranslator};
+use crate::{openai::StreamRelay, providers::translator::StreamTranslator};
 
 /// A stream on its way from a provider to a client.
 pub struct Stream {
