@@ -12,12 +12,12 @@ use pingora_core::utils::tls::WrappedX509;
 pub use peers::{Peers, UPSTREAM_IDLE};
 
 use crate::{
-    config::{Config, Dialect, Free},
+    config::{Config, Free},
     dialect::anthropic::MAX_SEARCHES,
     guards::Guards,
     openai::{CallPrices, Endpoint, Hosted, Kind},
     pricing::{Catalogue, Price},
-    providers::exchange,
+    providers::{adapter, exchange},
     routing::{Authorizers, RouteTable, Target},
     telemetry::Observer,
     tenants::Parties,
@@ -84,7 +84,8 @@ impl Engines {
             Some(hosted) if exchange::is_translated(endpoint, provider) => {
                 // A translation leaves them out, or refuses the request, but for one.
                 let searches = hosted.tools.iter().any(|tool| tool.kind == Kind::Search);
-                let becomes_search = *endpoint == Endpoint::ChatCompletions && provider.dialect == Dialect::Anthropic;
+                let becomes_search =
+                    *endpoint == Endpoint::ChatCompletions && adapter::of(provider).facts().runs_searches;
                 if !searches || !becomes_search {
                     return None;
                 }

@@ -25,7 +25,7 @@
 //! | L3 | [`objects`] | whose the objects are that providers keep: files, batches, stored responses and the like |
 //! | L3 | [`pricing`] | the price catalogue and what a usage costs |
 //! | L3 | [`routing`] | client-facing model → ordered deployments |
-//! | L3 | [`providers`] | which dialect a request needs and its way back; quirks of OpenAI-compatible vendors; Ollama's context lengths; the simulated provider |
+//! | L3 | [`providers`] | an adapter for each vendor API; a request's way into its dialect and back; quirks of OpenAI-compatible vendors; Ollama's context lengths; the simulated provider |
 //! | L3 | [`stored_responses`] | responses that are kept for a while in the place of providers that keep none |
 //! | L3 | [`telemetry`] | metrics and the log |
 //! | L4 | [`tenants`] | who asks, with the rules, meters and budgets that hold for them |

@@ -7,7 +7,7 @@ use super::{
     fault::{Fault, did_you_mean},
     presets::{PRESETS, Preset},
     raw::{self, Admin, AdminListener, Mode, Off},
-    resolved::{Credentials, Dialect, Period, Vendor},
+    resolved::{Credentials, Period, Vendor},
     values::{HumanUsd, SecretText},
 };
 use crate::types::TenantId;
@@ -142,7 +142,7 @@ fn fill_providers(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>) {
         let credentials = if preset.client_keys.is_some() { Credentials::Auto } else { Credentials::Mapped };
         provider.credentials.get_or_insert(credentials);
         let dialect = *provider.dialect.get_or_insert(preset.dialect);
-        provider.responses_api.get_or_insert(dialect == Dialect::OpenAi && preset.responses_api);
+        provider.responses_api.get_or_insert(dialect.may_have_responses() && preset.responses_api);
         provider.stream_usage.get_or_insert(preset.stream_usage);
     }
 }

@@ -1,6 +1,7 @@
 //! The vendors the gateway knows: where they are, how they want their key, which variable usually holds it.
 
 use super::resolved::{AuthStyle, Dialect, Vendor};
+use crate::types::Api;
 
 /// What the gateway knows of a vendor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,10 @@ pub struct Preset {
     /// It is OpenAI's service, with OpenAI's own models: their tokens are counted as documented, an answer to a legacy completion
     /// has 16 tokens unless said otherwise, `-search-preview` models search for every answer.
     pub is_openai: bool,
+    /// Its models are told not to think by `thinking: {type: disabled}`, where they can be.
+    pub thinking_disabled: bool,
+    /// It cuts a prompt that is too long without a word.
+    pub cuts_prompts: bool,
     /// It lets a request limit the calls of the tools that it runs.
     pub limits_tool_calls: bool,
     /// What costs nothing without being listed.
@@ -90,6 +95,31 @@ pub enum Free {
     Local,
 }
 
+impl Dialect {
+    /// The public API whose paths and objects a provider of this dialect has.
+    pub const fn api(self) -> Api {
+        match self {
+            Self::OpenAi | Self::Ollama => Api::OpenAi,
+            Self::Anthropic => Api::Anthropic,
+        }
+    }
+
+    /// Whether a provider of this dialect can have the Responses API.
+    pub const fn may_have_responses(self) -> bool {
+        matches!(self, Self::OpenAi)
+    }
+
+    /// How the key is sent, of a vendor that wants it so in its usual dialect.
+    pub const fn auth(self, usual: AuthStyle) -> AuthStyle {
+        match (self.api(), usual) {
+            (Api::Anthropic, _) => AuthStyle::XApiKey,
+            // Anthropic's OpenAI-compatible endpoint.
+            (_, AuthStyle::XApiKey) => AuthStyle::Bearer,
+            (_, auth) => auth,
+        }
+    }
+}
+
 impl Preset {
     /// The preset of a vendor.
     pub fn of(vendor: Vendor) -> &'static Preset {
@@ -125,6 +155,7 @@ pub const PRESETS: &[Preset] = &[
         auth: AuthStyle::XApiKey,
         client_keys: Some(ClientKeys { prefix: "sk-ant-", not: &[], home: "anthropic.com" }),
         limits_tool_calls: true,
+        thinking_disabled: true,
         ..preset(Vendor::Anthropic, "anthropic", "https://api.anthropic.com/v1", &["ANTHROPIC_API_KEY"])
     },
     Preset {
@@ -138,6 +169,7 @@ pub const PRESETS: &[Preset] = &[
         limit_name: LimitName::Old,
         repairs_tools: true,
         free: Free::Local,
+        cuts_prompts: true,
         default_path: true,
         ..preset(Vendor::Ollama, "ollama", "http://127.0.0.1:11434/v1", &[])
     },
@@ -236,6 +268,8 @@ const fn preset(
         required_tool: None,
         effort_none: &[],
         is_openai: false,
+        thinking_disabled: false,
+        cuts_prompts: false,
         limits_tool_calls: false,
         free: Free::Nothing,
         default_path: false,

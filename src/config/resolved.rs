@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use super::raw::Limits;
 use super::{base_url::BaseUrl, presets::Preset};
 use crate::capacity;
-use crate::types::{NanoUsd, PromptCaching, Secret, TenantId};
+use crate::types::{Api, NanoUsd, PromptCaching, Secret, TenantId};
 
 /// Everything `can serve` needs to know.
 #[derive(Clone, Debug)]
@@ -197,6 +197,11 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// The public API whose paths and objects it has.
+    pub fn api(&self) -> Api {
+        self.dialect.api()
+    }
+
     /// What is known of its vendor.
     pub fn preset(&self) -> &'static Preset {
         Preset::of(self.vendor)

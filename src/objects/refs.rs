@@ -7,16 +7,10 @@ use std::{borrow::Cow, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::openai::fold::{fold_char, folds_to};
-
-/// Whose field names a body has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// OpenAI's.
-    OpenAi,
-    /// Anthropic's, where the `input` of a `tool_use` is what a model has written.
-    Anthropic,
-}
+use crate::{
+    openai::fold::{fold_char, folds_to},
+    types::Api,
+};
 
 /// One id that a request refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,8 +224,8 @@ const MOST_STEPS: usize = 128;
 ///
 /// # Errors
 /// A body that could be read in two ways, or not at all, or that asks for all there is.
-pub fn scan(body: &[u8], dialect: Dialect) -> Result<Vec<Reference>, Refused> {
-    let mut scan = Scan { dialect, found: Vec::new(), refused: None, sources: 0 };
+pub fn scan(body: &[u8], api: Api) -> Result<Vec<Reference>, Refused> {
+    let mut scan = Scan { api, found: Vec::new(), refused: None, sources: 0 };
     let mut reader = serde_json::Deserializer::from_slice(body);
     let outcome = Value { scan: &mut scan, place: Place::Plain }.deserialize(&mut reader).and_then(|()| reader.end());
     match (scan.refused, outcome) {
@@ -258,11 +252,11 @@ pub fn scan_field(name: &str, value: &str) -> Result<Vec<Reference>, Refused> {
         true => format!("[{inner}]"),
         false => format!("{{{}:{inner}}}", crate::openai::escape_json_string(step)),
     };
-    match scan(steps.iter().rev().fold(parsed, wrap).as_bytes(), Dialect::OpenAi) {
+    match scan(steps.iter().rev().fold(parsed, wrap).as_bytes(), Api::OpenAi) {
         // Text that only begins like JSON.
         Err(Refused::Unreadable(_)) => {
             let text = crate::openai::escape_json_string(value);
-            scan(steps.iter().rev().fold(text, wrap).as_bytes(), Dialect::OpenAi)
+            scan(steps.iter().rev().fold(text, wrap).as_bytes(), Api::OpenAi)
         }
         outcome => outcome,
     }
@@ -335,7 +329,7 @@ impl Form {
 }
 
 struct Scan {
-    dialect: Dialect,
+    api: Api,
     found: Vec<Reference>,
     refused: Option<Refused>,
     /// How many objects in a `source` have said of which kind they are.
@@ -485,7 +479,7 @@ impl<'de> Visitor<'de> for Value<'_> {
                     object.whole |= text.is_some_and(|text| !text.is_empty())
                         && LOOKED_UP.iter().any(|(_, member)| *member == name);
                 }
-                (_, Some(("input", _))) if scan.dialect == Dialect::Anthropic => {
+                (_, Some(("input", _))) if scan.api == Api::Anthropic => {
                     let before = scan.found.len();
                     let place = Place::Field("input", Form::Items);
                     map.next_value_seed(Value { scan: &mut *scan, place })?;

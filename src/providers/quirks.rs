@@ -6,8 +6,9 @@
 
 use bytes::Bytes;
 
+use super::adapter;
 use crate::{
-    config::{Dialect, LimitName, Provider, Vendor},
+    config::{LimitName, Provider},
     dialect,
     openai::{
         DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Peek, ThinkingSwitches, escape_json_string, include_usage_edit,
@@ -53,7 +54,7 @@ pub fn thinking_switches(provider: &Provider, model: &str) -> ThinkingSwitches {
         // The large ones and those for code refuse the word.
         effort_none: names.iter().any(|name| model.starts_with(name))
             && !["-pro", "codex"].iter().any(|other| model.contains(other)),
-        thinking_disabled: provider.vendor == Vendor::Anthropic && dialect::claude_can_be_kept_from_thinking(model),
+        thinking_disabled: provider.preset().thinking_disabled && dialect::claude_can_be_kept_from_thinking(model),
     }
 }
 
@@ -75,7 +76,7 @@ pub fn limit_binds(endpoint: &Endpoint, provider: &Provider, model: &str, peek: 
     let documented = matches!(provider.preset().limit_name, LimitName::New | LimitName::Both);
     let own_name = *endpoint == Endpoint::Responses && provider.responses_api;
     let states_max_tokens = *endpoint == Endpoint::ChatCompletions && peek.max_tokens.is_some_and(|limit| limit > 0);
-    provider.dialect != Dialect::OpenAi
+    adapter::of(provider).facts().limit_binds
         || *endpoint == Endpoint::Completions
         || own_name
         || documented
@@ -89,7 +90,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{Config, Source},
+        config::{Config, Source, Vendor},
         openai::splice,
     };
 

@@ -2,36 +2,16 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::adapter::{self, Adapter, Counter};
 use crate::{
-    config::Dialect,
     dialect::{Events, Replies},
-    openai::{ChatUsage, MessageUsage},
     sse::{DEFAULT_MAX_EVENT, EventTooLarge, RawEvent, Scanner},
-    types::Usage,
 };
 
 /// Puts a stream into the client's dialect as it arrives.
 pub struct StreamTranslator {
     stages: Vec<Stage>,
-    counted: Counted,
-}
-
-/// What a provider's own events count: the client's dialect may have no way to say that nothing was counted.
-enum Counted {
-    Chat(ChatUsage),
-    Messages(MessageUsage),
-    /// Only the translation can tell.
-    Translated,
-}
-
-impl Counted {
-    fn read(&mut self, data: &[u8]) {
-        match self {
-            Self::Chat(usage) => usage.read(data),
-            Self::Messages(usage) => usage.read(data),
-            Self::Translated => {}
-        }
-    }
+    counter: Counter,
 }
 
 /// One step of the way back.
@@ -48,20 +28,16 @@ enum Framing {
 }
 
 impl StreamTranslator {
-    /// A stream that begins, of a provider of this dialect; the first of `steps` reads what the provider sends, the last
-    /// writes what the client reads.
-    pub(super) fn new(dialect: Dialect, steps: &[Box<dyn Replies>]) -> Self {
-        let framing = |index| match dialect {
-            Dialect::Ollama if index == 0 => Framing::Lines(BytesMut::new()),
+    /// A stream that begins, of a provider with this adapter; the first of `steps` reads what the provider sends, the last writes
+    /// what the client reads.
+    pub(super) fn new(adapter: &dyn Adapter, steps: &[Box<dyn Replies>]) -> Self {
+        let framing = |index| match adapter.framing() {
+            adapter::Framing::Lines if index == 0 => Framing::Lines(BytesMut::new()),
             _ => Framing::Events(Scanner::new()),
         };
         let stages = steps.iter().enumerate();
         Self {
-            counted: match dialect {
-                Dialect::OpenAi => Counted::Chat(ChatUsage::default()),
-                Dialect::Anthropic => Counted::Messages(MessageUsage::default()),
-                Dialect::Ollama => Counted::Translated,
-            },
+            counter: adapter.counter(),
             stages: stages.map(|(index, step)| Stage { framing: framing(index), events: step.events() }).collect(),
         }
     }
@@ -71,7 +47,7 @@ impl StreamTranslator {
     /// # Errors
     /// An event without end.
     pub fn feed(&mut self, chunk: Bytes) -> Result<Bytes, EventTooLarge> {
-        let Self { stages, counted } = self;
+        let Self { stages, counter: counted } = self;
         stages.iter_mut().enumerate().try_fold(chunk, |chunk, (index, stage)| {
             let mut out = BytesMut::new();
             if !chunk.is_empty() {
@@ -81,31 +57,9 @@ impl StreamTranslator {
         })
     }
 
-    /// The provider's own whole count, where it differs from what the translated stream says: `Some(None)` while there is none.
-    /// Of `several` answers one may be finished before the others.
-    pub fn usage(&self, several: bool) -> Option<Option<Usage>> {
-        match &self.counted {
-            Counted::Chat(usage) => Some(usage.whole(several)),
-            Counted::Messages(usage) => Some(usage.whole()),
-            Counted::Translated => None,
-        }
-    }
-
-    /// Searches that the provider says it made (Anthropic).
-    pub fn searches(&self) -> u64 {
-        match &self.counted {
-            Counted::Messages(usage) => usage.searches(),
-            Counted::Chat(_) | Counted::Translated => 0,
-        }
-    }
-
-    /// What the provider has counted so far, where it tells that before the end.
-    pub fn usage_so_far(&self) -> Option<Usage> {
-        match &self.counted {
-            Counted::Messages(usage) => usage.so_far(),
-            Counted::Chat(usage) => usage.so_far(),
-            Counted::Translated => None,
-        }
+    /// Reads what the provider's own events count.
+    pub fn counter(&self) -> &Counter {
+        &self.counter
     }
 
     /// The provider's body ended as its framing said.
@@ -113,7 +67,7 @@ impl StreamTranslator {
     /// # Errors
     /// As for [`Self::feed`].
     pub fn finish(&mut self) -> Result<Bytes, EventTooLarge> {
-        let Self { stages, counted } = self;
+        let Self { stages, counter: counted } = self;
         stages.iter_mut().enumerate().try_fold(Bytes::new(), |chunk, (index, stage)| {
             let mut out = BytesMut::new();
             let mut counted = Some(&mut *counted).filter(|_| index == 0);
@@ -130,7 +84,7 @@ impl Stage {
     fn feed(
         &mut self,
         chunk: Bytes,
-        mut counted: Option<&mut Counted>,
+        mut counted: Option<&mut Counter>,
         out: &mut BytesMut,
     ) -> Result<(), EventTooLarge> {
         match &mut self.framing {
@@ -154,7 +108,7 @@ impl Stage {
         Ok(())
     }
 
-    fn finish(&mut self, counted: Option<&mut Counted>, out: &mut BytesMut) {
+    fn finish(&mut self, counted: Option<&mut Counter>, out: &mut BytesMut) {
         match &mut self.framing {
             Framing::Events(scanner) => {
                 if let Some(event) = scanner.finish() {
@@ -171,7 +125,7 @@ impl Stage {
     }
 }
 
-fn tell(events: &mut dyn Events, event: &RawEvent, counted: Option<&mut Counted>, out: &mut BytesMut) {
+fn tell(events: &mut dyn Events, event: &RawEvent, counted: Option<&mut Counter>, out: &mut BytesMut) {
     let fields = event.fields();
     if let Some(data) = fields.data.as_deref() {
         if let Some(counted) = counted {

@@ -18,7 +18,10 @@ use crate::{
     limits::Permit,
     openai::{CallPrices, Labels, StreamRelay},
     pricing::Price,
-    providers::exchange::Exchange,
+    providers::{
+        adapter::{self, Adapter},
+        exchange::Exchange,
+    },
     proxy::{
         ask::Ask,
         dispatch::{Attempt, Dispatch},
@@ -301,6 +304,11 @@ impl Context {
     /// The flight that this request leads.
     pub fn fill(&self) -> Option<&Arc<Lead>> {
         self.ticket.cached.as_ref()?.fill.as_ref()
+    }
+
+    /// The adapter of the current target; OpenAI's where there is none.
+    pub fn adapter(&self) -> &'static dyn Adapter {
+        self.dispatch.attempt.as_ref().map_or(&adapter::OpenAi, |attempt| adapter::of(&attempt.target.provider))
     }
 
     /// The way back from the dialect of the current target.

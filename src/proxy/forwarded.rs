@@ -6,7 +6,10 @@
 
 use http::HeaderName;
 
-use crate::config::{Dialect, Provider, Vendor};
+use crate::{
+    config::{Provider, Vendor},
+    types::Api,
+};
 
 /// Whether a forwarded header is part of the cache's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +155,7 @@ pub struct Way<'a> {
 impl Way<'_> {
     /// Whether a header of the client goes along.
     pub fn takes(&self, name: &HeaderName) -> bool {
-        let anthropic = self.provider.dialect == Dialect::Anthropic;
+        let anthropic = self.provider.api() == Api::Anthropic;
         let ruled = rule(name.as_str()).is_some_and(|rule| match rule.to {
             _ if rule.name.ends_with('*') && !self.own_credential && names_account(name.as_str()) => false,
             To::Any => true,

@@ -16,8 +16,11 @@ pub use deployment::{Deployment, Deployments};
 
 use http::{HeaderName, HeaderValue, header};
 
-use crate::config::{AuthStyle, CacheRules, Config, Dialect, Provider, Route};
 use crate::types::PromptCaching;
+use crate::{
+    config::{AuthStyle, CacheRules, Config, Provider, Route},
+    types::Api,
+};
 
 /// One place a request can be sent to.
 #[derive(Clone, Debug)]
@@ -258,7 +261,7 @@ impl RouteTable {
 
     /// For the paths that only Anthropic has: the provider of that name, else the first that is asked in its dialect.
     pub fn anthropic_plan(&self) -> Option<Plan> {
-        let speaks = |account: &&Account| account.provider.dialect == Dialect::Anthropic;
+        let speaks = |account: &&Account| account.provider.api() == Api::Anthropic;
         let named = self.accounts.get("anthropic").filter(speaks);
         let account = named.or_else(|| self.accounts.values().find(speaks))?;
         Some(self.account_plan(account, ""))

@@ -1,11 +1,13 @@
 //! Ids, money, usage and secrets: the nouns every layer speaks.
 
+mod api;
 mod caching;
 mod ids;
 mod money;
 mod secret;
 mod usage;
 
+pub use api::Api;
 pub use caching::PromptCaching;
 pub use ids::{RequestId, TenantId, TokenId, unix_now};
 pub use money::{MoneyError, NanoUsd, PicoUsd};

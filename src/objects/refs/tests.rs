@@ -1,7 +1,7 @@
 use super::*;
 
 fn ids(body: &str) -> Vec<String> {
-    scan(body.as_bytes(), Dialect::OpenAi).unwrap().into_iter().map(|found| found.id).collect()
+    scan(body.as_bytes(), Api::OpenAi).unwrap().into_iter().map(|found| found.id).collect()
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn every_way_to_refer_is_seen() {
 #[test]
 fn items_that_carry_their_content_reveal_nothing() {
     let strict = |item: &str| {
-        let found = scan(format!(r#"{{"input":[{item}]}}"#).as_bytes(), Dialect::OpenAi).unwrap();
+        let found = scan(format!(r#"{{"input":[{item}]}}"#).as_bytes(), Api::OpenAi).unwrap();
         (found.len() == 1).then(|| found[0].strict).unwrap()
     };
     assert!(!strict(r#"{"type":"message","id":"msg_1","content":"x"}"#));
@@ -86,15 +86,15 @@ fn what_could_be_read_in_two_ways_is_refused() {
         r#"{"input":[{"type":"message","id":"a","ID":"b"}]}"#,
         r#"{"conversation":{"id":"a","id":"b"}}"#,
     ] {
-        assert!(matches!(scan(body.as_bytes(), Dialect::OpenAi), Err(Refused::Twice(_))), "{body}");
+        assert!(matches!(scan(body.as_bytes(), Api::OpenAi), Err(Refused::Twice(_))), "{body}");
     }
     for body in ["", "{", "{} x", "no JSON", "\u{feff}{}", &"[".repeat(200)] {
-        assert!(matches!(scan(body.as_bytes(), Dialect::OpenAi), Err(Refused::Unreadable(_))), "{body}");
+        assert!(matches!(scan(body.as_bytes(), Api::OpenAi), Err(Refused::Unreadable(_))), "{body}");
     }
     let wide = r#"{"data_source":{"type":"completions","source":{"type":"stored_completions"}}}"#;
-    assert_eq!(scan(wide.as_bytes(), Dialect::OpenAi), Err(Refused::Wide("source")));
+    assert_eq!(scan(wide.as_bytes(), Api::OpenAi), Err(Refused::Wide("source")));
     let wide = r#"{"data_source_config":{"type":"logs"}}"#;
-    assert_eq!(scan(wide.as_bytes(), Dialect::OpenAi), Err(Refused::Wide("data_source_config")));
+    assert_eq!(scan(wide.as_bytes(), Api::OpenAi), Err(Refused::Wide("data_source_config")));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn an_eval_over_all_that_is_stored_is_refused_with_and_without_a_source() {
         r#"{"data_source":{"type":"responses","source":{"type":"responses"}}}"#,
         r#"{"dataSource":{"type":"responses"}}"#,
     ] {
-        assert!(matches!(scan(wide.as_bytes(), Dialect::OpenAi), Err(Refused::Wide(_))), "{wide}");
+        assert!(matches!(scan(wide.as_bytes(), Api::OpenAi), Err(Refused::Wide(_))), "{wide}");
     }
     for (narrow, expected) in [
         (r#"{"data_source":{"type":"responses","source":{"type":"file_id","id":"file-1"}}}"#, vec!["file-1"]),
@@ -125,7 +125,7 @@ fn an_eval_over_all_that_is_stored_is_refused_with_and_without_a_source() {
 #[test]
 fn an_object_that_may_be_read_as_a_list_refers_like_one() {
     let found = |body: &str| -> Vec<(String, bool)> {
-        let found = scan(body.as_bytes(), Dialect::OpenAi).unwrap();
+        let found = scan(body.as_bytes(), Api::OpenAi).unwrap();
         found.into_iter().map(|reference| (reference.id, reference.strict)).collect()
     };
     let one = |id: &str, strict| vec![(id.to_owned(), strict)];
@@ -154,10 +154,10 @@ fn an_object_that_may_be_read_as_a_list_refers_like_one() {
 fn what_anthropics_models_write_for_tools_is_no_reference() {
     let body = br#"{"container":{"id":"container_1"},"messages":[{"content":[{"type":"tool_use","id":"toolu_1","input":{"file_id":"x"}},
         {"type":"document","source":{"type":"file","file_id":"file_1"}}]}],"requests":[{"params":{"container":"container_2"}}]}"#;
-    let found: Vec<_> = scan(body, Dialect::Anthropic).unwrap().into_iter().map(|found| found.id).collect();
+    let found: Vec<_> = scan(body, Api::Anthropic).unwrap().into_iter().map(|found| found.id).collect();
     assert_eq!(found, ["container_1", "file_1", "container_2"]);
     let body = br#"{"a":[{"input":{"file_id":"x"},"type":"server_tool_use"}],"input":[{"file_id":"file_1"}]}"#;
-    let found: Vec<_> = scan(body, Dialect::Anthropic).unwrap().into_iter().map(|found| found.id).collect();
+    let found: Vec<_> = scan(body, Api::Anthropic).unwrap().into_iter().map(|found| found.id).collect();
     assert_eq!(found, ["file_1"]);
 }
 

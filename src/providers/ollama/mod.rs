@@ -27,9 +27,10 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 pub use estimate::prompt_tokens;
 
+use super::adapter;
 use crate::{
     capacity::{Capacity, THREAD_PATIENCE},
-    config::{Dialect, Provider},
+    config::Provider,
     error::{Fault, GatewayError},
     openai::{Endpoint, Peek},
 };
@@ -126,7 +127,7 @@ impl ContextLengths {
             Endpoint::Embeddings => (SHORT_INPUT, "input"),
             _ => return Ok(None),
         };
-        let asks = provider.dialect == Dialect::Ollama
+        let asks = adapter::of(provider).facts().takes_context
             && matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::Responses);
         let slot = self.slot(provider, model);
         let raised = slot.raised().filter(|_| asks);

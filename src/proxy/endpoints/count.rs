@@ -4,9 +4,9 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::{
-    config::Dialect,
     error::GatewayError,
     openai::IMAGE_ESTIMATE,
+    providers::adapter,
     proxy::{
         context::Context,
         heavy::{self, Load},
@@ -18,8 +18,8 @@ use crate::{
 /// The reply's body; `None` where a provider of Anthropic's dialect is first in the plan, which then counts itself.
 pub async fn answer(ctx: &mut Context) -> Result<Option<Bytes>, GatewayError> {
     let (Some(first), Some(body)) = (ctx.dispatch.first().cloned(), &ctx.ask.body) else { return Ok(None) };
-    if first.provider.dialect == Dialect::Anthropic {
-        let counts = |target: &Target| target.provider.dialect == Dialect::Anthropic;
+    let counts = |target: &Target| adapter::of(&target.provider).facts().counts_tokens;
+    if counts(&first) {
         // The first one does.
         let _ = ctx.narrow(|_, target| (!counts(target)).then_some(Reason::Other));
         return Ok(None);

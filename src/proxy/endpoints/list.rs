@@ -15,7 +15,6 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::{
     capacity::SMALL,
-    config::Dialect,
     engines::UPSTREAM_IDLE,
     error::{Fault, GatewayError},
     objects::{self, Batch, Class, Collected, Cursor, Page, Rule, Step},
@@ -36,6 +35,7 @@ use crate::{
     },
     routing::{AttemptOutcome, Target},
     tenants::Principal,
+    types::Api,
 };
 
 /// Pages that are looked through for one request. At a hundred elements each that is a list of ten thousand.
@@ -91,7 +91,7 @@ pub async fn answer(
     let request = caller.request().clone();
     let uri = &request.uri;
     let path = uri.path().trim_end_matches('/');
-    let anthropic = target.provider.dialect == Dialect::Anthropic;
+    let anthropic = target.provider.api() == Api::Anthropic;
     let cursor = Cursor::of(uri.query().unwrap_or_default(), anthropic).map_err(visible::unreadable)?;
     let mut collected = Collected::new(cursor);
     let begun = Instant::now();
@@ -216,8 +216,7 @@ async fn inspect_line(
         line.clear();
         return Ok(());
     }
-    let read =
-        |batch: &Batch, line: &[u8]| batch.check(line).and_then(|()| objects::scan(line, objects::Dialect::OpenAi));
+    let read = |batch: &Batch, line: &[u8]| batch.check(line).and_then(|()| objects::scan(line, Api::OpenAi));
     let load = Load::reading(line.len());
     let found = match load.is_light() {
         true => {
@@ -396,8 +395,8 @@ pub async fn pass_on(
     if header.status.as_u16() == 401 && !own_credential {
         return Err(provider_error(ctx, &header, &body).into());
     }
-    let dialect = ctx.dispatch.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
-    let body = respond::normalise_error(&mut header, body, dialect, false, &Reader::of(ctx));
+    let adapter = ctx.adapter();
+    let body = respond::normalise_error(&mut header, body, adapter, false, &Reader::of(ctx));
     let status = header.status.as_u16();
     reply::json(caller, ctx, status, body).await.map_err(|_| Stop::Gone)
 }

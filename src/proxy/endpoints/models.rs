@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::list;
 use crate::{
-    config::{Dialect, Provider, ProviderObjects},
+    config::{Provider, ProviderObjects},
     error::{Fault, GatewayError},
     objects::decode,
     openai::Endpoint,
@@ -26,6 +26,7 @@ use crate::{
     },
     routing::{Candidates, Plan},
     tenants::Principal,
+    types::Api,
 };
 
 use pingora_http::RequestHeader;
@@ -170,7 +171,7 @@ async fn ask_list(
     provider: &Provider,
     upstream: &Upstream,
 ) -> Option<Arc<[Told]>> {
-    let query = (provider.dialect == Dialect::Anthropic).then_some("limit=1000");
+    let query = (provider.api() == Api::Anthropic).then_some("limit=1000");
     let fetched = list::fetch(request, ctx, "/v1/models", query, MAX_LIST, upstream).await;
     ctx.dispatch.start_over(false);
     let (header, body) = fetched.ok()?;
@@ -207,7 +208,7 @@ async fn look_up(
     }
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();
     let told = Told::read(&value, &target.provider).ok_or_else(|| unknown(id))?;
-    let same_shape = ctx.ask.anthropic == (target.provider.dialect == Dialect::Anthropic) && *target.model == *id;
+    let same_shape = ctx.ask.anthropic == (target.provider.api() == Api::Anthropic) && *target.model == *id;
     let body = match same_shape {
         true => body,
         false => {

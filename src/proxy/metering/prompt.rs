@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::Quote;
 use crate::{
-    config::Dialect,
     openai::{self, Endpoint, IMAGE_TOKENS, TEMPLATE_TOKENS},
+    providers::adapter,
     routing::Target,
     tokenizer,
 };
@@ -102,11 +102,12 @@ impl Measure {
     /// For the model of a target; `marked` where its translation marks what the prompt cache is to keep.
     pub fn of(target: &Target, marked: bool) -> Self {
         let (provider, model) = (&target.provider, target.model.clone());
+        let api = adapter::of(provider).facts();
         let exact = tokenizer::is_exact(&model);
         // The open models have a longer system message in front.
         let of_openai = provider.preset().is_openai && !model.contains("gpt-oss");
-        let documented = exact && of_openai && provider.dialect == Dialect::OpenAi;
-        Self { model, exact, documented, caches_unasked: marked || provider.dialect != Dialect::Anthropic }
+        let documented = exact && of_openai && api.documented_tokens;
+        Self { model, exact, documented, caches_unasked: marked || api.caches_unasked }
     }
 
     /// Tokens of a text, at most. A byte is the least that a token of any vendor has.

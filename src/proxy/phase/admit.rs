@@ -7,14 +7,14 @@ use serde_json::json;
 
 use super::plan::presenting;
 use crate::{
-    config::{Config, Dialect},
+    config::Config,
     error::{Extra, Fault, GatewayError},
     identity::{PREFIX, Refused as TokenRefused, Scope},
     ledger::{self, Exceeded, Subject},
     limits::{Kind, Permit, Refusal, go_duration},
     openai::{Bound, CallPrices, Endpoint},
     pricing::Price,
-    providers::quirks,
+    providers::{adapter, quirks},
     proxy::{
         ask::Body,
         caller::Caller,
@@ -303,7 +303,7 @@ fn require_price(
         return refuse(Fault::ModelNotPriced, "service_tier", message);
     }
     if long
-        && target.provider.dialect == Dialect::Anthropic
+        && adapter::of(&target.provider).facts().has_long_context
         && price.max_input_tokens().is_none_or(|longest| longest < LONG_CONTEXT)
         && !price.has_step_up_to(LONG_PROMPT)
     {

@@ -24,9 +24,10 @@ use super::{
     translate,
 };
 use crate::{
-    config::{ClientLeft, Dialect, Provider},
+    config::{ClientLeft, Provider},
     error::Fault,
     openai::Endpoint,
+    providers::adapter::{self, Call},
     proxy::{
         caller::{Caller, Parting},
         context::Context,
@@ -43,9 +44,6 @@ static FRESH: AtomicU64 = AtomicU64::new(1);
 
 /// Headers of a usual request to a provider: more make the map grow.
 const ROOM: usize = 24;
-
-/// The version of Anthropic's API, for clients that do not name one.
-const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
 /// The `accept-encoding` of a request whose reply is read here.
 pub const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
@@ -244,13 +242,7 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
     {
         headers.insert(IDEMPOTENCY_KEY, own);
     }
-    if attempt.exchange.is_some() {
-        // The translation knows one version.
-        headers.remove(identify::ANTHROPIC_VERSION);
-    }
-    if provider.dialect == Dialect::Anthropic {
-        headers.entry(identify::ANTHROPIC_VERSION).or_insert(VERSION);
-    }
+    adapter::of(provider).headers(headers, attempt.exchange.is_some());
     identify::remove_subprotocols(headers, attempt.own_credential);
     if !unread || !headers.contains_key(header::ACCEPT_ENCODING) {
         headers.insert(header::ACCEPT_ENCODING, IDENTITY);
@@ -297,10 +289,12 @@ fn upstream_uri(request: &RequestHeader, ctx: &Context, provider: &Provider) -> 
     let uri = &request.uri;
     let path = uri.path().strip_prefix("/v1").unwrap_or(uri.path());
     let path = if ctx.ask.endpoint == Endpoint::Other { path } else { path.trim_end_matches('/') };
-    match ctx.exchange() {
-        Some(exchange) => target_uri(provider, exchange.path(provider), None),
-        None => forwarded_uri(provider, path, uri.query()),
-    }
+    let Some(attempt) = ctx.dispatch.attempt.as_ref().filter(|attempt| attempt.exchange.is_some()) else {
+        return forwarded_uri(provider, path, uri.query());
+    };
+    let stream = ctx.ask.body.as_ref().is_some_and(|body| body.peek.stream);
+    let call = Call::Chat { model: &attempt.target.model, stream };
+    target_uri(provider, adapter::of(provider).path(provider, &call), None)
 }
 
 /// The address of a path of the provider's API, which is the one behind `/v1`.
@@ -308,7 +302,7 @@ fn upstream_uri(request: &RequestHeader, ctx: &Context, provider: &Provider) -> 
 /// # Errors
 /// A path that cannot be forwarded.
 pub fn forwarded_uri(provider: &Provider, path: &str, query: Option<&str>) -> Result<http::Uri> {
-    target_uri(provider, format!("{}{path}", provider.base.prefix), query)
+    target_uri(provider, adapter::of(provider).path(provider, &Call::Own(path)), query)
 }
 
 fn target_uri(provider: &Provider, mut target: String, own: Option<&str>) -> Result<http::Uri> {

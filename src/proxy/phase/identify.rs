@@ -1,18 +1,16 @@
 //! Identify: what is asked for, and with whose credential.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use crate::{
     error::{Fault, GatewayError},
     identity::PREFIX,
     objects::decode,
     openai::Endpoint,
+    providers::adapter::ANTHROPIC_VERSION,
     proxy::{caller::Caller, context::Context},
     types::Secret,
 };
-
-/// The header with which Anthropic's clients name the version of the API.
-pub const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
 /// Sets what must stand before the first body byte is read.
 pub fn prepare_connection(caller: &mut Caller<'_>, ctx: &mut Context) {

@@ -10,10 +10,10 @@ use http::header;
 
 use super::{admit, plan, read, visible};
 use crate::{
-    config::{self, ProviderObjects},
+    config::ProviderObjects,
     error::{Fault, GatewayError},
     objects::{
-        Action, Batch, Dialect, Form, Reference, Refused, Rule, boundary, find_rule, is_cursor, may_refer, query, scan,
+        Action, Batch, Form, Reference, Refused, Rule, boundary, find_rule, is_cursor, may_refer, query, scan,
         scan_field,
     },
     openai::Endpoint,
@@ -30,6 +30,7 @@ use crate::{
     },
     routing::{Reason, Target},
     tenants::Principal,
+    types::Api,
 };
 
 use pingora_http::RequestHeader;
@@ -158,9 +159,9 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
     let (bytes, model) = (body.bytes.clone(), body.peek.model.clone());
     // The others keep little and are asked often.
     let reads = matches!(ctx.ask.endpoint, Endpoint::Responses | Endpoint::Messages | Endpoint::CountTokens);
-    let dialect = if ctx.ask.endpoint.is_anthropic() { Dialect::Anthropic } else { Dialect::OpenAi };
+    let api = if ctx.ask.endpoint.is_anthropic() { Api::Anthropic } else { Api::OpenAi };
     let mut references = references(ctx, bytes, move |bytes| match reads || may_refer(bytes) {
-        true => scan(bytes, dialect),
+        true => scan(bytes, api),
         false => Ok(Vec::new()),
     })
     .await?;
@@ -234,9 +235,8 @@ async fn references_of(
         // The description of a media session, which is no JSON and refers to nothing.
         return Ok((Vec::new(), false));
     }
-    let anthropic = target.provider.dialect == config::Dialect::Anthropic;
-    let dialect = if anthropic { Dialect::Anthropic } else { Dialect::OpenAi };
-    Ok((references(ctx, bytes, move |bytes| scan(bytes, dialect)).await?, true))
+    let api = target.provider.api();
+    Ok((references(ctx, bytes, move |bytes| scan(bytes, api)).await?, true))
 }
 
 fn form_references(form: &Form) -> Result<Vec<Reference>, Refused> {

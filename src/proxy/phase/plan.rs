@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     capacity::SMALL,
-    config::{Credentials, Vendor},
+    config::Credentials,
     error::{Fault, GatewayError},
     identity::PREFIX,
     openai::{Bound, DEFAULT_MODERATION_MODEL, Edit, Endpoint, Field, Hosted, Peek, PeekError, count_values, splice},
@@ -117,7 +117,7 @@ pub async fn require_room(
     contexts: &ContextLengths,
 ) -> Result<Option<u64>, GatewayError> {
     loop {
-        let first = ctx.dispatch.first().filter(|target| target.provider.vendor == Vendor::Ollama);
+        let first = ctx.dispatch.first().filter(|target| target.provider.preset().cuts_prompts);
         let Some(Target { provider, model, deployment, .. }) = first.cloned() else { return Ok(None) };
         let error = match contexts.check(&provider, &model, &ctx.ask.endpoint, &body.bytes, &body.peek).await {
             Ok(wish) => return Ok(wish),

@@ -67,8 +67,10 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
     if stream.generated.is_none() && stream.relay.awaits_usage() {
         stream.generated = Some(Instant::now());
         let several = ctx.grant.quote().is_some_and(|quote| quote.choices > 1);
-        let counted =
-            stream.translator.as_ref().is_some_and(|translator| translator.usage(several).flatten().is_some());
+        let counted = stream
+            .translator
+            .as_ref()
+            .is_some_and(|translator| translator.counter().whole(several).flatten().is_some());
         if ctx.grant.reservation.is_some() && !counted {
             // A client that has all it wanted to read may leave before the provider has told what it comes to.
             parting = Some(Parting::Linger(COUNT_WITHIN));
@@ -168,15 +170,15 @@ fn bill_of(ctx: &Context) -> Bill {
     let Some(Stream { relay, translator, .. }) = ctx.stream() else { return Bill::default() };
     let translator = translator.as_ref();
     let several = ctx.grant.quote().is_some_and(|quote| quote.choices > 1);
-    let usage = translator.and_then(|translator| translator.usage(several)).unwrap_or_else(|| relay.usage());
-    let so_far = translator.map_or_else(|| relay.usage_so_far(), |translator| translator.usage_so_far());
+    let usage = translator.and_then(|translator| translator.counter().whole(several)).unwrap_or_else(|| relay.usage());
+    let so_far = translator.map_or_else(|| relay.usage_so_far(), |translator| translator.counter().so_far());
     let tier = respond::stream_tier(relay, ctx);
     let shown = || relay.generated_bytes().saturating_add(relay.media_bytes());
     let (quote, price) = (ctx.grant.quote(), ctx.price());
     let mut counted = usage.map(|usage| Counted::of(usage, quote, price.as_deref(), tier, shown, settle::ceiling(ctx)));
     if let (Some(calls), Some(counter)) = (ctx.call_prices(), relay.calls()) {
         // A translated stream does not tell of searches.
-        let searched = translator.map(|translator| counter.clone().searched(translator.searches()));
+        let searched = translator.map(|translator| counter.clone().searched(translator.counter().searches()));
         let counter = searched.as_ref().unwrap_or(counter);
         counted = counted.map(|counted| counted.with_calls(calls.cost(counter)));
     }

@@ -15,10 +15,9 @@ use super::{
 use crate::{
     cache::Outcome,
     capacity::SMALL,
-    config::Dialect,
     error::{Fault, GatewayError},
     openai::{self, CallCounter, Endpoint, RelayOptions, StreamKind, StreamRelay},
-    providers::exchange,
+    providers::adapter::Adapter,
     proxy::{
         caller::Caller,
         conceal::conceal,
@@ -359,7 +358,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
     let exchange = ctx.exchange().cloned();
     let maker = Maker::of(ctx).map(|maker| (maker, bill.clone()));
     let publish = Publish { maker, turn: ctx.reply.turn.take() };
-    let dialect = ctx.dispatch.attempt.as_ref().map_or(Dialect::OpenAi, |attempt| attempt.target.provider.dialect);
+    let adapter = ctx.adapter();
     let reader = Reader::of(ctx);
     let complete = move |header: &mut ResponseHeader, mut body: Bytes| -> Bytes {
         let status = header.status.as_u16();
@@ -384,7 +383,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
             // A failure that has a count is one that is paid for.
             bill.lock().unwrap_or_else(PoisonError::into_inner).counted = count(&body);
             let body = if own_credential { body } else { conceal(body) };
-            return normalise_error(header, body, dialect, exchange.is_some(), &reader);
+            return normalise_error(header, body, adapter, exchange.is_some(), &reader);
         }
         if !framed && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_err() {
             return interrupted(header, &provider, &reader, &metrics);
@@ -492,24 +491,23 @@ fn refuse_key(header: &mut ResponseHeader, provider: &str, reader: &Reader, metr
 pub fn normalise_error(
     header: &mut ResponseHeader,
     body: Bytes,
-    dialect: Dialect,
+    adapter: &dyn Adapter,
     translated: bool,
     reader: &Reader,
 ) -> Bytes {
     let status = header.status.as_u16();
     let content_type = text(header, &header::CONTENT_TYPE).to_owned();
-    let native = !translated && dialect == Dialect::Anthropic;
-    if native && reader.is_anthropic() && openai::is_anthropic_error(&body) {
+    if !translated && reader.is_anthropic() && openai::is_anthropic_error(&body) {
         return body;
     }
-    if dialect != Dialect::OpenAi || reader.is_anthropic() {
+    if !adapter.facts().openai_errors || reader.is_anthropic() {
         // What is compressed cannot be read here; the client is told the status.
         let body = if header.remove_header(&header::CONTENT_ENCODING).is_some_and(|v| v != "identity") {
             Bytes::new()
         } else {
             body
         };
-        let (mapped, error) = exchange::error_of(dialect, status, Some(&content_type), &body);
+        let (mapped, error) = adapter.read_error(status, Some(&content_type), &body);
         if error.code.as_deref() == Some("insufficient_quota") {
             // A 429 that no retry cures.
             let _ = header.insert_header("x-should-retry", "false");

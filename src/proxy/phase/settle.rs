@@ -13,7 +13,7 @@ use pingora_http::RequestHeader;
 
 use super::admit;
 use crate::{
-    config::{Dialect, Overrun},
+    config::Overrun,
     dialect,
     error::GatewayError,
     ledger::{Basis, Entry, Exceeded, Refusal, Reservation, Subject},
@@ -26,6 +26,7 @@ use crate::{
         metering::{Cap, Count, Counted, Cut, Measure, NOTICE, Prompt, Settled, Tally, generated_within},
     },
     telemetry::Record,
+    types::Api,
     types::{NanoUsd, ServiceTier, Usage},
 };
 
@@ -83,7 +84,7 @@ fn may_think(ctx: &Context) -> bool {
         ThinkingWish::Off => false,
         ThinkingWish::On => true,
         ThinkingWish::Unsaid => {
-            let claude = attempt.target.provider.dialect == Dialect::Anthropic;
+            let claude = attempt.target.provider.api() == Api::Anthropic;
             !claude || dialect::claude_thinks_unasked(&attempt.target.model)
         }
     }

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use crate::{
     capacity::{Capacity, Share},
-    config::Dialect,
     dialect::{Model, Refusal, responses::Memory},
     error::{Extra, Fault, GatewayError},
     openai::{Endpoint, count_values, splice},
     providers::{
+        adapter,
         exchange::{self, Exchange},
         quirks,
     },
@@ -219,7 +219,7 @@ impl Translation {
             target: target.clone(),
             prompt_caching: if unknown { PromptCaching::Off } else { wanted },
             max_output_tokens: price.and_then(|price| price.max_output_tokens()),
-            context: ctx.dispatch.context_wish.filter(|_| target.provider.dialect == Dialect::Ollama),
+            context: ctx.dispatch.context_wish.filter(|_| adapter::of(&target.provider).facts().takes_context),
             kept: ctx.reply.turn.is_some(),
             previous_response_id: ctx.ask.previous_response_id.clone(),
             body: body.bytes.clone(),
