@@ -272,7 +272,7 @@ pub enum Credentials {
     /// A client's own key is passed through where it looks like the vendor's; any other client gets the gateway's key.
     /// OpenAI and Anthropic only.
     Auto,
-    /// The client's own credential, always. OpenAI and Anthropic only.
+    /// The client's own key, always; one that does not look like the vendor's is refused. OpenAI and Anthropic only.
     PassThrough,
     /// The gateway's key, always (none where the provider needs none).
     Mapped,

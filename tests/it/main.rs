@@ -37,6 +37,7 @@ mod memory;
 mod money;
 mod objects;
 mod ownership;
+mod passthrough_keys;
 mod prompt_caching;
 mod quotes;
 mod reserved;

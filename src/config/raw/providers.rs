@@ -48,9 +48,9 @@ pub struct Provider {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = SecretText::env("OPENAI_API_KEY"))]
     pub api_key: Option<SecretText>,
-    /// Which key goes upstream. `mapped`: the gateway's, always. `passthrough`: the client's own, always.
-    /// `auto`: the client's own where it looks like the vendor's (OpenAI's `sk-…`, Anthropic's `sk-ant-…`), else the
-    /// gateway's. The latter two for the
+    /// Which key goes upstream. `mapped`: the gateway's, always. `passthrough`: the client's own, always; one that does not
+    /// look like the vendor's (OpenAI's `sk-…`, Anthropic's `sk-ant-…`) is refused here and goes nowhere.
+    /// `auto`: the client's own where it looks like the vendor's, else the gateway's. The latter two for the
     /// presets `openai` and `anthropic` only, whose default is `auto`; elsewhere it is `mapped`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = Credentials::Auto)]

@@ -131,7 +131,8 @@ async fn walk(
             }
             let plan = plan::unread(ctx)?;
             ctx.open_dispatch(plan);
-            plan::refuse_stranger(ctx)?;
+            // Before a list or a batch, for which the gateway itself asks the provider.
+            plan::require_credential(ctx)?;
             // Boxed, as it is seldom needed: every request would carry its size along.
             passage = Box::pin(own::forwarded(caller, ctx, &principal, upstream)).await?;
             if matches!(passage, Passage::Answered) {

@@ -17,7 +17,8 @@ use crate::{
         heavy::{self, Load, keep},
         stop::{incomplete, invalid},
     },
-    routing::{Plan, Reason, Target},
+    routing::{Candidates, Plan, Reason, Target},
+    types::Secret,
 };
 
 /// No vendor's model has a longer name; it goes into headers, logs and look-ups.
@@ -157,6 +158,9 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
     if narrowed.is_ok() {
         return Ok(());
     }
+    if let Some(error) = strange_key(ctx, candidates) {
+        return Err(error);
+    }
     if stranger {
         let present = presenting(ctx, PREFIX);
         let own = match candidates.left().find(|target| target.provider.takes_own_keys()) {
@@ -177,6 +181,30 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
         provider.name
     );
     Err(GatewayError::new(Fault::MissingCredential, message))
+}
+
+/// The refusal of a key that looks like none of a provider's own, where only such a key would have served.
+fn strange_key(ctx: &Context, candidates: &Candidates) -> Option<GatewayError> {
+    let key = ctx.asker.credential.as_ref()?.expose();
+    let mut own = candidates.left().map(|target| &target.provider).filter(|provider| provider.takes_own_keys());
+    let (provider, keys) = own.find_map(|provider| Some((provider, provider.preset().client_keys?)))?;
+    if keys.fit(key) {
+        return None;
+    }
+    let others: Vec<_> = keys.not.iter().map(|other| format!("`{other}`")).collect();
+    let others = if others.is_empty() { String::new() } else { format!(", but not with {}", others.join(" or ")) };
+    let token = match ctx.asker.is_stranger() {
+        true => format!(" A token of this gateway begins with `{PREFIX}`."),
+        false => String::new(),
+    };
+    let message = format!(
+        "The API key presented does not look like one of provider '{}', and is not sent there: its keys begin with \
+         `{}`{others}. Present one as {}.{token}",
+        provider.name,
+        keys.prefix,
+        presenting(ctx, keys.prefix)
+    );
+    Some(GatewayError::new(Fault::InvalidToken, message))
 }
 
 /// How the client presents a credential that begins so: Anthropic's clients have a header of their own for it.
@@ -218,11 +246,10 @@ impl Presented<'_> {
 
 /// Whose key goes to a target; `None` where there is none.
 ///
-/// A client's key goes to OpenAI or Anthropic and to nobody else: the configuration refuses pass-through for any other
-/// vendor, and so does this function.
+/// A client's key goes to OpenAI or Anthropic and to nobody else, and only where it looks like one of that vendor's own: the
+/// configuration refuses pass-through for any other vendor, and so does this function.
 pub fn credential<'a>(ctx: &'a Context, target: &Target) -> Option<Presented<'a>> {
     let provider = &target.provider;
-    let own = ctx.asker.credential.as_ref().map(|secret| Presented::Own(secret.expose()));
     let mapped = (target.wire.authorizer.is_some() && !ctx.asker.is_stranger()).then_some(Presented::Mapped);
     if ctx.asker.is_stranger() {
         // A key in a header of the configuration would go in the place of the stranger's own.
@@ -232,9 +259,10 @@ pub fn credential<'a>(ctx: &'a Context, target: &Target) -> Option<Presented<'a>
         }
     }
     let Some(keys) = provider.preset().client_keys else { return mapped };
+    let fitting = || ctx.asker.credential.as_ref().map(Secret::expose).filter(|key| keys.fit(key)).map(Presented::Own);
     match provider.credentials {
         Credentials::Mapped => mapped,
-        Credentials::PassThrough => own,
-        Credentials::Auto => own.filter(|own| matches!(own, Presented::Own(key) if keys.fit(key))).or(mapped),
+        Credentials::PassThrough => fitting(),
+        Credentials::Auto => fitting().or(mapped),
     }
 }
