@@ -18,9 +18,9 @@ use serde_json::Value;
 use super::{exchange::write, quirks};
 use crate::{
     config::{Dialect, Provider},
-    dialect::{Model, Refusal, Step, anthropic, ollama},
+    dialect::{Lost, Model, Refusal, Replies, Step, anthropic, ollama},
     openai::{ChatUsage, Endpoint, ErrorBody, MessageUsage, Peek, map_status, read_error, splice},
-    types::Usage,
+    types::{Api, Usage},
 };
 
 /// One vendor API.
@@ -58,8 +58,8 @@ pub trait Adapter: fmt::Debug + Send + Sync {
 /// What of an API decides elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
-    /// Its errors have OpenAI's shape, and pass to OpenAI's clients as they are.
-    pub openai_errors: bool,
+    /// Whose clients read its errors as they are.
+    pub errors: Option<Api>,
     /// It counts the tokens of a prompt by itself.
     pub counts_tokens: bool,
     /// It may keep prompts in its cache, and charge for it, unasked.
@@ -94,8 +94,10 @@ pub enum Call<'a> {
 pub struct Outgoing {
     /// Its body.
     pub body: Bytes,
-    /// What was left out, and the way back; `None` where replies are Chat's.
-    pub step: Option<Step>,
+    /// What was left out: see [`Step::lost`].
+    pub lost: Vec<Lost>,
+    /// The way back; `None` where replies are Chat's.
+    pub replies: Option<Box<dyn Replies>>,
     /// It marks what the prompt cache is to keep, which costs more than to read it.
     pub marks_cache: bool,
 }
@@ -220,7 +222,7 @@ impl Adapter for OpenAi {
         drop(chat);
         let peek = Peek::parse(&body).map_err(|error| Refusal::new(error.param.unwrap_or_default(), error.message))?;
         let edits = quirks::edits(&Endpoint::ChatCompletions, provider, model.name, &body, &peek);
-        Ok(Outgoing { body: splice(&body, &peek, &edits), step: None, marks_cache: false })
+        Ok(Outgoing { body: splice(&body, &peek, &edits), lost: Vec::new(), replies: None, marks_cache: false })
     }
 
     fn headers(&self, headers: &mut HeaderMap, translated: bool) {
@@ -242,7 +244,7 @@ impl Adapter for OpenAi {
     }
 
     fn facts(&self) -> &'static Facts {
-        const { &Facts { openai_errors: true, documented_tokens: true, ..PLAIN } }
+        const { &Facts { errors: Some(Api::OpenAi), documented_tokens: true, ..PLAIN } }
     }
 }
 
@@ -272,11 +274,10 @@ impl Adapter for Anthropic {
     }
 
     fn request(&self, _: &Provider, model: &Model<'_>, chat: Value, size: usize) -> Result<Outgoing, Refusal> {
-        let mut step = anthropic::request(&chat, model)?;
+        let Step { body, lost, replies } = anthropic::request(&chat, model)?;
         drop(chat);
-        let asked = std::mem::take(&mut step.body);
-        let marks_cache = anthropic::has_marks(&asked);
-        Ok(Outgoing { body: write(&asked, size), step: Some(step), marks_cache })
+        let marks_cache = anthropic::has_marks(&body);
+        Ok(Outgoing { body: write(&body, size), lost, replies: Some(replies), marks_cache })
     }
 
     fn headers(&self, headers: &mut HeaderMap, translated: bool) {
@@ -302,6 +303,7 @@ impl Adapter for Anthropic {
     fn facts(&self) -> &'static Facts {
         const {
             &Facts {
+                errors: Some(Api::Anthropic),
                 counts_tokens: true,
                 caches_unasked: false,
                 runs_searches: true,
@@ -330,10 +332,9 @@ impl Adapter for Ollama {
     }
 
     fn request(&self, _: &Provider, model: &Model<'_>, chat: Value, size: usize) -> Result<Outgoing, Refusal> {
-        let mut step = ollama::request(&chat, model)?;
+        let Step { body, lost, replies } = ollama::request(&chat, model)?;
         drop(chat);
-        let asked = std::mem::take(&mut step.body);
-        Ok(Outgoing { body: write(&asked, size), step: Some(step), marks_cache: false })
+        Ok(Outgoing { body: write(&body, size), lost, replies: Some(replies), marks_cache: false })
     }
 
     fn headers(&self, headers: &mut HeaderMap, translated: bool) {
@@ -358,7 +359,7 @@ impl Adapter for Ollama {
 }
 
 const PLAIN: Facts = Facts {
-    openai_errors: false,
+    errors: None,
     counts_tokens: false,
     caches_unasked: true,
     runs_searches: false,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{
-    adapter::{self, Adapter, Outgoing},
+    adapter::{self, Adapter},
     translator::StreamTranslator,
 };
 use crate::{
@@ -30,8 +30,8 @@ pub fn is_translated(endpoint: &Endpoint, provider: &Provider) -> bool {
     !adapter::of(provider).takes(endpoint, provider)
 }
 
-/// Puts a request into the provider's dialect. The body is one that [`crate::openai::Peek::parse`] took; `memory` counts for the Responses
-/// API only.
+/// Puts a request into the provider's dialect. The body is one that [`crate::openai::Peek::parse`] took; `memory` counts for
+/// the Responses API only.
 ///
 /// # Errors
 /// Something that the client relies on, and that the provider's dialect does not have.
@@ -63,13 +63,12 @@ pub fn translate(
             return Err(Refusal::new("model", message));
         }
     };
-    let Outgoing { body, step, marks_cache } = exchange.adapter.request(provider, model, chat, body.len())?;
-    exchange.marks_cache = marks_cache;
-    if let Some(step) = step {
-        exchange.add(step);
-    }
+    let outgoing = adapter.request(provider, model, chat, body.len())?;
+    exchange.marks_cache = outgoing.marks_cache;
+    exchange.lose(outgoing.lost);
+    exchange.steps.extend(outgoing.replies);
     exchange.steps.reverse();
-    Ok((body, exchange))
+    Ok((outgoing.body, exchange))
 }
 
 /// The highest temperature of any vendor (OpenAI's). A vendor's own lower limit is its translation's business.
@@ -98,11 +97,15 @@ pub(super) fn write(body: &Value, size: usize) -> Bytes {
 impl Exchange {
     fn add(&mut self, step: Step) -> Value {
         let Step { body, lost, replies } = step;
+        self.lose(lost);
+        self.steps.push(replies);
+        body
+    }
+
+    fn lose(&mut self, lost: Vec<Lost>) {
         for path in lost {
             crate::dialect::lose(&mut self.lost, path);
         }
-        self.steps.push(replies);
-        body
     }
 
     /// Whether a provider's own reply says what it counted in a way that is read before its translation.

@@ -34,7 +34,7 @@ use crate::{
     stored_responses::Turn,
     telemetry::Metrics,
     tenants::Principal,
-    types::ServiceTier,
+    types::{Api, ServiceTier},
 };
 
 /// What makes Pingora call `upstream_peer` again; never seen by a client.
@@ -497,10 +497,11 @@ pub fn normalise_error(
 ) -> Bytes {
     let status = header.status.as_u16();
     let content_type = text(header, &header::CONTENT_TYPE).to_owned();
-    if !translated && reader.is_anthropic() && openai::is_anthropic_error(&body) {
+    let errors = adapter.facts().errors;
+    if !translated && errors == Some(Api::Anthropic) && reader.is_anthropic() && openai::is_anthropic_error(&body) {
         return body;
     }
-    if !adapter.facts().openai_errors || reader.is_anthropic() {
+    if errors != Some(Api::OpenAi) || reader.is_anthropic() {
         // What is compressed cannot be read here; the client is told the status.
         let body = if header.remove_header(&header::CONTENT_ENCODING).is_some_and(|v| v != "identity") {
             Bytes::new()
