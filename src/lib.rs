@@ -19,7 +19,7 @@
 //! | L2 | [`store`] | what is kept for long: traits of the tables and their owner, changes by other processes; `store/sqlite`, one kind of store |
 //! | L3 | [`cache`] | what is deterministic, keys, entries in memory and on disk, flights, purges |
 //! | L3 | [`connections`] | how many connections clients may have, which of them take too long or have to make room |
-//! | L3 | [`identity`] | `chitty_` tokens, scopes, tenants |
+//! | L3 | [`identity`] | what a presented credential is and whom it stands for: `chitty_` tokens, scopes |
 //! | L3 | [`ledger`] | budgets: reserve → settle or release; entries, journal, alerts, reports |
 //! | L3 | [`limits`] | requests, LLM tokens, money and concurrency per tenant and token |
 //! | L3 | [`objects`] | whose the objects are that providers keep: files, batches, stored responses and the like |

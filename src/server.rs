@@ -50,7 +50,7 @@ use crate::{
     connections::Connections,
     engines::{Authorities, Engines, Peers},
     guards::Guards,
-    identity::Directory,
+    identity::{Authenticator, Authenticators, Directory},
     ledger::{Ledger, Snapshot},
     objects::Objects,
     pricing::Catalogue,
@@ -107,6 +107,8 @@ pub struct Plugins {
     pub guards: Guards,
     /// Authorizers, by the name of their provider.
     pub authorizers: Authorizers,
+    /// What knows credentials of clients besides the tokens, on both listeners. A reload changes nothing about them.
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
 }
 
 impl Server {
@@ -147,13 +149,15 @@ impl Server {
         let directory = Directory::follow(store.clone());
         let objects = Arc::new(Objects::open(store));
         let capacity = Arc::new(Capacity::new(Some(config.server.memory_budget)));
-        let governance = Arc::new(Governance::new(directory, ledger, Arc::new(cache), objects, capacity));
+        let authenticators = Authenticators::new(directory.clone(), plugins.authenticators.clone());
+        let governance =
+            Arc::new(Governance::new(directory, authenticators, ledger, Arc::new(cache), objects, capacity));
         let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance, &metrics, plugins)?));
         if let Some(snapshot) = snapshot {
             inherit(&engines, &governance, snapshot);
         }
         let config = engines.load().config.clone();
-        tracing::info!("who can spend: {}", config.who_can_spend(governance.directory.holders()));
+        tracing::info!("who can spend: {}", config.who_can_spend(governance.authenticators.holders()));
         tracing::info!("memory budget: {}", config.server.memory_line());
         let conf = ServerConf {
             threads: config.server.threads,
@@ -375,7 +379,7 @@ fn engines(
         observers.push(Arc::new(AccessLog));
     }
     let (catalogue, peers) = (Arc::new(catalogue), Peers::default());
-    let Plugins { guards, authorizers } = plugins;
+    let Plugins { guards, authorizers, .. } = plugins;
     Ok(Engines { config, routes, catalogue, parties, authorities, peers, observers, guards, authorizers })
 }
 
@@ -443,7 +447,7 @@ impl Reloader {
                 }
                 self.metrics.reload("applied");
                 tracing::info!("configuration reloaded");
-                let holders = self.governance.directory.holders();
+                let holders = self.governance.authenticators.holders();
                 tracing::info!("who can spend: {}", new.config.who_can_spend(holders));
                 Ok(files)
             }
@@ -466,7 +470,9 @@ impl Reloader {
         }
         let renewal = self.certificates.read(&config).map_err(StartError)?;
         let engines_now = self.engines.load();
-        let plugins = Plugins { guards: engines_now.guards.clone(), authorizers: engines_now.authorizers.clone() };
+        let (guards, authorizers) = (engines_now.guards.clone(), engines_now.authorizers.clone());
+        // The authenticators are with what outlives a reload.
+        let plugins = Plugins { guards, authorizers, ..Plugins::default() };
         Ok((engines(config, &self.governance, &self.metrics, plugins)?, text, files, renewal))
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     cache::Cache,
     capacity::Capacity,
     config::{self, Config, ProviderObjects},
-    identity::{Directory, Scope, Scopes, Token},
+    identity::{Authenticators, Directory, Identity, IdentityKind, Scope, Scopes},
     ledger::{Account, Covers, Ledger, Rule},
     limits::{Meter, Rules},
     objects::{Objects, Owner},
@@ -28,6 +28,8 @@ pub type Meters = Arc<[Arc<Meter>]>;
 pub struct Governance {
     /// Tokens.
     pub directory: Arc<Directory>,
+    /// All that know a credential: the tokens, and what a program around the gateway adds.
+    pub authenticators: Authenticators,
     /// Money.
     pub ledger: Arc<Ledger>,
     /// Answers.
@@ -48,6 +50,7 @@ impl Governance {
     /// Nothing is counted yet.
     pub fn new(
         directory: Arc<Directory>,
+        authenticators: Authenticators,
         ledger: Arc<Ledger>,
         cache: Arc<Cache>,
         objects: Arc<Objects>,
@@ -56,7 +59,18 @@ impl Governance {
         let (tenant_meters, token_meters) = (Mutex::default(), Mutex::default());
         let stored_responses = Arc::new(StoredResponses::new(capacity.memory.clone()));
         let deployments = Arc::default();
-        Self { directory, ledger, cache, objects, stored_responses, capacity, deployments, tenant_meters, token_meters }
+        Self {
+            directory,
+            authenticators,
+            ledger,
+            cache,
+            objects,
+            stored_responses,
+            capacity,
+            deployments,
+            tenant_meters,
+            token_meters,
+        }
     }
 }
 
@@ -94,8 +108,8 @@ pub struct Parties {
     config: Arc<Config>,
     governance: Arc<Governance>,
     known: RwLock<HashMap<TenantId, Arc<Party>>>,
-    /// Chains that begin with a token's own meter.
-    tokens: RwLock<HashMap<TokenId, (Arc<Token>, Meters)>>,
+    /// Chains that begin with a token's own meter, or that of another identity.
+    tokens: RwLock<HashMap<TokenId, (Arc<Identity>, Meters)>>,
 }
 
 /// Who asks.
@@ -103,8 +117,8 @@ pub struct Parties {
 pub struct Principal {
     /// The tenant.
     pub party: Arc<Party>,
-    /// The token; `None` for a client that presented none.
-    pub token: Option<Arc<Token>>,
+    /// Whom its credential stands for; `None` for a client that presented none of ours.
+    pub identity: Option<Arc<Identity>>,
     /// What it has to pass.
     pub meters: Meters,
     /// A stranger: nothing of the gateway's own keys, and of what was answered with them.
@@ -155,42 +169,47 @@ impl Parties {
 
     /// A client without a token, as its tenant.
     pub fn anonymous(&self) -> Option<Principal> {
-        let own_keys_only = !self.config.serves_strangers(self.governance.directory.has_tokens());
+        let own_keys_only = !self.config.serves_strangers(self.governance.authenticators.has_callers());
         let party = match &self.config.auth.anonymous {
             Some(tenant) => self.of(tenant)?,
             None => self.default_party()?,
         };
-        Some(Principal { meters: party.meters.clone(), party, token: None, own_keys_only })
+        Some(Principal { meters: party.meters.clone(), party, identity: None, own_keys_only })
     }
 
-    /// The holder of a token; `None` where its tenant is not configured.
-    pub fn holder(&self, token: Arc<Token>) -> Option<Principal> {
-        let party = self.of(&token.tenant)?;
-        let rules = rules(&token.limits);
+    /// The holder of a credential; `None` where its tenant is not configured.
+    pub fn holder(&self, identity: Arc<Identity>) -> Option<Principal> {
+        let party = self.of(&identity.tenant)?;
+        let rules = rules(&identity.limits);
         if rules.is_empty() {
-            return Some(Principal { meters: party.meters.clone(), party, token: Some(token), own_keys_only: false });
+            return Some(Principal {
+                meters: party.meters.clone(),
+                party,
+                identity: Some(identity),
+                own_keys_only: false,
+            });
         }
-        if let Some((known, meters)) = self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(&token.id)
-            && Arc::ptr_eq(known, &token)
+        if let Some((known, meters)) = self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(&identity.id)
+            && (Arc::ptr_eq(known, &identity) || known == &identity)
         {
-            return Some(Principal { meters: meters.clone(), party, token: Some(token), own_keys_only: false });
+            return Some(Principal { meters: meters.clone(), party, identity: Some(identity), own_keys_only: false });
         }
         let own = {
             let mut meters = lock(&self.governance.token_meters);
-            let meter = meters.entry(token.id.clone()).or_insert_with(|| Arc::new(Meter::new(rules))).clone();
+            let meter = meters.entry(identity.id.clone()).or_insert_with(|| Arc::new(Meter::new(rules))).clone();
             meter.set_rules(rules);
             meter
         };
         let meters: Meters = std::iter::once(own).chain(party.meters.iter().cloned()).collect();
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        tokens.insert(token.id.clone(), (token.clone(), meters.clone()));
-        Some(Principal { party, token: Some(token), meters, own_keys_only: false })
+        tokens.insert(identity.id.clone(), (identity.clone(), meters.clone()));
+        Some(Principal { party, identity: Some(identity), meters, own_keys_only: false })
     }
 
     /// Whether a tenant that has objects of its own only may see what this owner has made: a tenant what it and those below it
     /// have made, a client without a token what such clients have made, which is anybody.
     pub fn may_see(&self, who: &Principal, owner: &Owner) -> bool {
-        match who.token {
+        match who.identity {
             Some(_) => lineage(&self.config, &owner.tenant).contains(&who.party.id),
             None => owner.anonymous && owner.tenant == who.party.id,
         }
@@ -247,13 +266,13 @@ impl Parties {
 impl Principal {
     /// Whether anything bounds what it spends: then nothing may pass whose cost is not known.
     pub fn counts_money(&self) -> bool {
-        let by_token = || self.token.as_ref().is_some_and(|token| token.limits.usd_per_minute.is_some());
+        let by_token = || self.identity.as_ref().is_some_and(|who| who.limits.usd_per_minute.is_some());
         self.party.has_budget || self.party.limits_money || by_token()
     }
 
     /// Whether it may do this.
     pub fn may(&self, scope: Scope) -> bool {
-        self.token.as_ref().map_or(Scopes::CLIENT, |token| token.scopes).has(scope)
+        self.identity.as_ref().map_or(Scopes::CLIENT, |who| who.scopes).has(scope)
     }
 
     /// Whether it may ask for a model, under the name the client gives it or that of its route.
@@ -262,17 +281,22 @@ impl Principal {
             list.is_empty()
                 || list.iter().any(|pattern| matches(pattern, model) || route.is_some_and(|route| pattern == route))
         };
-        self.party.models.iter().all(allows) && self.token.as_ref().is_none_or(|token| allows(&token.models))
+        self.party.models.iter().all(allows) && self.identity.as_ref().is_none_or(|who| allows(&who.models))
     }
 
     /// Whether every model is allowed.
     pub fn may_ask_all(&self) -> bool {
-        self.party.models.is_empty() && self.token.as_ref().is_none_or(|token| token.models.is_empty())
+        self.party.models.is_empty() && self.identity.as_ref().is_none_or(|who| who.models.is_empty())
+    }
+
+    /// It has presented no credential of ours: it may be anybody.
+    pub fn is_anonymous(&self) -> bool {
+        self.identity.is_none()
     }
 
     /// To whom what it makes belongs.
     pub fn as_owner(&self) -> Owner {
-        Owner { tenant: self.party.id.clone(), anonymous: self.token.is_none() }
+        Owner { tenant: self.party.id.clone(), anonymous: self.is_anonymous() }
     }
 
     /// Whose limit a meter of the chain is, in words.
@@ -280,7 +304,10 @@ impl Principal {
         let tokens = self.meters.len() - self.party.meters.len();
         match self.party.lineage.get(meter.wrapping_sub(tokens)) {
             Some(tenant) if meter >= tokens => format!("tenant '{tenant}'"),
-            _ => "this token".to_owned(),
+            _ => match self.identity.as_ref().map(|who| who.kind) {
+                Some(IdentityKind::Issued(_)) => "this caller".to_owned(),
+                _ => "this token".to_owned(),
+            },
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who may use the API: holders of a `chitty_` token with the scope `admin`.
+//! Who may use the API: holders of a credential with the scope `admin`, a `chitty_` token or one that another authenticator knows.
 
 use std::sync::Arc;
 
@@ -13,17 +13,17 @@ use super::{
     Admin,
     error::{ApiError, Code},
 };
-use crate::identity::{PREFIX, Scope, Token};
+use crate::identity::{Identity, PREFIX, Place, Scope};
 
-/// The token a request was made with; handlers name it in the log.
+/// Whom the credential of a request stands for; handlers name it in the log.
 #[derive(Clone)]
-pub struct Caller(pub Arc<Token>);
+pub struct Caller(pub Arc<Identity>);
 
 /// Lets a request with an admin token through, and keeps every reply out of caches.
 pub async fn require_admin(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
     let mut response = match authorize(&admin, request.headers()).await {
-        Ok(token) => {
-            request.extensions_mut().insert(Caller(token));
+        Ok(identity) => {
+            request.extensions_mut().insert(Caller(identity));
             next.run(request).await
         }
         Err(error) => error.into_response(),
@@ -32,37 +32,39 @@ pub async fn require_admin(State(admin): State<Admin>, mut request: Request, nex
     response
 }
 
-async fn authorize(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Token>, ApiError> {
-    let presented = presented(headers).ok_or_else(|| {
+async fn authorize(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Identity>, ApiError> {
+    let authenticators = &admin.governance.authenticators;
+    let claimed = authenticators.sort(headers, Place::ADMIN).claimed.ok_or_else(|| {
         let message = format!("Present a token with the scope 'admin' as `Authorization: Bearer {PREFIX}…`.");
         ApiError::new(Code::InvalidApiKey, message)
     })?;
-    let token = admin.governance.directory.authenticate_fresh(presented).await?;
-    if !token.scopes.has(Scope::Admin) {
+    let identity = authenticators.authenticate(claimed.expose()).verdict().await?;
+    if !identity.scopes.has(Scope::Admin) {
         return Err(ApiError::new(Code::MissingScope, "The token lacks the scope 'admin'."));
     }
-    Ok(token)
-}
-
-/// What is presented as a token: in `Authorization: Bearer` or `x-api-key`, the first that looks like one.
-fn presented(headers: &HeaderMap) -> Option<&str> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let bearer = text("authorization").and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token)
-    });
-    [bearer, text("x-api-key")].into_iter().flatten().map(str::trim).find(|text| text.starts_with(PREFIX))
+    Ok(identity)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        identity::{Authenticators, Directory},
+        store::sqlite,
+    };
+
+    fn presented(headers: &HeaderMap) -> Option<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = Directory::follow(sqlite::at(&folder.path().join("can.db")));
+        let found = Authenticators::new(tokens, Vec::new()).sort(headers, Place::ADMIN);
+        found.claimed.map(|secret| secret.expose().to_owned())
+    }
 
     #[test]
     fn a_token_is_found_in_both_of_its_places() {
         let with = |pairs: &[(&'static str, &'static str)]| {
             let pairs = pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
-            presented(&pairs.collect()).map(str::to_owned)
+            presented(&pairs.collect())
         };
         let found = Some("chitty_1".to_owned());
         assert_eq!(with(&[("authorization", "Bearer chitty_1")]), found);
@@ -73,5 +75,6 @@ mod tests {
             assert_eq!(with(&[("authorization", other)]), None, "{other}");
         }
         assert_eq!(with(&[]), None);
+        assert_eq!(with(&[("api-key", "chitty_1")]), None, "not a place of this API");
     }
 }

@@ -131,7 +131,7 @@ impl From<Refused> for ApiError {
             Refused::Expired => Self::new(Code::InvalidApiKey, "The token has expired."),
             Refused::Revoked => Self::new(Code::InvalidApiKey, "The token was revoked."),
             Refused::Unavailable => {
-                Self::new(Code::IdentityUnavailable, "The gateway cannot read its tokens at the moment.")
+                Self::new(Code::IdentityUnavailable, "The gateway cannot check the credential at the moment.")
             }
         }
     }

@@ -8,6 +8,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 
 use super::{
+    holder::Identity,
     secret,
     tokens::{self, Token},
 };
@@ -16,16 +17,16 @@ use crate::{
     types::unix_now,
 };
 
-/// Why a token opens nothing.
+/// Why a credential opens nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// No such token. Nothing is said about how close it was.
+    /// There is no such credential. Nothing is said about how close it was.
     Unknown,
     /// It has ended: only its holder can know that it was one.
     Expired,
     /// It was taken back.
     Revoked,
-    /// The tokens could not be read yet: nobody can say whether it is one.
+    /// Nobody can say at the moment: the tokens could not be read yet, or an authenticator has not answered in time.
     Unavailable,
 }
 
@@ -41,15 +42,23 @@ pub struct Directory {
 
 #[derive(Default)]
 struct Known {
-    tokens: HashMap<[u8; 32], Arc<Token>>,
+    tokens: HashMap<[u8; 32], KnownToken>,
     /// Tenants with a token that may ask models.
     clients: usize,
 }
 
+struct KnownToken {
+    token: Token,
+    /// Its holder, shared by every request with it.
+    identity: Arc<Identity>,
+}
+
 impl Known {
-    fn new(tokens: HashMap<[u8; 32], Arc<Token>>) -> Self {
-        let clients: HashSet<_> =
-            tokens.values().filter(|token| token.scopes.asks_models()).map(|token| &token.tenant).collect();
+    fn new(tokens: Vec<(Token, [u8; 32])>) -> Self {
+        let known = |(token, hash)| (hash, KnownToken { identity: Arc::new(Identity::of_token(&token)), token });
+        let tokens: HashMap<_, _> = tokens.into_iter().map(known).collect();
+        let all = tokens.values().map(|known| &known.token);
+        let clients: HashSet<_> = all.filter(|token| token.scopes.asks_models()).map(|token| &token.tenant).collect();
         Self { clients: clients.len(), tokens }
     }
 }
@@ -64,8 +73,7 @@ impl Directory {
         let known = Arc::new(ArcSwapOption::empty());
         let keeps = known.clone();
         let read = move |session: &dyn Session| {
-            let tokens = tokens::all(session)?.into_iter().map(|(token, hash)| (hash, Arc::new(token)));
-            let now = Known::new(tokens.collect());
+            let now = Known::new(tokens::all(session)?);
             let before: Option<Arc<Known>> = keeps.load_full();
             if before.is_some_and(|before| before.clients == 0) && now.clients > 0 {
                 tracing::info!(
@@ -78,7 +86,9 @@ impl Directory {
         };
         let carried = known.clone();
         let carry = move |standings: &mut dyn Standings| match &*carried.load() {
-            Some(known) => known.tokens.iter().try_for_each(|(hash, token)| standings.keep_token(&token.row(hash)?)),
+            Some(known) => {
+                known.tokens.iter().try_for_each(|(hash, known)| standings.keep_token(&known.token.row(hash)?))
+            }
             None => Ok(()),
         };
         let follower = Follower::start(store.clone(), Topic::Tokens, read, carry);
@@ -86,17 +96,17 @@ impl Directory {
         Arc::new(Self { known, follower, absent })
     }
 
-    /// Finds the token that a client presents. It takes the same time whether there is such a token or not: the look-up is
+    /// Finds the holder of the token that a client presents. It takes the same time whether there is such a token or not: the look-up is
     /// by a hash that nobody can steer, and the hash is compared whole.
     ///
     /// # Errors
     /// Why it opens nothing.
-    pub fn authenticate(&self, presented: &str) -> Result<Arc<Token>, Refused> {
+    pub fn authenticate(&self, presented: &str) -> Result<Arc<Identity>, Refused> {
         let hash = secret::hash(presented);
         let known = self.known.load();
-        let token = known.as_ref().ok_or(Refused::Unavailable)?.tokens.get(&hash).ok_or(Refused::Unknown)?;
-        match token.state(unix_now()) {
-            "active" => Ok(token.clone()),
+        let found = known.as_ref().ok_or(Refused::Unavailable)?.tokens.get(&hash).ok_or(Refused::Unknown)?;
+        match found.token.state(unix_now()) {
+            "active" => Ok(found.identity.clone()),
             "expired" => Err(Refused::Expired),
             _ => Err(Refused::Revoked),
         }
@@ -107,7 +117,7 @@ impl Directory {
     ///
     /// # Errors
     /// Why it opens nothing.
-    pub async fn authenticate_fresh(&self, presented: &str) -> Result<Arc<Token>, Refused> {
+    pub async fn authenticate_fresh(&self, presented: &str) -> Result<Arc<Identity>, Refused> {
         match self.authenticate(presented) {
             Err(Refused::Unknown) if secret::has_form(presented) && self.follower.look_again().await => {
                 self.authenticate(presented)

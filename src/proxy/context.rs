@@ -80,8 +80,8 @@ pub struct Arrival {
 pub struct Asker {
     /// The client's own credential for a provider.
     pub credential: Option<Secret>,
-    /// The client's `chitty_` token, or what it presents as one.
-    pub token: Option<Secret>,
+    /// What an authenticator claims: a `chitty_` token, or what is presented as one. It goes to no provider.
+    pub claimed: Option<Secret>,
     /// The tenant and all that holds for it; `None` before that is known.
     pub principal: Option<Principal>,
 }

@@ -46,7 +46,7 @@ fn allowed(rules: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
 /// A page that is not of an allowed origin, nor of the gateway's own address.
 pub fn refuse_page(request: &RequestHeader, rules: Option<&Cors>, principal: &Principal) -> Result<(), GatewayError> {
     let Some(origin) = request.headers.get(header::ORIGIN) else { return Ok(()) };
-    if principal.token.is_some() || principal.own_keys_only {
+    if !principal.is_anonymous() || principal.own_keys_only {
         return Ok(());
     }
     if rules.is_some_and(|rules| allowed(rules, &request.headers).is_some()) || is_of_this_address(origin, request) {

@@ -103,7 +103,8 @@ name! {
 }
 
 name! {
-    /// The public name of a token (`tok_…`), which tells nothing of its secret.
+    /// The public name of a token (`tok_…`), which tells nothing of its secret; or of whom another credential stands for
+    /// (`ISSUER:SUBJECT`).
     TokenId
 }
 

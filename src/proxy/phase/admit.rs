@@ -48,29 +48,24 @@ const MOST: NanoUsd = NanoUsd(1_000_000_000_000_000);
 /// A token that opens nothing, or none where one is needed.
 pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
     let parties = &ctx.engines.parties;
-    let Some(presented) = &ctx.asker.token else {
+    let Some(presented) = &ctx.asker.claimed else {
         if !ctx.engines.config.auth.passthrough {
             let message = format!("This gateway serves tokens only. Present yours as {}.", presenting(ctx, PREFIX));
             return Err(GatewayError::new(Fault::InvalidToken, message));
         }
         return parties.anonymous().ok_or_else(|| GatewayError::new(Fault::Internal, "There is no default tenant."));
     };
-    let directory = &ctx.governance.directory;
-    let verdict = match directory.authenticate(presented.expose()) {
-        // Boxed, as it is seldom needed: every request would carry its size along.
-        Err(TokenRefused::Unknown) => Box::pin(directory.authenticate_fresh(presented.expose())).await,
-        verdict => verdict,
-    };
-    let token = verdict.map_err(|refused| match refused {
+    let verdict = ctx.governance.authenticators.authenticate(presented.expose()).verdict().await;
+    let identity = verdict.map_err(|refused| match refused {
         TokenRefused::Unknown => GatewayError::new(Fault::InvalidToken, "The token is not one of this gateway's."),
         TokenRefused::Expired => GatewayError::new(Fault::InvalidToken, "The token has expired."),
         TokenRefused::Revoked => GatewayError::new(Fault::InvalidToken, "The token was revoked."),
         TokenRefused::Unavailable => {
-            GatewayError::new(Fault::IdentityUnavailable, "The gateway cannot read its tokens at the moment.")
+            GatewayError::new(Fault::IdentityUnavailable, "The gateway cannot check the credential at the moment.")
         }
     })?;
-    let tenant = token.tenant.clone();
-    parties.holder(token).ok_or_else(|| {
+    let tenant = identity.tenant.clone();
+    parties.holder(identity).ok_or_else(|| {
         let message =
             format!("The token belongs to tenant '{tenant}', which the gateway's configuration does not have.");
         GatewayError::new(Fault::UnknownTenant, message)
@@ -462,7 +457,7 @@ pub fn subject(ctx: &Context, principal: &Principal) -> Subject {
         id: ctx.arrival.id,
         at: unix_now(),
         tenant: principal.party.id.clone(),
-        token: principal.token.as_ref().map(|token| token.id.clone()),
+        token: principal.identity.as_ref().map(|who| who.id.clone()),
         endpoint: ctx.ask.endpoint.label(),
         route: ctx.dispatch.plan().map_or_else(|| "-".into(), |plan| plan.label.clone()),
     }

@@ -276,7 +276,7 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
 /// may one who comes without a token, and is served as the same tenant.
 fn tenant_key(ctx: &Context, key: &HeaderValue) -> Option<HeaderValue> {
     let tenant = ctx.asker.principal.as_ref().map_or("", |principal| principal.party.id.as_str());
-    let anonymous = ctx.asker.principal.as_ref().is_none_or(|principal| principal.token.is_none());
+    let anonymous = ctx.asker.principal.as_ref().is_none_or(|principal| principal.is_anonymous());
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(tenant.len() as u64).to_le_bytes()).update(tenant.as_bytes());
     hasher.update(&[u8::from(anonymous)]).update(key.as_bytes());

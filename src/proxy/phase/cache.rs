@@ -247,7 +247,7 @@ fn namespace(request: &RequestHeader, ctx: &Context, candidates: &Candidates, ru
             Namespace::Shared => {}
         }
         // Clients without a token may be anybody (`auth.anonymous`): they do not read what a tenant's token holders were told.
-        if principal.token.is_none() && rules.namespace == Namespace::Tenant {
+        if principal.is_anonymous() && rules.namespace == Namespace::Tenant {
             part(b'n', b"");
         }
         // What a tenant's headers say to the provider may change the answer.

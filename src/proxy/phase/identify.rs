@@ -4,12 +4,11 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::{
     error::{Fault, GatewayError},
-    identity::PREFIX,
+    identity::{Credentials, Place, SUBPROTOCOL_KEY},
     objects::decode,
     openai::Endpoint,
     providers::adapter::ANTHROPIC_VERSION,
     proxy::{caller::Caller, context::Context},
-    types::Secret,
 };
 
 /// Sets what must stand before the first body byte is read.
@@ -28,7 +27,8 @@ pub fn prepare_connection(caller: &mut Caller<'_>, ctx: &mut Context) {
 /// reach a provider unmetered. A query that makes a server see another method.
 pub fn identify(caller: &Caller<'_>, ctx: &mut Context) -> Result<Endpoint, GatewayError> {
     let request = caller.request();
-    (ctx.asker.token, ctx.asker.credential) = credentials(&request.headers);
+    let Credentials { claimed, key } = ctx.governance.authenticators.sort(&request.headers, Place::CLIENT);
+    (ctx.asker.claimed, ctx.asker.credential) = (claimed, key);
     let path = request.uri.path();
     // Every client of Anthropic's says which version of the API it wants.
     ctx.ask.anthropic = request.headers.contains_key(ANTHROPIC_VERSION) || path.starts_with("/v1/messages");
@@ -85,9 +85,6 @@ fn hides_structure(path: &str) -> bool {
         })
 }
 
-/// How a browser presents a key when it opens a WebSocket, where it cannot set headers (OpenAI's realtime API).
-const SUBPROTOCOL_KEY: &str = "openai-insecure-api-key.";
-
 /// WebSocket subprotocols that say nothing of an account (`*` stands for any rest): OpenAI's realtime API, its betas, and what
 /// its Agents SDK says of itself. OpenAI reads others as headers (`openai-organization.org-…`, `openai-project.proj_…`).
 const SUBPROTOCOLS: &[&str] = &["openai-agents-sdk.*", "openai-beta.*", "realtime"];
@@ -117,29 +114,22 @@ pub fn remove_subprotocols(headers: &mut HeaderMap, own_credential: bool) {
     }
 }
 
-/// What the client presents in `Authorization: Bearer`, `x-api-key`, `api-key` or a WebSocket subprotocol: a token of
-/// ours, and a key for a provider. Each is the first of its kind; whatever begins like a token counts as one, and goes to
-/// no provider.
-fn credentials(headers: &HeaderMap) -> (Option<Secret>, Option<Secret>) {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token)
-    });
-    let offered = || headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
-    let subprotocols =
-        || offered().flat_map(|line| line.split(',')).filter_map(|word| word.trim().strip_prefix(SUBPROTOCOL_KEY));
-    let all = [bearer, text("x-api-key"), text("api-key")];
-    let presented = || all.into_iter().flatten().chain(subprotocols()).map(str::trim).filter(|text| !text.is_empty());
-    let is_token = |text: &&str| text.starts_with(PREFIX);
-    let token = presented().find(is_token).map(Secret::new);
-    let key = presented().find(|text| !is_token(text)).map(Secret::new);
-    (token, key)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        identity::{Authenticators, Directory},
+        store::sqlite,
+        types::Secret,
+    };
+
+    /// The token and the key that a request presents.
+    fn credentials(headers: &HeaderMap) -> (Option<Secret>, Option<Secret>) {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = Directory::follow(sqlite::at(&folder.path().join("can.db")));
+        let found = Authenticators::new(tokens, Vec::new()).sort(headers, Place::CLIENT);
+        (found.claimed, found.key)
+    }
 
     #[test]
     fn disguised_paths_are_seen() {

@@ -106,7 +106,7 @@ async fn walk(
     ctx.ask.websocket &= ctx.ask.endpoint == Endpoint::Other;
     let principal = admit::authenticate(ctx).await?;
     ctx.asker.principal = Some(principal.clone());
-    ctx.asker.token = None;
+    ctx.asker.claimed = None;
     admit::enter(caller, ctx, &principal)?;
     let mut passage = Passage::Unread;
     match &ctx.ask.endpoint {

@@ -119,7 +119,7 @@ fn owner(caller: &Caller<'_>, ctx: &Context, principal: &Principal) -> Owner {
     if let Some(credential) = &ctx.asker.credential {
         part(b"k", credential.expose().as_bytes());
     }
-    if principal.token.is_none() {
+    if principal.is_anonymous() {
         part(b"n", b"");
         let address = caller.address();
         if let Some(address) = address.filter(|_| !principal.own_keys_only) {

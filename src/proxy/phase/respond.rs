@@ -188,7 +188,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
 /// Whose account the reply of this attempt speaks of.
 fn account(ctx: &Context) -> Account {
     let config = &ctx.engines.config;
-    let alone = ctx.asker.principal.as_ref().is_some_and(|principal| principal.token.is_none())
+    let alone = ctx.asker.principal.as_ref().is_some_and(Principal::is_anonymous)
         && config.tenants.len() <= 1
         && config.other_tenants.is_none();
     match &ctx.dispatch.attempt {

@@ -202,7 +202,7 @@ fn record(request: &RequestHeader, ctx: &Context, end: End) -> Record {
         endpoint: ctx.ask.endpoint.label(),
         is_understood: has_model,
         tenant: principal.map(|principal| principal.party.id.clone()),
-        token: principal.and_then(|principal| Some(principal.token.as_ref()?.id.clone())),
+        token: principal.and_then(|principal| Some(principal.identity.as_ref()?.id.clone())),
         route: ctx.dispatch.plan().map_or_else(nobody, |plan| plan.label.clone()),
         provider: served.map_or_else(|| asked.clone(), |entry| entry.provider.clone()),
         asked,
