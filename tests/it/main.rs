@@ -7,6 +7,7 @@
 mod admin;
 mod adversary;
 mod anonymous;
+mod authenticators;
 mod authorizers;
 mod bodies;
 mod boundary;

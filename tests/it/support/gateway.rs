@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use chittycan::{
     config::{Config, Limits, Loaded, Source},
     guards::{Guard, Guards},
-    identity::{NewToken, Scopes, Token, Tokens},
+    identity::{Authenticator, NewToken, Scopes, Token, Tokens},
     routing::Authorizer,
     server::{Plugins, Reloader, Server, StartError},
 };
@@ -66,6 +66,11 @@ impl Gateway {
     pub fn start_authorized(yaml: &str, provider: &str, authorizer: Arc<dyn Authorizer>) -> Self {
         let authorizers = [(provider.to_owned(), authorizer)].into();
         Self::start_whole(yaml, &[], Plugins { authorizers, ..Plugins::default() })
+    }
+
+    /// With an authenticator beside the tokens.
+    pub fn start_authenticated(yaml: &str, authenticator: Arc<dyn Authenticator>) -> Self {
+        Self::start_whole(yaml, &[], Plugins { authenticators: vec![authenticator], ..Plugins::default() })
     }
 
     fn start_whole(yaml: &str, env: &[(&str, &str)], plugins: Plugins) -> Self {
