@@ -15,6 +15,7 @@ mod generated;
 mod good;
 mod hosted;
 mod labels;
+pub(crate) mod lenient;
 mod locate;
 pub(crate) mod members;
 mod peek;

@@ -1,14 +1,13 @@
 //! Reads what a provider counted, from a whole JSON reply or from the payload of one stream event.
 
-use std::fmt;
-use std::marker::PhantomData;
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, SeqAccess};
 
+use super::lenient::{self, FromAny, Lenient};
 use super::locate::{Depths, hits, value_end};
 use crate::types::{ServiceTier, Usage};
 
@@ -181,7 +180,7 @@ impl Passes {
 
 impl<'de> Deserialize<'de> for Passes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyOf(PhantomData))
+        lenient::any(deserializer)
     }
 }
 
@@ -192,11 +191,6 @@ impl<'de> FromAny<'de> for Passes {
             passes.add(&pass.0);
         }
         Ok(passes)
-    }
-
-    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Self::default())
     }
 }
 
@@ -342,18 +336,13 @@ struct Tier(Option<ServiceTier>);
 
 impl<'de> Deserialize<'de> for Tier {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyOf(PhantomData))
+        lenient::any(deserializer)
     }
 }
 
 impl<'de> FromAny<'de> for Tier {
-    fn from_text(text: &str) -> Self {
-        Self(Some(ServiceTier::from_word(text)))
-    }
-
-    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Self(None))
+    fn from_text(text: Cow<'de, str>) -> Self {
+        Self(Some(ServiceTier::from_word(&text)))
     }
 }
 
@@ -369,95 +358,14 @@ impl Count {
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyOf(PhantomData))
+        lenient::any(deserializer)
     }
 }
 
-/// `T` from an object; its default from anything else, so that one odd member does not lose the rest.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lenient<T>(T);
-
-impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Lenient<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyOf(PhantomData))
-    }
-}
-
-/// What becomes of a value of any type.
-trait FromAny<'de>: Default {
-    fn from_number(_number: f64, _exact: Option<u64>) -> Self {
-        Self::default()
-    }
-
-    fn from_text(_text: &str) -> Self {
-        Self::default()
-    }
-
-    fn from_map<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error>;
-
-    fn from_seq<A: SeqAccess<'de>>(mut seq: A) -> Result<Self, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Self::default())
-    }
-}
-
-impl<'de> FromAny<'de> for Count {
+impl FromAny<'_> for Count {
     fn from_number(number: f64, exact: Option<u64>) -> Self {
         // `as` saturates. What is below zero is beyond belief, like what is too large: never a way to pay less.
         Count(exact.or(Some(if number < 0.0 { u64::MAX } else { number as u64 })))
-    }
-
-    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Count(None))
-    }
-}
-
-impl<'de, T: Deserialize<'de> + Default> FromAny<'de> for Lenient<T> {
-    fn from_map<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(Lenient)
-    }
-}
-
-struct AnyOf<T>(PhantomData<T>);
-
-impl<'de, T: FromAny<'de>> Visitor<'de> for AnyOf<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<T, E> {
-        Ok(T::from_number(number as f64, Some(number)))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<T, E> {
-        Ok(T::from_number(number as f64, u64::try_from(number).ok()))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<T, E> {
-        Ok(T::from_number(number, None))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<T, E> {
-        Ok(T::default())
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<T, E> {
-        Ok(T::from_text(text))
-    }
-
-    fn visit_unit<E>(self) -> Result<T, E> {
-        Ok(T::default())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<T, A::Error> {
-        T::from_seq(seq)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-        T::from_map(map)
     }
 }
 
