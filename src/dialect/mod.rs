@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! client's dialect ──door step──▶ Chat ──provider step──▶ provider's dialect
-//!        ◀── Replies (JSON, events) ──       ◀── Replies ──
+//!        ◀── Replies (JSON, writer) ──       ◀── Replies (JSON, reader) ──
 //!
 //! door steps:      messages   Anthropic Messages    → Chat
 //!                  responses  OpenAI Responses      → Chat
 //! provider steps:  anthropic  Chat → Anthropic Messages
 //!                  ollama     Chat → Ollama's own /api/chat
 //! ```
+//!
+//! A stream comes back through one reader and one writer with typed chat events between them: see [`chat`].
 //!
 //! A [`Step`] is one request put into the other dialect, with the [`Replies`] that put what comes back into the first one.
 //! What a step does with each parameter stands in its table of [`Rule`]s, which drives the code and the documentation:
@@ -21,6 +23,7 @@ use bytes::Bytes;
 use crate::openai::{self, Endpoint};
 
 pub mod anthropic;
+pub mod chat;
 pub mod messages;
 pub mod ollama;
 pub mod responses;

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::BytesMut;
 use serde_json::{Map, Value};
 
+use super::chat::{ChatOut, ChatReader, ChatWriter, ChunkReader, ChunkWriter};
 use crate::types::PromptCaching;
 
 /// The model that a request is translated for.
@@ -36,26 +37,53 @@ pub struct Step {
 /// The path of something that a translation left out.
 pub type Lost = Cow<'static, str>;
 
-/// Puts replies to one request into the dialect in which it was asked.
+/// Puts replies to one request into the dialect in which it was asked. A provider step reads what the provider says, a door step
+/// writes what the client reads; Chat is what the other side of each is.
 pub trait Replies: Send + Sync {
     /// A whole successful reply; `None` for a document that is not understood.
     fn json(&self, body: &[u8]) -> Option<Vec<u8>>;
 
-    /// A stream that begins.
-    fn events(&self) -> Box<dyn Events>;
+    /// Reads a stream that begins.
+    fn reader(&self) -> Box<dyn ChatReader> {
+        Box::<ChunkReader>::default()
+    }
+
+    /// Writes a stream that begins.
+    fn writer(&self) -> Box<dyn ChatWriter> {
+        Box::<ChunkWriter>::default()
+    }
 }
 
-/// A stream's translation as a state machine. Each event of the one dialect makes any number of the other's at once.
-///
-/// It never panics, whatever comes; what is not understood makes nothing. Errors that a provider reports within the stream
-/// are passed on in the other dialect and end it. A stream that is cut off gets no end: who relays it sees that
-/// it lacks one.
-pub trait Events: Send + Sync {
+/// A stream's translation: what its reader tells is written at once, and nothing stands between the two.
+pub struct Events {
+    reader: Box<dyn ChatReader>,
+    writer: Box<dyn ChatWriter>,
+}
+
+impl Events {
+    /// A stream that begins; the first of `steps` knows the provider's dialect, the last one the client's.
+    pub fn new(steps: &[Box<dyn Replies>]) -> Self {
+        Self {
+            reader: steps.first().map_or_else(|| Box::<ChunkReader>::default() as _, |first| first.reader()),
+            writer: steps.last().map_or_else(|| Box::<ChunkWriter>::default() as _, |last| last.writer()),
+        }
+    }
+
+    /// The stream of a single step.
+    #[cfg(test)]
+    pub(super) fn of(step: &(impl Replies + ?Sized)) -> Self {
+        Self { reader: step.reader(), writer: step.writer() }
+    }
+
     /// One event: its payload, and its name where it has one. Writes whole server-sent events to `out`.
-    fn event(&mut self, name: Option<&[u8]>, data: &[u8], out: &mut BytesMut);
+    pub fn event(&mut self, name: Option<&[u8]>, data: &[u8], out: &mut BytesMut) {
+        self.reader.event(name, data, &mut ChatOut { writer: &mut *self.writer, text: out });
+    }
 
     /// The body ended as its framing said: writes the end if only its mark is missing.
-    fn finish(&mut self, out: &mut BytesMut);
+    pub fn finish(&mut self, out: &mut BytesMut) {
+        self.reader.finish(&mut ChatOut { writer: &mut *self.writer, text: out });
+    }
 }
 
 /// Why a request cannot be put into the other dialect: the client's fault, a 400.

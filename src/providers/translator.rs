@@ -8,16 +8,15 @@ use crate::{
     sse::{DEFAULT_MAX_EVENT, EventTooLarge, RawEvent, Scanner},
 };
 
+/// What a buffer for events has more than their provider's form of them, in bytes: the client's is seldom longer, so the buffer
+/// seldom grows.
+const HEADROOM: usize = 256;
+
 /// Puts a stream into the client's dialect as it arrives.
 pub struct StreamTranslator {
-    stages: Vec<Stage>,
-    counter: Counter,
-}
-
-/// One step of the way back.
-struct Stage {
     framing: Framing,
-    events: Box<dyn Events>,
+    events: Events,
+    counter: Counter,
 }
 
 enum Framing {
@@ -31,14 +30,13 @@ impl StreamTranslator {
     /// A stream that begins, of a provider with this adapter; the first of `steps` reads what the provider sends, the last writes
     /// what the client reads.
     pub(super) fn new(adapter: &dyn Adapter, steps: &[Box<dyn Replies>]) -> Self {
-        let framing = |index| match adapter.framing() {
-            adapter::Framing::Lines if index == 0 => Framing::Lines(BytesMut::new()),
-            _ => Framing::Events(Scanner::new()),
-        };
-        let stages = steps.iter().enumerate();
         Self {
+            framing: match adapter.framing() {
+                adapter::Framing::Lines => Framing::Lines(BytesMut::new()),
+                adapter::Framing::Events => Framing::Events(Scanner::new()),
+            },
+            events: Events::new(steps),
             counter: adapter.counter(),
-            stages: stages.map(|(index, step)| Stage { framing: framing(index), events: step.events() }).collect(),
         }
     }
 
@@ -47,14 +45,30 @@ impl StreamTranslator {
     /// # Errors
     /// An event without end.
     pub fn feed(&mut self, chunk: Bytes) -> Result<Bytes, EventTooLarge> {
-        let Self { stages, counter: counted } = self;
-        stages.iter_mut().enumerate().try_fold(chunk, |chunk, (index, stage)| {
-            let mut out = BytesMut::new();
-            if !chunk.is_empty() {
-                stage.feed(chunk, Some(&mut *counted).filter(|_| index == 0), &mut out)?;
+        if chunk.is_empty() {
+            return Ok(chunk);
+        }
+        let Self { framing, events, counter } = self;
+        let mut out = BytesMut::with_capacity(chunk.len() + HEADROOM);
+        match framing {
+            Framing::Events(scanner) => {
+                scanner.push(chunk);
+                while let Some(event) = scanner.next_event()? {
+                    translate(&event, counter, events, &mut out);
+                }
             }
-            Ok(out.freeze())
-        })
+            Framing::Lines(carry) => {
+                carry.extend_from_slice(&chunk);
+                while let Some(end) = memchr::memchr(b'\n', carry) {
+                    let line = carry.split_to(end + 1);
+                    events.event(None, line.trim_ascii(), &mut out);
+                }
+                if carry.len() > DEFAULT_MAX_EVENT {
+                    return Err(EventTooLarge { max: DEFAULT_MAX_EVENT });
+                }
+            }
+        }
+        Ok(out.freeze())
     }
 
     /// Reads what the provider's own events count.
@@ -62,75 +76,32 @@ impl StreamTranslator {
         &self.counter
     }
 
-    /// The provider's body ended as its framing said.
-    ///
-    /// # Errors
-    /// As for [`Self::feed`].
-    pub fn finish(&mut self) -> Result<Bytes, EventTooLarge> {
-        let Self { stages, counter: counted } = self;
-        stages.iter_mut().enumerate().try_fold(Bytes::new(), |chunk, (index, stage)| {
-            let mut out = BytesMut::new();
-            let mut counted = Some(&mut *counted).filter(|_| index == 0);
-            if !chunk.is_empty() {
-                stage.feed(chunk, counted.as_deref_mut(), &mut out)?;
-            }
-            stage.finish(counted, &mut out);
-            Ok(out.freeze())
-        })
-    }
-}
-
-impl Stage {
-    fn feed(
-        &mut self,
-        chunk: Bytes,
-        mut counted: Option<&mut Counter>,
-        out: &mut BytesMut,
-    ) -> Result<(), EventTooLarge> {
-        match &mut self.framing {
-            Framing::Events(scanner) => {
-                scanner.push(chunk);
-                while let Some(event) = scanner.next_event()? {
-                    tell(&mut *self.events, &event, counted.as_deref_mut(), out);
-                }
-            }
-            Framing::Lines(carry) => {
-                carry.extend_from_slice(&chunk);
-                while let Some(end) = memchr::memchr(b'\n', carry) {
-                    let line = carry.split_to(end + 1);
-                    self.events.event(None, line.trim_ascii(), out);
-                }
-                if carry.len() > DEFAULT_MAX_EVENT {
-                    return Err(EventTooLarge { max: DEFAULT_MAX_EVENT });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, counted: Option<&mut Counter>, out: &mut BytesMut) {
-        match &mut self.framing {
+    /// The provider's body ended as its framing said: what it says with its last event and its end.
+    pub fn finish(&mut self) -> Bytes {
+        let Self { framing, events, counter } = self;
+        let mut out = BytesMut::new();
+        match framing {
             Framing::Events(scanner) => {
                 if let Some(event) = scanner.finish() {
-                    tell(&mut *self.events, &event, counted, out);
+                    translate(&event, counter, events, &mut out);
                 }
             }
             Framing::Lines(carry) if !carry.is_empty() => {
                 let line = carry.split();
-                self.events.event(None, line.trim_ascii(), out);
+                events.event(None, line.trim_ascii(), &mut out);
             }
             Framing::Lines(_) => {}
         }
-        self.events.finish(out);
+        events.finish(&mut out);
+        out.freeze()
     }
 }
 
-fn tell(events: &mut dyn Events, event: &RawEvent, counted: Option<&mut Counter>, out: &mut BytesMut) {
+/// Counts what an event says and writes it.
+fn translate(event: &RawEvent, counter: &mut Counter, events: &mut Events, out: &mut BytesMut) {
     let fields = event.fields();
     if let Some(data) = fields.data.as_deref() {
-        if let Some(counted) = counted {
-            counted.read(data);
-        }
+        counter.read(data);
         events.event(fields.event, data, out);
     }
 }

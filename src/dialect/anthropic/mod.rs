@@ -6,7 +6,7 @@
 //!                                               thinking, models               what this very model takes
 //!                                               cache                          breakpoints
 //! reply     Messages document → chat.completion
-//! stream    Messages events → chunks            usage, wire, finish, chunk     what the two are made of
+//! stream    Messages events → chat events       usage, wire, finish, chunk     what the two are made of
 //! error     Anthropic's error → OpenAI's
 //! ```
 //!

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::super::{Events, Replies};
 use super::finish::{Called, finish_reason};
 use super::stream::Stream;
 use super::usage::{Counts, Usage};
 use super::wire::{Block, Citation, Lenient, Text, arguments, completion_id, now, read};
+use crate::dialect::Replies;
+use crate::dialect::chat::{Annotation, ChatReader, Counted, UrlCitation};
 
 /// Puts the answers to one request into Chat.
 pub(super) struct Answers {
@@ -35,7 +36,7 @@ impl Answers {
 impl Replies for Answers {
     fn json(&self, body: &[u8]) -> Option<Vec<u8>> {
         let message: Message<'_> = serde_json::from_slice(body).ok()?;
-        if message.r#type.get() != "message" {
+        if &*message.r#type != "message" {
             return None;
         }
         let mut answer = Answer::default();
@@ -47,7 +48,7 @@ impl Replies for Answers {
         serde_json::to_vec(&answer.completion(&message, &self.facts)).ok()
     }
 
-    fn events(&self) -> Box<dyn Events> {
+    fn reader(&self) -> Box<dyn ChatReader> {
         Box::new(Stream::new(Arc::clone(&self.facts)))
     }
 }
@@ -84,32 +85,32 @@ struct Answer<'a> {
 impl<'a> Answer<'a> {
     /// Blocks of tools that run at Anthropic are none of the client's business.
     fn add(&mut self, block: &Block<'_>, raw: &'a RawValue, facts: &Facts) {
-        match block.r#type.get() {
+        match &*block.r#type {
             "text" => {
                 let start = self.text.chars().count();
-                self.text.push_str(block.text.get());
+                self.text.push_str(&block.text);
                 if let Some(citations) = block.citations.and_then(read::<Vec<&RawValue>>) {
                     let end = self.text.chars().count();
                     let pages = citations.into_iter().filter_map(Citation::of_page);
-                    self.annotations.extend(pages.map(|page| Annotation::new(&page, start, end)));
+                    self.annotations.extend(pages.map(|page| annotation(&page, start, end)));
                 }
             }
             "thinking" => {
-                self.reasoning.push_str(block.thinking.get());
+                self.reasoning.push_str(&block.thinking);
                 if !block.signature.is_empty() {
                     self.thinking.push(raw);
                 }
             }
             "redacted_thinking" => self.thinking.push(raw),
-            "tool_use" if facts.json_tool.as_deref() == Some(block.name.get()) => {
+            "tool_use" if facts.json_tool.as_deref() == Some(&*block.name) => {
                 self.json.get_or_insert_with(|| arguments(block.input));
             }
             "tool_use" => {
                 let index = self.calls.len();
                 self.calls.push(ToolCall {
-                    id: if block.id.is_empty() { format!("call_{index}") } else { block.id.get().to_owned() },
+                    id: if block.id.is_empty() { format!("call_{index}") } else { block.id.to_string() },
                     r#type: "function",
-                    function: Function { name: block.name.get().to_owned(), arguments: arguments(block.input) },
+                    function: Function { name: block.name.to_string(), arguments: arguments(block.input) },
                 });
             }
             _ => {}
@@ -138,10 +139,10 @@ impl<'a> Answer<'a> {
         let mut counts = Counts::default();
         counts.update(usage);
         Completion {
-            id: completion_id(message.id.get()),
+            id: completion_id(&message.id),
             object: "chat.completion",
             created: now(),
-            model: if message.model.is_empty() { &facts.model } else { message.model.get() },
+            model: if message.model.is_empty() { &facts.model } else { &message.model },
             choices: [Choice {
                 index: 0,
                 message: Said {
@@ -155,9 +156,9 @@ impl<'a> Answer<'a> {
                     annotations,
                 },
                 logprobs: None,
-                finish_reason: finish_reason(message.stop_reason.get(), called),
+                finish_reason: finish_reason(&message.stop_reason, called),
             }],
-            usage: counts.known().copied(),
+            usage: counts.known(),
             service_tier: usage.service_tier(),
         }
     }
@@ -171,7 +172,7 @@ struct Completion<'a> {
     model: &'a str,
     choices: [Choice<'a>; 1],
     #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Counts>,
+    usage: Option<Counted>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service_tier: Option<&'static str>,
 }
@@ -213,32 +214,8 @@ struct Function {
     arguments: String,
 }
 
-/// OpenAI's reference to a page, for a stretch of the answer's text.
-#[derive(Serialize)]
-pub(super) struct Annotation {
-    r#type: &'static str,
-    url_citation: UrlCitation,
-}
-
-#[derive(Serialize)]
-struct UrlCitation {
-    /// In characters, as OpenAI counts.
-    start_index: usize,
-    end_index: usize,
-    title: String,
-    url: String,
-}
-
-impl Annotation {
-    /// For the characters from `start` up to `end`.
-    pub(super) fn new(page: &Citation<'_>, start: usize, end: usize) -> Self {
-        let (title, url) = (page.title.get().to_owned(), page.url.get().to_owned());
-        Self { r#type: "url_citation", url_citation: UrlCitation { start_index: start, end_index: end, title, url } }
-    }
-
-    /// Moves its end.
-    pub(super) fn until(mut self, end: usize) -> Self {
-        self.url_citation.end_index = end;
-        self
-    }
+/// A reference to a page, for the characters from `start` up to `end`.
+pub(super) fn annotation(page: &Citation<'_>, start: usize, end: usize) -> Annotation {
+    let (title, url) = (page.title.to_string(), page.url.to_string());
+    Annotation { r#type: "url_citation", url_citation: UrlCitation { start_index: start, end_index: end, title, url } }
 }

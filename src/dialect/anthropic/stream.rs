@@ -1,38 +1,34 @@
-//! Anthropic's event stream as chunks.
+//! Anthropic's event stream as chat events.
 //!
 //! ```text
 //! Waiting ──message_start──▶ Running ──message_stop──▶ Ended
 //!    └──────────── error ───────┴─────── error ──────────▲
 //! ```
 
+use std::borrow::Cow;
+use std::mem;
 use std::sync::Arc;
 
-use bytes::BytesMut;
-use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::super::Events;
-use super::chunk::{
-    Annotations, Content, Delta, Event, Function, FunctionCall, Head, Reasoning, Said, Start, ThinkingBlocks, Thought,
-    ThoughtBlock, ToolCall, ToolCalls, write,
-};
+use super::chunk::{Delta, Event, Start};
 use super::error;
 use super::finish::{Called, finish_reason};
-use super::reply::{Annotation, Facts};
+use super::reply::{Facts, annotation};
 use super::usage::{Counts, Usage};
 use super::wire::{Block, Citation, arguments, completion_id, now, read};
-use crate::sse::{DONE, write_data};
+use crate::dialect::chat::{
+    Annotation, CallPiece, ChatEvent, ChatOut, ChatReader, Head, Listed, Piece, Thought, ThoughtBlock,
+};
 
 /// The stream of one answer.
 pub(super) struct Stream {
     facts: Arc<Facts>,
     state: State,
-    /// What stands in front of the choices of every chunk.
-    head: Vec<u8>,
     /// Blocks that have begun and not ended, by Anthropic's index.
     open: Vec<(u64, Open)>,
     /// Whole thinking blocks that are not sent yet: what comes at once goes out at once, before anything else begins.
-    thoughts: Vec<ThoughtBlock>,
+    thoughts: Vec<ThoughtBlock<'static>>,
     /// Thinking blocks that are sent.
     thought: usize,
     /// What the text cites; goes out in one list at the end.
@@ -85,7 +81,6 @@ impl Stream {
         Self {
             facts,
             state: State::Waiting,
-            head: Vec::new(),
             open: Vec::new(),
             thoughts: Vec::new(),
             thought: 0,
@@ -99,49 +94,43 @@ impl Stream {
         }
     }
 
-    fn start(&mut self, message: Option<&RawValue>, out: &mut BytesMut) {
+    fn start(&mut self, message: Option<&RawValue>, out: &mut ChatOut<'_>) {
         let message: Start<'_> = message.and_then(read).unwrap_or_default();
         let usage = &message.usage.0;
         self.counts.update(usage);
         if self.state != State::Waiting {
             return;
         }
-        let head = Head {
-            id: completion_id(message.id.get()),
-            object: "chat.completion.chunk",
-            created: now(),
-            model: if message.model.is_empty() { &self.facts.model } else { message.model.get() },
-            service_tier: usage.service_tier(),
-        };
-        self.head.extend_from_slice(b"data: ");
-        // Texts and numbers always serialise.
-        let _ = serde_json::to_writer(&mut self.head, &head);
-        self.head.pop();
-        self.head.extend_from_slice(b",\"choices\":[");
+        out.tell(ChatEvent::Head(Head {
+            id: &completion_id(&message.id),
+            created: Some(now()),
+            model: if message.model.is_empty() { &self.facts.model } else { &message.model },
+            service_tier: usage.service_tier().unwrap_or_default(),
+        }));
+        out.tell(ChatEvent::Begin);
         self.state = State::Running;
-        self.delta(&Said { role: "assistant", content: "" }, out);
     }
 
-    fn block_start(&mut self, index: u64, raw: Option<&RawValue>, out: &mut BytesMut) {
+    fn block_start(&mut self, index: u64, raw: Option<&RawValue>, out: &mut ChatOut<'_>) {
         let Some(raw) = raw else { return };
         let Some(block) = read::<Block<'_>>(raw) else { return };
         self.block_stop(index, out);
-        if !matches!(block.r#type.get(), "thinking" | "redacted_thinking") {
+        if !matches!(&*block.r#type, "thinking" | "redacted_thinking") {
             self.send_thoughts(out);
         }
-        let open = match block.r#type.get() {
+        let open = match &*block.r#type {
             "text" => {
                 let open = Open::Text(self.chars, Vec::new());
-                self.text(block.text.get(), out);
+                self.text(&block.text, out);
                 open
             }
             "thinking" => {
-                self.reasoning(block.thinking.get(), out);
-                let text = block.thinking.get().to_owned();
-                Open::Thinking { text, signature: block.signature.get().to_owned() }
+                self.reasoning(&block.thinking, out);
+                let text = block.thinking.to_string();
+                Open::Thinking { text, signature: block.signature.to_string() }
             }
-            "redacted_thinking" => Open::Redacted(block.data.get().to_owned()),
-            "tool_use" if self.facts.json_tool.as_deref() == Some(block.name.get()) => {
+            "redacted_thinking" => Open::Redacted(block.data.to_string()),
+            "tool_use" if self.facts.json_tool.as_deref() == Some(&*block.name) => {
                 // One answer is enough.
                 if self.has_json {
                     return;
@@ -159,22 +148,21 @@ impl Stream {
         self.open.push((index, open));
     }
 
-    fn call(&mut self, block: &Block<'_>, out: &mut BytesMut) -> Option<Open> {
+    fn call(&mut self, block: &Block<'_>, out: &mut ChatOut<'_>) -> Option<Open> {
         let index = self.calls;
         self.calls += 1;
-        let function = Function { name: Some(block.name.get()), arguments: "" };
+        let call = CallPiece { name: Some(&block.name), ..CallPiece::default() };
         if !self.facts.functions {
             let made;
             let id = if block.id.is_empty() {
                 made = format!("call_{index}");
                 &made
             } else {
-                block.id.get()
+                &*block.id
             };
-            let call = ToolCall { index, id: Some(id), r#type: Some("function"), function };
-            self.delta(&ToolCalls { tool_calls: [call] }, out);
+            out.add(Piece::Calls(&[CallPiece { index: Some(index as u64), id, ..call }]));
         } else if index == 0 {
-            self.delta(&FunctionCall { function_call: function }, out);
+            out.add(Piece::Function(call));
         } else {
             // The deprecated form has room for one.
             return None;
@@ -182,70 +170,73 @@ impl Stream {
         Some(Open::Tool(Input { initial: arguments(block.input), came: false }, index))
     }
 
-    fn block_delta(&mut self, index: u64, delta: &Delta<'_>, out: &mut BytesMut) {
-        match delta.r#type.get() {
-            "text_delta" => self.text(delta.text.get(), out),
-            "input_json_delta" => self.input(index, delta.partial_json.get(), out),
+    fn block_delta(&mut self, index: u64, delta: &Delta<'_>, out: &mut ChatOut<'_>) {
+        match &*delta.r#type {
+            "text_delta" => self.text(&delta.text, out),
+            "input_json_delta" => self.input(index, &delta.partial_json, out),
             "thinking_delta" => {
-                self.reasoning(delta.thinking.get(), out);
+                self.reasoning(&delta.thinking, out);
                 if let Some(Open::Thinking { text, .. }) = self.find(index) {
-                    text.push_str(delta.thinking.get());
+                    text.push_str(&delta.thinking);
                 }
             }
             "signature_delta" => {
                 if let Some(Open::Thinking { signature, .. }) = self.find(index) {
-                    signature.push_str(delta.signature.get());
+                    signature.push_str(&delta.signature);
                 }
             }
             "citations_delta" => {
                 if let Some(page) = delta.citation.and_then(Citation::of_page)
                     && let Some(Open::Text(start, pages)) = self.find(index)
                 {
-                    pages.push(Annotation::new(&page, *start, *start));
+                    pages.push(annotation(&page, *start, *start));
                 }
             }
             _ => {}
         }
     }
 
-    fn block_stop(&mut self, index: u64, out: &mut BytesMut) {
+    fn block_stop(&mut self, index: u64, out: &mut ChatOut<'_>) {
         let Some(at) = self.open.iter().rposition(|(open, _)| *open == index) else { return };
         let (_, block) = self.open.swap_remove(at);
         self.close(block, out);
     }
 
-    fn close(&mut self, block: Open, out: &mut BytesMut) {
+    fn close(&mut self, block: Open, out: &mut ChatOut<'_>) {
         match block {
             // Beside the answer in its form no other text counts, nor what it cites.
             Open::Text(_, pages) if pages.is_empty() || self.facts.json_tool.is_some() => {}
             Open::Text(_, pages) => {
-                let chars = self.chars;
-                self.annotations.extend(pages.into_iter().map(|page| page.until(chars)));
+                for mut page in pages {
+                    page.url_citation.end_index = self.chars;
+                    self.annotations.push(page);
+                }
             }
             // A call without any arguments would be no JSON.
             Open::Tool(input, call) if !input.came => self.arguments(call, &input.initial, out),
-            Open::Json(input) if !input.came => self.delta(&Content { content: &input.initial }, out),
+            Open::Json(input) if !input.came => out.add(Piece::Text(&input.initial)),
             Open::Thinking { text, signature } if !signature.is_empty() => {
-                self.thoughts.push(ThoughtBlock::Thinking { thinking: text, signature });
+                let (thinking, signature) = (Cow::Owned(text), Cow::Owned(signature));
+                self.thoughts.push(ThoughtBlock::Thinking { thinking, signature });
             }
-            Open::Redacted(data) => self.thoughts.push(ThoughtBlock::RedactedThinking { data }),
+            Open::Redacted(data) => self.thoughts.push(ThoughtBlock::RedactedThinking { data: Cow::Owned(data) }),
             Open::Tool(..) | Open::Json(_) | Open::Thinking { .. } => {}
         }
     }
 
-    fn send_thoughts(&mut self, out: &mut BytesMut) {
+    fn send_thoughts(&mut self, out: &mut ChatOut<'_>) {
         if self.thoughts.is_empty() {
             return;
         }
         let before = self.thought;
-        let blocks = std::mem::take(&mut self.thoughts).into_iter().enumerate();
+        let blocks = mem::take(&mut self.thoughts).into_iter().enumerate();
         let place = |at| (before > 0).then_some(before + at);
-        let thinking_blocks: Vec<_> = blocks.map(|(at, block)| Thought { index: place(at), block }).collect();
-        self.thought += thinking_blocks.len();
-        self.delta(&ThinkingBlocks { thinking_blocks }, out);
+        let blocks: Vec<_> = blocks.map(|(at, block)| Thought { index: place(at), block }).collect();
+        self.thought += blocks.len();
+        out.add(Piece::Thoughts { blocks: Listed::Made(&blocks), beside_reasoning: false });
     }
 
-    fn text(&mut self, text: &str, out: &mut BytesMut) {
+    fn text(&mut self, text: &str, out: &mut ChatOut<'_>) {
         if text.is_empty() {
             return;
         }
@@ -254,16 +245,16 @@ impl Stream {
             return;
         }
         self.chars += text.chars().count();
-        self.delta(&Content { content: text }, out);
+        out.add(Piece::Text(text));
     }
 
-    fn reasoning(&mut self, text: &str, out: &mut BytesMut) {
+    fn reasoning(&mut self, text: &str, out: &mut ChatOut<'_>) {
         if !text.is_empty() {
-            self.delta(&Reasoning { reasoning_content: text }, out);
+            out.add(Piece::Reasoning(text));
         }
     }
 
-    fn input(&mut self, index: u64, part: &str, out: &mut BytesMut) {
+    fn input(&mut self, index: u64, part: &str, out: &mut ChatOut<'_>) {
         if part.is_empty() {
             return;
         }
@@ -275,18 +266,18 @@ impl Stream {
             }
             Some(Open::Json(input)) => {
                 input.came = true;
-                self.delta(&Content { content: part }, out);
+                out.add(Piece::Text(part));
             }
             _ => {}
         }
     }
 
-    fn arguments(&mut self, call: usize, part: &str, out: &mut BytesMut) {
-        let function = Function { name: None, arguments: part };
+    fn arguments(&mut self, call: usize, part: &str, out: &mut ChatOut<'_>) {
+        let piece = CallPiece { arguments: part, ..CallPiece::default() };
         if self.facts.functions {
-            self.delta(&FunctionCall { function_call: function }, out);
+            out.add(Piece::Function(piece));
         } else {
-            self.delta(&ToolCalls { tool_calls: [ToolCall { index: call, id: None, r#type: None, function }] }, out);
+            out.add(Piece::Calls(&[CallPiece { index: Some(call as u64), ..piece }]));
         }
     }
 
@@ -294,63 +285,49 @@ impl Stream {
         self.open.iter_mut().rfind(|(open, _)| *open == index).map(|(_, block)| block)
     }
 
-    fn stop(&mut self, out: &mut BytesMut) {
-        for (_, block) in std::mem::take(&mut self.open) {
+    fn stop(&mut self, out: &mut ChatOut<'_>) {
+        for (_, block) in mem::take(&mut self.open) {
             self.close(block, out);
         }
         self.send_thoughts(out);
-        let annotations = std::mem::take(&mut self.annotations);
+        let annotations = mem::take(&mut self.annotations);
         if !annotations.is_empty() {
-            self.delta(&Annotations { annotations }, out);
+            out.add(Piece::Annotations(Listed::Made(&annotations)));
         }
-        let held = std::mem::take(&mut self.held);
+        let held = mem::take(&mut self.held);
         if !held.is_empty() && !self.has_json {
-            self.delta(&Content { content: &held }, out);
+            out.add(Piece::Text(&held));
         }
         let called = match self.calls {
             0 => Called::Nothing,
             _ if self.facts.functions => Called::Function,
             _ => Called::Tools,
         };
-        let reason = finish_reason(&self.stop_reason, called);
-        out.extend_from_slice(&self.head);
-        out.extend_from_slice(b"{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"");
-        out.extend_from_slice(reason.as_bytes());
-        out.extend_from_slice(b"\"}],\"usage\":null}\n\n");
+        out.tell(ChatEvent::Finish(finish_reason(&self.stop_reason, called)));
         if let Some(counts) = self.counts.known() {
-            out.extend_from_slice(&self.head);
-            out.extend_from_slice(b"],\"usage\":");
-            write(counts, out);
-            out.extend_from_slice(b"}\n\n");
+            out.tell(ChatEvent::Usage(counts));
         }
-        out.extend_from_slice(DONE);
+        out.tell(ChatEvent::End);
         self.state = State::Ended;
-    }
-
-    fn delta(&self, delta: &impl Serialize, out: &mut BytesMut) {
-        out.extend_from_slice(&self.head);
-        out.extend_from_slice(b"{\"index\":0,\"delta\":");
-        write(delta, out);
-        out.extend_from_slice(b",\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n");
     }
 }
 
-impl Events for Stream {
-    fn event(&mut self, name: Option<&[u8]>, data: &[u8], out: &mut BytesMut) {
+impl ChatReader for Stream {
+    fn event(&mut self, name: Option<&[u8]>, data: &[u8], out: &mut ChatOut<'_>) {
         if self.state == State::Ended {
             return;
         }
         let Ok(event) = serde_json::from_slice::<Event<'_>>(data) else { return };
         let index = event.index.0.unwrap_or(0);
-        let kind = match event.r#type.get() {
+        let kind = match &*event.r#type {
             "" => name.and_then(|name| std::str::from_utf8(name).ok()).unwrap_or("error"),
             kind => kind,
         };
         match kind {
             "message_start" => self.start(event.message, out),
-            "ping" => out.extend_from_slice(b": ping\n\n"),
+            "ping" => out.tell(ChatEvent::Ping),
             "error" if event.error.is_some() => {
-                write_data(out, &error::of_event(data).to_bytes());
+                out.tell(ChatEvent::Error(&error::of_event(data)));
                 self.state = State::Ended;
             }
             "content_block_start" | "content_block_delta" | "content_block_stop" => {
@@ -366,7 +343,7 @@ impl Events for Stream {
             }
             "message_delta" => {
                 if !event.delta.0.stop_reason.is_empty() {
-                    self.stop_reason = event.delta.0.stop_reason.get().to_owned();
+                    self.stop_reason = event.delta.0.stop_reason.to_string();
                 }
                 if let Some(usage) = event.usage.and_then(read::<Usage<'_>>) {
                     self.counts.update(&usage);
@@ -378,5 +355,5 @@ impl Events for Stream {
     }
 
     /// Only `message_stop` ends an answer: without it the stream is broken.
-    fn finish(&mut self, _out: &mut BytesMut) {}
+    fn finish(&mut self, _: &mut ChatOut<'_>) {}
 }

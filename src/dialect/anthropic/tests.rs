@@ -8,7 +8,7 @@ mod properties;
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
-use super::super::{Model, Replies, Step};
+use super::super::{Events, Model, Replies, Step};
 use super::reply::Answers;
 use super::{read_error, request};
 use crate::sse::{RawEvent, Scanner};
@@ -128,7 +128,7 @@ fn scan(pieces: &[&[u8]]) -> Vec<RawEvent> {
 
 /// What a stream that comes in these pieces becomes.
 fn relay(answers: &Answers, pieces: &[&[u8]]) -> String {
-    let (mut events, mut out) = (answers.events(), BytesMut::new());
+    let (mut events, mut out) = (Events::of(answers), BytesMut::new());
     for event in scan(pieces) {
         if let Some(data) = event.data() {
             events.event(event.event_name(), &data, &mut out);
@@ -190,7 +190,7 @@ fn digest(stream: &str) -> Vec<Value> {
 
 #[test]
 fn a_stream_that_lost_its_beginning_gets_one() {
-    let (mut events, mut out) = (Answers::new("asked", None, false).events(), BytesMut::new());
+    let (mut events, mut out) = (Events::of(&Answers::new("asked", None, false)), BytesMut::new());
     for data in [
         r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hi"}}"#,
         r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#,
@@ -213,7 +213,7 @@ fn a_stream_that_lost_its_beginning_gets_one() {
 
 #[test]
 fn the_name_of_an_event_counts_where_it_has_no_type() {
-    let (mut events, mut out) = (Answers::new("m", None, false).events(), BytesMut::new());
+    let (mut events, mut out) = (Events::of(&Answers::new("m", None, false)), BytesMut::new());
     events.event(Some(b"ping"), b"{}", &mut out);
     events.event(Some(b"error"), br#"{"error":{"type":"timeout_error","message":"late"}}"#, &mut out);
     assert_eq!(&out[..], b": ping\n\ndata: {\"error\":{\"message\":\"late\",\"type\":\"server_error\",\"param\":null,\"code\":\"timeout\"}}\n\n");

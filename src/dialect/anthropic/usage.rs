@@ -1,9 +1,10 @@
 //! What Anthropic counted.
 
 use serde::Deserialize;
-use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::wire::{Count, Lenient, Text};
+use crate::dialect::chat::{Counted, Details as Told};
+use crate::types;
 
 /// Anthropic's `usage`, as far as it has come. Its `input_tokens` leave out what the prompt cache read and wrote.
 #[derive(Default, Deserialize)]
@@ -35,7 +36,7 @@ struct Details {
 impl Usage<'_> {
     /// OpenAI's word for the tier that served the request, where it has one.
     pub(super) fn service_tier(&self) -> Option<&'static str> {
-        match self.service_tier.get() {
+        match &*self.service_tier {
             "standard" => Some("default"),
             "priority" => Some("priority"),
             _ => None,
@@ -60,8 +61,20 @@ pub(super) struct Counts {
 
 impl Counts {
     /// The counts, unless none came: a zero would say that the answer was free.
-    pub(super) fn known(&self) -> Option<&Self> {
-        self.said.then_some(self)
+    ///
+    /// Anthropic's prompt leaves out what its cache read and wrote, OpenAI's has both.
+    pub(super) fn known(&self) -> Option<Counted> {
+        let long = self.written_1h.min(self.written);
+        let usage = types::Usage {
+            prompt_tokens: self.input.saturating_add(self.read).saturating_add(self.written),
+            completion_tokens: self.output,
+            cached_tokens: self.read,
+            cache_write_tokens: self.written - long,
+            cache_write_1h_tokens: long,
+            reasoning_tokens: self.thinking.min(self.output),
+            ..types::Usage::default()
+        };
+        self.said.then_some(Counted { usage, details: Told::All })
     }
 
     /// Takes over what a usage object says. Each is a total up to here, and what it does not say stands.
@@ -84,41 +97,4 @@ impl Counts {
             *count = said.unwrap_or(*count);
         }
     }
-}
-
-/// As OpenAI's `usage`, in the gateway's reading: see the hub's conventions on cache writes.
-impl Serialize for Counts {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let prompt = self.input.saturating_add(self.read).saturating_add(self.written);
-        let long = self.written_1h.min(self.written);
-        let mut usage = serializer.serialize_map(None)?;
-        usage.serialize_entry("prompt_tokens", &prompt)?;
-        usage.serialize_entry("completion_tokens", &self.output)?;
-        usage.serialize_entry("total_tokens", &prompt.saturating_add(self.output))?;
-        let writes =
-            Writes { cached_tokens: self.read, cache_write_tokens: self.written - long, cache_write_1h_tokens: long };
-        usage.serialize_entry("prompt_tokens_details", &writes)?;
-        let reasoning = Reasoning { reasoning_tokens: self.thinking.min(self.output) };
-        usage.serialize_entry("completion_tokens_details", &reasoning)?;
-        usage.end()
-    }
-}
-
-#[derive(serde::Serialize)]
-struct Writes {
-    cached_tokens: u64,
-    cache_write_tokens: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    cache_write_1h_tokens: u64,
-}
-
-#[derive(serde::Serialize)]
-struct Reasoning {
-    reasoning_tokens: u64,
-}
-
-// Its signature is serde's.
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }

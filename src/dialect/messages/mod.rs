@@ -21,7 +21,6 @@ mod stream;
 mod table;
 mod tools;
 mod turn;
-mod wire;
 mod write;
 
 #[cfg(test)]

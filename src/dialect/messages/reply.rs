@@ -6,10 +6,10 @@ use serde_json::value::RawValue;
 
 use super::held::{no_input, tool_id};
 use super::stream::Stream;
-use super::wire::{Chunk, Content, Function, Message as Chat, Thought};
 use super::write::{Block, Counts, Message};
-use crate::dialect::{Events, Replies};
-use crate::openai::find_usage;
+use crate::dialect::Replies;
+use crate::dialect::chat::wire::{Chunk, Content, Function, Message as Chat, blocks};
+use crate::dialect::chat::{ChatWriter, ThoughtBlock};
 
 /// Puts chat replies into Messages.
 pub(super) struct ChatReplies {
@@ -21,35 +21,29 @@ pub(super) struct ChatReplies {
 
 impl Replies for ChatReplies {
     fn json(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let chunk: Chunk<'_> = serde_json::from_slice(body).ok()?;
-        if chunk.is_error() {
-            return None;
-        }
-        let choice = chunk.choices.0.first()?;
-        let chat = choice.message.0.as_ref()?;
-        let stem = stem(&chunk.id.0);
+        let chunk = Chunk::read(body.trim_ascii())?;
+        let (choice, chat) = chunk.whole_answer()?;
+        let stem = stem(&chunk.id);
         let mut parts = Parts::default();
-        parts.thinking(chat, self.omit_thinking);
-        parts.content(chat, self.omit_thinking);
+        parts.thinking(&chat, self.omit_thinking);
+        parts.content(&chat, self.omit_thinking);
         for call in &chat.tool_calls.0 {
-            parts.call(&call.id.0, call.function.0.as_ref(), &stem);
+            parts.call(&call.id, call.function.0.as_ref(), &stem);
         }
-        if chat.tool_calls.0.is_empty() {
-            parts.call("", chat.function_call.0.as_ref(), &stem);
-        }
-        let content: Vec<Block<'_>> = parts.0.iter().map(Part::block).collect();
-        let any_call = parts.0.iter().any(|part| matches!(part, Part::Call { .. }));
+        parts.call("", chat.function_call(), &stem);
+        let content: Vec<Block<'_>> = parts.all.iter().map(Part::block).collect();
+        let any_call = parts.all.iter().any(|part| matches!(part, Part::Call { .. }));
         let id = format!("msg_{stem}");
         let message = Message {
             content: &content,
-            stop_reason: Some(stop_reason(&choice.finish_reason.0, any_call, !chat.refusal.0.is_empty())),
-            usage: Counts::from(find_usage(body).unwrap_or_default()),
-            ..Message::new(&id, model(&chunk.model.0, &self.model))
+            stop_reason: Some(stop_reason(&choice.finish_reason, any_call, parts.refused)),
+            usage: Counts::from(chunk.usage(body).map(|counted| counted.usage).unwrap_or_default()),
+            ..Message::new(&id, model(&chunk.model, &self.model))
         };
         serde_json::to_vec(&message).ok()
     }
 
-    fn events(&self) -> Box<dyn Events> {
+    fn writer(&self) -> Box<dyn ChatWriter> {
         Box::new(Stream::new(self.model.clone(), self.omit_thinking))
     }
 }
@@ -74,28 +68,33 @@ impl Part<'_> {
 }
 
 #[derive(Default)]
-struct Parts<'a>(Vec<Part<'a>>);
+struct Parts<'a> {
+    all: Vec<Part<'a>>,
+    refused: bool,
+}
 
 impl<'a> Parts<'a> {
     /// Signed blocks as they are; what is not signed once.
     fn thinking(&mut self, chat: &'a Chat<'_>, omit: bool) {
         let text = chat.reasoning();
-        for thought in chat.thinking_blocks() {
-            match thought {
-                Thought::Signed { thinking, signature } => self.0.push(Part::Thinking { thinking, signature }),
-                Thought::Redacted(data) => self.0.push(Part::Redacted(data)),
-                Thought::Unsigned(thinking) if text.is_empty() && !omit => self.unsigned(thinking),
-                Thought::Unsigned(_) => {}
+        for block in chat.thinking_blocks.map(blocks).unwrap_or_default() {
+            match block {
+                ThoughtBlock::RedactedThinking { data } => self.all.push(Part::Redacted(data)),
+                ThoughtBlock::Thinking { thinking, signature } if !signature.is_empty() => {
+                    self.all.push(Part::Thinking { thinking, signature });
+                }
+                ThoughtBlock::Thinking { thinking, .. } if text.is_empty() && !omit => self.unsigned(thinking),
+                ThoughtBlock::Thinking { .. } => {}
             }
         }
-        if self.0.is_empty() && !omit {
+        if self.all.is_empty() && !omit {
             self.unsigned(Cow::Borrowed(text));
         }
     }
 
     fn unsigned(&mut self, thinking: Cow<'a, str>) {
         if !thinking.is_empty() {
-            self.0.push(Part::Thinking { thinking, signature: Cow::Borrowed("") });
+            self.all.push(Part::Thinking { thinking, signature: Cow::Borrowed("") });
         }
     }
 
@@ -106,21 +105,27 @@ impl<'a> Parts<'a> {
             Content::Parts(parts) => {
                 for part in parts {
                     if !omit {
-                        self.unsigned(Cow::Owned(part.thinking.text()));
+                        self.unsigned(part.thinking.text());
                     }
-                    self.text(&part.text.0);
+                    self.text(&part.text);
+                    self.refusal(&part.refusal);
                 }
             }
         }
-        self.text(&chat.refusal.0);
+        self.refusal(&chat.refusal);
+    }
+
+    fn refusal(&mut self, text: &'a str) {
+        self.refused |= !text.is_empty();
+        self.text(text);
     }
 
     /// Joins text to text.
     fn text(&mut self, more: &'a str) {
-        match self.0.last_mut() {
+        match self.all.last_mut() {
             _ if more.is_empty() => {}
             Some(Part::Text(text)) => text.to_mut().push_str(more),
-            _ => self.0.push(Part::Text(Cow::Borrowed(more))),
+            _ => self.all.push(Part::Text(Cow::Borrowed(more))),
         }
     }
 
@@ -128,11 +133,11 @@ impl<'a> Parts<'a> {
         let Some(function) = function else { return };
         let arguments = function.arguments();
         let id = match id {
-            "" if function.name.0.is_empty() && arguments.is_empty() => return,
-            "" => Cow::Owned(tool_id(stem, self.0.len())),
+            "" if function.name.is_empty() && arguments.is_empty() => return,
+            "" => Cow::Owned(tool_id(stem, self.all.len())),
             id => Cow::Borrowed(id),
         };
-        self.0.push(Part::Call { id, name: &function.name.0, input: input(&arguments) });
+        self.all.push(Part::Call { id, name: &function.name, input: input(&arguments) });
     }
 }
 

@@ -1,13 +1,14 @@
 //! What Ollama says: a whole reply, or one line of a stream. They have the same form.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
+
+use crate::dialect::chat::{CallPiece, Counted, Details, Logprob};
+pub(super) use crate::openai::lenient::Text;
+use crate::types::Usage;
 
 /// One object.
 #[derive(Deserialize)]
@@ -115,17 +116,13 @@ impl<'a> Line<'a> {
 
     /// What was counted. Old versions leave the prompt's count out when it was cached; since 0.33.3 the cached part is
     /// told, as a part of the whole.
-    pub(super) fn usage(&self) -> Usage {
+    pub(super) fn usage(&self) -> Counted {
         // Negative numbers become 0 and large ones the largest.
         let count = |count: Option<f64>| count.unwrap_or_default() as u64;
         let (prompt_tokens, completion_tokens) = (count(self.prompt_eval_count), count(self.eval_count));
-        let cached = self.prompt_eval_cached_count.map(|cached| count(Some(cached)).min(prompt_tokens));
-        Usage {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens.saturating_add(completion_tokens),
-            prompt_tokens_details: cached.map(|cached_tokens| PromptDetails { cached_tokens }),
-        }
+        let details = self.prompt_eval_cached_count.map_or(Details::None, |_| Details::CacheReads);
+        let cached_tokens = count(self.prompt_eval_cached_count).min(prompt_tokens);
+        Counted { usage: Usage { prompt_tokens, completion_tokens, cached_tokens, ..Usage::default() }, details }
     }
 
     /// Chat's form of the log probabilities; `None` when there are none.
@@ -160,6 +157,14 @@ impl Call<'_> {
     }
 }
 
+impl ToolCall<'_> {
+    /// The same in a stream.
+    pub(super) fn piece(&self) -> CallPiece<'_> {
+        let (name, arguments) = (Some(self.function.name), &*self.function.arguments);
+        CallPiece { index: self.index.map(|index| index as u64), id: &self.id, name, arguments }
+    }
+}
+
 /// Chat's tool call, whole.
 #[derive(Serialize)]
 pub(super) struct ToolCall<'a> {
@@ -176,100 +181,9 @@ struct Called<'a> {
     arguments: Cow<'a, str>,
 }
 
-/// Chat's usage.
-#[derive(Serialize)]
-pub(super) struct Usage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    total_tokens: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_tokens_details: Option<PromptDetails>,
-}
-
-#[derive(Serialize)]
-struct PromptDetails {
-    cached_tokens: u64,
-}
-
 /// Chat's log probabilities. Ollama's lists have the same members.
 #[derive(Serialize)]
 pub(super) struct Logprobs<'a> {
-    content: Vec<Logprob<'a>>,
+    pub(super) content: Vec<Logprob<'a>>,
     refusal: (),
-}
-
-#[derive(Deserialize, Serialize)]
-struct Logprob<'a> {
-    #[serde(borrow)]
-    token: Text<'a>,
-    logprob: f64,
-    bytes: Option<Vec<u8>>,
-    #[serde(borrow, default)]
-    top_logprobs: Vec<TopLogprob<'a>>,
-}
-
-#[derive(Deserialize, Serialize)]
-struct TopLogprob<'a> {
-    #[serde(borrow)]
-    token: Text<'a>,
-    logprob: f64,
-    bytes: Option<Vec<u8>>,
-}
-
-/// Text, borrowed unless it has escapes. Any other value is empty text.
-#[derive(Default, Serialize)]
-pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor)
-    }
-}
-
-struct TextVisitor;
-
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Text<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-        Ok(Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-        Ok(Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_unit<E>(self) -> Result<Text<'de>, E> {
-        Ok(Text::default())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Text<'de>, E> {
-        Ok(Text::default())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Text<'de>, E> {
-        Ok(Text::default())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Text<'de>, E> {
-        Ok(Text::default())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Text<'de>, E> {
-        Ok(Text::default())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Text<'de>, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Text::default())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text<'de>, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Text::default())
-    }
 }

@@ -6,10 +6,13 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    line::{Line, Logprobs, Text, ToolCall, Usage},
+    line::{Line, Logprobs, ToolCall},
     stream::Stream,
 };
-use crate::dialect::{Events, Replies};
+use crate::dialect::{
+    Replies,
+    chat::{ChatReader, Counted},
+};
 
 /// Puts what Ollama answers into Chat's form.
 pub(super) struct Chat {
@@ -31,7 +34,12 @@ impl Replies for Chat {
         let content = (!message.content.0.is_empty() || tool_calls.is_empty()).then_some(&*message.content.0);
         let finish_reason = line.finish_reason(!tool_calls.is_empty());
         let reply = Completion {
-            head: Head::new("chat.completion", &line.model, &self.model),
+            head: Head {
+                id: completion_id(),
+                object: "chat.completion",
+                created: now(),
+                model: model(&line.model, &self.model),
+            },
             choices: [Choice {
                 index: 0,
                 message: Answer {
@@ -49,14 +57,14 @@ impl Replies for Chat {
         serde_json::to_vec(&reply).ok()
     }
 
-    fn events(&self) -> Box<dyn Events> {
+    fn reader(&self) -> Box<dyn ChatReader> {
         Box::new(Stream::new(self.model.clone()))
     }
 }
 
-/// What every reply and every chunk starts with.
+/// What a reply starts with.
 #[derive(Serialize)]
-pub(super) struct Head<'a> {
+struct Head<'a> {
     id: String,
     object: &'static str,
     /// In seconds.
@@ -64,16 +72,19 @@ pub(super) struct Head<'a> {
     model: &'a str,
 }
 
-impl<'a> Head<'a> {
-    /// A new one. The model is the one Ollama names, else the one that was asked for.
-    pub(super) fn new(object: &'static str, told: &'a Text<'_>, asked: &'a str) -> Self {
-        Self {
-            id: format!("chatcmpl-{}", Uuid::now_v7().simple()),
-            object,
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            model: if told.0.is_empty() { asked } else { &told.0 },
-        }
-    }
+/// A new id for an answer.
+pub(super) fn completion_id() -> String {
+    format!("chatcmpl-{}", Uuid::now_v7().simple())
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The model is the one Ollama names, else the one that was asked for.
+pub(super) fn model<'a>(told: &'a str, asked: &'a str) -> &'a str {
+    if told.is_empty() { asked } else { told }
 }
 
 #[derive(Serialize)]
@@ -81,7 +92,7 @@ struct Completion<'a> {
     #[serde(flatten)]
     head: Head<'a>,
     choices: [Choice<'a>; 1],
-    usage: Usage,
+    usage: Counted,
 }
 
 #[derive(Serialize)]

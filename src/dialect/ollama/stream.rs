@@ -1,16 +1,13 @@
 //! A stream.
 
-use bytes::{BufMut, BytesMut};
-use serde::Serialize;
-
 use super::{
     error::failure,
-    line::{Line, Logprobs, ToolCall},
-    reply::Head,
+    line::{Line, ToolCall},
+    reply::{completion_id, model, now},
 };
-use crate::{dialect::Events, sse};
+use crate::dialect::chat::{CallPiece, ChatEvent, ChatOut, ChatReader, Head, Listed, Piece};
 
-/// Lines of Ollama's in, Chat's chunks out.
+/// Reads the lines of an answer.
 ///
 /// ```text
 /// Begun ──line──▶ Running ──done──▶ Over
@@ -24,10 +21,9 @@ pub(super) struct Stream {
 }
 
 enum State {
-    /// Nothing was written.
+    /// No line came.
     Begun,
-    /// Holds what every chunk starts with, up to the choices.
-    Running(Box<[u8]>),
+    Running,
     Over,
 }
 
@@ -38,15 +34,15 @@ impl Stream {
     }
 }
 
-impl Events for Stream {
+impl ChatReader for Stream {
     /// One line; it has no name.
-    fn event(&mut self, _: Option<&[u8]>, data: &[u8], out: &mut BytesMut) {
+    fn event(&mut self, _: Option<&[u8]>, data: &[u8], out: &mut ChatOut<'_>) {
         if matches!(self.state, State::Over) {
             return;
         }
         let Some(line) = Line::read(data) else { return };
         if let Some(error) = line.error() {
-            sse::write_data(out, &failure(error).to_bytes());
+            out.tell(ChatEvent::Error(&failure(error)));
             self.state = State::Over;
         } else if line.message.is_some() || line.is_done() {
             self.answer(&line, out);
@@ -54,96 +50,44 @@ impl Events for Stream {
     }
 
     /// Nothing: the line that ends the answer also ends the stream, and without it the answer is not whole.
-    fn finish(&mut self, _: &mut BytesMut) {}
+    fn finish(&mut self, _: &mut ChatOut<'_>) {}
 }
 
 impl Stream {
-    fn answer(&mut self, line: &Line<'_>, out: &mut BytesMut) {
+    fn answer(&mut self, line: &Line<'_>, out: &mut ChatOut<'_>) {
         if matches!(self.state, State::Begun) {
-            self.state = State::Running(start(&Head::new("chat.completion.chunk", &line.model, &self.asked)));
-            self.delta(Delta { role: Some("assistant"), content: Some(""), ..Delta::default() }, None, out);
+            self.state = State::Running;
+            let (id, model) = (&*completion_id(), model(&line.model, &self.asked));
+            out.tell(ChatEvent::Head(Head { id, created: Some(now()), model, service_tier: "" }));
+            out.tell(ChatEvent::Begin);
         }
-        let mut logprobs = line.logprobs();
+        let logprobs = line.logprobs();
+        let mut logprobs = logprobs.as_ref().map(|logprobs| Listed::Made(&logprobs.content));
         if let Some(message) = &line.message {
-            let (thinking, content) = (&*message.thinking.0, &*message.content.0);
+            let (thinking, content) = (&*message.thinking, &*message.content);
             if !thinking.is_empty() {
                 // In a line with both, the probabilities are more likely to be asked for the answer.
                 let logprobs = if content.is_empty() { logprobs.take() } else { None };
-                self.delta(Delta { reasoning_content: Some(thinking), ..Delta::default() }, logprobs, out);
+                out.tell(ChatEvent::Delta { piece: Piece::Reasoning(thinking), logprobs });
             }
             if !content.is_empty() {
-                self.delta(Delta { content: Some(content), ..Delta::default() }, logprobs.take(), out);
+                out.tell(ChatEvent::Delta { piece: Piece::Text(content), logprobs: logprobs.take() });
             }
-            let tool_calls = message.calls(Some(self.calls));
-            if !tool_calls.is_empty() {
-                self.calls += tool_calls.len();
-                self.delta(Delta { tool_calls, ..Delta::default() }, logprobs.take(), out);
+            let calls = message.calls(Some(self.calls));
+            if !calls.is_empty() {
+                self.calls += calls.len();
+                let calls: Vec<CallPiece<'_>> = calls.iter().map(ToolCall::piece).collect();
+                out.tell(ChatEvent::Delta { piece: Piece::Calls(&calls), logprobs: logprobs.take() });
             }
         }
         if logprobs.is_some() {
-            self.delta(Delta::default(), logprobs, out);
+            out.tell(ChatEvent::Delta { piece: Piece::Nothing, logprobs });
         }
         if line.is_done() {
-            self.end(line, out);
+            out.tell(ChatEvent::Finish(line.finish_reason(self.calls > 0)));
+            out.tell(ChatEvent::Usage(line.usage()));
+            out.tell(ChatEvent::End);
+            self.state = State::Over;
         }
     }
-
-    fn end(&mut self, line: &Line<'_>, out: &mut BytesMut) {
-        let finish_reason = Some(line.finish_reason(self.calls > 0));
-        self.choice(&Choice { index: 0, delta: Delta::default(), logprobs: None, finish_reason }, out);
-        if let State::Running(start) = &self.state {
-            out.extend_from_slice(start);
-            out.extend_from_slice(b"],\"usage\":");
-            write(&line.usage(), out);
-            out.extend_from_slice(b"}\n\n");
-        }
-        out.extend_from_slice(sse::DONE);
-        self.state = State::Over;
-    }
-
-    fn delta(&self, delta: Delta<'_>, logprobs: Option<Logprobs<'_>>, out: &mut BytesMut) {
-        self.choice(&Choice { index: 0, delta, logprobs, finish_reason: None }, out);
-    }
-
-    fn choice(&self, choice: &Choice<'_>, out: &mut BytesMut) {
-        if let State::Running(start) = &self.state {
-            out.extend_from_slice(start);
-            write(choice, out);
-            out.extend_from_slice(b"],\"usage\":null}\n\n");
-        }
-    }
-}
-
-/// `data: {"id":…,"object":…,"created":…,"model":…,"choices":[`, which is the same in all chunks.
-fn start(head: &Head<'_>) -> Box<[u8]> {
-    let mut start = BytesMut::from(&b"data: "[..]);
-    write(head, &mut start);
-    start.truncate(start.len() - 1);
-    start.extend_from_slice(b",\"choices\":[");
-    start[..].into()
-}
-
-fn write(value: &impl Serialize, out: &mut BytesMut) {
-    // A buffer takes everything, and these values always serialise.
-    let _ = serde_json::to_writer(out.writer(), value);
-}
-
-#[derive(Serialize)]
-struct Choice<'a> {
-    index: u32,
-    delta: Delta<'a>,
-    logprobs: Option<Logprobs<'a>>,
-    finish_reason: Option<&'static str>,
-}
-
-#[derive(Default, Serialize)]
-struct Delta<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning_content: Option<&'a str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    tool_calls: Vec<ToolCall<'a>>,
 }

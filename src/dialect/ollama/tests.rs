@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    dialect::{Fate, Model, Refusal, Step},
+    dialect::{Events, Fate, Model, Refusal, Step},
     sse::Scanner,
     types::PromptCaching,
 };
@@ -124,7 +124,7 @@ fn replies() {
 /// All that a stream makes of these lines.
 fn stream<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
     let step = translate(&json!({ "messages": [{ "role": "user", "content": "Hi" }], "stream": true }));
-    let mut events = step.unwrap_or_else(|_| panic!()).replies.events();
+    let mut events = Events::of(&*step.unwrap_or_else(|_| panic!()).replies);
     let mut out = BytesMut::new();
     for line in lines {
         events.event(None, line, &mut out);

@@ -1,26 +1,27 @@
 //! A reply as it comes in, whole or in chunks, and the response that it makes.
 //!
 //! ```text
-//! waiting ──chunk──▶ running ── [DONE] | usage behind a finish_reason | clean end behind one ──▶ over (response.completed)
-//!    └─────────error────┴────────────────────────────────────────────────────────────────────▶ over (error)
+//! waiting ──id | begin──▶ running ──end──▶ over (response.completed)
+//!    └─────────error─────────┴──error───▶ over (error)
 //! ```
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use serde::Serialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::chunk::{self, Choice, Chunk, Delta};
 use super::draft::Draft;
 use super::item::Status;
 use super::reply::Door;
 use super::write::Numbered;
-use crate::dialect::Events;
-use crate::openai::{ErrorBody, find_usage};
+use crate::dialect::chat::wire::{Chunk, gave_up};
+use crate::dialect::chat::{CallPiece, ChatEvent, ChatOut, ChatWriter, Head, Listed, Logprob, Piece};
+use crate::openai::ErrorBody;
 use crate::types::Usage;
+
+/// The number of the call that an old `function_call` is: it can be only one, and has none.
+const LEGACY: u64 = u64::MAX;
 
 /// The longest part of a provider's id that ours are made of, in bytes: OpenAI takes ids of 64.
 const LONGEST_ID: usize = 48;
@@ -54,8 +55,8 @@ impl Finish {
         match word {
             "length" | "max_tokens" => Self::Cut("max_output_tokens"),
             "content_filter" => Self::Cut("content_filter"),
-            // OpenRouter's and DeepSeek's words.
-            "error" | "insufficient_system_resource" => Self::Broken,
+            // DeepSeek's word.
+            "insufficient_system_resource" => Self::Broken,
             _ => Self::Whole,
         }
     }
@@ -81,42 +82,35 @@ impl Answer {
     pub(super) fn whole(mut self, body: &[u8]) -> Option<Vec<u8>> {
         let body = body.trim_ascii();
         let chunk = Chunk::read(body)?;
-        if chunk.may_be_error() && error_in(false, body).is_some() {
-            return None;
-        }
-        let choice = chunk.choice()?;
-        let message = choice.message()?;
+        let (choice, message) = chunk.whole_answer()?;
         // The events that this writes are of no use.
         let mut events = BytesMut::new();
-        self.head(&chunk, body);
-        self.begin(&mut events);
-        self.choice(choice, &message, &mut events);
-        (self.finish != Some(Finish::Broken)).then(|| self.end(&mut events))?
+        let mut out = ChatOut { writer: &mut self, text: &mut events };
+        out.tell(ChatEvent::Head(chunk.head()));
+        if let Some(counted) = chunk.usage(body) {
+            out.tell(ChatEvent::Usage(counted));
+        }
+        out.tell(ChatEvent::Begin);
+        choice.tell(Some(&message), &mut out);
+        self.end(&mut events)
     }
 
-    /// What a chunk says about the reply as such.
-    fn head(&mut self, chunk: &Chunk<'_>, json: &[u8]) {
-        let fill = |known: &mut String, word: Option<Cow<'_, str>>| {
-            if known.is_empty()
-                && let Some(word) = word
-            {
-                *known = word.into_owned();
-            }
-        };
+    /// What is said about the reply as such.
+    fn head(&mut self, head: &Head<'_>, out: &mut BytesMut) {
         if self.draft.is_none() {
-            fill(&mut self.id, chunk::text(chunk.id));
-            let created = chunk.created.and_then(|created| created.get().parse::<f64>().ok());
-            // `as` saturates.
-            self.created = self.created.or(created.map(|seconds| seconds as u64).filter(|seconds| *seconds > 0));
+            if self.id.is_empty() {
+                head.id.clone_into(&mut self.id);
+            }
+            self.created = self.created.or(head.created);
         }
         if self.model.is_empty() {
-            fill(&mut self.model, chunk::text(chunk.model));
+            head.model.clone_into(&mut self.model);
         }
-        if let Some(tier) = chunk::text(chunk.service_tier) {
-            self.service_tier = Some(tier.into_owned());
+        if !head.service_tier.is_empty() {
+            self.service_tier = Some(head.service_tier.to_owned());
         }
-        if chunk.may_have_usage() {
-            self.usage = find_usage(json).or(self.usage);
+        if !self.id.is_empty() {
+            self.begin(out);
         }
     }
 
@@ -140,27 +134,20 @@ impl Answer {
         self.draft = Some(draft);
     }
 
-    /// What a chunk adds to the answer.
-    fn choice(&mut self, choice: &Choice<'_>, delta: &Delta<'_>, out: &mut BytesMut) {
+    /// What is added to the answer.
+    fn piece(&mut self, piece: Piece<'_>, logprobs: Option<Listed<'_, Logprob<'_>>>, out: &mut BytesMut) {
         let Some(draft) = &mut self.draft else { return };
-        if let Some(text) = delta.reasoning() {
-            draft.think(&text, out);
-        }
-        if delta.thinking_blocks.is_some() {
-            draft.sign(values(delta.thinking_blocks), out);
-        }
-        match chunk::text(delta.content) {
-            Some(text) => draft.say(&text, choice.logprobs(), out),
-            // Mistral's parts.
-            None => values(delta.content).iter().for_each(|part| say_part(draft, part, out)),
-        }
-        if let Some(text) = chunk::text(delta.refusal) {
-            draft.refuse(&text, out);
-        }
-        values(delta.annotations).into_iter().for_each(|annotation| draft.annotate(annotation, out));
-        delta.calls().iter().for_each(|piece| draft.call(piece, out));
-        if let Some(word) = choice.finish_reason() {
-            self.finish = Some(Finish::read(&word));
+        match piece {
+            Piece::Nothing => {}
+            Piece::Text(text) => {
+                draft.say(text, logprobs.map(|logprobs| logprobs.values()).unwrap_or_default(), out);
+            }
+            Piece::Reasoning(text) => draft.think(text, out),
+            Piece::Thoughts { blocks, .. } => draft.sign(blocks.values(), out),
+            Piece::Refusal(text) => draft.refuse(text, out),
+            Piece::Annotations(all) => all.values().into_iter().for_each(|annotation| draft.annotate(annotation, out)),
+            Piece::Calls(calls) => calls.iter().for_each(|call| draft.call(call, out)),
+            Piece::Function(call) => draft.call(&CallPiece { index: Some(LEGACY), ..call }, out),
         }
     }
 
@@ -212,95 +199,23 @@ impl Answer {
     }
 }
 
-impl Events for Answer {
-    fn event(&mut self, name: Option<&[u8]>, data: &[u8], out: &mut BytesMut) {
-        if self.over {
-            return;
-        }
-        let payload = data.trim_ascii();
-        if payload.starts_with(b"[DONE]") {
-            self.end(out);
-            return;
-        }
-        let named_error = name == Some(b"error");
-        let chunk = Chunk::read(payload);
-        if (named_error || chunk.as_ref().is_none_or(Chunk::may_be_error))
-            && let Some(error) = error_in(named_error, payload)
-        {
-            self.fail(&error, out);
-            return;
-        }
-        let Some(chunk) = chunk else { return };
-        self.head(&chunk, payload);
-        let choice = chunk.choice();
-        if choice.is_some() || !self.id.is_empty() {
-            self.begin(out);
-        }
-        match choice {
-            Some(choice) => self.choice(choice, &choice.delta(), out),
-            // The count comes last. Some providers count in every chunk.
-            None if self.finish.is_some() && self.usage.is_some() => {
-                self.end(out);
-            }
-            None => {}
-        }
-        if self.finish == Some(Finish::Broken) {
-            self.fail(&gave_up(), out);
+impl ChatWriter for Answer {
+    fn event(&mut self, event: ChatEvent<'_>, out: &mut BytesMut) {
+        match event {
+            _ if self.over => {}
+            ChatEvent::Delta { piece, logprobs } => self.piece(piece, logprobs, out),
+            ChatEvent::Head(head) => self.head(&head, out),
+            ChatEvent::Begin => self.begin(out),
+            ChatEvent::Finish(word) => match Finish::read(word) {
+                Finish::Broken => self.fail(&gave_up(), out),
+                finish => self.finish = Some(finish),
+            },
+            ChatEvent::Usage(counted) => self.usage = Some(counted.usage),
+            ChatEvent::Error(error) => self.fail(error, out),
+            ChatEvent::Ping => {}
+            ChatEvent::End => drop(self.end(out)),
         }
     }
-
-    fn finish(&mut self, out: &mut BytesMut) {
-        if !self.over && self.finish.is_some() {
-            self.end(out);
-        }
-    }
-}
-
-/// A part of a content that is a list: text, or thinking that holds texts itself.
-fn say_part(draft: &mut Draft, part: &Value, out: &mut BytesMut) {
-    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    if part.get("type").is_some_and(|kind| kind == "thinking") {
-        let thinking = match part.get("thinking") {
-            Some(Value::Array(parts)) => parts.iter().map(|part| text(part, "text")).collect(),
-            _ => text(part, "thinking"),
-        };
-        if !thinking.is_empty() {
-            draft.think(&thinking, out);
-        }
-        return;
-    }
-    let (said, refused) = (text(part, "text"), text(part, "refusal"));
-    if !said.is_empty() {
-        draft.say(&said, Vec::new(), out);
-    }
-    if !refused.is_empty() {
-        draft.refuse(&refused, out);
-    }
-}
-
-fn values(list: Option<&RawValue>) -> Vec<Value> {
-    list.and_then(|list| serde_json::from_str(list.get()).ok()).unwrap_or_default()
-}
-
-/// The error that a payload is, in any of the known shapes.
-fn error_in(named_error: bool, payload: &[u8]) -> Option<ErrorBody> {
-    let value = serde_json::from_slice::<Value>(payload).ok();
-    if let Some(error) = value.as_ref().and_then(|value| ErrorBody::read(500, value)) {
-        return Some(error);
-    }
-    // vLLM's older object bears no wrapper.
-    let object = value.as_ref().and_then(Value::as_object);
-    let is = |key: &str| object.is_some_and(|object| object.get(key).is_some_and(|word| word == "error"));
-    match object {
-        Some(object) if named_error || ((is("object") || is("type")) && object.contains_key("message")) => {
-            Some(ErrorBody::from_object(500, object))
-        }
-        _ => named_error.then(gave_up),
-    }
-}
-
-fn gave_up() -> ErrorBody {
-    ErrorBody::new("The provider ended the stream with an error.", "server_error", None)
 }
 
 /// The members of a response that the reply decides.

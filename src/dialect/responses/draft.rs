@@ -10,12 +10,12 @@ use bytes::BytesMut;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::chunk::Piece;
 use super::item::{Body, Item, Part, Status, raw};
 use super::names::Names;
 use super::reply::Door;
 use super::thinking;
 use super::write::Numbered;
+use crate::dialect::chat::CallPiece;
 
 pub(super) struct Draft {
     door: Arc<Door>,
@@ -149,29 +149,29 @@ impl Draft {
     }
 
     /// A piece of a call.
-    pub(super) fn call(&mut self, piece: &Piece<'_>, out: &mut BytesMut) {
+    pub(super) fn call(&mut self, piece: &CallPiece<'_>, out: &mut BytesMut) {
         let at = match self.find(piece) {
             Some(at) => at,
             // A piece of a call that nobody began.
-            None if piece.id.is_none() && piece.name.is_none() => return,
+            None if piece.id.is_empty() && name(piece).is_none() => return,
             None => {
                 self.calls.push(Call { number: piece.index, ..Call::default() });
                 self.calls.len() - 1
             }
         };
         let call = &mut self.calls[at];
-        if let (true, Some(id)) = (call.provider_id.is_empty(), &piece.id) {
-            call.provider_id = id.clone().into_owned();
+        if call.provider_id.is_empty() {
+            piece.id.clone_into(&mut call.provider_id);
         }
-        let arguments = piece.arguments.as_deref().unwrap_or_default();
+        let arguments = piece.arguments;
         call.arguments.push_str(arguments);
-        match (&call.shown, &piece.name) {
+        match (&call.shown, name(piece)) {
             (Some((index, id)), _) if !arguments.is_empty() && !self.door.names.is_custom(&call.name) => {
                 let body = Body { item_id: Some(id), output_index: *index, delta: Some(arguments), ..Body::default() };
                 self.events.event("response.function_call_arguments.delta", &body, out);
             }
             (None, Some(name)) => {
-                call.name = name.clone().into_owned();
+                name.clone_into(&mut call.name);
                 self.show(at, out);
             }
             _ => {}
@@ -268,16 +268,16 @@ impl Draft {
     }
 
     /// The call that a piece belongs to. Numbers and ids may each be missing, and old servers give all calls one number.
-    fn find(&self, piece: &Piece<'_>) -> Option<usize> {
+    fn find(&self, piece: &CallPiece<'_>) -> Option<usize> {
         let has_id = |call: &Call, id: &str| call.provider_id == id;
-        match (piece.index, piece.id.as_deref()) {
+        match (piece.index, Some(piece.id).filter(|id| !id.is_empty())) {
             (Some(number), Some(id)) => self
                 .calls
                 .iter()
                 .rposition(|call| call.number == Some(number) && (call.provider_id.is_empty() || has_id(call, id))),
             (Some(number), None) => self.calls.iter().rposition(|call| call.number == Some(number)),
             (None, Some(id)) => self.calls.iter().rposition(|call| has_id(call, id)),
-            (None, None) if piece.name.is_some() => None,
+            (None, None) if name(piece).is_some() => None,
             (None, None) => self.calls.len().checked_sub(1),
         }
     }
@@ -389,6 +389,11 @@ fn added(item: &Item<'_>, index: usize, events: &mut Numbered, out: &mut BytesMu
     let item = raw(item);
     let body = Body { output_index: index, item: Some(&item), ..Body::default() };
     events.event("response.output_item.added", &body, out);
+}
+
+/// The function's name, where a piece says it.
+fn name<'a>(piece: &CallPiece<'a>) -> Option<&'a str> {
+    piece.name.filter(|name| !name.is_empty())
 }
 
 /// The free text in the arguments of a function that stands for a custom tool. A model that did not keep to the

@@ -15,7 +15,6 @@
 //! Rules and field names are those of OpenAI's API description of `POST /v1/responses`.
 
 mod answer;
-mod chunk;
 mod content;
 mod draft;
 mod echo;

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::answer::Answer;
 use super::names::Names;
 use super::options::Include;
-use crate::dialect::{Events, Replies};
+use crate::dialect::Replies;
+use crate::dialect::chat::ChatWriter;
 use crate::types::unix_now;
 
 /// What is known of other responses.
@@ -53,7 +54,7 @@ impl Replies for Arc<Door> {
         Answer::new(Arc::clone(self)).whole(body)
     }
 
-    fn events(&self) -> Box<dyn Events> {
+    fn writer(&self) -> Box<dyn ChatWriter> {
         Box::new(Answer::new(Arc::clone(self)))
     }
 }

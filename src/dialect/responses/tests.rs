@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::reply::{Memory, Source};
 use super::request::translate;
 use super::*;
-use crate::dialect::{Fate, Model, Refusal, Step};
+use crate::dialect::{Events, Fate, Model, Refusal, Step};
 use crate::sse::Scanner;
 use crate::types::PromptCaching;
 use order::{check, read};
@@ -143,7 +143,7 @@ fn scanned(pieces: &[Bytes]) -> Vec<(Option<Vec<u8>>, Vec<u8>)> {
 
 /// All that a stream makes of these events.
 fn streamed(step: &Step, events: &[(Option<Vec<u8>>, Vec<u8>)]) -> Bytes {
-    let (mut stream, mut out) = (step.replies.events(), BytesMut::new());
+    let (mut stream, mut out) = (Events::of(&*step.replies), BytesMut::new());
     for (name, data) in events {
         stream.event(name.as_deref(), data, &mut out);
     }

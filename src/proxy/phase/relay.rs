@@ -50,7 +50,7 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
         let too_large = |error| Error::because(ErrorType::ReadError, "an event without end", error).into_up();
         arrived = translator.feed(arrived).map_err(too_large)?;
         if end {
-            arrived = join(arrived, translator.finish().map_err(too_large)?);
+            arrived = join(arrived, translator.finish());
         }
     }
     let mut out = if arrived.is_empty() { arrived } else { stream.relay.feed(arrived) };

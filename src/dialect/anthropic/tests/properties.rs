@@ -278,7 +278,7 @@ proptest! {
     #[test]
     fn any_events(events in prop::collection::vec((any_object(any_json()), prop::sample::select(WORDS)), 0..12), tool in any::<bool>()) {
         let answers = Answers::new("m", tool.then(|| "f".into()), !tool);
-        let (mut stream, mut out) = (answers.events(), BytesMut::new());
+        let (mut stream, mut out) = (Events::of(&answers), BytesMut::new());
         for (mut event, kind) in events {
             event["type"] = kind.into();
             stream.event(Some(b"x"), event.to_string().as_bytes(), &mut out);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::reply::ChatReplies;
 use super::*;
-use crate::dialect::{Fate, Model, Replies};
+use crate::dialect::{Events, Fate, Model, Replies};
 use crate::sse::{RawEvent, Scanner};
 use crate::types::PromptCaching;
 
@@ -35,7 +35,7 @@ fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Option<Vec<u8>>,
 
 /// The translation of a chat stream.
 fn translate(replies: &ChatReplies, stream: &[u8]) -> Bytes {
-    let (mut events, mut out) = (replies.events(), BytesMut::new());
+    let (mut events, mut out) = (Events::of(replies), BytesMut::new());
     for (name, data) in scan([stream]) {
         events.event(name.as_deref(), &data, &mut out);
     }

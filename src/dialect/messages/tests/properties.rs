@@ -212,7 +212,7 @@ proptest! {
         for input in [&bytes[..], value.to_string().as_bytes()] {
             let _ = (replies.json(input), to_events(input), to_json(input), is_good(input));
             check_grammar(&payloads(&translate(&replies, input)));
-            let (mut events, mut out) = (replies.events(), BytesMut::new());
+            let (mut events, mut out) = (Events::of(&replies), BytesMut::new());
             events.event(None, input, &mut out);
             events.event(Some(b"error"), input, &mut out);
             events.event(None, input, &mut out);

@@ -1,0 +1,24 @@
+//! OpenAI's Chat Completions as what every translated stream passes through: typed events, never text that is parsed again.
+//!
+//! ```text
+//! provider's events ──ChatReader──▶ ChatEvent ──ChatWriter──▶ client's events
+//!
+//! readers:  chat (this module), anthropic, ollama
+//! writers:  chat (this module), messages, responses
+//! ```
+//!
+//! `wire` is the one reader of what "OpenAI-compatible" providers send, chunks and whole replies.
+
+mod event;
+mod read;
+#[cfg(test)]
+mod tests;
+mod text;
+pub(super) mod wire;
+
+pub use event::{
+    Annotation, CallPiece, ChatEvent, ChatOut, ChatReader, ChatWriter, Counted, Details, Head, Listed, Logprob, Piece,
+    Thought, ThoughtBlock, TopLogprob, UrlCitation,
+};
+pub use read::ChunkReader;
+pub use text::ChunkWriter;
