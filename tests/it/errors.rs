@@ -150,6 +150,34 @@ async fn provider_errors_reach_the_client_in_openais_shape() {
     }
 }
 
+/// Only Anthropic itself speaks for Anthropic: another provider's error in its shape keeps none of its numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_in_anthropics_shape_passes_as_it_came_from_anthropic_alone() {
+    const BODY: &str =
+        r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"},"request_id":"r"}"#;
+    for (preset, path, status) in [
+        ("anthropic", "/v1/messages", 529),
+        ("anthropic", "/v1/chat/completions", 503),
+        ("openai", "/v1/messages", 503),
+        ("openai", "/v1/chat/completions", 503),
+        ("custom", "/v1/chat/completions", 503),
+    ] {
+        let fake = Fake::always(Answer::json(529, BODY)).await;
+        let yaml = format!(
+            "providers: {{p: {{preset: {preset}, base_url: \"http://{}/v1\", api_key: k, credentials: mapped}}}}\ndefault_provider: p\n",
+            fake.address
+        );
+        let gateway = Gateway::start(&yaml);
+        let body = json!({"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]});
+        let request = reqwest::Client::new().post(gateway.url(path)).header("anthropic-version", "2023-06-01");
+        let reply = request.body(body.to_string()).send().await.unwrap();
+        let (told, text) = (reply.status().as_u16(), reply.text().await.unwrap());
+        assert_eq!((told, text == BODY), (status, status == 529), "{preset} {path}: {text}");
+        let error: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&error["type"], &error["error"]["type"]), (&json!("error"), &json!("overloaded_error")), "{text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_is_down_or_does_not_exist_is_a_502() {
     let closed = {
