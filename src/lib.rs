@@ -29,10 +29,10 @@
 //! | L3 | [`stored_responses`] | responses that are kept for a while in the place of providers that keep none |
 //! | L3 | [`telemetry`] | metrics and the log |
 //! | L4 | [`tenants`] | who asks, with the rules, meters and budgets that hold for them |
-//! | L5 | [`engines`] | everything that a configuration is turned into: one value, swapped by a reload |
+//! | L5 | [`snapshot`] | everything that a configuration is turned into: one value, swapped by a reload |
 //! | L6 | [`proxy`] | the Pingora `ProxyHttp`: one file per phase |
 //! | L6 | [`admin`] | second listener: health, readiness, metrics; tokens, tenants and their spend, the cache as a JSON API |
-//! | L7 | [`server`] | composition root: config → engines → Pingora server, reload, shutdown |
+//! | L7 | [`server`] | composition root: config → snapshot → Pingora server, reload, shutdown |
 //! | L8 | [`cli`] | `can serve`, `can check`, `can config`, `can auth`, `can cache`, `can registry`, `can simulate`, `can health` |
 
 pub mod admin;
@@ -42,7 +42,6 @@ pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod dialect;
-pub mod engines;
 pub mod error;
 pub mod guards;
 pub mod identity;
@@ -55,6 +54,7 @@ pub mod providers;
 pub mod proxy;
 pub mod routing;
 pub mod server;
+pub mod snapshot;
 pub mod sse;
 pub mod store;
 pub mod stored_responses;

@@ -1,4 +1,4 @@
-//! The composition root: configuration → engines → a Pingora server, its reloads and its end.
+//! The composition root: configuration → snapshot → a Pingora server, its reloads and its end.
 
 mod ending;
 mod front;
@@ -48,17 +48,17 @@ use crate::{
     capacity::Capacity,
     config::{Config, FileText, Listener, Loaded},
     connections::Connections,
-    engines::{Authorities, Engines, Peers},
     guards::Guards,
     identity::{Authenticator, Authenticators, Directory},
-    ledger::{Ledger, Snapshot},
+    ledger::{HandoverSnapshot, Ledger},
     objects::Objects,
     pricing::Catalogue,
     proxy::Gateway,
     routing::{Authorizers, RouteTable},
+    snapshot::{Authorities, Peers, Snapshot},
     store::{self, StoreError},
     telemetry::{AccessLog, Metrics, Observer},
-    tenants::{Governance, Parties},
+    tenants::{SharedState, TenantTable},
 };
 
 /// Long enough for a load balancer's health checks, where nobody waits at a terminal.
@@ -89,8 +89,8 @@ pub struct Server {
     pub addresses: Vec<SocketAddr>,
     /// Where the admin API will listen.
     pub admin: Option<SocketAddr>,
-    engines: Arc<ArcSwap<Engines>>,
-    governance: Arc<Governance>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    shared: Arc<SharedState>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
     certificates: Arc<Certificates>,
@@ -112,7 +112,7 @@ pub struct Plugins {
 }
 
 impl Server {
-    /// Builds the engines and binds nothing yet but the ports that the system is to choose.
+    /// Builds the first snapshot and binds nothing yet but the ports that the system is to choose.
     ///
     /// With `upgrade`, reservations, database and listeners are taken over from the process that gets SIGQUIT; this waits for it.
     ///
@@ -139,8 +139,8 @@ impl Server {
             true => Some(Incoming::wait(&socket, &*store).map_err(|error| StartError(vec![error]))?),
             false => None,
         };
-        let snapshot = before.as_ref().map(|before| &before.snapshot);
-        let ledger = Ledger::open_after(store.clone(), &config.database, snapshot).map_err(|error| match error {
+        let handed = before.as_ref().map(|before| &before.handed);
+        let ledger = Ledger::open_after(store.clone(), &config.database, handed).map_err(|error| match error {
             StoreError::Owned(message) => StartError(vec![message]),
             error => StartError(vec![format!("{}: {error}", config.database.path.display())]),
         })?;
@@ -150,14 +150,13 @@ impl Server {
         let objects = Arc::new(Objects::open(store));
         let capacity = Arc::new(Capacity::new(Some(config.server.memory_budget)));
         let authenticators = Authenticators::new(directory.clone(), plugins.authenticators.clone());
-        let governance =
-            Arc::new(Governance::new(directory, authenticators, ledger, Arc::new(cache), objects, capacity));
-        let engines = Arc::new(ArcSwap::from_pointee(engines(config, &governance, &metrics, plugins)?));
-        if let Some(snapshot) = snapshot {
-            inherit(&engines, &governance, snapshot);
+        let shared = Arc::new(SharedState::new(directory, authenticators, ledger, Arc::new(cache), objects, capacity));
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(config, &shared, &metrics, plugins)?));
+        if let Some(handed) = handed {
+            inherit(&snapshot, &shared, handed);
         }
-        let config = engines.load().config.clone();
-        tracing::info!("who can spend: {}", config.who_can_spend(governance.authenticators.holders()));
+        let config = snapshot.load().config.clone();
+        tracing::info!("who can spend: {}", config.who_can_spend(shared.authenticators.holders()));
         tracing::info!("memory budget: {}", config.server.memory_line());
         let conf = ServerConf {
             threads: config.server.threads,
@@ -185,15 +184,15 @@ impl Server {
         let startup = Startup::new(shown.len(), ready.clone(), shown[..addresses.len()].join(","));
         let asked = |endpoint: &Endpoint| ClientListener { address: endpoint.address, tls: endpoint.tls.is_some() };
         let readiness = Arc::new(Readiness::new(ready.clone(), endpoints.iter().map(asked).collect()));
-        governance.ledger.announce(shown);
+        shared.ledger.announce(shown);
         let draining = watch::Sender::new(false);
         let connections = Connections::new(limits::of_clients(&config.server));
         if let Some(endpoint) = admin {
             let state = Admin {
                 metrics: metrics.clone(),
                 readiness,
-                engines: engines.clone(),
-                governance: governance.clone(),
+                snapshot: snapshot.clone(),
+                shared: shared.clone(),
                 connections: connections.clone(),
             };
             pingora.add_service(Listening {
@@ -208,18 +207,18 @@ impl Server {
             });
         }
         let options = ConnectorOptions::from_server_conf(&pingora.configuration);
-        let gateway = Gateway::new(engines.clone(), governance.clone(), metrics.clone(), options);
+        let gateway = Gateway::new(snapshot.clone(), shared.clone(), metrics.clone(), options);
         let proxy = http_proxy(&pingora.configuration, gateway);
         pingora.add_service(Listening {
             name: "client API",
             threads: None,
-            api: Arc::new(ClientApi::new(proxy, engines.clone())),
+            api: Arc::new(ClientApi::new(proxy, snapshot.clone())),
             endpoints,
             connections: connections.clone(),
             startup,
             draining: draining.clone(),
         });
-        let outgoing = Outgoing::new(socket, governance.ledger.clone());
+        let outgoing = Outgoing::new(socket, shared.ledger.clone());
         let lame_duck =
             config.server.lame_duck.unwrap_or(if io::stderr().is_terminal() { Duration::ZERO } else { LAME_DUCK });
         let ending = Ending { ready: ready.clone(), draining, connections, metrics: metrics.clone(), lame_duck };
@@ -228,8 +227,8 @@ impl Server {
             pingora,
             addresses,
             admin: admin_address,
-            engines,
-            governance,
+            snapshot,
+            shared,
             metrics,
             ready,
             certificates: Arc::new(certificates),
@@ -244,8 +243,8 @@ impl Server {
         Reloader {
             load,
             in_force: Mutex::new(text),
-            engines: self.engines.clone(),
-            governance: self.governance.clone(),
+            snapshot: self.snapshot.clone(),
+            shared: self.shared.clone(),
             metrics: self.metrics.clone(),
             certificates: self.certificates.clone(),
         }
@@ -264,7 +263,7 @@ impl Server {
     /// How long a connection may be idle after a successor has the listeners: its client may believe it to be kept. Half of
     /// the time that open requests have leaves the other half to one that comes last.
     fn kept(&self) -> Duration {
-        let config = &self.engines.load().config;
+        let config = &self.snapshot.load().config;
         config.http.keepalive.min(config.server.shutdown_grace / 2)
     }
 
@@ -272,16 +271,16 @@ impl Server {
     /// open any more; the binary exits there, since Pingora itself would wait for the whole grace period.
     pub fn run(mut self, args: RunArgs, on_idle: impl FnOnce() + Send + 'static) {
         if let Some(before) = self.before.take() {
-            let (engines, governance) = (self.engines.clone(), self.governance.clone());
+            let (snapshot, shared) = (self.snapshot.clone(), self.shared.clone());
             let listeners = PathBuf::from(&self.pingora.configuration.upgrade_sock);
             thread::spawn(move || {
-                before.follow(&listeners, |snapshot| inherit(&engines, &governance, &snapshot));
-                governance.ledger.predecessor_ended();
+                before.follow(&listeners, |handed| inherit(&snapshot, &shared, &handed));
+                shared.ledger.predecessor_ended();
             });
         }
         self.pingora.bootstrap();
         let mut phases = self.pingora.watch_execution_phase();
-        let (ending, governance, outgoing) = (self.ending.clone(), self.governance.clone(), self.outgoing.clone());
+        let (ending, shared, outgoing) = (self.ending.clone(), self.shared.clone(), self.outgoing.clone());
         let kept = self.kept();
         self.certificates.watch(&self.metrics);
         thread::spawn(move || {
@@ -300,28 +299,28 @@ impl Server {
             // Without a successor a client comes back in vain, whether its connection is kept or not.
             ending.wait(if outgoing.has_successor() { kept } else { Duration::ZERO });
             outgoing.drained();
-            last_writes(&governance);
+            last_writes(&shared);
             on_idle();
         });
-        let governance = self.governance.clone();
+        let shared = self.shared.clone();
         self.pingora.run(args);
         // An end that did not wait for open requests: SIGINT, or a grace period that was too short.
-        last_writes(&governance);
+        last_writes(&shared);
     }
 }
 
 /// Holds in the budgets of the tenants what the gateway before this one may still spend.
-fn inherit(engines: &ArcSwap<Engines>, governance: &Governance, snapshot: &Snapshot) {
-    let engines = engines.load();
-    governance.ledger.inherit(snapshot, |tenant| Some(engines.parties.of(tenant)?.account.clone()));
+fn inherit(snapshot: &ArcSwap<Snapshot>, shared: &SharedState, handed: &HandoverSnapshot) {
+    let snapshot = snapshot.load();
+    shared.ledger.inherit(handed, |tenant| Some(snapshot.tenants.of(tenant)?.account.clone()));
 }
 
-fn last_writes(governance: &Governance) {
-    governance.cache.close(LAST_WRITES);
-    if !governance.objects.flush(LAST_WRITES) {
+fn last_writes(shared: &SharedState) {
+    shared.cache.close(LAST_WRITES);
+    if !shared.objects.flush(LAST_WRITES) {
         tracing::error!("the owners of the last objects are not written; they are nobody's after a restart");
     }
-    if !governance.ledger.close(LAST_WRITES) {
+    if !shared.ledger.close(LAST_WRITES) {
         tracing::error!("the last entries of the ledger are not written; their requests will be recovered");
     }
 }
@@ -351,17 +350,17 @@ fn endpoint(address: SocketAddr, upgrade: bool, faults: &mut Vec<String>) -> Opt
     Endpoint::bind(address, upgrade).map_err(|error| faults.push(format!("cannot listen on {address}: {error}"))).ok()
 }
 
-fn engines(
+fn snapshot(
     config: Config,
-    governance: &Arc<Governance>,
+    shared: &Arc<SharedState>,
     metrics: &Arc<Metrics>,
     plugins: Plugins,
-) -> Result<Engines, StartError> {
+) -> Result<Snapshot, StartError> {
     let catalogue = match &config.prices_file {
         None => Catalogue::builtin(),
         Some(path) => read_catalogue(path)?,
     };
-    let routes = RouteTable::new(&config, &governance.deployments, &plugins.authorizers)
+    let routes = RouteTable::new(&config, &shared.deployments, &plugins.authorizers)
         .ok_or_else(|| StartError(vec![format!("default_provider: no provider '{}'", config.default_provider)]))?;
     let mut authorities = BTreeMap::new();
     for provider in config.providers.values() {
@@ -373,14 +372,14 @@ fn engines(
         }
     }
     let config = Arc::new(config);
-    let parties = Parties::new(config.clone(), governance.clone());
+    let tenants = TenantTable::new(config.clone(), shared.clone());
     let mut observers: Vec<Arc<dyn Observer>> = vec![metrics.clone()];
     if config.log.access {
         observers.push(Arc::new(AccessLog));
     }
     let (catalogue, peers) = (Arc::new(catalogue), Peers::default());
     let Plugins { guards, authorizers, .. } = plugins;
-    Ok(Engines { config, routes, catalogue, parties, authorities, peers, observers, guards, authorizers })
+    Ok(Snapshot { config, routes, catalogue, tenants, authorities, peers, observers, guards, authorizers })
 }
 
 fn read_authorities(file: &Path) -> Result<Arc<Authorities>, String> {
@@ -410,8 +409,8 @@ pub struct Reloader {
     load: Load,
     /// The configuration file as it was when it was last applied.
     in_force: Mutex<FileText>,
-    engines: Arc<ArcSwap<Engines>>,
-    governance: Arc<Governance>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    shared: Arc<SharedState>,
     metrics: Arc<Metrics>,
     certificates: Arc<Certificates>,
 }
@@ -437,17 +436,17 @@ impl Reloader {
         match self.read(objection) {
             Ok((new, text, files, renewal)) => {
                 self.certificates.renew(renewal, &self.metrics);
-                let old = self.engines.swap(Arc::new(new));
+                let old = self.snapshot.swap(Arc::new(new));
                 *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = text;
-                let new = self.engines.load();
-                self.governance.capacity.memory.set_limit(new.config.server.memory_budget);
+                let new = self.snapshot.load();
+                self.shared.capacity.memory.set_limit(new.config.server.memory_budget);
                 let waiting = old.config.needs_restart(&new.config);
                 if !waiting.is_empty() {
                     tracing::warn!(keys = waiting.join(", "), "these keys change with a restart or an upgrade only");
                 }
                 self.metrics.reload("applied");
                 tracing::info!("configuration reloaded");
-                let holders = self.governance.authenticators.holders();
+                let holders = self.shared.authenticators.holders();
                 tracing::info!("who can spend: {}", new.config.who_can_spend(holders));
                 Ok(files)
             }
@@ -462,17 +461,17 @@ impl Reloader {
     fn read(
         &self,
         objection: fn(&FileText, &FileText) -> Option<String>,
-    ) -> Result<(Engines, FileText, Vec<PathBuf>, Renewal), StartError> {
+    ) -> Result<(Snapshot, FileText, Vec<PathBuf>, Renewal), StartError> {
         let Loaded { config, text, files, .. } = (self.load)()?;
         let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(why) = objection(&in_force, &text) {
             return Err(StartError(vec![format!("the configuration file {why}")]));
         }
         let renewal = self.certificates.read(&config).map_err(StartError)?;
-        let engines_now = self.engines.load();
-        let (guards, authorizers) = (engines_now.guards.clone(), engines_now.authorizers.clone());
+        let snapshot_now = self.snapshot.load();
+        let (guards, authorizers) = (snapshot_now.guards.clone(), snapshot_now.authorizers.clone());
         // The authenticators are with what outlives a reload.
         let plugins = Plugins { guards, authorizers, ..Plugins::default() };
-        Ok((engines(config, &self.governance, &self.metrics, plugins)?, text, files, renewal))
+        Ok((snapshot(config, &self.shared, &self.metrics, plugins)?, text, files, renewal))
     }
 }

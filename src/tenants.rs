@@ -25,7 +25,7 @@ use crate::{
 pub type Meters = Arc<[Arc<Meter>]>;
 
 /// What lives as long as the process: reloads change its rules and keep its counts and answers.
-pub struct Governance {
+pub struct SharedState {
     /// Tokens.
     pub directory: Arc<Directory>,
     /// All that know a credential: the tokens, and what a program around the gateway adds.
@@ -46,7 +46,7 @@ pub struct Governance {
     token_meters: Mutex<HashMap<TokenId, Arc<Meter>>>,
 }
 
-impl Governance {
+impl SharedState {
     /// Nothing is counted yet.
     pub fn new(
         directory: Arc<Directory>,
@@ -75,7 +75,7 @@ impl Governance {
 }
 
 /// A tenant with all that holds for it.
-pub struct Party {
+pub struct TenantPolicy {
     /// Who pays.
     pub id: TenantId,
     /// The names behind [`Self::meters`].
@@ -104,10 +104,10 @@ pub struct Party {
 }
 
 /// The tenants of one configuration.
-pub struct Parties {
+pub struct TenantTable {
     config: Arc<Config>,
-    governance: Arc<Governance>,
-    known: RwLock<HashMap<TenantId, Arc<Party>>>,
+    shared: Arc<SharedState>,
+    known: RwLock<HashMap<TenantId, Arc<TenantPolicy>>>,
     /// Chains that begin with a token's own meter, or that of another identity.
     tokens: RwLock<HashMap<TokenId, (Arc<Identity>, Meters)>>,
 }
@@ -116,7 +116,7 @@ pub struct Parties {
 #[derive(Clone)]
 pub struct Principal {
     /// The tenant.
-    pub party: Arc<Party>,
+    pub policy: Arc<TenantPolicy>,
     /// Whom its credential stands for; `None` for a client that presented none of ours.
     pub identity: Option<Arc<Identity>>,
     /// What it has to pass.
@@ -125,66 +125,66 @@ pub struct Principal {
     pub own_keys_only: bool,
 }
 
-impl Parties {
+impl TenantTable {
     /// Takes up every tenant that the configuration names. Blocks on the ledger's file.
-    pub fn new(config: Arc<Config>, governance: Arc<Governance>) -> Self {
+    pub fn new(config: Arc<Config>, shared: Arc<SharedState>) -> Self {
         let all = config.tenants.values().chain(&config.other_tenants);
         let rules: Vec<_> = all.flat_map(|tenant| tenant.budgets.clone()).collect();
-        governance.ledger.read_history(&rules);
-        governance.ledger.set_webhook(config.budgets.webhook.clone());
-        governance.stored_responses.set_bounds(config.stored_responses);
-        governance.ledger.retain(|key| {
+        shared.ledger.read_history(&rules);
+        shared.ledger.set_webhook(config.budgets.webhook.clone());
+        shared.stored_responses.set_bounds(config.stored_responses);
+        shared.ledger.retain(|key| {
             let budgets = config.tenant(&key.tenant).map(|tenant| &tenant.budgets);
             let same = |rule: &config::Budget| {
                 (rule.period, rule.hard, &rule.timezone) == (key.period, key.hard, &key.timezone)
             };
             budgets.is_some_and(|budgets| budgets.iter().any(same))
         });
-        let parties = Self { config, governance, known: RwLock::default(), tokens: RwLock::default() };
-        for id in parties.config.tenants.keys() {
-            parties.of(id);
+        let tenants = Self { config, shared, known: RwLock::default(), tokens: RwLock::default() };
+        for id in tenants.config.tenants.keys() {
+            tenants.of(id);
         }
         // Tenants that the entry `*` stands for were metered before: their rules may have changed too.
-        let metered: Vec<_> = lock(&parties.governance.tenant_meters).keys().cloned().collect();
+        let metered: Vec<_> = lock(&tenants.shared.tenant_meters).keys().cloned().collect();
         for id in metered {
-            parties.of(&id);
+            tenants.of(&id);
         }
-        parties
+        tenants
     }
 
     /// The tenant of this name; `None` where the configuration has none.
-    pub fn of(&self, id: &TenantId) -> Option<Arc<Party>> {
-        if let Some(party) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(id) {
-            return Some(party.clone());
+    pub fn of(&self, id: &TenantId) -> Option<Arc<TenantPolicy>> {
+        if let Some(policy) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+            return Some(policy.clone());
         }
-        let party = Arc::new(self.make(id)?);
+        let policy = Arc::new(self.make(id)?);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        Some(known.entry(id.clone()).or_insert(party).clone())
+        Some(known.entry(id.clone()).or_insert(policy).clone())
     }
 
     /// The tenant of clients without a token.
-    pub fn default_party(&self) -> Option<Arc<Party>> {
+    pub fn default_policy(&self) -> Option<Arc<TenantPolicy>> {
         self.of(&self.config.auth.default_tenant)
     }
 
     /// A client without a token, as its tenant.
     pub fn anonymous(&self) -> Option<Principal> {
-        let own_keys_only = !self.config.serves_strangers(self.governance.authenticators.has_callers());
-        let party = match &self.config.auth.anonymous {
+        let own_keys_only = !self.config.serves_strangers(self.shared.authenticators.has_callers());
+        let policy = match &self.config.auth.anonymous {
             Some(tenant) => self.of(tenant)?,
-            None => self.default_party()?,
+            None => self.default_policy()?,
         };
-        Some(Principal { meters: party.meters.clone(), party, identity: None, own_keys_only })
+        Some(Principal { meters: policy.meters.clone(), policy, identity: None, own_keys_only })
     }
 
     /// The holder of a credential; `None` where its tenant is not configured.
     pub fn holder(&self, identity: Arc<Identity>) -> Option<Principal> {
-        let party = self.of(&identity.tenant)?;
+        let policy = self.of(&identity.tenant)?;
         let rules = rules(&identity.limits);
         if rules.is_empty() {
             return Some(Principal {
-                meters: party.meters.clone(),
-                party,
+                meters: policy.meters.clone(),
+                policy,
                 identity: Some(identity),
                 own_keys_only: false,
             });
@@ -192,30 +192,30 @@ impl Parties {
         if let Some((known, meters)) = self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(&identity.id)
             && (Arc::ptr_eq(known, &identity) || known == &identity)
         {
-            return Some(Principal { meters: meters.clone(), party, identity: Some(identity), own_keys_only: false });
+            return Some(Principal { meters: meters.clone(), policy, identity: Some(identity), own_keys_only: false });
         }
         let own = {
-            let mut meters = lock(&self.governance.token_meters);
+            let mut meters = lock(&self.shared.token_meters);
             let meter = meters.entry(identity.id.clone()).or_insert_with(|| Arc::new(Meter::new(rules))).clone();
             meter.set_rules(rules);
             meter
         };
-        let meters: Meters = std::iter::once(own).chain(party.meters.iter().cloned()).collect();
+        let meters: Meters = std::iter::once(own).chain(policy.meters.iter().cloned()).collect();
         let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
         tokens.insert(identity.id.clone(), (identity.clone(), meters.clone()));
-        Some(Principal { party, identity: Some(identity), meters, own_keys_only: false })
+        Some(Principal { policy, identity: Some(identity), meters, own_keys_only: false })
     }
 
     /// Whether a tenant that has objects of its own only may see what this owner has made: a tenant what it and those below it
     /// have made, a client without a token what such clients have made, which is anybody.
     pub fn may_see(&self, who: &Principal, owner: &Owner) -> bool {
         match who.identity {
-            Some(_) => lineage(&self.config, &owner.tenant).contains(&who.party.id),
-            None => owner.anonymous && owner.tenant == who.party.id,
+            Some(_) => lineage(&self.config, &owner.tenant).contains(&who.policy.id),
+            None => owner.anonymous && owner.tenant == who.policy.id,
         }
     }
 
-    fn make(&self, id: &TenantId) -> Option<Party> {
+    fn make(&self, id: &TenantId) -> Option<TenantPolicy> {
         let own = self.config.tenant(id)?;
         let lineage = lineage(&self.config, id);
         let tenants: Vec<_> = lineage.iter().filter_map(|name| Some((name, self.config.tenant(name)?))).collect();
@@ -224,11 +224,11 @@ impl Parties {
             .flat_map(|(owner, tenant)| tenant.budgets.iter().map(|budget| (*owner, budget)))
             .map(|(owner, budget)| Rule { owner, budget, covers: covers(&self.config, owner) })
             .collect();
-        let mut party = Party {
+        let mut policy = TenantPolicy {
             id: id.clone(),
             lineage: lineage.clone(),
             meters: tenants.iter().map(|(name, tenant)| self.meter(name, &tenant.limits)).collect(),
-            account: self.governance.ledger.account(id, &rules),
+            account: self.shared.ledger.account(id, &rules),
             has_budget: !rules.is_empty(),
             has_hard_budget: rules.iter().any(|rule| rule.budget.hard),
             headers: Vec::new(),
@@ -241,20 +241,20 @@ impl Parties {
         };
         for (_, tenant) in &tenants {
             for (header, value) in &tenant.headers {
-                if !party.headers.iter().any(|(known, _)| known == header) {
-                    party.headers.push((header.clone(), value.clone()));
+                if !policy.headers.iter().any(|(known, _)| known == header) {
+                    policy.headers.push((header.clone(), value.clone()));
                 }
             }
             if !tenant.models.is_empty() {
-                party.models.push(tenant.models.clone());
+                policy.models.push(tenant.models.clone());
             }
         }
-        Some(party)
+        Some(policy)
     }
 
     fn meter(&self, tenant: &TenantId, limits: &config::Limits) -> Arc<Meter> {
         let rules = rules(limits);
-        let mut meters = lock(&self.governance.tenant_meters);
+        let mut meters = lock(&self.shared.tenant_meters);
         let meter = meters.entry(tenant.clone()).or_insert_with(|| Arc::new(Meter::new(rules))).clone();
         if meter.rules() != rules {
             meter.set_rules(rules);
@@ -267,7 +267,7 @@ impl Principal {
     /// Whether anything bounds what it spends: then nothing may pass whose cost is not known.
     pub fn counts_money(&self) -> bool {
         let by_token = || self.identity.as_ref().is_some_and(|who| who.limits.usd_per_minute.is_some());
-        self.party.has_budget || self.party.limits_money || by_token()
+        self.policy.has_budget || self.policy.limits_money || by_token()
     }
 
     /// Whether it may do this.
@@ -281,12 +281,12 @@ impl Principal {
             list.is_empty()
                 || list.iter().any(|pattern| matches(pattern, model) || route.is_some_and(|route| pattern == route))
         };
-        self.party.models.iter().all(allows) && self.identity.as_ref().is_none_or(|who| allows(&who.models))
+        self.policy.models.iter().all(allows) && self.identity.as_ref().is_none_or(|who| allows(&who.models))
     }
 
     /// Whether every model is allowed.
     pub fn may_ask_all(&self) -> bool {
-        self.party.models.is_empty() && self.identity.as_ref().is_none_or(|who| who.models.is_empty())
+        self.policy.models.is_empty() && self.identity.as_ref().is_none_or(|who| who.models.is_empty())
     }
 
     /// It has presented no credential of ours: it may be anybody.
@@ -296,13 +296,13 @@ impl Principal {
 
     /// To whom what it makes belongs.
     pub fn as_owner(&self) -> Owner {
-        Owner { tenant: self.party.id.clone(), anonymous: self.is_anonymous() }
+        Owner { tenant: self.policy.id.clone(), anonymous: self.is_anonymous() }
     }
 
     /// Whose limit a meter of the chain is, in words.
     pub fn owner(&self, meter: usize) -> String {
-        let tokens = self.meters.len() - self.party.meters.len();
-        match self.party.lineage.get(meter.wrapping_sub(tokens)) {
+        let tokens = self.meters.len() - self.policy.meters.len();
+        match self.policy.lineage.get(meter.wrapping_sub(tokens)) {
             Some(tenant) if meter >= tokens => format!("tenant '{tenant}'"),
             _ => match self.identity.as_ref().map(|who| who.kind) {
                 Some(IdentityKind::Issued(_)) => "this caller".to_owned(),

@@ -33,7 +33,7 @@ pub async fn require_admin(State(admin): State<Admin>, mut request: Request, nex
 }
 
 async fn authorize(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Identity>, ApiError> {
-    let authenticators = &admin.governance.authenticators;
+    let authenticators = &admin.shared.authenticators;
     let claimed = authenticators.sort(headers, Place::ADMIN).claimed.ok_or_else(|| {
         let message = format!("Present a token with the scope 'admin' as `Authorization: Bearer {PREFIX}…`.");
         ApiError::new(Code::InvalidApiKey, message)

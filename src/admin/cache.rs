@@ -193,13 +193,13 @@ pub async fn show(
         return Err(ApiError::invalid(format!("days: a number from 1 to {MAX_DAYS}.")));
     }
     let now = unix_now();
-    let retention = admin.engines.load().config.database.retention.as_millis();
+    let retention = admin.snapshot.load().config.database.retention.as_millis();
     let kept = now.saturating_sub(u64::try_from(retention).unwrap_or(u64::MAX)) / DAY_MS * DAY_MS;
     let since = now.saturating_sub(span.days * DAY_MS).max(kept);
-    let store = admin.governance.ledger.store().clone();
+    let store = admin.shared.ledger.store().clone();
     // What is happening in this millisecond belongs to it.
     let report = blocking(move || Ok(report::cache(&*store.connect_to_read()?, |_| true, since, now + 1)?)).await?;
-    let cache = &admin.governance.cache;
+    let cache = &admin.shared.cache;
     Ok(Json(view(&cache.usage(), cache.flights(), cache.purges.is_up(), &report, [since, now])))
 }
 
@@ -227,7 +227,7 @@ pub async fn invalidate(
     JsonText(body): JsonText,
 ) -> Result<Json<Invalidated>, ApiError> {
     let request = PurgeRequest::parse(&body).map_err(ApiError::invalid)?;
-    let cache = admin.governance.cache.clone();
+    let cache = admin.shared.cache.clone();
     let (request, written) = blocking(move || {
         let written = cache.purges.run(&request);
         Ok((request, written))

@@ -91,17 +91,14 @@ pub async fn readyz(State(admin): State<Admin>) -> Response {
     responses((status = 200, description = "Prometheus' text format.", body = String, content_type = "text/plain"))
 )]
 pub async fn metrics(State(admin): State<Admin>) -> Response {
-    let ledger = &admin.governance.ledger;
+    let ledger = &admin.shared.ledger;
     let health = ledger.health();
-    let up = [
-        ("database", health.database),
-        ("journal", health.journal),
-        ("tokens", admin.governance.directory.is_available()),
-    ];
+    let up =
+        [("database", health.database), ("journal", health.journal), ("tokens", admin.shared.directory.is_available())];
     admin.metrics.ledger(up, health.waiting, [health.written, health.alerts, health.unrecorded, health.lost]);
-    let objects = admin.governance.objects.counts();
+    let objects = admin.shared.objects.counts();
     admin.metrics.objects(objects.known, objects.waiting, objects.forgotten);
-    let config = admin.engines.load().config.clone();
+    let config = admin.snapshot.load().config.clone();
     // Labels come from the configuration: tenants that the entry `*` stands for may be many.
     for budget in ledger.standings().iter().filter(|budget| config.tenants.contains_key(&budget.key.tenant)) {
         let parts = [budget.limit, budget.spent, budget.reserved];
@@ -111,12 +108,12 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
     let closed: Vec<_> = Cause::ALL.into_iter().map(Cause::label).zip(counts.closed).collect();
     let refused: Vec<_> = ["all", "address"].into_iter().zip(counts.refused).collect();
     admin.metrics.connections([counts.busy, counts.waiting, counts.limit], &closed, &refused);
-    let cache = &admin.governance.cache;
+    let cache = &admin.shared.cache;
     let usage = cache.usage();
     let bytes = [usage.memory_bytes, usage.memory_limit, usage.disk_bytes, usage.disk_limit];
     admin.metrics.cache(bytes, usage.memory_entries, cache.flights() as u64, usage.disk_errors);
-    admin.metrics.stored_responses(admin.governance.stored_responses.len(Instant::now()));
-    let memory = admin.governance.capacity.memory.usage();
+    admin.metrics.stored_responses(admin.shared.stored_responses.len(Instant::now()));
+    let memory = admin.shared.capacity.memory.usage();
     let parts = Part::LABELS.into_iter().zip(memory.used).chain([("limit", memory.limit)]);
     admin.metrics.memory(parts, memory.waiting, [memory.waits, memory.refusals]);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.encode()).into_response()
@@ -133,8 +130,8 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
     responses((status = 200, description = "How they are.", body = HealthView), Refusals)
 )]
 pub async fn show(State(admin): State<Admin>) -> Json<HealthView> {
-    let ledger = admin.governance.ledger.health();
-    let tokens = admin.governance.directory.is_available();
+    let ledger = admin.shared.ledger.health();
+    let tokens = admin.shared.directory.is_available();
     let well = ledger.database && ledger.journal && tokens;
     Json(HealthView {
         status: if well { "ok" } else { "degraded" },

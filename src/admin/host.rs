@@ -23,8 +23,8 @@ const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Lets requests to a known name through. One without a name (HTTP/1.0) is not a browser's.
 pub async fn require_known_host(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    let engines = admin.engines.load();
-    match stranger(&request, &engines.config.admin_hosts) {
+    let snapshot = admin.snapshot.load();
+    match stranger(&request, &snapshot.config.admin_hosts) {
         Some(host) if !PROBES.contains(&request.uri().path()) => {
             let message = format!(
                 "The admin listener is not known as '{}'. Reach it by its IP address or as 'localhost', or name it in its \

@@ -41,7 +41,7 @@ use axum::{
 pub use self::readiness::{ClientListener, Readiness};
 
 use self::error::{ApiError, Code};
-use crate::{connections::Connections, engines::Engines, telemetry::Metrics, tenants::Governance};
+use crate::{connections::Connections, snapshot::Snapshot, telemetry::Metrics, tenants::SharedState};
 
 /// Where the JSON API lives.
 const API: &str = "/api/v1";
@@ -54,9 +54,9 @@ pub struct Admin {
     /// What `/readyz` asks.
     pub readiness: Arc<Readiness>,
     /// The configuration in effect.
-    pub engines: Arc<ArcSwap<Engines>>,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Tokens, money and answers.
-    pub governance: Arc<Governance>,
+    pub shared: Arc<SharedState>,
     /// Those of clients.
     pub connections: Arc<Connections>,
 }

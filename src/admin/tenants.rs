@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     config::{Budget, Limits, Tenant},
-    engines::Engines,
     ledger::Standing,
+    snapshot::Snapshot,
     types::TenantId,
 };
 
@@ -90,10 +90,10 @@ pub struct TenantList {
 )]
 pub async fn list(State(admin): State<Admin>) -> Result<Json<TenantList>, ApiError> {
     let used = in_use(&admin).await?;
-    let engines = admin.engines.load_full();
-    let names: BTreeSet<_> = engines.config.tenants.keys().cloned().chain(used).collect();
-    let standings = standings(&admin, &engines, &names);
-    Ok(Json(TenantList { tenants: names.iter().map(|id| view(id, &engines, &standings)).collect() }))
+    let snapshot = admin.snapshot.load_full();
+    let names: BTreeSet<_> = snapshot.config.tenants.keys().cloned().chain(used).collect();
+    let standings = standings(&admin, &snapshot, &names);
+    Ok(Json(TenantList { tenants: names.iter().map(|id| view(id, &snapshot, &standings)).collect() }))
 }
 
 /// Show a tenant
@@ -114,33 +114,33 @@ pub async fn show(
     Checked(Path(id)): Checked<Path<String>>,
 ) -> Result<Json<TenantView>, ApiError> {
     let id = TenantId::from(id);
-    let engines = admin.engines.load_full();
-    if !engines.config.tenants.contains_key(&id) && !in_use(&admin).await?.contains(&id) {
+    let snapshot = admin.snapshot.load_full();
+    if !snapshot.config.tenants.contains_key(&id) && !in_use(&admin).await?.contains(&id) {
         let message = format!("No tenant is called `{id}` in the configuration, and none is in use.");
         return Err(ApiError::new(Code::UnknownTenant, message));
     }
-    let standings = standings(&admin, &engines, &BTreeSet::from([id.clone()]));
-    Ok(Json(view(&id, &engines, &standings)))
+    let standings = standings(&admin, &snapshot, &BTreeSet::from([id.clone()]));
+    Ok(Json(view(&id, &snapshot, &standings)))
 }
 
 /// Tenants that have a token or a budget, named in the configuration or not.
 async fn in_use(admin: &Admin) -> Result<BTreeSet<TenantId>, ApiError> {
     let tokens = tokens::read(admin, |tokens| tokens.list(None)).await?;
-    let others = admin.engines.load().config.other_tenants.is_some();
-    let budgets = admin.governance.ledger.standings().into_iter().filter(|_| others);
+    let others = admin.snapshot.load().config.other_tenants.is_some();
+    let budgets = admin.shared.ledger.standings().into_iter().filter(|_| others);
     Ok(tokens.into_iter().map(|token| token.tenant).chain(budgets.map(|budget| budget.key.tenant)).collect())
 }
 
 /// How the budgets stand. Those of a tenant that has asked for nothing yet are taken up first, with what was spent before.
-fn standings(admin: &Admin, engines: &Engines, names: &BTreeSet<TenantId>) -> Vec<Standing> {
+fn standings(admin: &Admin, snapshot: &Snapshot, names: &BTreeSet<TenantId>) -> Vec<Standing> {
     for id in names {
-        engines.parties.of(id);
+        snapshot.tenants.of(id);
     }
-    admin.governance.ledger.standings()
+    admin.shared.ledger.standings()
 }
 
-fn view(id: &TenantId, engines: &Engines, standings: &[Standing]) -> TenantView {
-    let config = &engines.config;
+fn view(id: &TenantId, snapshot: &Snapshot, standings: &[Standing]) -> TenantView {
+    let config = &snapshot.config;
     let tenant: Option<&Arc<Tenant>> = config.tenant(id);
     let entry = tenant.map(|_| if config.tenants.contains_key(id) { id.to_string() } else { "*".to_owned() });
     let Some(tenant) = tenant else {

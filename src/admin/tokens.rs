@@ -168,7 +168,7 @@ pub async fn create(
     Extension(by): Extension<Caller>,
     JsonBody(body): JsonBody<Create>,
 ) -> Result<(StatusCode, Json<CreatedToken>), ApiError> {
-    let new = body.check(&admin.engines.load().config)?;
+    let new = body.check(&admin.snapshot.load().config)?;
     let (token, secret) = change(&admin, move |tokens| tokens.create(&new)).await?;
     tracing::info!(token = %token.id, tenant = %token.tenant, scopes = %token.scopes, by = %by.0.id, "token created");
     Ok(created(&token, &secret))
@@ -357,7 +357,7 @@ pub(super) async fn read<T: Send + 'static>(
     admin: &Admin,
     work: impl FnOnce(&mut Tokens<'_>) -> Result<T, TokenError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let store = admin.governance.ledger.store().clone();
+    let store = admin.shared.ledger.store().clone();
     blocking(move || work_on(store.connect_to_read()?, work)).await
 }
 
@@ -366,10 +366,10 @@ async fn change<T: Send + 'static>(
     admin: &Admin,
     work: impl FnOnce(&mut Tokens<'_>) -> Result<T, TokenError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let governance = admin.governance.clone();
+    let shared = admin.shared.clone();
     blocking(move || {
-        let done = work_on(governance.ledger.store().connect()?.0, work)?;
-        governance.directory.refresh();
+        let done = work_on(shared.ledger.store().connect()?.0, work)?;
+        shared.directory.refresh();
         Ok(done)
     })
     .await

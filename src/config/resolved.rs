@@ -1,4 +1,4 @@
-//! The resolved configuration: what the engines are built from. It cannot be wrong.
+//! The resolved configuration: what a snapshot is built from. It cannot be wrong.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

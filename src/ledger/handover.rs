@@ -1,7 +1,7 @@
 //! Handing the money over to a successor, as an upgrade does.
 //!
 //! ```text
-//! old: freeze ─▶ flush ─▶ Snapshot ─▶ let go of the file      settle what is open ─▶ drain: Snapshot ─▶ end
+//! old: freeze ─▶ flush ─▶ HandoverSnapshot ─▶ let go of the file      settle what is open ─▶ drain: HandoverSnapshot ─▶ end
 //!                            │                                       │ rows                 │
 //! new:                       └─▶ own the file, read history, inherit ─▶ follow ─▶ inherit ──┴─▶ release the rest
 //! ```
@@ -32,7 +32,7 @@ const SLACK_MS: u64 = 3_600_000;
 
 /// What a process may still spend after its successor has taken over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
+pub struct HandoverSnapshot {
     /// Its number in the ledger.
     pub process: i64,
     /// Every request whose row is not in the file yet was admitted at this moment or later; milliseconds since 1970.
@@ -87,7 +87,7 @@ impl Ledger {
     ///
     /// # Errors
     /// Why there can be no hand-over; nothing is frozen then.
-    pub fn freeze(&self) -> Result<Snapshot, NoHandover> {
+    pub fn freeze(&self) -> Result<HandoverSnapshot, NoHandover> {
         if self.shared.books().predecessor.is_some() {
             return Err(NoHandover::Unfinished);
         }
@@ -98,7 +98,7 @@ impl Ledger {
     ///
     /// # Errors
     /// What was settled could not be written; the allowance goes when this process does.
-    pub fn drain(&self) -> Result<Snapshot, NoHandover> {
+    pub fn drain(&self) -> Result<HandoverSnapshot, NoHandover> {
         self.snapshot(|_| NanoUsd::ZERO)
     }
 
@@ -122,8 +122,9 @@ impl Ledger {
         self.shared.store.ownership().take_back(patience)
     }
 
-    fn snapshot(&self, allowance: impl Fn(NanoUsd) -> NanoUsd) -> Result<Snapshot, NoHandover> {
-        let mut snapshot = Snapshot { process: self.shared.process, since: unix_now(), ..Snapshot::default() };
+    fn snapshot(&self, allowance: impl Fn(NanoUsd) -> NanoUsd) -> Result<HandoverSnapshot, NoHandover> {
+        let mut snapshot =
+            HandoverSnapshot { process: self.shared.process, since: unix_now(), ..HandoverSnapshot::default() };
         {
             // No account gets other budgets meanwhile.
             let mut books = self.shared.books();
@@ -152,7 +153,7 @@ impl Ledger {
 
     /// Holds what another process may still spend; each snapshot replaces the one before. `account` finds the account of a
     /// tenant, if it has one.
-    pub fn inherit(&self, snapshot: &Snapshot, account: impl Fn(&TenantId) -> Option<Arc<Account>>) {
+    pub fn inherit(&self, snapshot: &HandoverSnapshot, account: impl Fn(&TenantId) -> Option<Arc<Account>>) {
         let found: Vec<_> = snapshot
             .open
             .iter()
@@ -184,7 +185,7 @@ impl Ledger {
 }
 
 impl Predecessor {
-    pub(super) fn new(snapshot: &Snapshot) -> Self {
+    pub(super) fn new(snapshot: &HandoverSnapshot) -> Self {
         let mut allowances: HashMap<TenantId, NanoUsd> = HashMap::new();
         for (tenant, allowance) in &snapshot.allowances {
             // Of a tenant with several budgets a request needs something in each.

@@ -57,7 +57,7 @@ use std::{
 
 pub use account::{Account, Budgets};
 pub use budget::{Budget, BudgetKey, Covers, Crossed, Exceeded, Standing};
-pub use handover::{NoHandover, OpenRequest, Snapshot};
+pub use handover::{HandoverSnapshot, NoHandover, OpenRequest};
 pub use reservation::Reservation;
 
 pub use crate::store::{Basis, Entry, Refusal, Subject};
@@ -198,7 +198,7 @@ impl Ledger {
     pub fn open_after(
         store: Arc<dyn Store>,
         database: &config::Database,
-        before: Option<&Snapshot>,
+        before: Option<&HandoverSnapshot>,
     ) -> Result<Arc<Self>, StoreError> {
         let process = random_process();
         let mut folder = database.path.clone().into_os_string();

@@ -12,7 +12,6 @@ use crate::{
     cache::{Entry, Key, Lead},
     config::{CacheRules, Cors},
     connections::Connection,
-    engines::Engines,
     error::Fault,
     ledger::Reservation,
     limits::Permit,
@@ -31,18 +30,19 @@ use crate::{
         stream::Stream,
     },
     routing::{Candidates, FirstToLast, Plan, Reason, Target},
+    snapshot::Snapshot,
     stored_responses::Turn,
     telemetry::{InFlight, Metrics},
-    tenants::{Governance, Principal},
+    tenants::{Principal, SharedState},
     types::{RequestId, Secret, ServiceTier},
 };
 
 /// One request from its header to its record.
 pub struct Context {
-    /// The engines as they were when the request came; a reload does not change a request that is under way.
-    pub engines: Arc<Engines>,
+    /// The configuration as it was when the request came; a reload does not change a request that is under way.
+    pub snapshot: Arc<Snapshot>,
     /// What lives longer than a configuration: tokens, meters, budgets.
-    pub governance: Arc<Governance>,
+    pub shared: Arc<SharedState>,
     /// The metrics that observe it.
     pub metrics: Arc<Metrics>,
     /// How it came.
@@ -238,19 +238,19 @@ pub struct Cached {
 
 impl Context {
     /// A new request.
-    pub fn new(engines: Arc<Engines>, governance: &Arc<Governance>, metrics: &Arc<Metrics>) -> Self {
-        Self::counted(engines, governance, metrics, Some(InFlight::enter(metrics)))
+    pub fn new(snapshot: Arc<Snapshot>, shared: &Arc<SharedState>, metrics: &Arc<Metrics>) -> Self {
+        Self::counted(snapshot, shared, metrics, Some(InFlight::enter(metrics)))
     }
 
     fn counted(
-        engines: Arc<Engines>,
-        governance: &Arc<Governance>,
+        snapshot: Arc<Snapshot>,
+        shared: &Arc<SharedState>,
         metrics: &Arc<Metrics>,
         open: Option<InFlight>,
     ) -> Self {
         Self {
-            engines,
-            governance: governance.clone(),
+            snapshot,
+            shared: shared.clone(),
             metrics: metrics.clone(),
             arrival: Arrival { id: RequestId::now(), started: Instant::now(), connection: None, _open: open },
             asker: Asker::default(),
@@ -265,7 +265,7 @@ impl Context {
 
     /// For the client's side of an exchange that is a task of its own: all but its connection stays with `self`.
     pub fn stand_in(&mut self) -> Self {
-        let mut stand_in = Self::counted(self.engines.clone(), &self.governance, &self.metrics, None);
+        let mut stand_in = Self::counted(self.snapshot.clone(), &self.shared, &self.metrics, None);
         stand_in.handed = Handed::Over;
         stand_in.arrival.connection = self.arrival.connection.take();
         stand_in
@@ -288,7 +288,7 @@ impl Context {
 
     /// Which web pages may call.
     pub fn cors(&self) -> Option<&Cors> {
-        self.engines.config.http.cors.as_ref()
+        self.snapshot.config.http.cors.as_ref()
     }
 
     /// Name of the provider of the current attempt; `-` before the first.
@@ -325,7 +325,7 @@ impl Context {
     /// where the model has no price.
     pub fn call_prices(&self) -> Option<CallPrices> {
         let Attempt { target, price, .. } = self.dispatch.attempt.as_ref()?;
-        self.engines.call_prices(&self.ask.endpoint, self.ask.hosted.as_ref(), target, price.as_deref()?)
+        self.snapshot.call_prices(&self.ask.endpoint, self.ask.hosted.as_ref(), target, price.as_deref()?)
     }
 
     /// Lets go of the request's body once no further attempt can follow: a stream may stay open for minutes.
@@ -354,7 +354,7 @@ impl Context {
 
     /// The deployments of a plan are those that may be asked.
     pub fn open_dispatch(&mut self, plan: Plan) {
-        let most = self.engines.config.retry.attempts;
+        let most = self.snapshot.config.retry.attempts;
         self.dispatch.candidates = Some(Candidates::new(plan, most, &FirstToLast));
     }
 

@@ -25,31 +25,31 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
-    connections::Connection, engines::Engines, providers::ollama::ContextLengths, proxy::context::Handed,
-    telemetry::Metrics, tenants::Governance,
+    connections::Connection, providers::ollama::ContextLengths, proxy::context::Handed, snapshot::Snapshot,
+    telemetry::Metrics, tenants::SharedState,
 };
 
 /// The OpenAI-compatible gateway as a Pingora proxy.
 pub struct Gateway {
-    engines: Arc<ArcSwap<Engines>>,
-    governance: Arc<Governance>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    shared: Arc<SharedState>,
     metrics: Arc<Metrics>,
     contexts: ContextLengths,
     upstream: Arc<Upstream>,
 }
 
 impl Gateway {
-    /// A gateway that follows `engines` as they are swapped, and keeps connections as `options` say.
+    /// A gateway that follows `snapshot` as it is swapped, and keeps connections as `options` say.
     pub fn new(
-        engines: Arc<ArcSwap<Engines>>,
-        governance: Arc<Governance>,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        shared: Arc<SharedState>,
         metrics: Arc<Metrics>,
         options: ConnectorOptions,
     ) -> Self {
-        let capacity = governance.capacity.clone();
+        let capacity = shared.capacity.clone();
         Self {
-            engines,
-            governance,
+            snapshot,
+            shared,
             metrics,
             contexts: ContextLengths::new(capacity),
             upstream: Arc::new(Upstream {
@@ -67,7 +67,7 @@ impl ProxyHttp for Gateway {
     type CTX = Box<Context>;
 
     fn new_ctx(&self) -> Box<Context> {
-        Box::new(Context::new(self.engines.load_full(), &self.governance, &self.metrics))
+        Box::new(Context::new(self.snapshot.load_full(), &self.shared, &self.metrics))
     }
 
     /// No modules: a compression module would run before the held reply is read.

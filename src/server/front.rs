@@ -20,8 +20,8 @@ use pingora_proxy::HttpProxy;
 use super::listen::Api;
 use crate::{
     connections::{Connection, Timeouts},
-    engines::Engines,
     proxy::Gateway,
+    snapshot::Snapshot,
 };
 
 /// Prometheus comes every minute at the latest.
@@ -30,17 +30,17 @@ const ADMIN_TIMEOUTS: Timeouts = Timeouts { header: Duration::from_secs(15), idl
 /// The client API.
 pub struct ClientApi {
     proxy: Arc<HttpProxy<Gateway>>,
-    engines: Arc<ArcSwap<Engines>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
     /// For connections without TLS on which HTTP/2 may be used.
     h2c: HttpServerOptions,
 }
 
 impl ClientApi {
-    /// Serves with a proxy; `engines` has the timeouts in force.
-    pub fn new(proxy: HttpProxy<Gateway>, engines: Arc<ArcSwap<Engines>>) -> Self {
+    /// Serves with a proxy; `snapshot` has the timeouts in force.
+    pub fn new(proxy: HttpProxy<Gateway>, snapshot: Arc<ArcSwap<Snapshot>>) -> Self {
         let mut h2c = HttpServerOptions::default();
         h2c.h2c = true;
-        Self { proxy: Arc::new(proxy), engines, h2c }
+        Self { proxy: Arc::new(proxy), snapshot, h2c }
     }
 }
 
@@ -56,7 +56,7 @@ impl Api for ClientApi {
     }
 
     fn timeouts(&self) -> Timeouts {
-        let http = &self.engines.load().config.http;
+        let http = &self.snapshot.load().config.http;
         Timeouts { header: http.header_timeout, idle: http.keepalive }
     }
 }

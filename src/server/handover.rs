@@ -4,10 +4,10 @@
 //! can serve --upgrade        listens on `server.upgrade_socket`, in a folder that only its user can enter
 //! SIGQUIT to the old one     connects; each side checks the uid of the other before a byte is exchanged
 //!   old ─▶ Hello ◀─ new      the same protocol, the same database
-//!   old ─▶ Snapshot          its budgets are frozen and the database is let go of
+//!   old ─▶ HandoverSnapshot          its budgets are frozen and the database is let go of
 //!   new ─▶ Ready             it owns the database, holds what the old one may still spend, and waits for the listeners
 //!   Pingora sends the listeners over a socket of its own in the same folder
-//!   old ─▶ Snapshot          its listeners are closed: no allowance any more
+//!   old ─▶ HandoverSnapshot          its listeners are closed: no allowance any more
 //!   the connection ends      with the old process
 //! ```
 //!
@@ -36,7 +36,7 @@ use tokio::{
 
 use super::ending::Ending;
 use crate::{
-    ledger::{Ledger, NoHandover, Snapshot},
+    ledger::{HandoverSnapshot, Ledger, NoHandover},
     store::Store,
 };
 
@@ -90,7 +90,7 @@ pub fn listeners_socket(socket: &Path) -> PathBuf {
 /// What a successor got from the gateway before it, and the connection to that.
 pub struct Incoming {
     /// What the old gateway may still spend.
-    pub snapshot: Snapshot,
+    pub handed: HandoverSnapshot,
     stream: UnixStream,
 }
 
@@ -124,13 +124,13 @@ impl Incoming {
         let other: Hello = read(&mut stream, STEP).map_err(failed)?;
         send(&mut stream, &hello(store)).map_err(failed)?;
         agree(&other, store)?;
-        let snapshot = read(&mut stream, WORK).map_err(failed)?;
-        Ok(Self { snapshot, stream })
+        let handed = read(&mut stream, WORK).map_err(failed)?;
+        Ok(Self { handed, stream })
     }
 
     /// Tells the old gateway to send its listeners, once Pingora's socket is there; then passes its further snapshots on,
     /// until the connection ends. Blocks.
-    pub fn follow(mut self, listeners: &Path, mut inherit: impl FnMut(Snapshot)) {
+    pub fn follow(mut self, listeners: &Path, mut inherit: impl FnMut(HandoverSnapshot)) {
         let begun = Instant::now();
         while !listeners.exists() && begun.elapsed() < STEP {
             thread::sleep(LOOK);
@@ -140,8 +140,8 @@ impl Incoming {
             tracing::error!(%error, "the gateway before this one did not wait to be taken over");
             return;
         }
-        while let Ok(snapshot) = read(&mut self.stream, Duration::MAX) {
-            inherit(snapshot);
+        while let Ok(handed) = read(&mut self.stream, Duration::MAX) {
+            inherit(handed);
         }
     }
 }
@@ -208,13 +208,13 @@ impl Outgoing {
         send(&mut stream, &hello(&**self.ledger.store())).map_err(Failure::Io)?;
         let other: Hello = read(&mut stream, STEP).map_err(Failure::Io)?;
         agree(&other, &**self.ledger.store()).map_err(Failure::Refused)?;
-        let snapshot = self.ledger.freeze().map_err(Failure::Ledger)?;
+        let handed = self.ledger.freeze().map_err(Failure::Ledger)?;
         self.ledger.let_go();
-        let taken: io::Result<Ready> = send(&mut stream, &snapshot).and_then(|()| read(&mut stream, WORK));
+        let taken: io::Result<Ready> = send(&mut stream, &handed).and_then(|()| read(&mut stream, WORK));
         match taken {
             Ok(Ready) => {
                 *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
-                tracing::info!(successor = other.pid, requests = snapshot.open.len(), "handed over");
+                tracing::info!(successor = other.pid, requests = handed.open.len(), "handed over");
                 Ok(())
             }
             Err(error) => {

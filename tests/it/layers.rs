@@ -41,7 +41,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("stored_responses", 3),
     ("telemetry", 3),
     ("tenants", 4),
-    ("engines", 5),
+    ("snapshot", 5),
     ("proxy", 6),
     ("admin", 6),
     ("server", 7),
@@ -52,9 +52,9 @@ const LAYERS: &[(&str, u8)] = &[
 /// Edges inside one layer that are meant: an error names types, the dialect reads event streams.
 const SIDEWAYS: &[(&str, &str)] = &[("error", "types"), ("openai", "sse")];
 
-/// Where Pingora may be named. Engines stay plain Rust that a unit test drives without a socket; `limits` uses its counting
+/// Where Pingora may be named. The rest stays plain Rust that a unit test drives without a socket; `limits` uses its counting
 /// windows and `cache` its storage, which know no socket either.
-const PINGORA: &[&str] = &["cache", "limits", "engines", "proxy", "admin", "server", "cli"];
+const PINGORA: &[&str] = &["cache", "limits", "snapshot", "proxy", "admin", "server", "cli"];
 
 #[test]
 fn imports_point_down() {

@@ -26,7 +26,7 @@ pub async fn answer(ctx: &mut Context) -> Result<Option<Bytes>, GatewayError> {
     }
     let images = body.bound.images.saturating_mul(IMAGE_ESTIMATE);
     let (model, bytes) = (first.model.clone(), body.bytes.clone());
-    let capacity = &ctx.governance.capacity;
+    let capacity = &ctx.shared.capacity;
     let (pool, load) = (capacity.counting_of(bytes.len()), Load::reading(bytes.len()));
     let work = move |_share| count_prompt(&model, &bytes);
     let tokens = heavy::run_in(pool, capacity, load, work).await?.saturating_add(images);

@@ -26,7 +26,7 @@ pub async fn answer(caller: &mut Caller<'_>, ctx: &Context) -> Result<(u16, Byte
     let body = read::body(caller, ctx).await?;
     let mut request = PurgeRequest::parse(&body).map_err(invalid)?;
     if !principal.may(Scope::Admin) {
-        let tenant = &principal.party.id;
+        let tenant = &principal.policy.id;
         request = request.confined_to(tenant).map_err(|other| {
             let message = format!(
                 "The token belongs to tenant '{tenant}': to purge what '{other}' has paid for, the scope 'admin' is needed."
@@ -34,7 +34,7 @@ pub async fn answer(caller: &mut Caller<'_>, ctx: &Context) -> Result<(u16, Byte
             GatewayError::new(Fault::MissingScope, message)
         })?;
     }
-    let cache = ctx.governance.cache.clone();
+    let cache = ctx.shared.cache.clone();
     let (request, written) = spawn_blocking(move || {
         let written = cache.purges.run(&request);
         (request, written)

@@ -15,7 +15,6 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::{
     capacity::SMALL,
-    engines::UPSTREAM_IDLE,
     error::{Fault, GatewayError},
     objects::{self, Batch, Class, Collected, Cursor, Page, Rule, Step},
     proxy::{
@@ -34,6 +33,7 @@ use crate::{
         upstream::{self, Upstream, Wait},
     },
     routing::{AttemptOutcome, Target},
+    snapshot::UPSTREAM_IDLE,
     tenants::Principal,
     types::Api,
 };
@@ -110,8 +110,10 @@ pub async fn answer(
         }
         let page_read = Page::read(&body).ok_or_else(|| misunderstood(ctx))?;
         let step = collected.add(page_read, |id, element| {
-            let owner = ctx.governance.objects.owner(&target.provider.name, id);
-            let Some(owner) = owner.filter(|owner| ctx.engines.parties.may_see(principal, owner)) else { return false };
+            let owner = ctx.shared.objects.owner(&target.provider.name, id);
+            let Some(owner) = owner.filter(|owner| ctx.snapshot.tenants.may_see(principal, owner)) else {
+                return false;
+            };
             note(ctx, target, rule, element, &owner);
             true
         });
@@ -123,7 +125,7 @@ pub async fn answer(
                 let message = format!(
                     "None of the first {MAX_PAGES} pages of the provider's list holds anything of tenant '{}'. Narrow the list \
                      down, or ask for the objects by their ids.",
-                    principal.party.id
+                    principal.policy.id
                 );
                 return Err(GatewayError::new(Fault::UpstreamTimeout, message).into());
             }
@@ -140,7 +142,7 @@ fn note(ctx: &Context, target: &Target, rule: &Rule, element: &serde_json::Value
         return;
     }
     let ids = objects::find(&serde_json::to_vec(element).unwrap_or_default(), rule.answer);
-    ctx.governance.objects.record(&target.provider.name, ids.iter().map(String::as_str), owner, Class::Kept);
+    ctx.shared.objects.record(&target.provider.name, ids.iter().map(String::as_str), owner, Class::Kept);
 }
 
 /// Looks into the file that a batch is to be made of: each of its lines is a request, and may refer to what is another's. The
@@ -178,7 +180,7 @@ async fn inspect_file(
         // An error of the provider is the answer to the batch, and tells of the file that the client has named.
         return Err(provider_error(ctx, &reply.header, &body));
     }
-    let longest = ctx.engines.config.http.max_body_bytes;
+    let longest = ctx.snapshot.config.http.max_body_bytes;
     let (mut line, mut number, begun) = (BytesMut::new(), 1_u64, Instant::now());
     let mut room = None;
     while let Some(chunk) = upstream::piece(&mut reply.session).await.map_err(|error| failed(ctx, &error))? {
@@ -192,7 +194,7 @@ async fn inspect_file(
         line.extend_from_slice(rest);
         match line.len() {
             0..=SMALL => room = None,
-            length => heavy::fit(&ctx.governance.capacity, &mut room, 2 * length)?,
+            length => heavy::fit(&ctx.shared.capacity, &mut room, 2 * length)?,
         }
         if line.len() > longest || begun.elapsed() > MAX_INSPECTION {
             return Err(line_error(number, "it is too large to be checked"));
@@ -226,7 +228,7 @@ async fn inspect_line(
         }
         false => {
             let (batch, line) = (batch.clone(), line.split().freeze());
-            heavy::run(&ctx.governance.capacity, load, move |_share| read(&batch, &line)).await?
+            heavy::run(&ctx.shared.capacity, load, move |_share| read(&batch, &line)).await?
         }
     };
     let checked = found.map_err(visible::unreadable).and_then(|found| visible::check(ctx, principal, target, &found));

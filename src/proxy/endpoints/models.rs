@@ -74,22 +74,22 @@ pub async fn answer(
 
 /// A model that the configuration names in some way, if the client may use it.
 fn configured(ctx: &Context, principal: &Principal, id: &str) -> Option<Told> {
-    let plan = ctx.engines.routes.configured_plan(id)?;
+    let plan = ctx.snapshot.routes.configured_plan(id)?;
     let first = plan.targets.first()?;
     // A stranger is told of the models that a key of its own opens.
     let opens = || plan.targets.iter().any(|target| target.provider.takes_own_keys());
     let allowed = principal.may_ask(id, Some(&plan.label)) && (!ctx.asker.is_stranger() || opens());
-    let created = ctx.engines.released(first).unwrap_or_default();
+    let created = ctx.snapshot.released(first).unwrap_or_default();
     allowed.then(|| Told { id: id.to_owned(), created, owned_by: first.provider.name.to_string() })
 }
 
 /// All models that the client may use, in alphabetical order.
 async fn all(request: &RequestHeader, ctx: &mut Context, principal: &Principal, upstream: &Upstream) -> Vec<Told> {
-    let engines = ctx.engines.clone();
-    let listed = engines.routes.models().iter();
+    let snapshot = ctx.snapshot.clone();
+    let listed = snapshot.routes.models().iter();
     let mut models: Vec<_> = listed.filter_map(|model| configured(ctx, principal, &model.id)).collect();
     let mut names: BTreeSet<_> = models.iter().map(|model| model.id.clone()).collect();
-    for provider in engines.config.providers.values().filter(|provider| provider.list_models) {
+    for provider in snapshot.config.providers.values().filter(|provider| provider.list_models) {
         for model in own_list(request, ctx, principal, provider, upstream).await.iter() {
             let visible = visible(ctx, principal, provider, model);
             models.extend(visible.filter(|model| names.insert(model.id.clone())));
@@ -101,7 +101,7 @@ async fn all(request: &RequestHeader, ctx: &mut Context, principal: &Principal, 
 
 /// A model of a provider's own list, under the name by which the client can ask for it; `None` where it may not.
 fn visible(ctx: &Context, principal: &Principal, provider: &Arc<Provider>, model: &Told) -> Option<Told> {
-    let routes = &ctx.engines.routes;
+    let routes = &ctx.snapshot.routes;
     let leads_here = |plan: &Plan| {
         let mut targets = plan.targets.iter();
         targets.next().is_some_and(|target| target.provider.name == provider.name && *target.model == *model.id)
@@ -117,14 +117,14 @@ fn visible(ctx: &Context, principal: &Principal, provider: &Arc<Provider>, model
     if !is_theirs(ctx, principal, &plan) {
         visible::require_shown(ctx, principal, target).ok()?;
     }
-    let created = if model.created > 0 { model.created } else { ctx.engines.released(target).unwrap_or_default() };
+    let created = if model.created > 0 { model.created } else { ctx.snapshot.released(target).unwrap_or_default() };
     Some(Told { id, created, owned_by: model.owned_by.clone() })
 }
 
 /// Whether nothing of the account is hidden from the client: its own, or that of a tenant that may see all.
 fn is_theirs(ctx: &Context, principal: &Principal, plan: &Plan) -> bool {
     let own = |target| plan::credential(ctx, target).is_some_and(|key| key.is_own());
-    principal.party.objects == ProviderObjects::All || plan.targets.iter().all(own)
+    principal.policy.objects == ProviderObjects::All || plan.targets.iter().all(own)
 }
 
 /// A provider's own list, empty where it does not tell. With a client's own key it is asked each time.
@@ -136,7 +136,7 @@ async fn own_list(
     upstream: &Upstream,
 ) -> Arc<[Told]> {
     let nothing: Arc<[Told]> = Arc::new([]);
-    let Some(plan) = ctx.engines.routes.provider_plan(&provider.name, "") else { return nothing };
+    let Some(plan) = ctx.snapshot.routes.provider_plan(&provider.name, "") else { return nothing };
     let Some(target) = plan.targets.first().cloned() else { return nothing };
     let own = match plan::credential(ctx, &target) {
         Some(key) => key.is_own(),
@@ -148,7 +148,7 @@ async fn own_list(
         return ask_list(request, ctx, provider, upstream).await.unwrap_or(nothing);
     }
     let hash: String = target.wire.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
-    let slot = upstream.models.slot(format!("{}/{hash}/{}", provider.name, principal.party.id));
+    let slot = upstream.models.slot(format!("{}/{hash}/{}", provider.name, principal.policy.id));
     let mut slot = slot.lock().await;
     if let Some((until, models)) = &*slot
         && Instant::now() < *until
@@ -188,7 +188,7 @@ async fn look_up(
     id: &str,
     upstream: &Upstream,
 ) -> Result<(), Stop> {
-    let plan = ctx.engines.routes.default_plan(id);
+    let plan = ctx.snapshot.routes.default_plan(id);
     let target = plan.targets.first().cloned().filter(|_| principal.may_ask(id, None)).ok_or_else(|| unknown(id))?;
     let path = path_of(&target.model).ok_or_else(|| unknown(id))?;
     let needs_key = ctx.asker.is_stranger() || target.provider.preset().needs_key;
@@ -267,7 +267,7 @@ pub async fn unless_missing(
         .and_then(Candidates::first);
     let (true, Some(asked), Some(target)) = (about_model, asked, target.cloned()) else { return refusal };
     let Some(path) = path_of(&target.model) else { return refusal };
-    let tenant = ctx.asker.principal.as_ref().map_or("-", |principal| principal.party.id.as_str());
+    let tenant = ctx.asker.principal.as_ref().map_or("-", |principal| principal.policy.id.as_str());
     let key = format!("{}/{tenant}/{}", target.provider.name, target.model);
     let missing = match upstream.models.verdict(&key) {
         Some(missing) => missing,

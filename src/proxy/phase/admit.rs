@@ -47,15 +47,15 @@ const MOST: NanoUsd = NanoUsd(1_000_000_000_000_000);
 /// # Errors
 /// A token that opens nothing, or none where one is needed.
 pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
-    let parties = &ctx.engines.parties;
+    let tenants = &ctx.snapshot.tenants;
     let Some(presented) = &ctx.asker.claimed else {
-        if !ctx.engines.config.auth.passthrough {
+        if !ctx.snapshot.config.auth.passthrough {
             let message = format!("This gateway serves tokens only. Present yours as {}.", presenting(ctx, PREFIX));
             return Err(GatewayError::new(Fault::InvalidToken, message));
         }
-        return parties.anonymous().ok_or_else(|| GatewayError::new(Fault::Internal, "There is no default tenant."));
+        return tenants.anonymous().ok_or_else(|| GatewayError::new(Fault::Internal, "There is no default tenant."));
     };
-    let verdict = ctx.governance.authenticators.authenticate(presented.expose()).verdict().await;
+    let verdict = ctx.shared.authenticators.authenticate(presented.expose()).verdict().await;
     let identity = verdict.map_err(|refused| match refused {
         TokenRefused::Unknown => GatewayError::new(Fault::InvalidToken, "The token is not one of this gateway's."),
         TokenRefused::Expired => GatewayError::new(Fault::InvalidToken, "The token has expired."),
@@ -65,7 +65,7 @@ pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
         }
     })?;
     let tenant = identity.tenant.clone();
-    parties.holder(identity).ok_or_else(|| {
+    tenants.holder(identity).ok_or_else(|| {
         let message =
             format!("The token belongs to tenant '{tenant}', which the gateway's configuration does not have.");
         GatewayError::new(Fault::UnknownTenant, message)
@@ -107,13 +107,13 @@ pub fn enter(caller: &Caller<'_>, ctx: &mut Context, principal: &Principal) -> R
 fn require_metered(caller: &Caller<'_>, principal: &Principal) -> Result<(), GatewayError> {
     let request = caller.request();
     let path = request.uri.path();
-    let party = &principal.party;
-    let bounded = principal.counts_money() && !party.unmetered_paths || !principal.may_ask_all();
+    let policy = &principal.policy;
+    let bounded = principal.counts_money() && !policy.unmetered_paths || !principal.may_ask_all();
     if !bounded || is_free(&request.method, path) && !caller.wants_upgrade() {
         return Ok(());
     }
     let shown: String = path.chars().take(200).collect();
-    let (method, tenant) = (&request.method, &party.id);
+    let (method, tenant) = (&request.method, &policy.id);
     let message = match principal.may_ask_all() {
         true => format!(
             "The gateway cannot tell what {method} {shown} costs, and the spend of tenant '{tenant}' is bounded. Its operator \
@@ -146,7 +146,7 @@ pub fn require_model(principal: &Principal, model: Option<&str>, plan: &Plan) ->
         }
         let message = format!(
             "Tenant '{}' or its token may use only some models, and the request names none.",
-            principal.party.id
+            principal.policy.id
         );
         return Err(GatewayError::new(Fault::ModelNotAllowed, message).with_param(Some("model")));
     };
@@ -156,7 +156,7 @@ pub fn require_model(principal: &Principal, model: Option<&str>, plan: &Plan) ->
         return Ok(());
     }
     let message =
-        format!("The model '{model}' is not among those that tenant '{}' or its token may use.", principal.party.id);
+        format!("The model '{model}' is not among those that tenant '{}' or its token may use.", principal.policy.id);
     Err(GatewayError::new(Fault::ModelNotAllowed, message).with_param(Some("model")))
 }
 
@@ -196,9 +196,9 @@ fn quote(
 ) -> Result<Quote, GatewayError> {
     let bound = &body.bound;
     let charges = |target: &Target| -> Charges {
-        let price = ctx.engines.price(&ctx.ask.endpoint, target);
+        let price = ctx.snapshot.price(&ctx.ask.endpoint, target);
         let calls =
-            |price: &Arc<Price>| ctx.engines.call_prices(&ctx.ask.endpoint, body.hosted.as_ref(), target, price);
+            |price: &Arc<Price>| ctx.snapshot.call_prices(&ctx.ask.endpoint, body.hosted.as_ref(), target, price);
         let calls = price.as_ref().and_then(calls);
         (price, calls)
     };
@@ -288,7 +288,7 @@ fn require_price(
 ) -> Result<(), GatewayError> {
     let name = format_args!("{}/{}", target.provider.name, target.model);
     let Some(price) = price else { return Err(not_priced(principal, target)) };
-    let tenant = principal.party.id.as_str();
+    let tenant = principal.policy.id.as_str();
     let refuse = |fault, param, message: String| Err(GatewayError::new(fault, message).with_param(Some(param)));
     if body.peek.service_tier == Some(ServiceTier::Unknown) {
         let message = format!(
@@ -346,7 +346,7 @@ fn asks_for_long_context(request: &RequestHeader, principal: &Principal, candida
         let found = |at: usize| value.get(at + BETA.len()).is_some_and(u8::is_ascii_digit);
         memchr::memmem::find_iter(&value, BETA).any(found)
     };
-    let own = &principal.party.headers;
+    let own = &principal.policy.headers;
     let configured = candidates.left().flat_map(|target| &target.provider.headers).chain(own);
     request.headers.get_all(NAME).iter().any(asks)
         || configured.filter(|(name, _)| name.as_str() == NAME).any(|(_, value)| asks(value))
@@ -378,7 +378,7 @@ fn prompt_bound(endpoint: &Endpoint, bound: &Bound, price: Option<&Price>, tools
 
 fn not_priced(principal: &Principal, target: &Target) -> GatewayError {
     let missing = format!("{}/{}", target.provider.name, target.model);
-    let tenant = principal.party.id.as_str();
+    let tenant = principal.policy.id.as_str();
     if target.model.is_empty() {
         let message = format!(
             "There is a budget for tenant '{tenant}', and the request names no model: nobody can tell what the one of its \
@@ -400,18 +400,18 @@ fn not_priced(principal: &Principal, target: &Target) -> GatewayError {
 /// A limit that is reached, a budget that does not have enough, a disk that does not take the intent, or a client that left.
 pub async fn reserve(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<(), Stop> {
     let Some(principal) = ctx.asker.principal.clone() else { return Err(incomplete().into()) };
-    let Some(quote) = to_hold(&ctx.grant.terms, ctx.governance.ledger.is_open())? else { return Ok(()) };
+    let Some(quote) = to_hold(&ctx.grant.terms, ctx.shared.ledger.is_open())? else { return Ok(()) };
     if let Some(permit) = &mut ctx.grant.permit
         && let Err(refusal) = permit.charge(quote.tokens, quote.worst_case)
     {
         return Err(limited(ctx, &refusal).into());
     }
-    let (ledger, account) = (ctx.governance.ledger.clone(), &principal.party.account);
+    let (ledger, account) = (ctx.shared.ledger.clone(), &principal.policy.account);
     let subject = subject(ctx, &principal);
     let amount = quote.worst_case;
     let outcome = match ledger.reserve(account, subject.clone(), amount) {
         Err(ledger::Refused::Held(_)) => {
-            let patience = ctx.engines.config.budgets.wait;
+            let patience = ctx.snapshot.config.budgets.wait;
             let turn = Box::pin(ledger.reserve_within(account, subject, amount, patience));
             tokio::select! {
                 biased;
@@ -433,7 +433,7 @@ pub async fn reserve(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<(), S
         }
         Err(ledger::Refused::Exceeded(exceeded)) => {
             ctx.metrics.budget_refused();
-            Err(over_budget(&exceeded, &ctx.engines.config).into())
+            Err(over_budget(&exceeded, &ctx.snapshot.config).into())
         }
     }
 }
@@ -456,7 +456,7 @@ pub fn subject(ctx: &Context, principal: &Principal) -> Subject {
     Subject {
         id: ctx.arrival.id,
         at: unix_now(),
-        tenant: principal.party.id.clone(),
+        tenant: principal.policy.id.clone(),
         token: principal.identity.as_ref().map(|who| who.id.clone()),
         endpoint: ctx.ask.endpoint.label(),
         route: ctx.dispatch.plan().map_or_else(|| "-".into(), |plan| plan.label.clone()),

@@ -55,7 +55,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Settles what becomes of the exchange if its client leaves.
 pub fn arm(caller: &mut Caller<'_>, ctx: &Context) {
-    if ctx.grant.reservation.is_some() && ctx.engines.config.budgets.client_left == ClientLeft::Drain {
+    if ctx.grant.reservation.is_some() && ctx.snapshot.config.budgets.client_left == ClientLeft::Drain {
         caller.outlived(Parting::Drain);
     }
 }
@@ -81,7 +81,7 @@ pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPee
     let Prepared { body, exchange } = *prepared;
     let own_credential = plan::credential(ctx, &target).is_some_and(|key| key.is_own());
     let provider = target.provider.clone();
-    let price = ctx.engines.price(&ctx.ask.endpoint, &target);
+    let price = ctx.snapshot.price(&ctx.ask.endpoint, &target);
     ctx.dispatch.attempt = Some(Attempt { target, price, body, exchange, own_credential, is_sent: false });
 
     if let Err(mut error) = authorize(ctx).await {
@@ -98,7 +98,7 @@ pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPee
             return Err(error);
         }
     };
-    let mut peer = ctx.engines.peers.at(&provider, address, ctx.engines.authorities.get(&provider.name));
+    let mut peer = ctx.snapshot.peers.at(&provider, address, ctx.snapshot.authorities.get(&provider.name));
     if ctx.ask.websocket {
         Arc::make_mut(&mut peer).options.read_timeout = None;
     }
@@ -251,7 +251,7 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
     if let Some((name, value)) = credential {
         headers.insert(name, value);
     }
-    let own = ctx.asker.principal.iter().flat_map(|principal| &principal.party.headers);
+    let own = ctx.asker.principal.iter().flat_map(|principal| &principal.policy.headers);
     for (name, value) in provider.headers.iter().chain(own) {
         headers.insert(name.clone(), value.clone());
     }
@@ -275,7 +275,7 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
 /// An idempotency key as the gateway's account sees it: tenants share the account, and two of them may choose the same key. So
 /// may one who comes without a token, and is served as the same tenant.
 fn tenant_key(ctx: &Context, key: &HeaderValue) -> Option<HeaderValue> {
-    let tenant = ctx.asker.principal.as_ref().map_or("", |principal| principal.party.id.as_str());
+    let tenant = ctx.asker.principal.as_ref().map_or("", |principal| principal.policy.id.as_str());
     let anonymous = ctx.asker.principal.as_ref().is_none_or(|principal| principal.is_anonymous());
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(tenant.len() as u64).to_le_bytes()).update(tenant.as_bytes());

@@ -61,9 +61,9 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
     let Some(cached) = &ctx.ticket.cached else {
         return if directives.only_if_cached { Err(not_cached().into()) } else { Ok(false) };
     };
-    let cache = ctx.governance.cache.clone();
+    let cache = ctx.shared.cache.clone();
     let (key, rules) = (cached.key, cached.rules.clone());
-    let Some(payer) = ctx.asker.principal.as_ref().map(|principal| principal.party.id.clone()) else {
+    let Some(payer) = ctx.asker.principal.as_ref().map(|principal| principal.policy.id.clone()) else {
         return Ok(false);
     };
     if directives.no_cache {
@@ -119,7 +119,7 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
 fn is_purged(ctx: &Context, key: &Key, follower: &Follower) -> bool {
     let served = follower.server();
     let served = served.as_ref().map(|server| (&*server.provider, &*server.model));
-    let purges = &ctx.governance.cache.purges;
+    let purges = &ctx.shared.cache.purges;
     purges.stamp_of(key, follower.payer(), ctx.model_label(), served) >= follower.born()
 }
 
@@ -159,12 +159,12 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
     let (bytes, values) = (body.bytes.len(), body.values);
     // Most of what is asked ends here, so nothing is made before.
     let decision = match Load::reading(bytes) {
-        load if load.is_light() => judge(&ctx.ask.endpoint, body, directives, &ctx.engines.config),
+        load if load.is_light() => judge(&ctx.ask.endpoint, body, directives, &ctx.snapshot.config),
         load => {
             let (endpoint, body) = (ctx.ask.endpoint.clone(), (**body).clone());
-            let (directives, config) = (*directives, ctx.engines.config.clone());
+            let (directives, config) = (*directives, ctx.snapshot.config.clone());
             let work = move |_share| judge(&endpoint, &body, &directives, &config);
-            heavy::run(&ctx.governance.capacity, load, work).await?
+            heavy::run(&ctx.shared.capacity, load, work).await?
         }
     };
     if let Decision::Bypass(reason) = decision {
@@ -192,7 +192,7 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
         false => {
             let body = (**body).clone();
             // Without room for it the request goes on, and only the cache has no part in it.
-            heavy::run(&ctx.governance.capacity, load, move |_share| question.key(&body)).await.unwrap_or(Err("memory"))
+            heavy::run(&ctx.shared.capacity, load, move |_share| question.key(&body)).await.unwrap_or(Err("memory"))
         }
     };
     match answer {
@@ -243,7 +243,7 @@ fn namespace(request: &RequestHeader, ctx: &Context, candidates: &Candidates, ru
     };
     if let Some(principal) = &ctx.asker.principal {
         match rules.namespace {
-            Namespace::Tenant => part(b't', principal.party.id.as_str().as_bytes()),
+            Namespace::Tenant => part(b't', principal.policy.id.as_str().as_bytes()),
             Namespace::Shared => {}
         }
         // Clients without a token may be anybody (`auth.anonymous`): they do not read what a tenant's token holders were told.
@@ -251,7 +251,7 @@ fn namespace(request: &RequestHeader, ctx: &Context, candidates: &Candidates, ru
             part(b'n', b"");
         }
         // What a tenant's headers say to the provider may change the answer.
-        for (name, value) in &principal.party.headers {
+        for (name, value) in &principal.policy.headers {
             part(b'h', name.as_str().as_bytes());
             part(b'v', value.as_bytes());
         }
@@ -465,7 +465,7 @@ async fn share(caller: &mut Caller<'_>, ctx: &mut Context, failure: &Failure) ->
 /// Serves what has expired, where there is such a thing.
 pub async fn serve_stale(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, Stop> {
     let Some(cached) = &ctx.ticket.cached else { return Ok(false) };
-    let purges = &ctx.governance.cache.purges;
+    let purges = &ctx.shared.cache.purges;
     let Some(entry) = cached.stale.clone().filter(|entry| purges.counts(&cached.key, entry)) else { return Ok(false) };
     let age = Duration::from_millis(unix_now().saturating_sub(entry.stored));
     serve(caller, ctx, &entry, Course::Stale, age).await
@@ -478,7 +478,7 @@ pub fn has_stale(ctx: &Context) -> bool {
 
 /// The flight that a request leads, and whether it goes on to its end also when nobody waits for it.
 pub fn leads(ctx: &Context) -> Option<(Arc<Lead>, bool)> {
-    let finish = ctx.engines.config.cache.abandoned == Abandoned::Finish;
+    let finish = ctx.snapshot.config.cache.abandoned == Abandoned::Finish;
     ctx.fill().map(|lead| (lead.clone(), finish))
 }
 
@@ -555,7 +555,7 @@ impl Maker {
         let attempt = ctx.dispatch.attempt.as_ref()?;
         let target = &attempt.target;
         Some(Self {
-            cache: ctx.governance.cache.clone(),
+            cache: ctx.shared.cache.clone(),
             rules: cached.rules.clone(),
             endpoint: ctx.ask.endpoint.clone(),
             other_model: target.model != cached.model,
@@ -566,7 +566,7 @@ impl Maker {
                 body: Bytes::new(),
                 born: lead.born(),
                 stored: 0,
-                tenant: ctx.asker.principal.as_ref()?.party.id.clone(),
+                tenant: ctx.asker.principal.as_ref()?.policy.id.clone(),
                 route: ctx.model_label().into(),
                 provider: target.provider.name.clone(),
                 model: target.model.clone(),

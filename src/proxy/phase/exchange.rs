@@ -24,13 +24,13 @@ use super::{attempt, inspect, recover, relay, respond};
 use crate::{
     cache::Outcome,
     capacity::Turns,
-    engines::UPSTREAM_IDLE,
     proxy::{
         caller::Caller,
         context::{Context, Delivery},
         upstream::{self, Upstream, Wait, has_body, is_over},
     },
     routing::AttemptOutcome,
+    snapshot::UPSTREAM_IDLE,
 };
 
 /// Whether the request is here whole, so that it is carried here.
@@ -227,7 +227,7 @@ async fn hold(
         return pass(caller, ctx, provider, tasks, ended).await;
     }
     let (mut header, mut body) = held.complete();
-    if !ctx.engines.guards.is_empty() {
+    if !ctx.snapshot.guards.is_empty() {
         Box::pin(inspect::reply(caller, ctx, &mut header, &mut body)).await?;
     }
     publish.reply(&header, &body);
@@ -269,7 +269,7 @@ async fn pass(
         if let Some(parting) = relay::events(&mut body, ended, ctx)? {
             caller.outlived(parting);
         }
-        if !ctx.engines.guards.is_empty() {
+        if !ctx.snapshot.guards.is_empty() {
             Box::pin(inspect::events(caller, ctx, &mut tasks, body.as_ref())).await?;
         }
         relay::share(&mut body, ctx);

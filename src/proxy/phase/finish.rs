@@ -48,15 +48,15 @@ pub fn record(caller: &mut Caller<'_>, ctx: &mut Context, error: Option<&Error>)
     let fault = ctx.reply.fault.map(|fault| Cow::Borrowed(fault.code()));
     let error = fault.or_else(|| error.map(|error| Cow::Owned(error.etype().as_str().to_owned())));
     let end = End { status, first_byte, duration, error };
-    let engines = ctx.engines.clone();
+    let snapshot = ctx.snapshot.clone();
     match settle::close(caller.request(), ctx, end) {
-        (closing, Verdict::Known(settled)) => tell(&engines.observers, &closing.settle(settled)),
+        (closing, Verdict::Known(settled)) => tell(&snapshot.observers, &closing.settle(settled)),
         (closing, Verdict::Count(count)) => {
             // The process does not end before the count is in the ledger.
             let open = InFlight::enter(&ctx.metrics);
             tokio::spawn(async move {
                 let settled = count.count().await;
-                tell(&engines.observers, &closing.settle(settled));
+                tell(&snapshot.observers, &closing.settle(settled));
                 drop(open);
             });
         }

@@ -14,7 +14,7 @@ use crate::{
 /// Sets what must stand before the first body byte is read.
 pub fn prepare_connection(caller: &mut Caller<'_>, ctx: &mut Context) {
     ctx.ask.websocket = caller.is_websocket();
-    let http = &ctx.engines.config.http;
+    let http = &ctx.snapshot.config.http;
     // For bodies that are forwarded; a body that is read here has a limit for the whole. A WebSocket may be silent for as
     // long as both ends like.
     caller.set_patience((!ctx.ask.websocket).then_some(http.body_timeout), http.keepalive);
@@ -27,7 +27,7 @@ pub fn prepare_connection(caller: &mut Caller<'_>, ctx: &mut Context) {
 /// reach a provider unmetered. A query that makes a server see another method.
 pub fn identify(caller: &Caller<'_>, ctx: &mut Context) -> Result<Endpoint, GatewayError> {
     let request = caller.request();
-    let Credentials { claimed, key } = ctx.governance.authenticators.sort(&request.headers, Place::CLIENT);
+    let Credentials { claimed, key } = ctx.shared.authenticators.sort(&request.headers, Place::CLIENT);
     (ctx.asker.claimed, ctx.asker.credential) = (claimed, key);
     let path = request.uri.path();
     // Every client of Anthropic's says which version of the API it wants.

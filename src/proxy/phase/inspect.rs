@@ -35,11 +35,11 @@ pub async fn prompt(caller: &mut Caller<'_>, ctx: &Context) -> Result<(), Stop> 
     let load = Load::listing(bytes.len(), body.values);
     // The share is kept for as long as the list is.
     let work = move |share| (Texts::of_request(&endpoint, bytes), share);
-    let (texts, _share) = heavy::run(&ctx.governance.capacity, load, work).await?;
+    let (texts, _share) = heavy::run(&ctx.shared.capacity, load, work).await?;
     let texts = texts.map_err(|why| invalid(format!("The request body cannot be inspected: {why}.")))?;
     tokio::select! {
         biased;
-        verdict = ctx.engines.guards.inspect(Point::BeforeDispatch, &texts) => Ok(verdict?),
+        verdict = ctx.snapshot.guards.inspect(Point::BeforeDispatch, &texts) => Ok(verdict?),
         _ = caller.departure() => Err(Stop::Gone),
     }
 }
@@ -100,7 +100,7 @@ pub async fn events(
 /// [`BLOCKED`].
 pub fn refuse_unread(ctx: &Context, header: &ResponseHeader) -> Result<()> {
     let unread = ctx.ask.endpoint.reads_body() && header.status.is_success();
-    if unread && !ctx.engines.guards.is_empty() { Err(blocked()) } else { Ok(()) }
+    if unread && !ctx.snapshot.guards.is_empty() { Err(blocked()) } else { Ok(()) }
 }
 
 /// What a client is told where nothing of the reply was read.
@@ -116,7 +116,7 @@ fn blocked() -> Box<Error> {
 async fn ask(caller: &mut Caller<'_>, ctx: &Context, at: Point, texts: &Texts) -> Result<Result<(), GatewayError>> {
     tokio::select! {
         biased;
-        verdict = ctx.engines.guards.inspect(at, texts) => Ok(verdict),
+        verdict = ctx.snapshot.guards.inspect(at, texts) => Ok(verdict),
         left = caller.left() => Err(left),
     }
 }

@@ -159,7 +159,7 @@ async fn walk(
             ctx.ask.body = Some(body);
             plan::refuse_stranger(ctx)?;
             own::understood(caller.request(), ctx, &principal).await?;
-            if !ctx.engines.guards.is_empty() {
+            if !ctx.snapshot.guards.is_empty() {
                 Box::pin(inspect::prompt(caller, ctx)).await?;
             }
         }

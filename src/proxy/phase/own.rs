@@ -61,18 +61,18 @@ pub async fn forwarded(
     if plan::credential(ctx, &target).is_some_and(|key| key.is_own()) {
         return Ok(Passage::Unread);
     }
-    let party = principal.party.clone();
+    let policy = principal.policy.clone();
     let uri = caller.request().uri.clone();
     let found = find_rule(caller.request().method.as_str(), uri.path());
     if found.as_ref().is_some_and(|(rule, _)| rule.action == Action::Admin) {
         let knob = "provider_admin: true";
-        return if party.provider_admin {
+        return if policy.provider_admin {
             Ok(Passage::Unread)
         } else {
             Err(refuse(caller.request(), principal, knob).into())
         };
     }
-    if party.objects == ProviderObjects::All {
+    if policy.objects == ProviderObjects::All {
         // Nothing is checked; what is made is kept all the same, for the day on which there are other tenants.
         if let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::List) {
             ctx.reply.keeper = keeper(ctx, principal, &target, rule, &ids, &Bytes::new());
@@ -139,10 +139,10 @@ fn keeper(
     body: &Bytes,
 ) -> Option<Box<Keeper>> {
     let owner = match ids.first() {
-        Some(id) => ctx.governance.objects.owner(&target.provider.name, id)?,
+        Some(id) => ctx.shared.objects.owner(&target.provider.name, id)?,
         None => principal.as_owner(),
     };
-    Keeper::forwarded(&ctx.governance.objects, target, rule, owner, body).map(Box::new)
+    Keeper::forwarded(&ctx.shared.objects, target, rule, owner, body).map(Box::new)
 }
 
 /// Checks what a request to an endpoint that is understood refers to. Deployments where an object is not the tenant's are
@@ -153,7 +153,7 @@ fn keeper(
 pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
     let (Some(candidates), Some(body)) = (&ctx.dispatch.candidates, &ctx.ask.body) else { return Err(incomplete()) };
     let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|key| key.is_own());
-    if principal.party.objects == ProviderObjects::All || candidates.left().all(is_own) {
+    if principal.policy.objects == ProviderObjects::All || candidates.left().all(is_own) {
         return Ok(());
     }
     let (bytes, model) = (body.bytes.clone(), body.peek.model.clone());
@@ -177,7 +177,7 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
         // refuses what would need a memory.
         let translated =
             ctx.ask.endpoint == Endpoint::Responses && exchange::is_translated(&ctx.ask.endpoint, provider);
-        let objects = &ctx.governance.objects;
+        let objects = &ctx.shared.objects;
         let counts = |reference: &&Reference| !translated || objects.owner(&provider.name, &reference.id).is_some();
         let outcome = visible::require_fine_tune(ctx, principal, target)
             .and_then(|()| visible::check(ctx, principal, target, references.iter().filter(counts)));
@@ -188,7 +188,7 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
 
 fn refuse(request: &RequestHeader, principal: &Principal, knob: &str) -> GatewayError {
     let shown: String = request.uri.path().chars().take(200).collect();
-    let (method, tenant) = (&request.method, &principal.party.id);
+    let (method, tenant) = (&request.method, &principal.policy.id);
     let message = format!(
         "{method} {shown} is not served to tenant '{tenant}' with the gateway's key, because it could show or change what is \
          another's. The gateway's operator can allow it (tenants.{tenant}: {{{knob}}})."
@@ -226,7 +226,7 @@ async fn references_of(
         let boundary = boundary(&kind).ok_or_else(|| invalid("The content type is not that of a plain form."))?;
         let boundary = boundary.to_owned();
         let work = move |_share| Some(form_references(&Form::read(&bytes, &boundary)?));
-        let read = heavy::run(&ctx.governance.capacity, Load::reading(length), work).await?;
+        let read = heavy::run(&ctx.shared.capacity, Load::reading(length), work).await?;
         let message = "The multipart body is not in the plain form that the gateway can check for references.";
         let found = read.ok_or_else(|| invalid(message))?.map_err(visible::unreadable)?;
         return Ok((found, false));
@@ -254,5 +254,5 @@ async fn references(
     scan: impl FnOnce(&[u8]) -> Result<Vec<Reference>, Refused> + Send + 'static,
 ) -> Result<Vec<Reference>, GatewayError> {
     let load = Load::reading(bytes.len());
-    heavy::run(&ctx.governance.capacity, load, move |_share| scan(&bytes)).await?.map_err(visible::unreadable)
+    heavy::run(&ctx.shared.capacity, load, move |_share| scan(&bytes)).await?.map_err(visible::unreadable)
 }

@@ -29,9 +29,9 @@ const MAX_MODEL_BYTES: usize = 256;
 /// # Errors
 /// A body that is no JSON object, a field of the wrong type, or more values than `http.max_json_values`.
 pub async fn peek(ctx: &Context, bytes: Bytes) -> Result<Box<Body>, GatewayError> {
-    let (endpoint, most) = (ctx.ask.endpoint.clone(), ctx.engines.config.http.max_json_values);
+    let (endpoint, most) = (ctx.ask.endpoint.clone(), ctx.snapshot.config.http.max_json_values);
     let load = Load::reading(bytes.len());
-    let parsed = heavy::run(&ctx.governance.capacity, load, move |_share| parse(&endpoint, bytes, most)).await?;
+    let parsed = heavy::run(&ctx.shared.capacity, load, move |_share| parse(&endpoint, bytes, most)).await?;
     parsed.map_err(|error| invalid(error.message).with_param(error.param))
 }
 
@@ -60,11 +60,11 @@ pub fn route(ctx: &Context, body: &Body) -> Result<Plan, GatewayError> {
         Some(model) if model.len() > MAX_MODEL_BYTES || model.chars().any(char::is_control) => {
             Err(invalid("The field 'model' must be the name of a model.").with_param(Some("model")))
         }
-        Some(model) if !model.is_empty() => Ok(ctx.engines.routes.plan(model)),
+        Some(model) if !model.is_empty() => Ok(ctx.snapshot.routes.plan(model)),
         // The one endpoint whose model OpenAI does not require; the body stays without one.
-        None if ctx.ask.endpoint == Endpoint::Moderations => Ok(ctx.engines.routes.plan(DEFAULT_MODERATION_MODEL)),
+        None if ctx.ask.endpoint == Endpoint::Moderations => Ok(ctx.snapshot.routes.plan(DEFAULT_MODERATION_MODEL)),
         // A stored prompt names the model.
-        None if ctx.ask.endpoint == Endpoint::Responses => ctx.engines.routes.responses_plan().ok_or_else(no_model),
+        None if ctx.ask.endpoint == Endpoint::Responses => ctx.snapshot.routes.responses_plan().ok_or_else(no_model),
         _ => Err(no_model()),
     }
 }
@@ -79,7 +79,7 @@ fn no_model() -> GatewayError {
 /// # Errors
 /// As for [`peek`].
 pub async fn limit_answer(ctx: &Context, body: Box<Body>) -> Result<Box<Body>, GatewayError> {
-    let tenant = ctx.asker.principal.as_ref().and_then(|principal| principal.party.default_max_tokens);
+    let tenant = ctx.asker.principal.as_ref().and_then(|principal| principal.policy.default_max_tokens);
     let limits = [ctx.dispatch.plan().and_then(|plan| plan.default_max_tokens), tenant];
     let Some(limit) = limits.into_iter().flatten().min() else { return Ok(body) };
     let (field, others) = match ctx.ask.endpoint {
@@ -101,10 +101,10 @@ pub async fn limit_answer(ctx: &Context, body: Box<Body>) -> Result<Box<Body>, G
         return Ok(body);
     }
     let load = Load::reading(body.bytes.len());
-    let capacity = ctx.governance.capacity.clone();
+    let capacity = ctx.shared.capacity.clone();
     let work =
         move |share| keep(&capacity, share, splice(&body.bytes, &body.peek, &[Edit::Set(field, limit.to_string())]));
-    let bytes = heavy::run(&ctx.governance.capacity, load, work).await??;
+    let bytes = heavy::run(&ctx.shared.capacity, load, work).await??;
     peek(ctx, bytes).await
 }
 
@@ -135,9 +135,9 @@ pub async fn require_room(
 /// A path that only Anthropic has, and no provider that is asked in its dialect.
 pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
     if !ctx.ask.anthropic {
-        return Ok(ctx.engines.routes.default_plan(""));
+        return Ok(ctx.snapshot.routes.default_plan(""));
     }
-    ctx.engines.routes.anthropic_plan().ok_or_else(|| {
+    ctx.snapshot.routes.anthropic_plan().ok_or_else(|| {
         let message = "The path is Anthropic's, and the gateway has no provider that speaks its dialect.";
         GatewayError::new(Fault::UnknownPath, message)
     })
@@ -253,7 +253,7 @@ pub fn credential<'a>(ctx: &'a Context, target: &Target) -> Option<Presented<'a>
     let mapped = (target.wire.authorizer.is_some() && !ctx.asker.is_stranger()).then_some(Presented::Mapped);
     if ctx.asker.is_stranger() {
         // A key in a header of the configuration would go in the place of the stranger's own.
-        let theirs = ctx.asker.principal.iter().flat_map(|principal| &principal.party.headers);
+        let theirs = ctx.asker.principal.iter().flat_map(|principal| &principal.policy.headers);
         if provider.headers.iter().chain(theirs).any(|(name, _)| KEY_HEADERS.contains(&name.as_str())) {
             return None;
         }

@@ -42,7 +42,7 @@ pub async fn body(caller: &mut Caller<'_>, ctx: &Context) -> Result<Bytes, Stop>
 
 /// Always off the worker: a few bytes may become the largest body.
 async fn decode(coding: Coding, body: Bytes, ctx: &Context) -> Result<Bytes, GatewayError> {
-    let (limits, memory) = (&ctx.engines.config.http, &ctx.governance.capacity.memory);
+    let (limits, memory) = (&ctx.snapshot.config.http, &ctx.shared.capacity.memory);
     let failed = || GatewayError::new(Fault::Internal, "The request body could not be decoded.");
     let usual = body.len().saturating_mul(USUAL_RATIO).max(USUAL_SIZE).min(limits.max_body_bytes);
     for limit in [usual, limits.max_body_bytes] {
@@ -79,7 +79,7 @@ fn unsupported() -> GatewayError {
 
 /// The body as it comes.
 async fn received(caller: &mut Caller<'_>, ctx: &Context) -> Result<Bytes, Stop> {
-    let (limits, memory) = (&ctx.engines.config.http, &ctx.governance.capacity.memory);
+    let (limits, memory) = (&ctx.snapshot.config.http, &ctx.shared.capacity.memory);
     let announced = caller
         .header(http::header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())

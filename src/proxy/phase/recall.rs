@@ -31,7 +31,7 @@ use crate::{
 pub fn keeps(ctx: &Context) -> bool {
     ctx.ask.endpoint == Endpoint::Responses
         && left(ctx).any(|target| is_translated(ctx, target))
-        && ctx.governance.stored_responses.is_on()
+        && ctx.shared.stored_responses.is_on()
 }
 
 fn left(ctx: &Context) -> impl Iterator<Item = &Target> {
@@ -56,14 +56,14 @@ pub async fn open(
 ) -> Result<Box<Body>, GatewayError> {
     // Who is refused anyway takes no room from others.
     plan::refuse_stranger(ctx)?;
-    let store = ctx.governance.stored_responses.clone();
+    let store = ctx.shared.stored_responses.clone();
     let owner = owner(caller, ctx, principal);
     // OpenAI keeps a response unless it is told not to.
     let keeps = body.peek.store != Some(false);
     let bytes = body.bytes.clone();
     let load = Load::reading(bytes.len());
     let work = move |_share| store.open(&owner, &bytes, keeps, Instant::now());
-    let opened = match heavy::run(&ctx.governance.capacity, load, work).await? {
+    let opened = match heavy::run(&ctx.shared.capacity, load, work).await? {
         Ok(opened) => opened,
         // Ids of a provider that keeps responses itself.
         Err((_, false)) if !left(ctx).all(|target| is_translated(ctx, target)) => return Ok(body),
@@ -73,14 +73,14 @@ pub async fn open(
     ctx.reply.turn = turn.map(Box::new);
     let Some(whole) = whole else { return Ok(body) };
     ctx.ask.previous_response_id = previous_response_id.map(Into::into);
-    let most = ctx.engines.config.http.max_body_bytes;
+    let most = ctx.snapshot.config.http.max_body_bytes;
     if whole.bytes() > most {
         return Err(too_long(whole.bytes(), most));
     }
-    let capacity = ctx.governance.capacity.clone();
+    let capacity = ctx.shared.capacity.clone();
     let load = Load::reading(whole.bytes());
     let work = move |share| heavy::keep(&capacity, share, whole.write().into());
-    let whole = heavy::run(&ctx.governance.capacity, load, work).await??;
+    let whole = heavy::run(&ctx.shared.capacity, load, work).await??;
     plan::peek(ctx, whole).await
 }
 
@@ -128,7 +128,7 @@ fn owner(caller: &Caller<'_>, ctx: &Context, principal: &Principal) -> Owner {
     }
     let mut client = [0; 16];
     client.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    Owner { tenant: principal.party.id.clone(), client }
+    Owner { tenant: principal.policy.id.clone(), client }
 }
 
 /// Keeps what the cache serves, as if it had just been made: the cache may know it for longer.
@@ -173,7 +173,7 @@ pub async fn answer(
         Some(id) => (id, true),
         None => (rest, false),
     };
-    let store = &ctx.governance.stored_responses;
+    let store = &ctx.shared.stored_responses;
     if id.is_empty() || id.contains('/') || !store.is_on() {
         return Ok(None);
     }
@@ -207,14 +207,14 @@ pub async fn answer(
 }
 
 async fn input_items(ctx: &Context, response: Arc<Response>, wanted: Page) -> Result<String, GatewayError> {
-    let (bytes, most) = (response.context_bytes(), ctx.engines.config.http.max_body_bytes);
+    let (bytes, most) = (response.context_bytes(), ctx.snapshot.config.http.max_body_bytes);
     if bytes > most {
         return Err(too_long(bytes, most));
     }
     // Trees of the items, and the list that is made of them.
     let load = Load { bytes, memory: 8 * bytes as u64 };
     let work = move |_share| page(&response, &wanted).map(|list| list.to_string());
-    let found = heavy::run(&ctx.governance.capacity, load, work).await?;
+    let found = heavy::run(&ctx.shared.capacity, load, work).await?;
     found.ok_or_else(|| GatewayError::new(Fault::ObjectNotFound, "No such item: 'after'.").with_param(Some("after")))
 }
 

@@ -132,7 +132,7 @@ pub fn is_over(ctx: &Context) -> bool {
 /// The event that tells a client that its stream broke; `None` when the stream had ended properly.
 pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
     let Delivery::Relay(stream) = &mut ctx.reply.delivery else { return None };
-    if !ctx.engines.guards.is_empty() {
+    if !ctx.snapshot.guards.is_empty() {
         // Nobody has inspected it.
         stream.relay.drop_held();
     }

@@ -68,7 +68,7 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
     let refuses_our_key = status == 401 && !own_credential;
     // Its target may be signed with the gateway's key, and a client would send its own credential there.
     let redirects = response.status.is_redirection() && status != 304 && !own_credential;
-    let worth_another = refuses_our_key || redirects || ctx.engines.config.retry.statuses.contains(&status);
+    let worth_another = refuses_our_key || redirects || ctx.snapshot.config.retry.statuses.contains(&status);
     let down = worth_another && (status >= 500 || status == 429);
     if worth_another && translate::ready(ctx) {
         let mut error = Error::explain(NEXT_TARGET, "the provider's status asks for another target").into_up();
@@ -138,7 +138,7 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
 fn understood(ctx: &Context) -> Option<Keeper> {
     let (attempt, body) = (ctx.dispatch.attempt.as_ref()?, ctx.ask.body.as_ref()?);
     let owner = ctx.asker.principal.as_ref().map(Principal::as_owner)?;
-    Keeper::understood(&ctx.governance.objects, attempt, &ctx.ask.endpoint, body, owner)
+    Keeper::understood(&ctx.shared.objects, attempt, &ctx.ask.endpoint, body, owner)
 }
 
 fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, head: bool) -> Delivery {
@@ -187,7 +187,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
 
 /// Whose account the reply of this attempt speaks of.
 fn account(ctx: &Context) -> Account {
-    let config = &ctx.engines.config;
+    let config = &ctx.snapshot.config;
     let alone = ctx.asker.principal.as_ref().is_some_and(Principal::is_anonymous)
         && config.tenants.len() <= 1
         && config.other_tenants.is_none();
@@ -325,7 +325,7 @@ impl Publish {
 
 /// Begins to hold a reply whose header has come.
 pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
-    let memory = &ctx.governance.clone().capacity.memory;
+    let memory = &ctx.shared.clone().capacity.memory;
     let keeper = ctx.reply.keeper.take();
     let keep = move |body: &Bytes| {
         if let Some(keeper) = &keeper {
@@ -341,10 +341,10 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
             }
             if own_credential { body } else { conceal(body) }
         };
-        let limit = Limit { bytes: ctx.engines.config.http.max_held_reply_bytes, must: false };
+        let limit = Limit { bytes: ctx.snapshot.config.http.max_held_reply_bytes, must: false };
         return (Held::new(header, limit, memory, Box::new(finish)), Publish { maker: None, turn: None });
     }
-    let most_values = ctx.engines.config.http.max_json_values;
+    let most_values = ctx.snapshot.config.http.max_json_values;
     let requested_tier = ctx.tier();
     let price = ctx.price();
     let quote = ctx.grant.quote().copied();
@@ -422,10 +422,10 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
         }
         body
     };
-    let limits = &ctx.engines.config.http;
+    let limits = &ctx.snapshot.config.http;
     // A translated reply never passes as it came: one that is too large to be held is an error.
     // Nor does one pass that guards have to see whole.
-    let limit = match ctx.exchange().is_some() || !ctx.engines.guards.is_empty() {
+    let limit = match ctx.exchange().is_some() || !ctx.snapshot.guards.is_empty() {
         true => Limit { bytes: limits.max_held_reply_bytes.max(MAX_TRANSLATED), must: true },
         false => Limit { bytes: limits.max_held_reply_bytes, must: false },
     };

@@ -42,7 +42,7 @@ pub fn tally(ctx: &Context) -> Option<Tally> {
     ctx.asker.principal.as_ref()?;
     let (attempt, price) = (ctx.dispatch.attempt.as_ref()?, ctx.price());
     let prompt = Prompt::keep(&ctx.ask.endpoint, ctx.grant.quote(), ctx.ask.body.as_ref().map(|body| &body.bytes));
-    let (model, measure, capacity) = (attempt.target.model.clone(), attempt.measure(), ctx.governance.capacity.clone());
+    let (model, measure, capacity) = (attempt.target.model.clone(), attempt.measure(), ctx.shared.capacity.clone());
     Some(Tally::begin(model, measure, prompt, may_think(ctx), price.as_deref(), cap(ctx), capacity))
 }
 
@@ -62,8 +62,8 @@ pub fn ceiling(ctx: &Context) -> Option<NanoUsd> {
 
 /// What is settled never makes a hard budget be exceeded.
 fn is_capped(ctx: &Context) -> bool {
-    let has_hard_budget = ctx.asker.principal.as_ref().is_none_or(|principal| principal.party.has_hard_budget);
-    has_hard_budget && ctx.engines.config.budgets.overrun == Overrun::Stop
+    let has_hard_budget = ctx.asker.principal.as_ref().is_none_or(|principal| principal.policy.has_hard_budget);
+    has_hard_budget && ctx.snapshot.config.budgets.overrun == Overrun::Stop
 }
 
 /// Whether the model of the current attempt may generate what its reply does not show.
@@ -92,7 +92,7 @@ fn may_think(ctx: &Context) -> bool {
 
 /// The event that ends a stream whose budget is used up.
 pub fn overrun(ctx: &Context, exceeded: &Exceeded) -> ErrorBody {
-    let GatewayError { fault, message, .. } = admit::over_budget(exceeded, &ctx.engines.config);
+    let GatewayError { fault, message, .. } = admit::over_budget(exceeded, &ctx.snapshot.config);
     ErrorBody::new(format!("The stream was stopped. {message}"), fault.kind(), Some(fault.code()))
 }
 
@@ -177,7 +177,7 @@ pub fn close(request: &RequestHeader, ctx: &mut Context, end: End) -> (Closing, 
         permit: ctx.grant.permit.take(),
         estimate: ctx.grant.quote().map_or(0, |quote| quote.tokens),
         is_capped: is_capped(ctx),
-        ledger: ctx.governance.ledger.clone(),
+        ledger: ctx.shared.ledger.clone(),
         code: ctx.reply.fault.map_or("-", |fault| fault.code()),
         is_served: ctx.ticket.course.is_served(),
         record: Record { doubted, beyond, ..record(request, ctx, end) },
@@ -201,7 +201,7 @@ fn record(request: &RequestHeader, ctx: &Context, end: End) -> Record {
         uri: request.uri.clone(),
         endpoint: ctx.ask.endpoint.label(),
         is_understood: has_model,
-        tenant: principal.map(|principal| principal.party.id.clone()),
+        tenant: principal.map(|principal| principal.policy.id.clone()),
         token: principal.and_then(|principal| Some(principal.identity.as_ref()?.id.clone())),
         route: ctx.dispatch.plan().map_or_else(nobody, |plan| plan.label.clone()),
         provider: served.map_or_else(|| asked.clone(), |entry| entry.provider.clone()),
@@ -338,7 +338,7 @@ fn count_of(ctx: &mut Context, text: String) -> Count {
         bytes,
         counted,
         counting,
-        capacity: ctx.governance.capacity.clone(),
+        capacity: ctx.shared.capacity.clone(),
         prompt_estimate: ctx.grant.quote().map_or(0, |quote| quote.prompt_estimate),
         unseen: 0,
         media: false,

@@ -89,7 +89,7 @@ fn load(ctx: &Context, target: &Target) -> Load {
 }
 
 fn make(ctx: &Context, target: &Target) -> Result<Made, Box<GatewayError>> {
-    let capacity = &ctx.governance.capacity;
+    let capacity = &ctx.shared.capacity;
     match (Translation::of(ctx, target), &ctx.ask.body) {
         (Some(translation), _) => translation.run(capacity, None),
         (None, Some(body)) => rewrite(capacity, None, &ctx.ask.endpoint, target, body, most_calls(ctx)),
@@ -103,7 +103,7 @@ async fn make_aside(ctx: &mut Context, target: &Target, load: Load) -> Result<Ma
     if let Some(attempt) = &mut ctx.dispatch.attempt {
         attempt.body = None;
     }
-    let capacity = ctx.governance.capacity.clone();
+    let capacity = ctx.shared.capacity.clone();
     let budget = capacity.clone();
     let made = match Translation::of(ctx, target) {
         Some(translation) => heavy::run(&capacity, load, move |share| translation.run(&budget, share)).await,
@@ -122,7 +122,7 @@ async fn make_aside(ctx: &mut Context, target: &Target, load: Load) -> Result<Ma
 /// The most calls of tools that a request may make whose client does not say, where money is counted.
 fn most_calls(ctx: &Context) -> Option<u64> {
     let counts = ctx.asker.principal.as_ref().is_none_or(Principal::counts_money);
-    counts.then_some(ctx.engines.config.budgets.max_tool_calls)
+    counts.then_some(ctx.snapshot.config.budgets.max_tool_calls)
 }
 
 /// The body as a provider of the client's own dialect gets it.
@@ -210,7 +210,7 @@ impl Translation {
     /// `None` where the client's own dialect is understood.
     fn of(ctx: &Context, target: &Target) -> Option<Self> {
         let body = ctx.ask.body.as_ref().filter(|_| exchange::is_translated(&ctx.ask.endpoint, &target.provider))?;
-        let price = ctx.engines.price(&ctx.ask.endpoint, target);
+        let price = ctx.snapshot.price(&ctx.ask.endpoint, target);
         // What the price list does not know would be missing in the ledger.
         let unknown = price.as_ref().is_some_and(|price| !price.prices_cache_writes());
         let wanted = ctx.dispatch.plan().map_or(PromptCaching::Off, |plan| plan.prompt_caching);

@@ -52,8 +52,8 @@ pub fn check<'a>(
 }
 
 fn may_use(ctx: &Context, principal: &Principal, provider: &Arc<config::Provider>, reference: &Reference) -> bool {
-    match ctx.governance.objects.owner(&provider.name, &reference.id) {
-        Some(owner) => ctx.engines.parties.may_see(principal, &owner),
+    match ctx.shared.objects.owner(&provider.name, &reference.id) {
+        Some(owner) => ctx.snapshot.tenants.may_see(principal, &owner),
         None => !reference.strict,
     }
 }

@@ -87,7 +87,7 @@ fn edges_up_and_sideways_are_faults() {
     for (module, text) in [
         ("error", "use crate::types::Id;"),
         ("openai", "use crate::sse::Scan;"),
-        ("admin", "use crate::{engines::G, types::Id};"),
+        ("admin", "use crate::{snapshot::G, types::Id};"),
         ("main", "use crate::cli::run;"),
         ("pricing::price", "use crate::pricing::rates::R; use super::load;"),
     ] {

@@ -20,7 +20,7 @@ use crate::{
     providers::{adapter, exchange},
     routing::{Authorizers, RouteTable, Target},
     telemetry::Observer,
-    tenants::Parties,
+    tenants::TenantTable,
     types::PicoUsd,
 };
 
@@ -28,7 +28,7 @@ use crate::{
 pub type Authorities = [WrappedX509];
 
 /// Everything a configuration is turned into. A reload builds a new one and swaps it in.
-pub struct Engines {
+pub struct Snapshot {
     /// The configuration itself.
     pub config: Arc<Config>,
     /// Models to deployments.
@@ -36,7 +36,7 @@ pub struct Engines {
     /// Models to prices.
     pub catalogue: Arc<Catalogue>,
     /// Tenants with their rules, meters and budgets.
-    pub parties: Parties,
+    pub tenants: TenantTable,
     /// The only certificate authorities to trust, for providers that name some.
     pub authorities: BTreeMap<Arc<str>, Arc<Authorities>>,
     /// Providers as Pingora's pool knows them.
@@ -49,7 +49,7 @@ pub struct Engines {
     pub authorizers: Authorizers,
 }
 
-impl Engines {
+impl Snapshot {
     /// The price of a target, by its provider's name or else its vendor's. What an Ollama of one's own runs costs nothing, and
     /// OpenAI's moderation is free ("the moderation endpoint is free to use", OpenAI's guide to it).
     pub fn price(&self, endpoint: &Endpoint, target: &Target) -> Option<Arc<Price>> {
