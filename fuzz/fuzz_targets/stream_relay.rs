@@ -8,13 +8,13 @@ use libfuzzer_sys::fuzz_target;
 fn relay(
     kind: StreamKind,
     options: RelayOptions,
-    tally: bool,
+    stream_meter: bool,
     data: &[u8],
     size: usize,
     end: &StreamEnd,
 ) -> (Vec<u8>, StreamState) {
-    let mut relay = StreamRelay::new(kind, options).tallying(tally);
-    if !tally {
+    let mut relay = StreamRelay::new(kind, options).tallying(stream_meter);
+    if !stream_meter {
         relay = relay.reading_all();
     }
     let mut out = Vec::new();

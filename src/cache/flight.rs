@@ -73,7 +73,7 @@ pub struct Flights {
 }
 
 /// What one who asks becomes.
-pub enum Seat {
+pub enum Role {
     /// It asks the provider.
     Lead(Lead),
     /// It reads along.
@@ -114,19 +114,19 @@ pub struct Follower {
 
 impl Flights {
     /// A seat on the flight of this key, for a tenant that pays if it leads.
-    pub fn join(self: &Arc<Self>, key: Key, payer: &TenantId) -> Seat {
+    pub fn join(self: &Arc<Self>, key: Key, payer: &TenantId) -> Role {
         let mut flights = lock(&self.by_key);
         if let Some(flight) = flights.get(&key) {
             let mut state = lock(&flight.state);
             if state.outcome.is_none() {
                 state.followers += 1;
                 drop(state);
-                return Seat::Follow(Follower { flight: flight.clone(), next: 0 });
+                return Role::Follow(Follower { flight: flight.clone(), next: 0 });
             }
         }
         let lead = self.alone(key, payer);
         flights.insert(key, lead.flight.clone());
-        Seat::Lead(lead)
+        Role::Lead(lead)
     }
 
     /// Leads a flight that nobody can join.
@@ -346,15 +346,15 @@ mod tests {
 
     fn lead(flights: &Arc<Flights>) -> Lead {
         match flights.join(Key([7; 32]), &"t".into()) {
-            Seat::Lead(lead) => lead,
-            Seat::Follow(_) => panic!("there is a flight already"),
+            Role::Lead(lead) => lead,
+            Role::Follow(_) => panic!("there is a flight already"),
         }
     }
 
     fn follow(flights: &Arc<Flights>) -> Follower {
         match flights.join(Key([7; 32]), &"t".into()) {
-            Seat::Follow(follower) => follower,
-            Seat::Lead(_) => panic!("there is no flight"),
+            Role::Follow(follower) => follower,
+            Role::Lead(_) => panic!("there is no flight"),
         }
     }
 

@@ -234,7 +234,7 @@ mod tests {
         for (finish, follows, alone) in [(false, false, true), (false, true, false), (true, false, false)] {
             let flights = Arc::new(Flights::default());
             let key = Key([1; 32]);
-            let crate::cache::Seat::Lead(lead) = flights.join(key, &"team".into()) else { panic!("nobody leads") };
+            let crate::cache::Role::Lead(lead) = flights.join(key, &"team".into()) else { panic!("nobody leads") };
             let _follower = follows.then(|| flights.join(key, &"team".into()));
             let request = RequestHeader::build("POST", b"/", None).unwrap();
             let (remote, _local) = pair(request, Arc::new(lead), finish);

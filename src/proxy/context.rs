@@ -130,7 +130,7 @@ pub enum Terms {
 #[derive(Default)]
 pub struct Ticket {
     /// What the cache does with its reply.
-    pub course: Course,
+    pub cache_status: CacheStatus,
     /// What the cache knows of it; `None` where it has no part.
     pub cached: Option<Box<Cached>>,
 }
@@ -182,7 +182,7 @@ pub enum Delivery {
 
 /// What the cache does with a reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Course {
+pub enum CacheStatus {
     /// It has no part in it.
     #[default]
     Bypass,
@@ -194,7 +194,7 @@ pub enum Course {
     Stale,
 }
 
-impl Course {
+impl CacheStatus {
     /// The word in the header, the metrics and the ledger.
     pub fn label(self) -> &'static str {
         match self {
@@ -225,13 +225,13 @@ pub struct Cached {
     /// The provider's name for the model that was routed to: an answer of another model is not kept.
     pub model: Arc<str>,
     /// The flight it leads.
-    pub fill: Option<Arc<Lead>>,
+    pub flight: Option<Arc<Lead>>,
     /// For when no deployment answers.
     pub stale: Option<Arc<Entry>>,
     /// What was served.
     pub served: Option<Arc<Entry>>,
     /// Takes the usage out of the events that the cache keeps, for a client that did not ask for it.
-    pub veil: Option<Box<StreamRelay>>,
+    pub usage_filter: Option<Box<StreamRelay>>,
     /// What the request says of its caller: a reply that was made for others gets these in the place of theirs.
     pub labels: Labels,
 }
@@ -302,8 +302,8 @@ impl Context {
     }
 
     /// The flight that this request leads.
-    pub fn fill(&self) -> Option<&Arc<Lead>> {
-        self.ticket.cached.as_ref()?.fill.as_ref()
+    pub fn flight(&self) -> Option<&Arc<Lead>> {
+        self.ticket.cached.as_ref()?.flight.as_ref()
     }
 
     /// The adapter of the current target; OpenAI's where there is none.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
-use super::metering::{Measure, Spoiled};
+use super::metering::{BillableFailure, Measure};
 use crate::{
     error::GatewayError,
     openai::is_label,
@@ -26,7 +26,7 @@ pub struct Dispatch {
     /// Why another attempt could not be prepared for the moment.
     pub refusal: Option<Box<GatewayError>>,
     /// Earlier attempts that a provider was at work on when they broke: it may charge for them.
-    pub spoiled: Vec<Spoiled>,
+    pub billable_failures: Vec<BillableFailure>,
     /// The context that Ollama is asked to run the model with.
     pub context_wish: Option<u64>,
 }

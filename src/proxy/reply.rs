@@ -179,7 +179,7 @@ pub async fn stored(
     }
     headers.insert(REQUEST_ID, id);
     headers.insert(header::AGE, age.as_secs().into());
-    headers.insert(CACHE, ctx.ticket.course.header());
+    headers.insert(CACHE, ctx.ticket.cache_status.header());
     put_cache_key(headers, ctx);
     headers.insert(COST, NOTHING);
     headers.insert(MODEL, text(&served.model));

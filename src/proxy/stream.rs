@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::metering::Tally;
+use super::metering::StreamMeter;
 use crate::{openai::StreamRelay, providers::translator::StreamTranslator};
 
 /// A stream on its way from a provider to a client.
@@ -12,7 +12,7 @@ pub struct Stream {
     /// Puts the events into the client's dialect, where that is another one.
     pub translator: Option<Box<StreamTranslator>>,
     /// Counts its tokens in case the provider does not.
-    pub tally: Option<Box<Tally>>,
+    pub stream_meter: Option<Box<StreamMeter>>,
     /// The gateway ended it because its budget was used up.
     pub stopped: bool,
     /// When the provider had said that the answer is finished, before it told what it counted.
@@ -31,7 +31,7 @@ impl Stream {
         Self {
             relay,
             translator,
-            tally: None,
+            stream_meter: None,
             stopped: false,
             generated: None,
             last_read: None,

@@ -126,7 +126,7 @@ impl StreamRelay {
             }
             Some("content_block_start") => {
                 self.seen.first_token = true;
-                if self.tally {
+                if self.stream_meter {
                     append_delta(data, &mut self.generated);
                 }
             }
@@ -149,7 +149,7 @@ impl StreamRelay {
 
     fn delta(&mut self, data: &[u8]) -> Verdict {
         self.seen.first_token = true;
-        if self.tally {
+        if self.stream_meter {
             append_delta(data, &mut self.generated);
         }
         Verdict::Pass

@@ -101,7 +101,7 @@ pub struct StreamRelay {
     seen: Seen,
     tools: ToolCalls,
     /// Keep the generated text that is relayed.
-    tally: bool,
+    stream_meter: bool,
     /// What was kept and not yet taken.
     generated: String,
     /// Bytes of it that were taken.
@@ -166,7 +166,7 @@ impl StreamRelay {
             closed: false,
             seen: Seen::default(),
             tools: ToolCalls::default(),
-            tally: false,
+            stream_meter: false,
             generated: String::new(),
             taken: 0,
             media: 0,
@@ -196,7 +196,7 @@ impl StreamRelay {
     /// slightly off.
     #[must_use]
     pub fn tallying(self, on: bool) -> Self {
-        Self { tally: on, ..self }
+        Self { stream_meter: on, ..self }
     }
 
     /// Keeps, when `on`, the payloads of those events that may name an object which the provider has made: a response, an item
@@ -428,7 +428,7 @@ impl StreamRelay {
     /// Relays an event that was read before, but for its text.
     fn relay_alike(&mut self, raw: &Bytes, like: &Like, out: &mut Out) {
         self.seen.events += 1;
-        if self.tally
+        if self.stream_meter
             && let Ok(text) = std::str::from_utf8(&raw[like.text.clone()])
         {
             self.generated.push_str(text);
@@ -455,7 +455,7 @@ impl StreamRelay {
         match self.kind {
             StreamKind::Chat => {
                 let verdict = self.chat(&fields, data);
-                if self.tally && matches!(verdict, Verdict::Pass | Verdict::Splice(..) | Verdict::Replace(_)) {
+                if self.stream_meter && matches!(verdict, Verdict::Pass | Verdict::Splice(..) | Verdict::Replace(_)) {
                     self.media += append_chunk(data, &mut self.generated);
                 }
                 verdict

@@ -38,7 +38,7 @@ impl StreamRelay {
                 // The delta of an audio event is sound in base64; its text comes as a transcript.
                 match name.ends_with("audio.delta") {
                     true => self.media += data.len() as u64,
-                    false if self.tally => append_delta(data, &mut self.generated),
+                    false if self.stream_meter => append_delta(data, &mut self.generated),
                     false => {}
                 }
             }

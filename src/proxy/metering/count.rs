@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{
-    Measure, Spoiled,
+    BillableFailure, Measure,
     prompt::{Prompt, PromptTokens, Writes},
-    tally::{Counting, estimate, has_price},
+    stream_meter::{Counting, estimate, has_price},
 };
 use crate::{
     capacity::Capacity,
@@ -84,7 +84,7 @@ pub struct Count {
     /// What is known of a stream with tools of the provider's that its client has left.
     pub cut: Option<Cut>,
     /// Attempts that broke before it.
-    pub spoiled: Vec<Spoiled>,
+    pub billable_failures: Vec<BillableFailure>,
 }
 
 /// The most that a stream with tools of the provider's has used until its client left, besides what it generated.
@@ -139,7 +139,7 @@ impl Count {
         // Not asked for where it is known: to count takes time.
         let is_known = self.known.is_some();
         let own = measure.filter(|_| !is_known && self.so_far.is_none() && self.cut.is_none());
-        let measures: Vec<Measure> = self.spoiled.iter().map(|spoiled| spoiled.measure.clone()).collect();
+        let measures: Vec<Measure> = self.billable_failures.iter().map(|failure| failure.measure.clone()).collect();
         let (most, text_bytes) = (prompt.most(), text.len() as u64);
         let (prompt, rest, prompts) = if has_price(self.price.as_deref()) || !measures.is_empty() {
             let counted = self.capacity.parsing.run_surely(move || {
@@ -151,7 +151,7 @@ impl Count {
             let unknown = |_| {
                 let most = PromptTokens { tokens: most, images: 0, writes: Writes::Long };
                 // A token is at least a byte.
-                (Some(most), text_bytes, self.spoiled.iter().map(|_| most).collect())
+                (Some(most), text_bytes, self.billable_failures.iter().map(|_| most).collect())
             };
             counted.await.unwrap_or_else(unknown)
         } else {
@@ -192,8 +192,8 @@ impl Count {
             }
             (None, None) => Settled { usage: Some(usage), cost: None, basis: Basis::Unpriced },
         };
-        for (spoiled, prompt) in self.spoiled.into_iter().zip(prompts) {
-            let Spoiled { price, unbounded, generated, worst_case, .. } = spoiled;
+        for (failure, prompt) in self.billable_failures.into_iter().zip(prompts) {
+            let BillableFailure { price, unbounded, generated, worst_case, .. } = failure;
             let lost = Usage { prompt_tokens: prompt.tokens, completion_tokens: generated, ..Usage::default() };
             let lost_cost = match unbounded {
                 true => worst_case,

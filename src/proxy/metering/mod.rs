@@ -6,20 +6,20 @@
 //! | `quote` | the most that a request can use, and how far a provider's count is believed |
 //! | `bill` | what a reply told about usage, and what that comes to |
 //! | `prompt` | the prompt, kept while a stream runs, counted from above |
-//! | `tally` | a stream's tokens while it runs |
-//! | `spoiled` | attempts that broke at work |
+//! | `stream_meter` | a stream's tokens while it runs |
+//! | `billable_failure` | attempts that broke at work |
 //! | `count` | what is counted after the end |
 
 mod bill;
+mod billable_failure;
 mod count;
 mod prompt;
 mod quote;
-mod spoiled;
-mod tally;
+mod stream_meter;
 
 pub use bill::{Bill, Counted};
+pub use billable_failure::{BillableFailure, NOTICE, generated_within};
 pub use count::{Count, Cut, Settled, count_prompt};
 pub use prompt::{Measure, Prompt};
 pub use quote::{Belief, Quote};
-pub use spoiled::{NOTICE, Spoiled, generated_within};
-pub use tally::{Cap, Tally};
+pub use stream_meter::{Cap, StreamMeter};

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cache::{
-        Asked, Cache, Decision, Directives, Entry, Failure, Follower, Form, Found, Key, KeyParts, Lead, Outcome, Seat,
+        Asked, Cache, Decision, Directives, Entry, Failure, Follower, Form, Found, Key, KeyParts, Lead, Outcome, Role,
         Server, Step, decide,
     },
     config::{Abandoned, CacheRules, Config, Namespace},
@@ -21,7 +21,7 @@ use crate::{
     proxy::{
         ask::Body,
         caller::Caller,
-        context::{Cached, Context, Course},
+        context::{CacheStatus, Cached, Context},
         forwarded,
         heavy::{self, Load},
         reply::{self, Reader},
@@ -74,7 +74,7 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
     loop {
         match cache.find(&key, &payer, &rules, max_age).await {
             Found::Fresh(entry, age) => {
-                if serve(caller, ctx, &entry, Course::Hit, age).await? {
+                if serve(caller, ctx, &entry, CacheStatus::Hit, age).await? {
                     return Ok(true);
                 }
             }
@@ -89,10 +89,10 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
             return Err(not_cached().into());
         }
         match cache.flights.join(key, &payer) {
-            Seat::Lead(lead) => {
+            Role::Lead(lead) => {
                 // It may have been answered between the look and the seat.
                 if let Some((entry, age)) = cache.find_now(&key, &rules, max_age)
-                    && serve(caller, ctx, &entry, Course::Hit, age).await?
+                    && serve(caller, ctx, &entry, CacheStatus::Hit, age).await?
                 {
                     return Ok(true);
                 }
@@ -100,14 +100,14 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
                 return Ok(false);
             }
             // What is being made was asked for before a purge.
-            Seat::Follow(follower) if is_purged(ctx, &key, &follower) => {
+            Role::Follow(follower) if is_purged(ctx, &key, &follower) => {
                 set_fill(ctx, cache.flights.alone(key, &payer));
                 return Ok(false);
             }
-            Seat::Follow(follower) => match follow(caller, ctx, follower).await? {
+            Role::Follow(follower) => match follow(caller, ctx, follower).await? {
                 After::Answered => return Ok(true),
                 After::Ask => {
-                    ctx.ticket.course = Course::Miss;
+                    ctx.ticket.cache_status = CacheStatus::Miss;
                     return Ok(false);
                 }
                 After::Again => {}
@@ -124,9 +124,9 @@ fn is_purged(ctx: &Context, key: &Key, follower: &Follower) -> bool {
 }
 
 fn set_fill(ctx: &mut Context, lead: Lead) {
-    ctx.ticket.course = Course::Miss;
+    ctx.ticket.cache_status = CacheStatus::Miss;
     if let Some(cached) = &mut ctx.ticket.cached {
-        cached.fill = Some(Arc::new(lead));
+        cached.flight = Some(Arc::new(lead));
     }
 }
 
@@ -198,7 +198,8 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
     match answer {
         Err(reason) => Ok(reason),
         Ok((key, labels)) => {
-            let cached = Cached { key, rules, model, fill: None, stale: None, served: None, veil: None, labels };
+            let cached =
+                Cached { key, rules, model, flight: None, stale: None, served: None, usage_filter: None, labels };
             ctx.ticket.cached = Some(Box::new(cached));
             Ok("")
         }
@@ -296,11 +297,11 @@ pub async fn serve(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
     entry: &Arc<Entry>,
-    course: Course,
+    cache_status: CacheStatus,
     age: Duration,
 ) -> Result<bool, Stop> {
     let Some(rendered) = render(ctx, entry) else { return Ok(false) };
-    send(caller, ctx, entry, rendered, course, age).await?;
+    send(caller, ctx, entry, rendered, cache_status, age).await?;
     Ok(true)
 }
 
@@ -309,10 +310,10 @@ async fn send(
     ctx: &mut Context,
     entry: &Arc<Entry>,
     (form, body): (Form, Bytes),
-    course: Course,
+    cache_status: CacheStatus,
     age: Duration,
 ) -> Result<(), Stop> {
-    served(ctx, entry, course);
+    served(ctx, entry, cache_status);
     // Before its client can know of it.
     recall::keep_served(ctx, entry, form, &body);
     let (provider, model) = (entry.provider.clone(), entry.model.clone());
@@ -320,8 +321,8 @@ async fn send(
     reply::stored(caller, ctx, &server, form, age, Some(body)).await.map_err(|_| Stop::Gone)
 }
 
-fn served(ctx: &mut Context, entry: &Arc<Entry>, course: Course) {
-    ctx.ticket.course = course;
+fn served(ctx: &mut Context, entry: &Arc<Entry>, cache_status: CacheStatus) {
+    ctx.ticket.cache_status = cache_status;
     if let Some(cached) = &mut ctx.ticket.cached {
         cached.served = Some(entry.clone());
     }
@@ -396,7 +397,7 @@ async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follow
         let outcome = match step {
             Step::Events(events) => {
                 if ctx.reply.first_byte.is_none() {
-                    ctx.ticket.course = Course::Hit;
+                    ctx.ticket.cache_status = CacheStatus::Hit;
                     let unknown = || Server { provider: "-".into(), model: "-".into(), dropped: "".into() };
                     let server = follower.server().unwrap_or_else(unknown);
                     reply::stored(caller, ctx, &server, Form::Events, Duration::ZERO, None)
@@ -414,7 +415,7 @@ async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follow
         if ctx.reply.first_byte.is_some() {
             let whole = matches!(outcome, Outcome::Complete(..));
             if let Outcome::Complete(entry, _) = &outcome {
-                served(ctx, entry, Course::Hit);
+                served(ctx, entry, CacheStatus::Hit);
             }
             let end = match whole {
                 true => StreamEnd::Clean,
@@ -437,7 +438,7 @@ async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follow
                     None => render(ctx, &entry),
                 };
                 let Some(rendered) = rendered else { return Ok(After::Ask) };
-                send(caller, ctx, &entry, rendered, Course::Hit, Duration::ZERO).await?;
+                send(caller, ctx, &entry, rendered, CacheStatus::Hit, Duration::ZERO).await?;
                 Ok(After::Answered)
             }
             Outcome::Failed(failure) => share(caller, ctx, &failure).await,
@@ -457,7 +458,7 @@ async fn share(caller: &mut Caller<'_>, ctx: &mut Context, failure: &Failure) ->
     if failure.status >= 500 && serve_stale(caller, ctx).await? {
         return Ok(After::Answered);
     }
-    ctx.ticket.course = Course::Miss;
+    ctx.ticket.cache_status = CacheStatus::Miss;
     reply::shared_failure(caller, ctx, failure).await.map_err(|_| Stop::Gone)?;
     Ok(After::Answered)
 }
@@ -468,7 +469,7 @@ pub async fn serve_stale(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<b
     let purges = &ctx.shared.cache.purges;
     let Some(entry) = cached.stale.clone().filter(|entry| purges.counts(&cached.key, entry)) else { return Ok(false) };
     let age = Duration::from_millis(unix_now().saturating_sub(entry.stored));
-    serve(caller, ctx, &entry, Course::Stale, age).await
+    serve(caller, ctx, &entry, CacheStatus::Stale, age).await
 }
 
 /// Whether something would be served in the place of an error.
@@ -479,25 +480,25 @@ pub fn has_stale(ctx: &Context) -> bool {
 /// The flight that a request leads, and whether it goes on to its end also when nobody waits for it.
 pub fn leads(ctx: &Context) -> Option<(Arc<Lead>, bool)> {
     let finish = ctx.snapshot.config.cache.abandoned == Abandoned::Finish;
-    ctx.fill().map(|lead| (lead.clone(), finish))
+    ctx.flight().map(|lead| (lead.clone(), finish))
 }
 
 /// A stream begins that others may read along with.
 pub fn begin_stream(ctx: &mut Context) {
-    if ctx.fill().is_none() {
+    if ctx.flight().is_none() {
         return;
     }
-    let veil = hides_usage(ctx).then(|| Box::new(reader(ctx)));
+    let usage_filter = hides_usage(ctx).then(|| Box::new(reader(ctx)));
     let server = ctx.dispatch.attempt.as_ref().map(|attempt| Server {
         provider: attempt.target.provider.name.clone(),
         model: attempt.target.model.clone(),
         dropped: attempt.dropped_for_all(),
     });
     if let Some(cached) = &mut ctx.ticket.cached
-        && let Some(fill) = &cached.fill
+        && let Some(flight) = &cached.flight
     {
-        cached.veil = veil;
-        server.into_iter().for_each(|server| fill.served_by(server));
+        cached.usage_filter = usage_filter;
+        server.into_iter().for_each(|server| flight.served_by(server));
     }
 }
 
@@ -506,35 +507,35 @@ pub fn begin_stream(ctx: &mut Context) {
 pub fn share_events(ctx: &mut Context, events: Bytes, failed: bool) -> Bytes {
     let Some(cached) = &mut ctx.ticket.cached else { return events };
     // What the provider says of the failure is for the leader, if it may speak of the leader.
-    if let Some(fill) = cached.fill.as_ref().filter(|_| !failed || cached.labels.is_empty()) {
-        fill.push(Labels::default().put_into_events(&events));
+    if let Some(flight) = cached.flight.as_ref().filter(|_| !failed || cached.labels.is_empty()) {
+        flight.push(Labels::default().put_into_events(&events));
     }
-    match &mut cached.veil {
-        Some(veil) => veil.feed(events),
+    match &mut cached.usage_filter {
+        Some(usage_filter) => usage_filter.feed(events),
         None => events,
     }
 }
 
 /// A stream has come to its end: it is kept if it is whole, and those who read along learn how it ended.
 pub fn end_stream(ctx: &mut Context, whole: Option<(Option<Usage>, Option<NanoUsd>)>) {
-    let Some(fill) = ctx.fill().filter(|fill| !fill.is_over()).cloned() else { return };
-    let outcome = match (whole, fill.events()) {
+    let Some(flight) = ctx.flight().filter(|flight| !flight.is_over()).cloned() else { return };
+    let outcome = match (whole, flight.events()) {
         (Some((usage, cost)), Some(events)) => {
             let answer = dialect::to_json(&ctx.ask.endpoint, &events);
             let good = answer.as_ref().is_some_and(|json| dialect::is_good(&ctx.ask.endpoint, json));
-            match Maker::of(ctx) {
-                Some(maker) => maker.make(Form::Events, events, answer, usage, cost, good),
+            match EntryBuilder::of(ctx) {
+                Some(builder) => builder.make(Form::Events, events, answer, usage, cost, good),
                 None => Outcome::Solo,
             }
         }
         (Some(_), None) => Outcome::Solo,
         (None, _) => Outcome::Cut,
     };
-    fill.end(outcome);
+    flight.end(outcome);
 }
 
 /// Makes an entry of a whole reply; free of the context, for the last step of a held one.
-pub struct Maker {
+pub struct EntryBuilder {
     cache: Arc<Cache>,
     lead: Arc<Lead>,
     rules: Arc<CacheRules>,
@@ -547,11 +548,11 @@ pub struct Maker {
     reader: Reader,
 }
 
-impl Maker {
+impl EntryBuilder {
     /// `None` for a request that leads no flight.
     pub fn of(ctx: &Context) -> Option<Self> {
         let cached = ctx.ticket.cached.as_ref()?;
-        let lead = cached.fill.clone()?;
+        let lead = cached.flight.clone()?;
         let attempt = ctx.dispatch.attempt.as_ref()?;
         let target = &attempt.target;
         Some(Self {

@@ -215,9 +215,9 @@ async fn hold(
         if held.push(chunk.unwrap_or_default())? {
             continue;
         }
-        if let Some(fill) = ctx.fill() {
+        if let Some(flight) = ctx.flight() {
             // Too large to be kept for those who wait.
-            fill.end(Outcome::Solo);
+            flight.end(Outcome::Solo);
         }
         let (mut header, chunks) = held.let_through();
         frame(caller.request(), &mut header, false)?;

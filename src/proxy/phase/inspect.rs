@@ -126,8 +126,8 @@ fn block(ctx: &mut Context, error: &GatewayError) -> Bytes {
     let fault = error.fault;
     ctx.reply.fault = Some(fault);
     ctx.metrics.error(fault.code(), fault.blame().label());
-    if let Some(fill) = ctx.fill() {
-        fill.end(Outcome::Failed(Arc::new(reply::failure(ctx, error))));
+    if let Some(flight) = ctx.flight() {
+        flight.end(Outcome::Failed(Arc::new(reply::failure(ctx, error))));
     }
     ctx.reply.first_byte.get_or_insert_with(Instant::now);
     match &mut ctx.reply.delivery {

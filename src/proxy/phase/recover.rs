@@ -16,7 +16,8 @@ use crate::{
     cache::Outcome,
     error::{Extra, Fault, GatewayError},
     proxy::{
-        caller::Caller, context::Context, held::NO_ROOM, metering::Spoiled, reply, resolve::Resolver, stop::invalid,
+        caller::Caller, context::Context, held::NO_ROOM, metering::BillableFailure, reply, resolve::Resolver,
+        stop::invalid,
     },
     routing::AttemptOutcome,
 };
@@ -58,7 +59,7 @@ pub fn from_exchange(
     let outcome = outcome(ctx, &error, stale);
     ctx.dispatch.end(outcome, &ctx.metrics);
     // What others have read of a stream cannot be taken back, also where its own client is gone.
-    let shared = ctx.fill().is_some_and(|fill| fill.has_begun());
+    let shared = ctx.flight().is_some_and(|flight| flight.has_begun());
     if begun || shared || matches!(error.etype(), &ALL_DOWN | &BLOCKED) || error.esource() == &ErrorSource::Downstream {
         error.set_retry(false);
         return error;
@@ -120,7 +121,7 @@ fn pay_for(ctx: &mut Context) -> bool {
     let held = ctx.grant.reservation.as_mut().is_none_or(|reservation| reservation.extend(quote.worst_case).is_ok());
     if held {
         let measure = attempt.measure();
-        ctx.dispatch.spoiled.push(Spoiled::after(worked, measure, price, &quote));
+        ctx.dispatch.billable_failures.push(BillableFailure::after(worked, measure, price, &quote));
     }
     held
 }
@@ -149,7 +150,7 @@ pub async fn give_up(caller: &mut Caller<'_>, ctx: &mut Context, error: &Error) 
         let ended = caller.write_body(None, true).await;
         return FailToProxy { error_code: 200, can_reuse_downstream: ended.is_ok() };
     }
-    let shared = ctx.fill().is_some_and(|fill| fill.has_begun());
+    let shared = ctx.flight().is_some_and(|flight| flight.has_begun());
     if begun || shared {
         let provider = ctx.provider().to_owned();
         let mut whole = false;
@@ -169,8 +170,8 @@ pub async fn give_up(caller: &mut Caller<'_>, ctx: &mut Context, error: &Error) 
     if !reusable {
         caller.close_after();
     }
-    if let Some(fill) = ctx.fill() {
-        fill.end(Outcome::Failed(Arc::new(reply::failure(ctx, &answer))));
+    if let Some(flight) = ctx.flight() {
+        flight.end(Outcome::Failed(Arc::new(reply::failure(ctx, &answer))));
     }
     match cache::serve_stale(caller, ctx).await {
         Ok(true) => return FailToProxy { error_code: 200, can_reuse_downstream: reusable },

@@ -54,8 +54,8 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
         }
     }
     let mut out = if arrived.is_empty() { arrived } else { stream.relay.feed(arrived) };
-    if let Some(tally) = &mut stream.tally
-        && let Err(exceeded) = tally.follow(&mut stream.relay, ctx.grant.reservation.as_mut())
+    if let Some(stream_meter) = &mut stream.stream_meter
+        && let Err(exceeded) = stream_meter.follow(&mut stream.relay, ctx.grant.reservation.as_mut())
     {
         out = stop(ctx, &exceeded);
     }

@@ -8,7 +8,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
-    cache::{self, Maker},
+    cache::{self, EntryBuilder},
     settle::{self},
     translate,
 };
@@ -98,9 +98,9 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
     ctx.reply.framed = response.version == http::Version::HTTP_2
         || response.headers.contains_key(header::CONTENT_LENGTH)
         || response.headers.contains_key(header::TRANSFER_ENCODING);
-    if let Some(fill) = ctx.fill().filter(|_| matches!(ctx.reply.delivery, Delivery::Pass)) {
+    if let Some(flight) = ctx.flight().filter(|_| matches!(ctx.reply.delivery, Delivery::Pass)) {
         // What passes unread cannot be shared.
-        fill.end(Outcome::Solo);
+        flight.end(Outcome::Solo);
     }
     let relayed = matches!(ctx.reply.delivery, Delivery::Relay(_));
     let translated = ctx.exchange().is_some();
@@ -125,9 +125,9 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
     });
     if relayed {
         cache::begin_stream(ctx);
-        let tally = settle::tally(ctx).map(Box::new);
+        let stream_meter = settle::stream_meter(ctx).map(Box::new);
         if let Delivery::Relay(stream) = &mut ctx.reply.delivery {
-            stream.tally = tally;
+            stream.stream_meter = stream_meter;
         }
         ctx.forget_body();
     }
@@ -171,8 +171,8 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     if is_stream {
         let peek = ctx.ask.body.as_ref().map(|body| &body.peek);
         let kind = StreamKind::of(&ctx.ask.endpoint);
-        // What the cache keeps has its usage; `veil` hides it from this client.
-        let hide_usage = ctx.fill().is_none() && peek.is_none_or(|peek| !peek.include_usage);
+        // What the cache keeps has its usage; `usage_filter` hides it from this client.
+        let hide_usage = ctx.flight().is_none() && peek.is_none_or(|peek| !peek.include_usage);
         let preset = ctx.dispatch.attempt.as_ref().map(|attempt| attempt.target.provider.preset());
         let repair_tools = exchange.is_none() && preset.is_some_and(|preset| preset.repairs_tools);
         let relay = StreamRelay::new(kind, RelayOptions { hide_usage, repair_tools }).tallying(true);
@@ -253,7 +253,7 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
             let model = Some(attempt.target.model.as_bytes()).filter(|model| !model.is_empty());
             let model = model.and_then(|model| HeaderValue::from_bytes(model).ok()).unwrap_or(reply::UNPRINTABLE);
             headers.insert(reply::MODEL, model);
-            headers.insert(reply::CACHE, ctx.ticket.course.header());
+            headers.insert(reply::CACHE, ctx.ticket.cache_status.header());
             reply::put_cache_key(headers, ctx);
         }
     }
@@ -303,7 +303,7 @@ const MAX_TRANSLATED: usize = 32 << 20;
 
 /// Who gets a whole reply besides the client: who waits for the same answer, the cache, and what keeps responses.
 pub struct Publish {
-    maker: Option<(Maker, Arc<Mutex<Bill>>)>,
+    builder: Option<(EntryBuilder, Arc<Mutex<Bill>>)>,
     turn: Option<Box<Turn>>,
 }
 
@@ -313,12 +313,12 @@ impl Publish {
         if let Some(turn) = self.turn.filter(|_| header.status.is_success()) {
             turn.keep(body);
         }
-        if let Some((maker, bill)) = self.maker {
+        if let Some((builder, bill)) = self.builder {
             let (usage, cost) = {
                 let bill = bill.lock().unwrap_or_else(PoisonError::into_inner);
                 (bill.usage(), bill.cost())
             };
-            maker.end(header.status.as_u16(), &header.headers, body, usage, cost);
+            builder.end(header.status.as_u16(), &header.headers, body, usage, cost);
         }
     }
 }
@@ -342,7 +342,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
             if own_credential { body } else { conceal(body) }
         };
         let limit = Limit { bytes: ctx.snapshot.config.http.max_held_reply_bytes, must: false };
-        return (Held::new(header, limit, memory, Box::new(finish)), Publish { maker: None, turn: None });
+        return (Held::new(header, limit, memory, Box::new(finish)), Publish { builder: None, turn: None });
     }
     let most_values = ctx.snapshot.config.http.max_json_values;
     let requested_tier = ctx.tier();
@@ -356,8 +356,8 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
     let provider: Arc<str> = ctx.provider().into();
     let framed = ctx.reply.framed;
     let exchange = ctx.exchange().cloned();
-    let maker = Maker::of(ctx).map(|maker| (maker, bill.clone()));
-    let publish = Publish { maker, turn: ctx.reply.turn.take() };
+    let builder = EntryBuilder::of(ctx).map(|builder| (builder, bill.clone()));
+    let publish = Publish { builder, turn: ctx.reply.turn.take() };
     let adapter = ctx.adapter();
     let reader = Reader::of(ctx);
     let complete = move |header: &mut ResponseHeader, mut body: Bytes| -> Bytes {

@@ -23,7 +23,7 @@ use crate::{
     proxy::{
         context::{Context, Delivery},
         dispatch::Attempt,
-        metering::{Cap, Count, Counted, Cut, Measure, NOTICE, Prompt, Settled, Tally, generated_within},
+        metering::{Cap, Count, Counted, Cut, Measure, NOTICE, Prompt, Settled, StreamMeter, generated_within},
     },
     telemetry::Record,
     types::Api,
@@ -38,12 +38,12 @@ pub const CLIENT_CLOSED: u16 = 499;
 const CALL_TAKES: Duration = Duration::from_millis(250);
 
 /// Counts a stream that begins, in case its provider does not.
-pub fn tally(ctx: &Context) -> Option<Tally> {
+pub fn stream_meter(ctx: &Context) -> Option<StreamMeter> {
     ctx.asker.principal.as_ref()?;
     let (attempt, price) = (ctx.dispatch.attempt.as_ref()?, ctx.price());
     let prompt = Prompt::keep(&ctx.ask.endpoint, ctx.grant.quote(), ctx.ask.body.as_ref().map(|body| &body.bytes));
     let (model, measure, capacity) = (attempt.target.model.clone(), attempt.measure(), ctx.shared.capacity.clone());
-    Some(Tally::begin(model, measure, prompt, may_think(ctx), price.as_deref(), cap(ctx), capacity))
+    Some(StreamMeter::begin(model, measure, prompt, may_think(ctx), price.as_deref(), cap(ctx), capacity))
 }
 
 /// What a stream may generate that has to stop at the end of its budget.
@@ -56,7 +56,7 @@ fn cap(ctx: &Context) -> Option<Cap> {
 /// is settled, although it exceeds a budget.
 pub fn ceiling(ctx: &Context) -> Option<NanoUsd> {
     let reservation = ctx.grant.reservation.as_ref().filter(|_| is_capped(ctx))?;
-    let lost = ctx.dispatch.spoiled.iter().map(|spoiled| spoiled.worst_case).sum();
+    let lost = ctx.dispatch.billable_failures.iter().map(|failure| failure.worst_case).sum();
     Some(reservation.amount().saturating_sub(lost))
 }
 
@@ -162,7 +162,7 @@ pub fn close(request: &RequestHeader, ctx: &mut Context, end: End) -> (Closing, 
         (bill.doubted || bill.counted.is_some_and(|counted| counted.doubted), beyond)
     };
     let verdict = match verdict(ctx, end.status) {
-        Verdict::Known(settled) if !ctx.dispatch.spoiled.is_empty() => {
+        Verdict::Known(settled) if !ctx.dispatch.billable_failures.is_empty() => {
             let mut count = count_of(ctx, String::new());
             count.known = Some(settled);
             Verdict::Count(Box::new(count))
@@ -179,7 +179,7 @@ pub fn close(request: &RequestHeader, ctx: &mut Context, end: End) -> (Closing, 
         is_capped: is_capped(ctx),
         ledger: ctx.shared.ledger.clone(),
         code: ctx.reply.fault.map_or("-", |fault| fault.code()),
-        is_served: ctx.ticket.course.is_served(),
+        is_served: ctx.ticket.cache_status.is_served(),
         record: Record { doubted, beyond, ..record(request, ctx, end) },
     };
     (closing, verdict)
@@ -208,7 +208,7 @@ fn record(request: &RequestHeader, ctx: &Context, end: End) -> Record {
         asked,
         model: served.map(|entry| entry.model.clone()).or(model).unwrap_or_else(nobody),
         attempts: ctx.dispatch.asked(),
-        cache: ctx.ticket.course.label(),
+        cache: ctx.ticket.cache_status.label(),
         status,
         first_byte,
         duration,
@@ -224,7 +224,7 @@ fn record(request: &RequestHeader, ctx: &Context, end: End) -> Record {
 
 fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     let nothing = Settled { usage: None, cost: Some(NanoUsd::ZERO), basis: Basis::Nothing };
-    if ctx.ticket.course.is_served() && ctx.dispatch.asked() == 0 {
+    if ctx.ticket.cache_status.is_served() && ctx.dispatch.asked() == 0 {
         return Verdict::Known(nothing);
     }
     let bill = std::mem::take(&mut *ctx.bill());
@@ -255,8 +255,8 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     // A whole reply reached the client, and nobody knows how much it was.
     let whole =
         served && !streamed && status < 400 && bill.uncounted.is_none() && ctx.ask.endpoint != Endpoint::Embeddings;
-    let tally = ctx.stream().and_then(|stream| stream.tally.as_ref());
-    let may_think = tally.map_or_else(|| may_think(ctx), |tally| tally.may_think());
+    let stream_meter = ctx.stream().and_then(|stream| stream.stream_meter.as_ref());
+    let may_think = stream_meter.map_or_else(|| may_think(ctx), |stream_meter| stream_meter.may_think());
     // Of a stream and of a whole reply all but the thinking was seen; of what broke before that, nothing.
     let seen = streamed || bill.uncounted.is_some();
     let cut = cut(ctx, status, bill.so_far);
@@ -314,14 +314,14 @@ fn unseen(ctx: &Context) -> u64 {
 fn count_of(ctx: &mut Context, text: String) -> Count {
     let model = ctx.dispatch.attempt.as_ref().map_or_else(|| "-".into(), |attempt| attempt.target.model.clone());
     let (mut bytes, mut named) = (text.len() as u64, None);
-    let mut tally = None;
+    let mut stream_meter = None;
     if let Delivery::Relay(stream) = &mut ctx.reply.delivery {
         (bytes, named) = (stream.relay.generated_bytes(), stream.relay.service_tier());
-        tally = stream.tally.take();
+        stream_meter = stream.stream_meter.take();
     }
-    let (prompt, measure, counted, counting) = match tally {
-        Some(tally) => {
-            let (prompt, measure, counted, counting) = tally.into_rest();
+    let (prompt, measure, counted, counting) = match stream_meter {
+        Some(stream_meter) => {
+            let (prompt, measure, counted, counting) = stream_meter.into_rest();
             (prompt, Some(measure), counted, counting)
         }
         None => {
@@ -349,7 +349,7 @@ fn count_of(ctx: &mut Context, text: String) -> Count {
         so_far: None,
         known: None,
         cut: None,
-        spoiled: std::mem::take(&mut ctx.dispatch.spoiled),
+        billable_failures: std::mem::take(&mut ctx.dispatch.billable_failures),
     }
 }
 

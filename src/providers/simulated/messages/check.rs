@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::super::call::Call;
 use super::super::errors::ApiError;
-use super::content::{self, Place, Tally};
+use super::content::{self, Inventory, Place};
 use super::limits;
 use super::node::{Checked, Node};
 use super::strict;
@@ -105,14 +105,14 @@ pub(super) fn count(call: &Call, headers: &HeaderMap) -> Checked {
 
 fn shared(call: &Call, headers: &HeaderMap, asked: &mut Asked) -> Checked {
     // The order in which the prompt is built, which the lifetimes of the cache's entries must follow.
-    let mut tally = Tally::default();
-    let names = tools(call, &mut tally)?;
-    system(call, &mut tally)?;
-    content::conversation(&need(call, "messages")?, &mut tally, has_beta(headers, "files-api-"))?;
+    let mut inventory = Inventory::default();
+    let names = tools(call, &mut inventory)?;
+    system(call, &mut inventory)?;
+    content::conversation(&need(call, "messages")?, &mut inventory, has_beta(headers, "files-api-"))?;
     if let Some(control) = top(call, "cache_control").filter(|node| !node.value.is_null()) {
-        tally.breakpoint(&control)?;
+        inventory.breakpoint(&control)?;
     }
-    if tally.uses_tools && names.is_empty() {
+    if inventory.uses_tools && names.is_empty() {
         return wrong("Requests which include `tool_use` or `tool_result` blocks must define tools");
     }
     let forced = tool_choice(call, &names)?;
@@ -163,10 +163,10 @@ fn fields(call: &Call, headers: &HeaderMap, own: &[&str]) -> Checked {
 }
 
 /// The names of the tools.
-fn tools<'a>(call: &'a Call, tally: &mut Tally) -> Checked<Vec<&'a str>> {
+fn tools<'a>(call: &'a Call, inventory: &mut Inventory) -> Checked<Vec<&'a str>> {
     let Some(tools) = top(call, "tools") else { return Ok(Vec::new()) };
     for tool in tools.items()? {
-        one_tool(&tool, tally)?;
+        one_tool(&tool, inventory)?;
     }
     let list = tools.value.as_array().map_or(&[][..], Vec::as_slice);
     let names: Vec<&str> = list.iter().filter_map(|tool| tool.get("name")?.as_str()).collect();
@@ -176,7 +176,7 @@ fn tools<'a>(call: &'a Call, tally: &mut Tally) -> Checked<Vec<&'a str>> {
     Ok(names)
 }
 
-fn one_tool(tool: &Node, tally: &mut Tally) -> Checked {
+fn one_tool(tool: &Node, inventory: &mut Inventory) -> Checked {
     tool.object()?;
     let kind = match tool.given("type") {
         None => "custom",
@@ -195,7 +195,7 @@ fn one_tool(tool: &Node, tally: &mut Tally) -> Checked {
         None => custom(&inner)?,
     }
     if let Some(control) = inner.given("cache_control") {
-        tally.breakpoint(&control)?;
+        inventory.breakpoint(&control)?;
     }
     Ok(())
 }
@@ -224,12 +224,12 @@ fn custom(tool: &Node) -> Checked {
     if strict { strict::check(&schema) } else { Ok(()) }
 }
 
-fn system(call: &Call, tally: &mut Tally) -> Checked {
+fn system(call: &Call, inventory: &mut Inventory) -> Checked {
     let Some(system) = top(call, "system") else { return Ok(()) };
     if system.value.is_string() {
         return Ok(());
     }
-    content::blocks(&system, Place::System, tally)
+    content::blocks(&system, Place::System, inventory)
 }
 
 /// Checks `tool_choice`; whether it forces a call.

@@ -16,7 +16,7 @@ const IMAGES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"]
 
 /// What is counted over the whole request, in the order of the prompt: tools, system, messages.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Inventory {
     pub(super) uses_tools: bool,
     breakpoints: usize,
     /// A mark of five minutes has been seen: one of an hour may not follow.
@@ -25,7 +25,7 @@ pub(super) struct Tally {
     files: bool,
 }
 
-impl Tally {
+impl Inventory {
     /// Checks and counts one `cache_control`.
     pub(super) fn breakpoint(&mut self, control: &Node) -> Checked {
         let inner = control.tagged(control.variant(&["ephemeral"])?);
@@ -87,8 +87,8 @@ const BLOCKS: [(&str, &[Place], &[&str]); 15] = [
 const SERVED: &[&str] = &["tool_use_id", "content", "cache_control", "caller"];
 
 /// Checks all messages.
-pub(super) fn conversation(messages: &Node, tally: &mut Tally, files: bool) -> Checked {
-    tally.files = files;
+pub(super) fn conversation(messages: &Node, inventory: &mut Inventory, files: bool) -> Checked {
+    inventory.files = files;
     let list = messages.value.as_array().map_or(&[][..], Vec::as_slice);
     for (i, message) in messages.items()?.enumerate() {
         message.closed(&["role", "content"])?;
@@ -104,7 +104,7 @@ pub(super) fn conversation(messages: &Node, tally: &mut Tally, files: bool) -> C
             Value::String(_) => {}
             Value::Array(blocks) if blocks.is_empty() && last_words => {}
             Value::Array(blocks) if blocks.is_empty() => return Err(empty(&message)),
-            _ => blocks(&content, if role == "user" { User } else { Assistant }, tally)?,
+            _ => blocks(&content, if role == "user" { User } else { Assistant }, inventory)?,
         }
         if last_words && last_text(content.value).is_some_and(|text| text.ends_with(char::is_whitespace)) {
             return Err(messages.wrong("final assistant content cannot end with trailing whitespace"));
@@ -117,12 +117,12 @@ pub(super) fn conversation(messages: &Node, tally: &mut Tally, files: bool) -> C
 }
 
 /// Checks a list of blocks that stand at `place`.
-pub(super) fn blocks(list: &Node, place: Place, tally: &mut Tally) -> Checked {
+pub(super) fn blocks(list: &Node, place: Place, inventory: &mut Inventory) -> Checked {
     if list.value.as_array().is_some_and(Vec::is_empty) && place != Result {
         return Err(list.wrong("List should have at least 1 item after validation, not 0"));
     }
     for one in list.items()? {
-        block(&one, place, tally)?;
+        block(&one, place, inventory)?;
     }
     Ok(())
 }
@@ -164,7 +164,7 @@ fn last_text(content: &Value) -> Option<&str> {
     }
 }
 
-fn block(node: &Node, place: Place, tally: &mut Tally) -> Checked {
+fn block(node: &Node, place: Place, inventory: &mut Inventory) -> Checked {
     let tag = node.variant(&BLOCKS.map(|(tag, ..)| tag))?;
     let Some((_, places, fields)) = BLOCKS.iter().find(|(known, ..)| *known == tag) else { return Ok(()) };
     if !places.contains(&place) {
@@ -174,14 +174,14 @@ fn block(node: &Node, place: Place, tally: &mut Tally) -> Checked {
     inner.closed(&[&["type"], *fields].concat())?;
     match tag {
         "text" => text(&inner)?,
-        "image" => source(&inner.need("source")?, &["base64", "url"], tally)?,
-        "document" => document(&inner, tally)?,
+        "image" => source(&inner.need("source")?, &["base64", "url"], inventory)?,
+        "document" => document(&inner, inventory)?,
         "search_result" => {
             inner.need("source")?.text()?;
             inner.need("title")?.text()?;
-            blocks(&inner.need("content")?, System, tally)?;
+            blocks(&inner.need("content")?, System, inventory)?;
         }
-        "tool_result" => result(&inner, tally)?,
+        "tool_result" => result(&inner, inventory)?,
         "container_upload" => drop(inner.need("file_id")?.filled()?),
         "thinking" => thought(&inner)?,
         "redacted_thinking" => {
@@ -190,7 +190,7 @@ fn block(node: &Node, place: Place, tally: &mut Tally) -> Checked {
             }
         }
         "tool_use" | "server_tool_use" => {
-            tally.uses_tools |= tag == "tool_use";
+            inventory.uses_tools |= tag == "tool_use";
             inner.need("id")?.name(usize::MAX)?;
             let name = inner.need("name")?;
             if name.filled()?.len() > 200 {
@@ -204,7 +204,7 @@ fn block(node: &Node, place: Place, tally: &mut Tally) -> Checked {
         }
     }
     if let Some(control) = inner.given("cache_control") {
-        tally.breakpoint(&control)?;
+        inventory.breakpoint(&control)?;
     }
     Ok(())
 }
@@ -258,8 +258,8 @@ fn thought(node: &Node) -> Checked {
     if made_here && !fits { Err(wrong()) } else { Ok(()) }
 }
 
-fn result(node: &Node, tally: &mut Tally) -> Checked {
-    tally.uses_tools = true;
+fn result(node: &Node, inventory: &mut Inventory) -> Checked {
+    inventory.uses_tools = true;
     node.need("tool_use_id")?.name(usize::MAX)?;
     if let Some(flag) = node.key("is_error") {
         flag.boolean()?;
@@ -267,11 +267,11 @@ fn result(node: &Node, tally: &mut Tally) -> Checked {
     match node.key("content") {
         None => Ok(()),
         Some(content) if content.value.is_string() => Ok(()),
-        Some(content) => blocks(&content, Result, tally),
+        Some(content) => blocks(&content, Result, inventory),
     }
 }
 
-fn document(node: &Node, tally: &mut Tally) -> Checked {
+fn document(node: &Node, inventory: &mut Inventory) -> Checked {
     for name in ["title", "context"] {
         if let Some(text) = node.given(name) {
             text.text()?;
@@ -280,13 +280,13 @@ fn document(node: &Node, tally: &mut Tally) -> Checked {
     if let Some(citations) = node.given("citations") {
         citations.closed(&["enabled"])?;
     }
-    source(&node.need("source")?, &["base64", "text", "content", "url"], tally)
+    source(&node.need("source")?, &["base64", "text", "content", "url"], inventory)
 }
 
 /// The source of an image, or of a document: one of `kinds`, or an uploaded file for those who asked for that beta.
-fn source(node: &Node, kinds: &[&'static str], tally: &mut Tally) -> Checked {
+fn source(node: &Node, kinds: &[&'static str], inventory: &mut Inventory) -> Checked {
     let is_image = !kinds.contains(&"text");
-    let file = tally.files.then_some("file");
+    let file = inventory.files.then_some("file");
     let kind = node.variant(&kinds.iter().copied().chain(file).collect::<Vec<_>>())?;
     let inner = node.tagged(kind);
     match kind {
@@ -309,7 +309,7 @@ fn source(node: &Node, kinds: &[&'static str], tally: &mut Tally) -> Checked {
         "content" => {
             inner.closed(&["type", "content"])?;
             let content = inner.need("content")?;
-            if content.value.is_string() { Ok(()) } else { blocks(&content, Document, tally) }
+            if content.value.is_string() { Ok(()) } else { blocks(&content, Document, inventory) }
         }
         "file" => {
             inner.closed(&["type", "file_id"])?;

@@ -32,7 +32,7 @@ pub fn has_price(price: Option<&Price>) -> bool {
 }
 
 /// Counts a stream's tokens in case the provider does not.
-pub struct Tally {
+pub struct StreamMeter {
     /// Money hangs on the count.
     priced: bool,
     /// The model may generate what its reply does not show.
@@ -57,7 +57,7 @@ pub struct Cap {
     extension: NanoUsd,
 }
 
-impl Tally {
+impl StreamMeter {
     /// For a stream of a model that begins. It is counted in small portions while it runs where it has a cap.
     pub fn begin(
         model: Arc<str>,

@@ -9,7 +9,7 @@ use crate::{pricing::Price, types::NanoUsd};
 pub const NOTICE: Duration = Duration::from_millis(250);
 
 /// An attempt that broke while a provider was at work on it.
-pub struct Spoiled {
+pub struct BillableFailure {
     /// Of its model.
     pub price: Arc<Price>,
     /// How its model's tokens are counted.
@@ -29,7 +29,7 @@ pub fn generated_within(price: &Price, quote: &Quote, time: Duration) -> u64 {
     generated.saturating_add(quote.prediction).min(quote.most_answer)
 }
 
-impl Spoiled {
+impl BillableFailure {
     /// Of an attempt that broke just now, after it had `worked` for so long.
     pub fn after(worked: Duration, measure: Measure, price: Arc<Price>, quote: &Quote) -> Self {
         let generated = generated_within(&price, quote, worked + NOTICE);
