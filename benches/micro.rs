@@ -13,7 +13,7 @@ use bytes::Bytes;
 use chittycan::{
     cache::{self, KeyParts, Shelf},
     config::{self, Period},
-    dialect::{Model, responses::Memory},
+    dialect::{Model, from_responses::Memory},
     identity::{Directory, NewToken, Scopes, Tokens},
     ledger::{Basis, Entry, Ledger, Rule, Subject},
     limits::{Meter, Permit, Rules},

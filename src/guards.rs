@@ -30,14 +30,14 @@ pub enum Point {
 
 /// What becomes of what was inspected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum GuardVerdict {
     /// It goes on unchanged.
     Pass,
     /// It goes no further; the client gets this error.
     Block(Box<GatewayError>),
 }
 
-impl Verdict {
+impl GuardVerdict {
     /// A block with these words for the client. They should say what is not allowed, and not repeat it.
     pub fn block(message: impl Into<std::borrow::Cow<'static, str>>) -> Self {
         Self::Block(Box::new(GatewayError::new(Fault::ContentBlocked, message)))
@@ -48,7 +48,7 @@ impl Verdict {
 #[async_trait]
 pub trait Guard: Send + Sync {
     /// What becomes of these texts. Dropped while it waits if the client leaves.
-    async fn inspect(&self, at: Point, texts: &Texts) -> Verdict;
+    async fn inspect(&self, at: Point, texts: &Texts) -> GuardVerdict;
 }
 
 /// All guards of a configuration, in the order in which they are asked.
@@ -72,7 +72,7 @@ impl Guards {
     /// The first that blocks.
     pub async fn inspect(&self, at: Point, texts: &Texts) -> Result<(), GatewayError> {
         for guard in &self.0 {
-            if let Verdict::Block(error) = guard.inspect(at, texts).await {
+            if let GuardVerdict::Block(error) = guard.inspect(at, texts).await {
                 return Err(*error);
             }
         }
@@ -97,11 +97,11 @@ mod tests {
 
     #[async_trait]
     impl Guard for Noted {
-        async fn inspect(&self, at: Point, texts: &Texts) -> Verdict {
+        async fn inspect(&self, at: Point, texts: &Texts) -> GuardVerdict {
             self.1.lock().unwrap().push(format!("{} {at:?}", self.0));
             match texts.iter().any(|(_, _, text)| text.contains(self.0)) {
-                true => Verdict::block(format!("not {}", self.0)),
-                false => Verdict::Pass,
+                true => GuardVerdict::block(format!("not {}", self.0)),
+                false => GuardVerdict::Pass,
             }
         }
     }

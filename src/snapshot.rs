@@ -13,7 +13,7 @@ pub use peers::{Peers, UPSTREAM_IDLE};
 
 use crate::{
     config::{Config, Free},
-    dialect::anthropic::MAX_SEARCHES,
+    dialect::to_anthropic::MAX_SEARCHES,
     guards::Guards,
     openai::{CallPrices, Endpoint, Hosted, Kind},
     pricing::{Catalogue, Price},

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use chittycan::config::{Config, Provider, Source};
-use chittycan::dialect::responses::Memory;
+use chittycan::dialect::from_responses::Memory;
 use chittycan::dialect::{self, Model};
 use chittycan::openai::{Endpoint, Peek};
 use chittycan::providers::exchange::{Exchange, is_translated, translate};

@@ -59,7 +59,7 @@ pub struct Server {
 
 /// What a follower sees next.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub enum FlightStep {
     /// The next piece of an event stream, whole events.
     Events(Bytes),
     /// Nothing more comes.
@@ -77,7 +77,7 @@ pub enum Role {
     /// It asks the provider.
     Lead(Lead),
     /// It reads along.
-    Follow(Follower),
+    Follow(FlightFollower),
 }
 
 #[derive(Debug)]
@@ -107,7 +107,7 @@ pub struct Lead {
 
 /// Reads a flight.
 #[derive(Debug)]
-pub struct Follower {
+pub struct FlightFollower {
     flight: Arc<Flight>,
     next: usize,
 }
@@ -121,7 +121,7 @@ impl Flights {
             if state.outcome.is_none() {
                 state.followers += 1;
                 drop(state);
-                return Role::Follow(Follower { flight: flight.clone(), next: 0 });
+                return Role::Follow(FlightFollower { flight: flight.clone(), next: 0 });
             }
         }
         let lead = self.alone(key, payer);
@@ -242,9 +242,9 @@ impl Drop for Lead {
     }
 }
 
-impl Follower {
+impl FlightFollower {
     /// Waits for what comes next. May be dropped while it waits; nothing is lost.
-    pub async fn next(&mut self) -> Step {
+    pub async fn next(&mut self) -> FlightStep {
         let flight = self.flight.clone();
         loop {
             let changed = flight.changed.notified();
@@ -261,7 +261,7 @@ impl Follower {
     pub async fn end(&mut self) -> Outcome {
         self.next = usize::MAX;
         loop {
-            if let Step::End(outcome) = self.next().await {
+            if let FlightStep::End(outcome) = self.next().await {
                 return outcome;
             }
         }
@@ -282,26 +282,26 @@ impl Follower {
         lock(&self.flight.state).server.clone()
     }
 
-    fn now(&mut self) -> Option<Step> {
+    fn now(&mut self) -> Option<FlightStep> {
         let state = lock(&self.flight.state);
         let waiting = state.chunks.get(self.next..).unwrap_or_default();
         match waiting {
-            [] => state.outcome.clone().map(Step::End),
+            [] => state.outcome.clone().map(FlightStep::End),
             // What has gathered while its client was slow leaves in one piece.
             [one] => {
                 self.next += 1;
-                Some(Step::Events(one.clone()))
+                Some(FlightStep::Events(one.clone()))
             }
             several => {
                 let all = several.concat();
                 self.next = state.chunks.len();
-                Some(Step::Events(all.into()))
+                Some(FlightStep::Events(all.into()))
             }
         }
     }
 }
 
-impl Drop for Follower {
+impl Drop for FlightFollower {
     fn drop(&mut self) {
         let left = {
             let mut state = lock(&self.flight.state);
@@ -351,17 +351,17 @@ mod tests {
         }
     }
 
-    fn follow(flights: &Arc<Flights>) -> Follower {
+    fn follow(flights: &Arc<Flights>) -> FlightFollower {
         match flights.join(Key([7; 32]), &"t".into()) {
             Role::Follow(follower) => follower,
             Role::Lead(_) => panic!("there is no flight"),
         }
     }
 
-    fn events(step: Step) -> Bytes {
+    fn events(step: FlightStep) -> Bytes {
         match step {
-            Step::Events(events) => events,
-            Step::End(outcome) => panic!("ended with {outcome:?}"),
+            FlightStep::Events(events) => events,
+            FlightStep::End(outcome) => panic!("ended with {outcome:?}"),
         }
     }
 
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(lead.events().unwrap(), "ab");
         lead.end(Outcome::Complete(entry(), None));
         for follower in [&mut early, &mut late] {
-            assert!(matches!(follower.next().await, Step::End(Outcome::Complete(..))));
+            assert!(matches!(follower.next().await, FlightStep::End(Outcome::Complete(..))));
         }
         assert_eq!(flights.count(), 0);
         lead.end(Outcome::Cut);
@@ -437,8 +437,8 @@ mod tests {
                         let mut read = Vec::new();
                         loop {
                             match follower.next().await {
-                                Step::Events(events) => read.extend_from_slice(&events),
-                                Step::End(_) => return read,
+                                FlightStep::Events(events) => read.extend_from_slice(&events),
+                                FlightStep::End(_) => return read,
                             }
                         }
                     })

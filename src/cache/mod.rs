@@ -27,7 +27,7 @@ mod store;
 mod tier;
 
 pub use entry::{Entry, Form};
-pub use flight::{Failure, Flights, Follower, Lead, Outcome, Role, Server, Step};
+pub use flight::{Failure, FlightFollower, FlightStep, Flights, Lead, Outcome, Role, Server};
 pub use key::{Key, KeyParts};
 pub use policy::{Asked, Decision, Directives, decide};
 pub use purges::{Purge, PurgeRequest, Purges};

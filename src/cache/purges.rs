@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 
 use super::{Entry, Key};
 use crate::{
-    store::{Follower, Session, Standings, Store, StoreError, Topic},
+    store::{Session, Standings, Store, StoreError, TableFollower, Topic},
     types::{TenantId, unix_now},
 };
 use stamps::Stamps;
@@ -48,7 +48,7 @@ pub enum Purge {
 /// Everything that was purged, in memory.
 pub struct Purges {
     stamps: Arc<ArcSwap<Stamps>>,
-    follower: Arc<Follower>,
+    follower: Arc<TableFollower>,
 }
 
 impl Purges {
@@ -71,7 +71,7 @@ impl Purges {
             });
             Ok(())
         };
-        let follower = Follower::start(store, Topic::Purges, read, carry);
+        let follower = TableFollower::start(store, Topic::Purges, read, carry);
         Arc::new(Self { stamps, follower })
     }
 

@@ -26,7 +26,7 @@ mod yaml;
 
 pub use base_url::BaseUrl;
 pub use fault::Fault;
-pub(crate) use fault::{Path, Step, did_you_mean};
+pub(crate) use fault::{Path, PathStep, did_you_mean};
 pub use load::{FileText, Loaded, Source, process_env};
 pub use overlay::{ENVIRONMENT, EnvVar};
 pub use presets::{ClientKeys, Free, LimitName, PRESETS, Preset};

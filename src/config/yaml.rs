@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
 use serde_json::Value;
 
-use super::fault::{Fault, Path, Step};
+use super::fault::{Fault, Path, PathStep};
 
 /// Deeper nesting than any configuration needs.
 const MAX_DEPTH: usize = 64;
@@ -189,7 +189,7 @@ impl<'a> Composer<'a, '_> {
             match event {
                 Event::SequenceEnd => return Ok(Yaml::List(items)),
                 event => {
-                    self.path.push(Step::Index(items.len()));
+                    self.path.push(PathStep::Index(items.len()));
                     let node = self.node(event, span)?;
                     self.path.pop();
                     items.push((items.len(), node));
@@ -215,7 +215,7 @@ impl<'a> Composer<'a, '_> {
                 }
             };
             let (event, span) = self.next()?;
-            self.path.push(Step::Key(key.clone()));
+            self.path.push(PathStep::Key(key.clone()));
             let mut node = self.node(event, span)?;
             node.line = line;
             match seen.get(&key) {

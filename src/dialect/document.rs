@@ -2,26 +2,30 @@
 
 use std::fmt::Write;
 
-use super::{Fate, Rule, anthropic, messages, ollama, responses};
+use super::{Disposition, Rule, from_messages, from_responses, to_anthropic, to_ollama};
 
 const TABLES: &[(&str, &str, &[Rule])] = &[
     (
         "Chat Completions → Anthropic",
         "A client of `/v1/chat/completions`, a provider of dialect `anthropic`.",
-        anthropic::TABLE,
+        to_anthropic::TABLE,
     ),
-    ("Chat Completions → Ollama", "A client of `/v1/chat/completions`, a provider of dialect `ollama`.", ollama::TABLE),
+    (
+        "Chat Completions → Ollama",
+        "A client of `/v1/chat/completions`, a provider of dialect `ollama`.",
+        to_ollama::TABLE,
+    ),
     (
         "Anthropic Messages → Chat Completions",
         "A client of `/v1/messages`, a provider of dialect `openai`; for one of dialect `ollama` the table above follows. To a \
          provider of dialect `anthropic` everything passes byte for byte.",
-        messages::TABLE,
+        from_messages::TABLE,
     ),
     (
         "Responses → Chat Completions",
         "A client of `/v1/responses`, a provider without the Responses API (`providers.<name>.responses_api: false`); for one of \
          another dialect its table follows.",
-        responses::TABLE,
+        from_responses::TABLE,
     ),
 ];
 
@@ -38,16 +42,17 @@ pub fn document() -> String {
     );
     for (title, about, table) in TABLES {
         // Writing to a String cannot fail.
-        let _ = write!(out, "\n## {title}\n\n{about}\n\n| Parameter | Fate | Neutral | Note |\n|---|---|---|---|\n");
+        let _ =
+            write!(out, "\n## {title}\n\n{about}\n\n| Parameter | Disposition | Neutral | Note |\n|---|---|---|---|\n");
         for rule in *table {
             let neutral: Vec<_> = rule.neutral.iter().map(|text| format!("`{text}`")).collect();
-            let fate = match rule.fate {
-                Fate::Translated => "translated",
-                Fate::Dropped => "dropped",
-                Fate::Refused => "refused",
+            let disposition = match rule.disposition {
+                Disposition::Translated => "translated",
+                Disposition::Dropped => "dropped",
+                Disposition::Refused => "refused",
             };
             let note = rule.note.replace('|', "\\|");
-            let _ = writeln!(out, "| `{}` | {fate} | {} | {note} |", rule.param, neutral.join(", "));
+            let _ = writeln!(out, "| `{}` | {disposition} | {} | {note} |", rule.param, neutral.join(", "));
         }
     }
     out

@@ -4,10 +4,10 @@
 //! client's dialect ──door step──▶ Chat ──provider step──▶ provider's dialect
 //!        ◀── Replies (JSON, writer) ──       ◀── Replies (JSON, reader) ──
 //!
-//! door steps:      messages   Anthropic Messages    → Chat
-//!                  responses  OpenAI Responses      → Chat
-//! provider steps:  anthropic  Chat → Anthropic Messages
-//!                  ollama     Chat → Ollama's own /api/chat
+//! door steps:      from_messages   Anthropic Messages → Chat
+//!                  from_responses  OpenAI Responses   → Chat
+//! provider steps:  to_anthropic    Chat → Anthropic Messages
+//!                  to_ollama       Chat → Ollama's own /api/chat
 //! ```
 //!
 //! A stream comes back through one reader and one writer with typed chat events between them: see [`chat`].
@@ -22,32 +22,32 @@ use bytes::Bytes;
 
 use crate::openai::{self, Endpoint};
 
-pub mod anthropic;
 pub mod chat;
-pub mod messages;
-pub mod ollama;
-pub mod responses;
+pub mod from_messages;
+pub mod from_responses;
 mod step;
+pub mod to_anthropic;
+pub mod to_ollama;
 
 mod document;
 
 pub use document::document;
-pub use step::{Events, Fate, Lost, Model, Refusal, Replies, Rule, Step, lose, sift};
+pub use step::{Disposition, Dropped, Events, Model, Refusal, Replies, Rule, Step, apply_rules, note_dropped};
 
 /// Whether a Claude of this name can be kept from thinking with `thinking: {type: disabled}`.
 pub fn claude_can_be_kept_from_thinking(model: &str) -> bool {
-    anthropic::can_be_kept_from_thinking(model)
+    to_anthropic::can_be_kept_from_thinking(model)
 }
 
 /// Whether a Claude of this name thinks when a request says nothing about it.
 pub fn claude_thinks_unasked(model: &str) -> bool {
-    anthropic::thinks_unasked(model)
+    to_anthropic::thinks_unasked(model)
 }
 
 /// A whole event stream that says what this JSON reply of an endpoint says; `None` for one that is not understood.
 pub fn to_events(endpoint: &Endpoint, json: &[u8]) -> Option<Bytes> {
     match endpoint {
-        Endpoint::Messages => messages::to_events(json),
+        Endpoint::Messages => from_messages::to_events(json),
         _ => openai::to_events(endpoint, json),
     }
 }
@@ -55,7 +55,7 @@ pub fn to_events(endpoint: &Endpoint, json: &[u8]) -> Option<Bytes> {
 /// The JSON reply that this whole event stream of an endpoint amounts to; `None` for one that is broken or not understood.
 pub fn to_json(endpoint: &Endpoint, events: &[u8]) -> Option<Bytes> {
     match endpoint {
-        Endpoint::Messages => messages::to_json(events),
+        Endpoint::Messages => from_messages::to_json(events),
         _ => openai::to_json(endpoint, events),
     }
 }
@@ -63,7 +63,7 @@ pub fn to_json(endpoint: &Endpoint, events: &[u8]) -> Option<Bytes> {
 /// Whether a whole JSON reply of an endpoint may be given again to whoever asks the same.
 pub fn is_good(endpoint: &Endpoint, json: &[u8]) -> bool {
     match endpoint {
-        Endpoint::Messages => messages::is_good(json),
+        Endpoint::Messages => from_messages::is_good(json),
         _ => openai::is_good(endpoint, json),
     }
 }

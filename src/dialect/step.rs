@@ -29,13 +29,13 @@ pub struct Step {
     pub body: Value,
     /// What was left out or changed in meaning, in the order of the body: paths such as `logit_bias` or `messages[].name`,
     /// each once.
-    pub lost: Vec<Lost>,
+    pub dropped: Vec<Dropped>,
     /// Puts what comes back into the first dialect.
     pub replies: Box<dyn Replies>,
 }
 
 /// The path of something that a translation left out.
-pub type Lost = Cow<'static, str>;
+pub type Dropped = Cow<'static, str>;
 
 /// Puts replies to one request into the dialect in which it was asked. A provider step reads what the provider says, a door step
 /// writes what the client reads; Chat is what the other side of each is.
@@ -104,7 +104,7 @@ impl Refusal {
 
 /// What a step does with a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Disposition {
     /// It is put into the other dialect.
     Translated,
     /// It is a hint that the other dialect does not have: it is left out and named.
@@ -119,7 +119,7 @@ pub struct Rule {
     /// Its name.
     pub param: &'static str,
     /// What becomes of it.
-    pub fate: Fate,
+    pub disposition: Disposition,
     /// Values, as JSON, that ask for nothing and so are never named nor refused. `null` is always one.
     pub neutral: &'static [&'static str],
     /// What it becomes, or why it cannot be had; one line for the documentation and for a refusal.
@@ -129,17 +129,17 @@ pub struct Rule {
 impl Rule {
     /// A parameter that is translated.
     pub const fn translated(param: &'static str, note: &'static str) -> Self {
-        Self { param, fate: Fate::Translated, neutral: &[], note }
+        Self { param, disposition: Disposition::Translated, neutral: &[], note }
     }
 
     /// A parameter that is left out.
     pub const fn dropped(param: &'static str, neutral: &'static [&'static str], note: &'static str) -> Self {
-        Self { param, fate: Fate::Dropped, neutral, note }
+        Self { param, disposition: Disposition::Dropped, neutral, note }
     }
 
     /// A parameter that is refused.
     pub const fn refused(param: &'static str, neutral: &'static [&'static str], note: &'static str) -> Self {
-        Self { param, fate: Fate::Refused, neutral, note }
+        Self { param, disposition: Disposition::Refused, neutral, note }
     }
 }
 
@@ -148,18 +148,18 @@ impl Rule {
 ///
 /// # Errors
 /// The first parameter that cannot be had.
-pub fn sift(table: &[Rule], body: &Map<String, Value>, lost: &mut Vec<Lost>) -> Result<(), Refusal> {
+pub fn apply_rules(table: &[Rule], body: &Map<String, Value>, dropped: &mut Vec<Dropped>) -> Result<(), Refusal> {
     for (param, value) in body.iter().filter(|(_, value)| !value.is_null()) {
         let Some(rule) = table.iter().find(|rule| rule.param == param) else {
-            lose(lost, param.clone());
+            note_dropped(dropped, param.clone());
             continue;
         };
         let neutral = || !rule.neutral.is_empty() && rule.neutral.contains(&value.to_string().as_str());
-        match rule.fate {
-            Fate::Translated => {}
+        match rule.disposition {
+            Disposition::Translated => {}
             _ if neutral() => {}
-            Fate::Dropped => lose(lost, rule.param),
-            Fate::Refused => return Err(Refusal::new(rule.param, rule.note)),
+            Disposition::Dropped => note_dropped(dropped, rule.param),
+            Disposition::Refused => return Err(Refusal::new(rule.param, rule.note)),
         }
     }
     Ok(())
@@ -170,20 +170,20 @@ const MOST_NAMED: usize = 64;
 /// The longest name, in bytes.
 const LONGEST: usize = 96;
 /// What stands for the rest.
-const AND_MORE: Lost = Cow::Borrowed("and more");
+const AND_MORE: Dropped = Cow::Borrowed("and more");
 
 /// Names something that was lost, once.
-pub fn lose(lost: &mut Vec<Lost>, path: impl Into<Lost>) {
+pub fn note_dropped(dropped: &mut Vec<Dropped>, path: impl Into<Dropped>) {
     let mut path = path.into();
     if path.len() > LONGEST {
         let end = path.floor_char_boundary(LONGEST);
         path.to_mut().truncate(end);
     }
-    match lost.len() {
+    match dropped.len() {
         // The last place says that there is more.
         MOST_NAMED.. => {}
-        _ if lost.contains(&path) => {}
-        count => lost.push(if count + 1 == MOST_NAMED { AND_MORE } else { path }),
+        _ if dropped.contains(&path) => {}
+        count => dropped.push(if count + 1 == MOST_NAMED { AND_MORE } else { path }),
     }
 }
 
@@ -194,10 +194,10 @@ mod tests {
     const TABLE: &[Rule] =
         &[Rule::translated("a", "x"), Rule::dropped("b", &["0"], "x"), Rule::refused("c", &["1", "\"no\""], "x")];
 
-    fn sifted(body: &str) -> Result<Vec<Lost>, Refusal> {
+    fn sifted(body: &str) -> Result<Vec<Dropped>, Refusal> {
         let Ok(Value::Object(body)) = serde_json::from_str(body) else { panic!("{body}") };
-        let mut lost = Vec::new();
-        sift(TABLE, &body, &mut lost).map(|()| lost)
+        let mut dropped = Vec::new();
+        apply_rules(TABLE, &body, &mut dropped).map(|()| dropped)
     }
 
     #[test]
@@ -210,8 +210,8 @@ mod tests {
     #[test]
     fn what_clients_name_is_bounded() {
         let body: Map<_, _> = (0..100_000).map(|n| (format!("k{n}"), Value::Bool(true))).collect();
-        let mut lost = Vec::new();
-        sift(TABLE, &body, &mut lost).unwrap();
-        assert_eq!((lost.len(), &*lost[63]), (MOST_NAMED, "and more"));
+        let mut dropped = Vec::new();
+        apply_rules(TABLE, &body, &mut dropped).unwrap();
+        assert_eq!((dropped.len(), &*dropped[63]), (MOST_NAMED, "and more"));
     }
 }

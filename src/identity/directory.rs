@@ -13,7 +13,7 @@ use super::{
     tokens::{self, Token},
 };
 use crate::{
-    store::{Follower, Session, Standings, Store, Topic},
+    store::{Session, Standings, Store, TableFollower, Topic},
     types::unix_now,
 };
 
@@ -35,7 +35,7 @@ pub enum Refused {
 pub struct Directory {
     /// `None` before anything was read.
     known: Arc<ArcSwapOption<Known>>,
-    follower: Arc<Follower>,
+    follower: Arc<TableFollower>,
     /// There was no file, and none could be made: nobody can have made a token.
     absent: bool,
 }
@@ -91,7 +91,7 @@ impl Directory {
             }
             None => Ok(()),
         };
-        let follower = Follower::start(store.clone(), Topic::Tokens, read, carry);
+        let follower = TableFollower::start(store.clone(), Topic::Tokens, read, carry);
         let absent = known.load().is_none() && store.is_absent();
         Arc::new(Self { known, follower, absent })
     }
@@ -113,7 +113,7 @@ impl Directory {
     }
 
     /// The same for a token that may have been made this moment: before an unknown one is refused, the file is looked at once
-    /// more, see [`Follower::look_again`]. What has not the form of a token is refused at once.
+    /// more, see [`TableFollower::look_again`]. What has not the form of a token is refused at once.
     ///
     /// # Errors
     /// Why it opens nothing.

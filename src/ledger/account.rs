@@ -12,7 +12,7 @@ use std::{
 
 use slab::Slab;
 
-use super::budget::{Budget, Crossed, Exceeded, Held};
+use super::budget::{Budget, BudgetHold, Exceeded, ThresholdAlert};
 use crate::types::{NanoUsd, RequestId, TenantId};
 
 /// The budgets that a request counts in: its tenant's, then its ancestors'.
@@ -38,7 +38,7 @@ struct Open {
     amount: NanoUsd,
     budgets: Budgets,
     /// One for each budget.
-    held: Vec<Held>,
+    held: Vec<BudgetHold>,
 }
 
 /// Names an open request of an account.
@@ -137,11 +137,11 @@ impl Account {
     }
 
     /// Gives back what an open request held, and counts what it cost. Returns the percentages that this has passed.
-    pub(super) fn settle(&self, slot: Slot, cost: NanoUsd) -> Vec<Crossed> {
+    pub(super) fn settle(&self, slot: Slot, cost: NanoUsd) -> Vec<ThresholdAlert> {
         let mut state = self.lock();
         let Some(open) = state.open.try_remove(slot.0) else { return Vec::new() };
         state.settled.add(open.at, cost);
-        let settle = |(budget, held): (&Arc<Budget>, &Held)| budget.settle(*held, open.amount, cost);
+        let settle = |(budget, held): (&Arc<Budget>, &BudgetHold)| budget.settle(*held, open.amount, cost);
         open.budgets.iter().zip(&open.held).flat_map(settle).collect()
     }
 
@@ -150,7 +150,7 @@ impl Account {
     }
 }
 
-fn hold_all(budgets: &Budgets, at: u64, amount: NanoUsd, in_line: bool) -> Result<Vec<Held>, Short> {
+fn hold_all(budgets: &Budgets, at: u64, amount: NanoUsd, in_line: bool) -> Result<Vec<BudgetHold>, Short> {
     let mut held = Vec::with_capacity(budgets.len());
     for budget in budgets.iter() {
         let outcome = if in_line { budget.hold(at, amount) } else { budget.hold_past_line(at, amount) };

@@ -16,7 +16,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Shared, budget::Crossed, webhook};
+use super::{Shared, budget::ThresholdAlert, webhook};
 use crate::{
     store::{AlertKey, AlertRow, StoreError},
     types::unix_now,
@@ -44,7 +44,7 @@ impl Bell {
 }
 
 /// An alert that is raised now. Without a webhook it counts as delivered.
-pub fn row(crossed: &Crossed, webhook: bool) -> AlertRow {
+pub fn row(crossed: &ThresholdAlert, webhook: bool) -> AlertRow {
     let now = unix_now();
     let key = AlertKey {
         tenant: crossed.key.tenant.to_string(),
@@ -57,7 +57,7 @@ pub fn row(crossed: &Crossed, webhook: bool) -> AlertRow {
 }
 
 /// Tells the log.
-pub fn log(crossed: &Crossed) {
+pub fn log(crossed: &ThresholdAlert) {
     tracing::warn!(
         tenant = %crossed.key.tenant,
         period = crossed.key.period.label(),
@@ -69,7 +69,7 @@ pub fn log(crossed: &Crossed) {
     );
 }
 
-fn body(crossed: &Crossed, now: u64) -> serde_json::Value {
+fn body(crossed: &ThresholdAlert, now: u64) -> serde_json::Value {
     let time = |ms: u64| jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(i64::MAX)).ok();
     json!({
         "type": "budget.threshold_passed",

@@ -94,7 +94,7 @@ impl Exceeded {
 
 /// A percentage that a budget has passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Crossed {
+pub struct ThresholdAlert {
     /// Which budget.
     pub key: BudgetKey,
     /// Percent of the limit.
@@ -128,7 +128,7 @@ pub struct Standing {
 
 /// Money held in one budget; names the period, so that it never touches another one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
+pub(super) struct BudgetHold {
     start: u64,
     /// It was taken out of an allowance.
     allowed: bool,
@@ -201,10 +201,10 @@ impl Budget {
     }
 
     /// Holds an amount that is held elsewhere already, whether it fits or not.
-    pub(super) fn hold_anyway(&self, now: u64, amount: NanoUsd) -> Held {
+    pub(super) fn hold_anyway(&self, now: u64, amount: NanoUsd) -> BudgetHold {
         let mut state = self.lock_at(now);
         state.reserved = state.reserved.saturating_add(amount);
-        Held { start: state.start, allowed: false }
+        BudgetHold { start: state.start, allowed: false }
     }
 
     /// From now on a hard budget grants no more than an allowance, which is made of what it has left; returns it.
@@ -225,12 +225,12 @@ impl Budget {
     }
 
     /// Holds an amount back.
-    pub(super) fn hold(&self, now: u64, amount: NanoUsd) -> Result<Held, Exceeded> {
+    pub(super) fn hold(&self, now: u64, amount: NanoUsd) -> Result<BudgetHold, Exceeded> {
         self.hold_in(&mut self.lock_at(now), amount)
     }
 
     /// The same for one that does not stand in the line: what others wait for is left to them.
-    pub(super) fn hold_past_line(&self, now: u64, amount: NanoUsd) -> Result<Held, Exceeded> {
+    pub(super) fn hold_past_line(&self, now: u64, amount: NanoUsd) -> Result<BudgetHold, Exceeded> {
         let mut state = self.lock_at(now);
         let held = self.hold_in(&mut state, amount)?;
         if !self.key.hard || self.queue.pass(amount, state.limit.saturating_sub(state.spent)) {
@@ -255,7 +255,7 @@ impl Budget {
 
     /// Holds more for what is held already, in the period that it is held in. One that is over for longer than the period
     /// after it took has nothing left.
-    pub(super) fn hold_more(&self, first: Held, amount: NanoUsd) -> Result<(), Exceeded> {
+    pub(super) fn hold_more(&self, first: BudgetHold, amount: NanoUsd) -> Result<(), Exceeded> {
         let mut state = self.lock();
         if state.start == first.start {
             return self.hold_in(&mut state, amount).map(drop);
@@ -281,7 +281,7 @@ impl Budget {
         Ok(())
     }
 
-    fn hold_in(&self, state: &mut State, amount: NanoUsd) -> Result<Held, Exceeded> {
+    fn hold_in(&self, state: &mut State, amount: NanoUsd) -> Result<BudgetHold, Exceeded> {
         let held = state.spent.saturating_add(state.reserved);
         // What would saturate is refused like anything else that is too much.
         let allowed = state.allowance.is_none_or(|left| amount <= left);
@@ -291,11 +291,11 @@ impl Budget {
         }
         state.reserved = state.reserved.saturating_add(amount);
         state.allowance = state.allowance.map(|left| left.saturating_sub(amount));
-        Ok(Held { start: state.start, allowed: state.allowance.is_some() })
+        Ok(BudgetHold { start: state.start, allowed: state.allowance.is_some() })
     }
 
     /// Gives back what was held, and counts what was spent of it. Returns the percentages this has passed.
-    pub(super) fn settle(&self, held: Held, amount: NanoUsd, cost: NanoUsd) -> Vec<Crossed> {
+    pub(super) fn settle(&self, held: BudgetHold, amount: NanoUsd, cost: NanoUsd) -> Vec<ThresholdAlert> {
         let mut state = self.lock();
         if state.start != held.start {
             // The period is over; what was spent in it is in the ledger.
@@ -317,24 +317,24 @@ impl Budget {
     }
 
     /// Counts what was spent elsewhere: by another process, or before the file could be read.
-    pub(super) fn adopt(&self, tenant: &TenantId, at: u64, cost: NanoUsd, now: u64) -> Vec<Crossed> {
+    pub(super) fn adopt(&self, tenant: &TenantId, at: u64, cost: NanoUsd, now: u64) -> Vec<ThresholdAlert> {
         let mut state = self.lock_at(now);
         let counts = (state.start..state.end).contains(&at) && (state.covers)(tenant);
         if counts { self.add(&mut state, cost) } else { Vec::new() }
     }
 
     /// The percentages that are passed already, when a budget is taken up.
-    pub(super) fn take_up(&self) -> Vec<Crossed> {
+    pub(super) fn take_up(&self) -> Vec<ThresholdAlert> {
         let mut state = self.lock();
         self.add(&mut state, NanoUsd::ZERO)
     }
 
     /// The percentages that were passed in the current period.
-    pub(super) fn passed(&self, now: u64) -> Vec<Crossed> {
+    pub(super) fn passed(&self, now: u64) -> Vec<ThresholdAlert> {
         let state = self.lock_at(now);
         let passed = state.alert_at.iter().take(state.alerted);
         passed
-            .map(|threshold| Crossed {
+            .map(|threshold| ThresholdAlert {
                 key: self.key.clone(),
                 threshold: *threshold,
                 limit: state.limit,
@@ -345,7 +345,7 @@ impl Budget {
             .collect()
     }
 
-    fn add(&self, state: &mut State, cost: NanoUsd) -> Vec<Crossed> {
+    fn add(&self, state: &mut State, cost: NanoUsd) -> Vec<ThresholdAlert> {
         state.spent = state.spent.saturating_add(cost);
         let mut crossed = Vec::new();
         while let Some(threshold) = state.alert_at.get(state.alerted).copied() {
@@ -354,7 +354,7 @@ impl Budget {
                 break;
             }
             state.alerted += 1;
-            crossed.push(Crossed {
+            crossed.push(ThresholdAlert {
                 key: self.key.clone(),
                 threshold,
                 limit: state.limit,

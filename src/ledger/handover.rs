@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Books, Ledger,
     account::{Account, Slot},
-    budget::{Budget, Held},
+    budget::{Budget, BudgetHold},
 };
 use crate::{
     store::StoreError,
@@ -76,7 +76,7 @@ pub(super) struct Predecessor {
     /// By owner of a budget.
     allowances: HashMap<TenantId, NanoUsd>,
     /// What is held for its allowances.
-    held: Vec<(Arc<Budget>, Held, NanoUsd)>,
+    held: Vec<(Arc<Budget>, BudgetHold, NanoUsd)>,
     /// Its connection has ended.
     pub ended: bool,
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use jiff::tz::TimeZone;
 
-use super::{budget::Crossed, period};
+use super::{budget::ThresholdAlert, period};
 use crate::{
     config::Period,
     store::{Rows, Session, StoreError},
@@ -91,7 +91,7 @@ pub fn read(session: &dyn Session, keys: &BTreeSet<Key>, process: i64) -> Result
 
 impl super::Books {
     /// Gives budgets that were made before the file could be read what they miss.
-    pub fn catch_up(&self, history: &History) -> Vec<Crossed> {
+    pub fn catch_up(&self, history: &History) -> Vec<ThresholdAlert> {
         let now = unix_now();
         let mut crossed = Vec::new();
         for (key, budget) in &self.budgets {

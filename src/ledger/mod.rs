@@ -56,7 +56,7 @@ use std::{
 };
 
 pub use account::{Account, Budgets};
-pub use budget::{Budget, BudgetKey, Covers, Crossed, Exceeded, Standing};
+pub use budget::{Budget, BudgetKey, Covers, Exceeded, Standing, ThresholdAlert};
 pub use handover::{HandoverSnapshot, NoHandover, OpenRequest};
 pub use reservation::Reservation;
 
@@ -492,7 +492,7 @@ impl Ledger {
         let _ = self.to_writer.send(Message::Entry(Box::new(entry), pin));
     }
 
-    fn raise(&self, crossed: Vec<Crossed>) {
+    fn raise(&self, crossed: Vec<ThresholdAlert>) {
         for crossed in crossed {
             let _ = self.to_writer.send(Message::Alert(Box::new(crossed)));
         }
@@ -516,7 +516,7 @@ impl Shared {
     }
 
     /// Counts what was spent elsewhere in the budgets it belongs to.
-    fn adopt(&self, tenant: &TenantId, at: u64, cost: NanoUsd) -> Vec<Crossed> {
+    fn adopt(&self, tenant: &TenantId, at: u64, cost: NanoUsd) -> Vec<ThresholdAlert> {
         let now = unix_now();
         let mut books = self.books();
         // Before the history is read it is in that; the budgets that are there get it then, too.

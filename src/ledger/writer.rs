@@ -16,7 +16,7 @@ use super::{
     Shared,
     account::Settled,
     alerts::{self, Bell},
-    budget::Crossed,
+    budget::ThresholdAlert,
     carry, history,
     journal::{self, Abandoned, Intent, Journal, Noted, Pin},
 };
@@ -50,7 +50,7 @@ pub enum Message {
     /// There are refusals to write.
     Refusals,
     /// A budget has passed a threshold.
-    Alert(Box<Crossed>),
+    Alert(Box<ThresholdAlert>),
     /// Say when everything before this is written.
     Flush(SyncSender<()>),
     /// Read what was spent in these periods before, and say whether that was possible.
@@ -77,7 +77,7 @@ struct Writer {
     spent: HashMap<TenantId, Settled>,
     bell: Bell,
     waiting: VecDeque<(Box<Entry>, Option<Pin>)>,
-    alerts: VecDeque<Box<Crossed>>,
+    alerts: VecDeque<Box<ThresholdAlert>>,
     flushes: Vec<SyncSender<()>>,
     histories: Vec<(BTreeSet<history::Key>, SyncSender<bool>)>,
     /// The last try to write refusals failed.
@@ -367,7 +367,7 @@ impl Writer {
         });
     }
 
-    fn alert(&mut self, crossed: Vec<Crossed>) {
+    fn alert(&mut self, crossed: Vec<ThresholdAlert>) {
         self.alerts.extend(crossed.into_iter().map(Box::new));
     }
 
@@ -534,7 +534,7 @@ impl Writer {
 
 /// Counts what the process before this one has spent since the last look. What it had spent when the history was read is in
 /// that. Returns the thresholds that it passed.
-fn follow(tables: &dyn Session, shared: &Shared) -> Result<Vec<Crossed>, StoreError> {
+fn follow(tables: &dyn Session, shared: &Shared) -> Result<Vec<ThresholdAlert>, StoreError> {
     let (known, process, since) = {
         let books = shared.books();
         let Some(predecessor) = &books.predecessor else { return Ok(Vec::new()) };

@@ -47,8 +47,8 @@ impl Rules {
         let limits = |kinds: &[Kind]| kinds.iter().any(|kind| self.of(*kind).is_some());
         let enter = limits(&[Kind::RequestsPerSecond, Kind::RequestsPerMinute, Kind::ConcurrentRequests]);
         let charge = limits(&[Kind::TokensPerMinute, Kind::UsdPerMinute]);
-        let bit = |limits: bool, step: Step| if limits { step as u8 } else { 0 };
-        bit(enter, Step::Enter) | bit(charge, Step::Charge)
+        let bit = |limits: bool, step: Stage| if limits { step as u8 } else { 0 };
+        bit(enter, Stage::Enter) | bit(charge, Stage::Charge)
     }
 
     /// The limit of one kind, in its unit.
@@ -65,7 +65,7 @@ impl Rules {
 
 /// A step of a request that takes from the meters.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
+pub(super) enum Stage {
     /// Takes a request and a slot.
     Enter = 1,
     /// Takes LLM tokens and money.
@@ -142,7 +142,7 @@ impl Meter {
     }
 
     /// Whether a rule may refuse at this step.
-    pub(super) fn limits(&self, step: Step) -> bool {
+    pub(super) fn limits(&self, step: Stage) -> bool {
         self.steps.load(Ordering::Acquire) & step as u8 != 0
     }
 
@@ -220,7 +220,7 @@ mod tests {
         ];
         for (rules, enter, charge) in cases {
             let meter = Meter::new(rules);
-            assert_eq!((meter.limits(Step::Enter), meter.limits(Step::Charge)), (enter, charge), "{rules:?}");
+            assert_eq!((meter.limits(Stage::Enter), meter.limits(Stage::Charge)), (enter, charge), "{rules:?}");
             assert_eq!(meter.rules(), rules);
         }
     }

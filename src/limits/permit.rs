@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Kind, Meter, Quota, Refusal,
-    meter::{State, Step},
+    meter::{Stage, State},
 };
 use crate::types::NanoUsd;
 
@@ -45,7 +45,7 @@ impl Permit {
         let needs = [(Kind::RequestsPerSecond, 1), (Kind::RequestsPerMinute, 1), (Kind::ConcurrentRequests, 1)];
         // The slots are taken while the meters are held, also from those without rules: a later rule counts them.
         let ((), requests) =
-            take(&chain, Step::Enter, &needs, || distinct(&chain).for_each(|meter| meter.take_slot()))?;
+            take(&chain, Stage::Enter, &needs, || distinct(&chain).for_each(|meter| meter.take_slot()))?;
         Ok(Self { chain, requests, charged: None, corrected: false })
     }
 
@@ -58,7 +58,7 @@ impl Permit {
     pub fn charge(&mut self, tokens: u64, cost: NanoUsd) -> Result<(), Refusal> {
         debug_assert!(self.charged.is_none(), "a permit is charged once");
         let needs = [(Kind::TokensPerMinute, tokens), (Kind::UsdPerMinute, cost.0)];
-        let (at, left) = take(&self.chain, Step::Charge, &needs, Instant::now)?;
+        let (at, left) = take(&self.chain, Stage::Charge, &needs, Instant::now)?;
         self.charged = Some(Charge { tokens, cost, at, left });
         Ok(())
     }
@@ -74,7 +74,7 @@ impl Permit {
         }
         let none = || Charge { tokens: 0, cost: NanoUsd::ZERO, at: Instant::now(), left: None };
         let charged = self.charged.unwrap_or_else(none);
-        for meter in distinct(&self.chain).filter(|meter| meter.limits(Step::Charge)) {
+        for meter in distinct(&self.chain).filter(|meter| meter.limits(Stage::Charge)) {
             let mut state = meter.lock();
             if let Some(window) = state.window(Kind::TokensPerMinute) {
                 window.correct(charged.tokens, tokens, charged.at);
@@ -115,7 +115,7 @@ impl fmt::Debug for Permit {
 }
 
 /// A meter of a chain with its lock.
-struct Held<'a> {
+struct LockedMeter<'a> {
     index: usize,
     meter: &'a Meter,
     state: MutexGuard<'a, State>,
@@ -125,14 +125,14 @@ struct Held<'a> {
 /// is left of the tightest limit on requests or LLM tokens too: each window is asked once.
 fn take<T>(
     chain: &[Arc<Meter>],
-    step: Step,
+    step: Stage,
     needs: &[(Kind, u64)],
     and: impl FnOnce() -> T,
 ) -> Result<(T, Option<Quota>), Refusal> {
     let mut held = hold(chain, step);
     let mut refusal: Option<Refusal> = None;
     let mut left: Option<Quota> = None;
-    for Held { index, meter, state } in &mut held {
+    for LockedMeter { index, meter, state } in &mut held {
         for &(kind, amount) in needs {
             let asked = meter.ask(state, kind, amount);
             if let Ok(Some(quota)) = asked
@@ -152,7 +152,7 @@ fn take<T>(
         drop(held);
         return Err(Refusal { requests: requests_quota(chain), tokens: tokens_quota(chain), ..refusal });
     }
-    for Held { state, .. } in &mut held {
+    for LockedMeter { state, .. } in &mut held {
         for &(kind, amount) in needs {
             if let Some(window) = state.window(kind) {
                 window.add(amount);
@@ -166,8 +166,8 @@ fn take<T>(
 ///
 /// That order is the same for every chain, so no two can wait for each other. A chain has two or three meters, so
 /// looking for the next address again and again is faster than sorting.
-fn hold(chain: &[Arc<Meter>], step: Step) -> Vec<Held<'_>> {
-    let mut held: Vec<Held<'_>> = Vec::new();
+fn hold(chain: &[Arc<Meter>], step: Stage) -> Vec<LockedMeter<'_>> {
+    let mut held: Vec<LockedMeter<'_>> = Vec::new();
     let address = |meter: &Arc<Meter>| Arc::as_ptr(meter).addr();
     loop {
         let last = held.last().map_or(0, |last| std::ptr::from_ref(last.meter).addr());
@@ -180,7 +180,7 @@ fn hold(chain: &[Arc<Meter>], step: Step) -> Vec<Held<'_>> {
         if held.capacity() == 0 {
             held.reserve_exact(chain.len());
         }
-        held.push(Held { index, meter, state: meter.lock() });
+        held.push(LockedMeter { index, meter, state: meter.lock() });
     }
     held
 }
@@ -192,14 +192,14 @@ fn distinct(chain: &[Arc<Meter>]) -> impl Iterator<Item = &Meter> {
 }
 
 fn requests_quota(chain: &[Arc<Meter>]) -> Option<Quota> {
-    tightest(chain, Step::Enter, &[Kind::RequestsPerSecond, Kind::RequestsPerMinute])
+    tightest(chain, Stage::Enter, &[Kind::RequestsPerSecond, Kind::RequestsPerMinute])
 }
 
 fn tokens_quota(chain: &[Arc<Meter>]) -> Option<Quota> {
-    tightest(chain, Step::Charge, &[Kind::TokensPerMinute])
+    tightest(chain, Stage::Charge, &[Kind::TokensPerMinute])
 }
 
-fn tightest(chain: &[Arc<Meter>], step: Step, kinds: &[Kind]) -> Option<Quota> {
+fn tightest(chain: &[Arc<Meter>], step: Stage, kinds: &[Kind]) -> Option<Quota> {
     let mut tightest: Option<Quota> = None;
     for meter in chain.iter().filter(|meter| meter.limits(step)) {
         let mut state = meter.lock();

@@ -29,7 +29,7 @@ pub use batch::Batch;
 pub use form::{Form, boundary};
 pub use index::{Class, Owner};
 pub use made::{Written, find, find_audio};
-pub use page::{Collected, Cursor, Page, Step};
+pub use page::{Collected, Cursor, Page, PageStep};
 pub use refs::{Reference, Refused, decode, is_cursor, is_fine_tune, may_refer, query, scan, scan_field};
 pub use rules::{Action, Answer, RESPONSE, Rule, SIDE_EFFECTS, find_rule};
 pub use table::{Counts, Objects};

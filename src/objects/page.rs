@@ -100,7 +100,7 @@ impl Page {
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum PageStep {
     /// Ask for the page that the cursor now names.
     More,
     /// The list is as long as the client wants, or at its end.
@@ -135,7 +135,7 @@ impl Collected {
     }
 
     /// Takes the elements of a page whose id `mine` accepts.
-    pub fn add(&mut self, page: Page, mut mine: impl FnMut(&str, &Value) -> bool) -> Step {
+    pub fn add(&mut self, page: Page, mut mine: impl FnMut(&str, &Value) -> bool) -> PageStep {
         let back = self.cursor.is_backwards();
         let more = page.has_more();
         let token = page.text("next_page").map(str::to_owned);
@@ -165,7 +165,7 @@ impl Collected {
                 false => self.data.truncate(wanted),
             }
             self.has_more = true;
-            return Step::Done;
+            return PageStep::Done;
         }
         // Whether there is more is told by one's own elements only: the provider counts everybody's.
         let name = match (back, &self.cursor.at) {
@@ -176,13 +176,13 @@ impl Collected {
     }
 
     /// Goes on behind `id`; there is no end in sight for one that comes again.
-    fn turn(&mut self, name: &'static str, id: Option<String>) -> Step {
+    fn turn(&mut self, name: &'static str, id: Option<String>) -> PageStep {
         let next = id.map(|id| (name, id));
         if next.is_none() || next == self.cursor.at {
-            return Step::Done;
+            return PageStep::Done;
         }
         self.cursor.at = next;
-        Step::More
+        PageStep::More
     }
 
     /// The provider was asked often enough: the client may go on behind what it gets.
@@ -236,7 +236,7 @@ mod tests {
                 let data: Vec<Value> = all[from..].iter().take(size).map(|id| json!({"id": id})).collect();
                 let body = json!({"object": "list", "data": data, "has_more": from + size < all.len(),
                     "first_id": data[0]["id"], "last_id": data.last().unwrap()["id"], "total": 1000});
-                if collected.add(Page::read(body.to_string().as_bytes()).unwrap(), |id, _| mine(id)) == Step::Done {
+                if collected.add(Page::read(body.to_string().as_bytes()).unwrap(), |id, _| mine(id)) == PageStep::Done {
                     break;
                 }
             }
@@ -296,7 +296,7 @@ mod tests {
                 let data: Vec<Value> = (from..300).take(100).map(|n| json!({"id": format!("file-{n}")})).collect();
                 let page = json!({"data": data, "has_more": from + 100 < 300}).to_string();
                 from += 100;
-                if collected.add(Page::read(page.as_bytes()).unwrap(), mine) == Step::Done {
+                if collected.add(Page::read(page.as_bytes()).unwrap(), mine) == PageStep::Done {
                     break;
                 }
             }
@@ -313,9 +313,9 @@ mod tests {
             Page::read(json!({"data": data, "has_more": more}).to_string().as_bytes()).unwrap()
         };
         let mine = |id: &str, _: &Value| id.starts_with("m-");
-        assert_eq!(collected.add(page(&["x-5", "m-6", "x-7", "x-8"], true), mine), Step::More);
+        assert_eq!(collected.add(page(&["x-5", "m-6", "x-7", "x-8"], true), mine), PageStep::More);
         assert_eq!(collected.cursor().query(), "limit=100&before=x-5");
-        assert_eq!(collected.add(page(&["m-1", "m-2", "m-3", "x-4"], false), mine), Step::Done);
+        assert_eq!(collected.add(page(&["m-1", "m-2", "m-3", "x-4"], false), mine), PageStep::Done);
         let reply: Value = serde_json::from_slice(&collected.into_body()).unwrap();
         assert_eq!(reply, json!({"data": [{"id": "m-3"}, {"id": "m-6"}], "has_more": true}));
     }
@@ -325,10 +325,10 @@ mod tests {
         let mut collected = Collected::new(Cursor::of("limit=1", true).unwrap());
         let page = |body: Value| Page::read(body.to_string().as_bytes()).unwrap();
         let first = page(json!({"data": [{"id": "a"}], "has_more": true, "next_page": "t/1"}));
-        assert_eq!(collected.add(first, |_, _| true), Step::More);
+        assert_eq!(collected.add(first, |_, _| true), PageStep::More);
         assert_eq!(collected.cursor().query(), "limit=100&page=t%2F1");
         let last = page(json!({"data": [{"id": "b"}, {"x": 1}], "has_more": false, "next_page": null}));
-        assert_eq!(collected.add(last, |_, _| true), Step::Done);
+        assert_eq!(collected.add(last, |_, _| true), PageStep::Done);
         let reply: Value = serde_json::from_slice(&collected.into_body()).unwrap();
         assert_eq!(reply, json!({"data": [{"id": "a"}, {"id": "b"}], "next_page": null, "has_more": false}));
         assert!(Page::read(b"[]").is_none() && Page::read(br#"{"data":{}}"#).is_none() && Page::read(b"").is_none());

@@ -6,13 +6,13 @@
 
 mod anthropic;
 mod bound;
+mod cacheable;
 mod canonical;
 mod convert;
 mod endpoint;
 mod error;
 pub(crate) mod fold;
 mod generated;
-mod good;
 mod hosted;
 mod labels;
 pub(crate) mod lenient;
@@ -30,12 +30,12 @@ mod values;
 
 pub use anthropic::{error_body, error_event, is_anthropic_error};
 pub use bound::{Bound, IMAGE_ESTIMATE, IMAGE_TOKENS, TEMPLATE_TOKENS};
+pub use cacheable::is_good;
 pub use canonical::canonical;
 pub use convert::{to_events, to_json};
 pub use endpoint::{DEFAULT_MODERATION_MODEL, Endpoint};
 pub use error::{ErrorBody, find_error, map_status, normalise, read_error};
 pub use generated::{generated_media, generated_text};
-pub use good::is_good;
 pub use hosted::{CallCounter, CallPrices, Hosted, Kind, Limit, Tool};
 pub use labels::{Labels, is_label};
 pub use peek::{Field, Peek, PeekError};

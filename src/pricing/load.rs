@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::price::{ListedStep, ModelLimits};
 use super::rates::Listed;
 use super::{Catalogue, Price};
-use crate::config::{Fault, Node, Path, Step, Yaml};
+use crate::config::{Fault, Node, Path, PathStep, Yaml};
 use crate::types::{NanoUsd, PicoUsd, ServiceTier};
 
 /// Adds what `text` lists to `catalogue`, which is of no use after an error.
@@ -55,7 +55,7 @@ impl Walk {
         });
         // Last, whatever the order in the file: an alias points to an entry.
         if let Some(node) = aliases {
-            self.within(Step::Key("aliases".into()), |walk| walk.aliases(node, catalogue));
+            self.within(PathStep::Key("aliases".into()), |walk| walk.aliases(node, catalogue));
         }
     }
 
@@ -139,7 +139,7 @@ impl Walk {
         };
         let mut steps: Vec<(u64, ListedStep)> = Vec::with_capacity(items.len());
         for (index, item) in items {
-            self.within(Step::Index(*index), |walk| {
+            self.within(PathStep::Index(*index), |walk| {
                 let (mut threshold, mut step) = (None, ListedStep::default());
                 let is_mapping = walk.each(item, |walk, key, node| match key {
                     "prompt_tokens" => threshold = Some(walk.tokens(node)),
@@ -233,7 +233,7 @@ impl Walk {
         match &node.value {
             Yaml::Map(entries) => {
                 for (key, value) in entries {
-                    self.within(Step::Key(key.clone()), |walk| visit(walk, key, value));
+                    self.within(PathStep::Key(key.clone()), |walk| visit(walk, key, value));
                 }
             }
             Yaml::Null => {}
@@ -245,7 +245,7 @@ impl Walk {
         true
     }
 
-    fn within<T>(&mut self, step: Step, visit: impl FnOnce(&mut Self) -> T) -> T {
+    fn within<T>(&mut self, step: PathStep, visit: impl FnOnce(&mut Self) -> T) -> T {
         self.path.push(step);
         let result = visit(self);
         self.path.pop();

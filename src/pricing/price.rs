@@ -8,9 +8,9 @@ use crate::types::{NanoUsd, PicoUsd, ServiceTier, Usage};
 /// What one model of one provider charges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Price {
-    base: Step,
+    base: RateStep,
     /// By rising threshold.
-    above: Vec<(u64, Step)>,
+    above: Vec<(u64, RateStep)>,
     limits: ModelLimits,
     /// What a call of a tool costs that the provider runs, where the model has a price of its own for it.
     calls: Vec<(Box<str>, NanoUsd)>,
@@ -35,7 +35,7 @@ const MAX_TOKENS_PER_SECOND: u64 = 3_000;
 
 /// The rates of all tiers for one range of prompt lengths; the last are the dearest of all tiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Step([Rates; 5]);
+struct RateStep([Rates; 5]);
 
 impl Price {
     /// One rate for prompts and one for generated tokens, the same in every tier.
@@ -134,7 +134,7 @@ impl Price {
     }
 }
 
-impl Step {
+impl RateStep {
     fn tier(&self, tier: ServiceTier) -> &Rates {
         let [standard, flex, priority, batch, dearest] = &self.0;
         match tier {
@@ -155,7 +155,7 @@ pub(super) struct ListedStep {
 }
 
 impl ListedStep {
-    fn complete(&self) -> Step {
+    fn complete(&self) -> RateStep {
         let tier = |wanted| {
             let own = self.tiers.iter().find(|(tier, _)| *tier == wanted);
             own.map_or(&self.standard, |(_, listed)| listed).complete(&self.standard)
@@ -163,7 +163,7 @@ impl ListedStep {
         let standard = self.standard.complete(&self.standard);
         let [flex, priority, batch] = [ServiceTier::Flex, ServiceTier::Priority, ServiceTier::Batch].map(tier);
         let dearest = standard.max(&flex).max(&priority).max(&batch);
-        Step([standard, flex, priority, batch, dearest])
+        RateStep([standard, flex, priority, batch, dearest])
     }
 }
 

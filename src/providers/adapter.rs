@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::{exchange::write, quirks};
 use crate::{
     config::{Dialect, Provider},
-    dialect::{Lost, Model, Refusal, Replies, Step, anthropic, ollama},
+    dialect::{Dropped, Model, Refusal, Replies, Step, to_anthropic, to_ollama},
     openai::{ChatUsage, Endpoint, ErrorBody, MessageUsage, Peek, map_status, read_error, splice},
     types::{Api, Usage},
 };
@@ -94,8 +94,8 @@ pub enum Call<'a> {
 pub struct Outgoing {
     /// Its body.
     pub body: Bytes,
-    /// What was left out: see [`Step::lost`].
-    pub lost: Vec<Lost>,
+    /// What was left out: see [`Step::dropped`].
+    pub dropped: Vec<Dropped>,
     /// The way back; `None` where replies are Chat's.
     pub replies: Option<Box<dyn Replies>>,
     /// It marks what the prompt cache is to keep, which costs more than to read it.
@@ -222,7 +222,7 @@ impl Adapter for OpenAi {
         drop(chat);
         let peek = Peek::parse(&body).map_err(|error| Refusal::new(error.param.unwrap_or_default(), error.message))?;
         let edits = quirks::edits(&Endpoint::ChatCompletions, provider, model.name, &body, &peek);
-        Ok(Outgoing { body: splice(&body, &peek, &edits), lost: Vec::new(), replies: None, marks_cache: false })
+        Ok(Outgoing { body: splice(&body, &peek, &edits), dropped: Vec::new(), replies: None, marks_cache: false })
     }
 
     fn headers(&self, headers: &mut HeaderMap, translated: bool) {
@@ -274,10 +274,10 @@ impl Adapter for Anthropic {
     }
 
     fn request(&self, _: &Provider, model: &Model<'_>, chat: Value, size: usize) -> Result<Outgoing, Refusal> {
-        let Step { body, lost, replies } = anthropic::request(&chat, model)?;
+        let Step { body, dropped, replies } = to_anthropic::request(&chat, model)?;
         drop(chat);
-        let marks_cache = anthropic::has_marks(&body);
-        Ok(Outgoing { body: write(&body, size), lost, replies: Some(replies), marks_cache })
+        let marks_cache = to_anthropic::has_marks(&body);
+        Ok(Outgoing { body: write(&body, size), dropped, replies: Some(replies), marks_cache })
     }
 
     fn headers(&self, headers: &mut HeaderMap, translated: bool) {
@@ -297,7 +297,7 @@ impl Adapter for Anthropic {
     }
 
     fn read_error(&self, status: u16, _: Option<&str>, body: &[u8]) -> (u16, ErrorBody) {
-        anthropic::read_error(status, body)
+        to_anthropic::read_error(status, body)
     }
 
     fn facts(&self) -> &'static Facts {
@@ -332,9 +332,9 @@ impl Adapter for Ollama {
     }
 
     fn request(&self, _: &Provider, model: &Model<'_>, chat: Value, size: usize) -> Result<Outgoing, Refusal> {
-        let Step { body, lost, replies } = ollama::request(&chat, model)?;
+        let Step { body, dropped, replies } = to_ollama::request(&chat, model)?;
         drop(chat);
-        Ok(Outgoing { body: write(&body, size), lost, replies: Some(replies), marks_cache: false })
+        Ok(Outgoing { body: write(&body, size), dropped, replies: Some(replies), marks_cache: false })
     }
 
     fn headers(&self, headers: &mut HeaderMap, translated: bool) {
@@ -350,7 +350,7 @@ impl Adapter for Ollama {
     }
 
     fn read_error(&self, status: u16, _: Option<&str>, body: &[u8]) -> (u16, ErrorBody) {
-        ollama::read_error(status, body)
+        to_ollama::read_error(status, body)
     }
 
     fn facts(&self) -> &'static Facts {

@@ -10,14 +10,14 @@ use super::{
 };
 use crate::{
     config::Provider,
-    dialect::{Lost, Model, Refusal, Replies, Step, messages, responses},
+    dialect::{Dropped, Model, Refusal, Replies, Step, from_messages, from_responses},
     openai::Endpoint,
 };
 
 /// What a translated request needs for its way there and back.
 pub struct Exchange {
     /// What the translation left out.
-    pub lost: Vec<Lost>,
+    pub dropped: Vec<Dropped>,
     /// The request marks what Anthropic is to keep in its prompt cache, which costs more than to read it.
     pub marks_cache: bool,
     /// From the provider's dialect towards the client's.
@@ -39,7 +39,7 @@ pub fn translate(
     endpoint: &Endpoint,
     provider: &Provider,
     model: &Model<'_>,
-    memory: responses::Memory<'_>,
+    memory: from_responses::Memory<'_>,
     body: &[u8],
 ) -> Result<(Bytes, Exchange), Refusal> {
     let read = || {
@@ -49,11 +49,11 @@ pub fn translate(
     };
     let read = || read().and_then(require_ranges);
     let adapter = adapter::of(provider);
-    let mut exchange = Exchange { lost: Vec::new(), marks_cache: false, steps: Vec::new(), adapter };
+    let mut exchange = Exchange { dropped: Vec::new(), marks_cache: false, steps: Vec::new(), adapter };
     let chat = match endpoint {
         Endpoint::ChatCompletions => read()?,
-        Endpoint::Messages => exchange.add(messages::request(&read()?, model)?),
-        Endpoint::Responses => exchange.add(responses::request(&read()?, model, memory)?),
+        Endpoint::Messages => exchange.add(from_messages::request(&read()?, model)?),
+        Endpoint::Responses => exchange.add(from_responses::request(&read()?, model, memory)?),
         _ => {
             let message = format!(
                 "Provider '{}' speaks a dialect that has nothing like this endpoint ({}). Ask for a model of another provider.",
@@ -65,7 +65,7 @@ pub fn translate(
     };
     let outgoing = adapter.request(provider, model, chat, body.len())?;
     exchange.marks_cache = outgoing.marks_cache;
-    exchange.lose(outgoing.lost);
+    exchange.note_dropped(outgoing.dropped);
     exchange.steps.extend(outgoing.replies);
     exchange.steps.reverse();
     Ok((outgoing.body, exchange))
@@ -96,15 +96,15 @@ pub(super) fn write(body: &Value, size: usize) -> Bytes {
 
 impl Exchange {
     fn add(&mut self, step: Step) -> Value {
-        let Step { body, lost, replies } = step;
-        self.lose(lost);
+        let Step { body, dropped, replies } = step;
+        self.note_dropped(dropped);
         self.steps.push(replies);
         body
     }
 
-    fn lose(&mut self, lost: Vec<Lost>) {
-        for path in lost {
-            crate::dialect::lose(&mut self.lost, path);
+    fn note_dropped(&mut self, dropped: Vec<Dropped>) {
+        for path in dropped {
+            crate::dialect::note_dropped(&mut self.dropped, path);
         }
     }
 

@@ -132,17 +132,17 @@ impl Attempt {
 
     /// What its translation left out, as the header tells it.
     pub fn dropped(&self) -> Arc<str> {
-        self.exchange.as_ref().map_or_else(|| "".into(), |exchange| exchange.lost.join(", ").into())
+        self.exchange.as_ref().map_or_else(|| "".into(), |exchange| exchange.dropped.join(", ").into())
     }
 
     /// The same for those who ask the same with other labels: `metadata.team` would tell them a word of the caller's.
     pub fn dropped_for_all(&self) -> Arc<str> {
-        let lost = self.exchange.iter().flat_map(|exchange| &exchange.lost);
-        let told: Vec<_> = lost.map(|name| &**name).filter(|name| !is_of_a_label(name)).collect();
+        let dropped = self.exchange.iter().flat_map(|exchange| &exchange.dropped);
+        let told: Vec<_> = dropped.map(|name| &**name).filter(|name| !is_of_a_label(name)).collect();
         told.join(", ").into()
     }
 }
 
-fn is_of_a_label(lost: &str) -> bool {
-    is_label(lost.split(['.', '[']).next().unwrap_or_default())
+fn is_of_a_label(dropped: &str) -> bool {
+    is_label(dropped.split(['.', '[']).next().unwrap_or_default())
 }

@@ -7,7 +7,7 @@
 //! | batches | A method that writes does so in one transaction: all of it is kept, or nothing of it where it fails. |
 //! | durability | What a method has written when it returns survives the end of the process. |
 //! | several processes | Command-line tools, and a gateway that hands over, use the tables at the same time. |
-//! | notifications | Every change of a [`Topic`] gives it another version, so that a [`Follower`] knows when to read it again. |
+//! | notifications | Every change of a [`Topic`] gives it another version, so that a [`TableFollower`] knows when to read it again. |
 //! | loss | Tables that were deleted or replaced under a running gateway are noticed ([`StoreError::Lost`]), and given up by their owner only ([`Store::accept`]). |
 //!
 //! `conformance` tests all of it over each kind.
@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{
-    AlertRow, AlertTable, EntryLog, Follower, ObjectTable, PurgeRow, PurgeTable, Reports, Rows, StoreError, Sums,
+    AlertRow, AlertTable, EntryLog, ObjectTable, PurgeRow, PurgeTable, Reports, Rows, StoreError, Sums, TableFollower,
     TokenRow, TokenTable,
 };
 use crate::types::{NanoUsd, TenantId};
@@ -54,7 +54,7 @@ pub trait Store: Send + Sync {
     fn is_absent(&self) -> bool;
 
     /// Somebody who reads a subject, and keeps what it had where the tables are lost.
-    fn register(&self, follower: Weak<Follower>);
+    fn register(&self, follower: Weak<TableFollower>);
 
     /// The one name that all processes with these tables have for them, whatever their configuration calls them; `None` while
     /// nobody can say.

@@ -47,7 +47,7 @@ type Read = Box<dyn Fn(&dyn Session) -> Result<(), StoreError> + Send + Sync>;
 type Carry = Box<dyn Fn(&mut dyn Standings) -> Result<(), StoreError> + Send + Sync>;
 
 /// Reads a table again whenever its version has changed.
-pub struct Follower {
+pub struct TableFollower {
     store: Arc<dyn Store>,
     topic: Topic,
     read: Read,
@@ -72,7 +72,7 @@ struct Seen {
     version: Option<i64>,
 }
 
-impl Follower {
+impl TableFollower {
     /// Reads the table, and goes on following it in a thread that ends with the follower. A store that cannot be read is tried
     /// again and again; what was read before stays. Where the tables were deleted or replaced, `carry` writes what is known into
     /// those that are accepted in their place, before anybody reads them.

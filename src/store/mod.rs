@@ -33,7 +33,7 @@ pub use entries::{
     Appended, Basis, Entry, EntryLog, ID_BEFORE_ENTRY_MS, MOST, Refusal, RefusalRow, Rows, Subject, Sums,
 };
 pub use error::StoreError;
-pub use follow::{Follower, LOOK};
+pub use follow::{LOOK, TableFollower};
 pub use objects::{ObjectKey, ObjectRow, ObjectTable};
 pub use purges::{PurgeBounds, PurgeRow, PurgeTable, Purged};
 pub use reports::{CacheRow, CostRow, RefusedRow, Reports, Span, TrafficRow};

@@ -20,7 +20,7 @@ type Name = ([u8; 16], Box<str>);
 #[derive(Default)]
 pub struct Shelf {
     bytes: Arc<Gauge>,
-    responses: HashMap<Name, Held>,
+    responses: HashMap<Name, ShelfEntry>,
     /// Items by their ids, with the id of the response that gave them.
     items: HashMap<Name, (Arc<Item>, Box<str>)>,
     /// By last use.
@@ -31,7 +31,7 @@ pub struct Shelf {
     most_texts: usize,
 }
 
-struct Held {
+struct ShelfEntry {
     response: Arc<Response>,
     used: Instant,
     tick: u64,
@@ -96,7 +96,7 @@ impl Shelf {
             }
         }
         self.order.insert(tick, name.clone());
-        self.responses.insert(name, Held { response, used: now, tick });
+        self.responses.insert(name, ShelfEntry { response, used: now, tick });
     }
 
     /// A response, and with it those that it continues, counts as used.
@@ -164,7 +164,7 @@ impl Shelf {
     /// Forgets what has expired.
     pub fn sweep(&mut self, now: Instant, ttl: Duration) {
         while let Some((_, name)) = self.order.first_key_value() {
-            let expired = |held: &Held| now.saturating_duration_since(held.used) > ttl;
+            let expired = |held: &ShelfEntry| now.saturating_duration_since(held.used) > ttl;
             if !self.responses.get(name).is_none_or(expired) {
                 return;
             }

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use chittycan::{
-    guards::{Guard, Point, Verdict},
+    guards::{Guard, GuardVerdict, Point},
     openai::{Role, TextKind, Texts},
 };
 use serde_json::{Value, json};
@@ -43,10 +43,10 @@ struct Slow {
 
 #[async_trait]
 impl Guard for Slow {
-    async fn inspect(&self, at: Point, texts: &Texts) -> Verdict {
+    async fn inspect(&self, at: Point, texts: &Texts) -> GuardVerdict {
         self.seen.lock().unwrap().push((at, texts.iter().map(|(_, _, text)| text.into_owned()).collect()));
         tokio::time::sleep(self.wait).await;
-        Verdict::Pass
+        GuardVerdict::Pass
     }
 }
 
@@ -70,12 +70,12 @@ struct Words {
 
 #[async_trait]
 impl Guard for Words {
-    async fn inspect(&self, at: Point, texts: &Texts) -> Verdict {
+    async fn inspect(&self, at: Point, texts: &Texts) -> GuardVerdict {
         self.roles.lock().unwrap().extend(texts.list().iter().map(|text| (text.role, text.kind)));
         let found = texts.iter().any(|(_, _, text)| text.contains(self.word));
         match at == self.at && found && self.on.load(Ordering::Relaxed) {
-            true => Verdict::block("This is not allowed here."),
-            false => Verdict::Pass,
+            true => GuardVerdict::block("This is not allowed here."),
+            false => GuardVerdict::Pass,
         }
     }
 }
@@ -95,12 +95,12 @@ struct Gate {
 
 #[async_trait]
 impl Guard for Gate {
-    async fn inspect(&self, at: Point, texts: &Texts) -> Verdict {
+    async fn inspect(&self, at: Point, texts: &Texts) -> GuardVerdict {
         if at == self.at && texts.iter().any(|(_, _, text)| text.contains("slowly")) {
             self.reached.notify_one();
             self.open.notified().await;
         }
-        Verdict::Pass
+        GuardVerdict::Pass
     }
 }
 

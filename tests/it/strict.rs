@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use chittycan::{
-    dialect::{Model, anthropic, messages},
+    dialect::{Model, from_messages, to_anthropic},
     providers::simulated::{Simulated, SimulatedConfig},
     types::PromptCaching,
 };
@@ -53,7 +53,7 @@ impl Strict {
 async fn every_golden_request_passes() {
     let strict = Strict::start().await;
     let cases: Vec<Value> =
-        serde_json::from_str(include_str!("../../src/dialect/anthropic/golden/requests.json")).unwrap();
+        serde_json::from_str(include_str!("../../src/dialect/to_anthropic/golden/requests.json")).unwrap();
     let (mut passed, mut faults) = (0, Vec::new());
     for case in cases {
         let name = case["name"].as_str().unwrap();
@@ -68,7 +68,7 @@ async fn every_golden_request_passes() {
             prompt_caching: serde_json::from_value(case["prompt_caching"].clone()).unwrap_or_default(),
             ..model(case["model"].as_str().unwrap_or(MODEL))
         };
-        let Ok(mut step) = anthropic::request(&chat, &target) else { continue };
+        let Ok(mut step) = to_anthropic::request(&chat, &target) else { continue };
         if !target.name.starts_with("claude") {
             // A deployment's name, which counts as that of the newest model.
             step.body["model"] = "claude-opus-5-5".into();
@@ -178,7 +178,7 @@ fn whatever_a_client_of_openais_asks_passes() {
         select(vec![MODEL, "claude-opus-4-8", "claude-3-5-haiku-latest", "claude-sonnet-4-0", "claude-opus-4-6"]);
     runner(400)
         .run(&(chat(), names), |(chat, name)| {
-            let step = anthropic::request(&chat, &model(name))
+            let step = to_anthropic::request(&chat, &model(name))
                 .map_err(|refusal| TestCaseError::fail(format!("{}: {}", refusal.param, refusal.message)))?;
             let complaint = runtime.block_on(strict.complaint(&step.body));
             prop_assert_eq!(complaint, None, "{}", step.body);
@@ -222,8 +222,8 @@ fn meaning(chat: &Value) -> Vec<(String, String, String)> {
 fn there_and_back_means_the_same() {
     runner(600)
         .run(&chat(), |chat| {
-            let there = anthropic::request(&chat, &model(MODEL)).unwrap();
-            let back = messages::request(&there.body, &model("gpt-4o")).unwrap().body;
+            let there = to_anthropic::request(&chat, &model(MODEL)).unwrap();
+            let back = from_messages::request(&there.body, &model("gpt-4o")).unwrap().body;
             prop_assert_eq!(meaning(&chat), meaning(&back), "{}\n{}", chat, there.body);
             prop_assert_eq!(&chat["tools"], &back["tools"]);
             prop_assert_eq!(&chat["stream"], &json!(back["stream"] == true));

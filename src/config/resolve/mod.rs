@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::{
-    fault::{Fault, Path, Step, did_you_mean},
+    fault::{Fault, Path, PathStep, did_you_mean},
     raw::{self, LogFormat, Mode},
     resolved::*,
     yaml::{Node, Yaml},
@@ -289,11 +289,11 @@ impl Resolver<'_> {
         let (mut node, mut line, mut origin) = (Some(self.context.tree), None, Path::default());
         for step in path.steps() {
             let (found, step) = match (node.map(|node| &node.value), step) {
-                (Some(Yaml::List(items)), Step::Index(at)) => match items.get(*at) {
-                    Some((index, item)) => (Some(item), Step::Index(*index)),
+                (Some(Yaml::List(items)), PathStep::Index(at)) => match items.get(*at) {
+                    Some((index, item)) => (Some(item), PathStep::Index(*index)),
                     None => (None, step.clone()),
                 },
-                (Some(Yaml::Map(_)), Step::Key(key)) => (node.and_then(|node| node.get(key)), step.clone()),
+                (Some(Yaml::Map(_)), PathStep::Key(key)) => (node.and_then(|node| node.get(key)), step.clone()),
                 _ => (None, step.clone()),
             };
             origin = origin.step(step);

@@ -3,8 +3,8 @@
 //! ```text
 //! provider's events ──ChatReader──▶ ChatEvent ──ChatWriter──▶ client's events
 //!
-//! readers:  chat (this module), anthropic, ollama
-//! writers:  chat (this module), messages, responses
+//! readers:  chat (this module), to_anthropic, to_ollama
+//! writers:  chat (this module), from_messages, from_responses
 //! ```
 //!
 //! `wire` is the one reader of what "OpenAI-compatible" providers send, chunks and whole replies.

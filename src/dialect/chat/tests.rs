@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use serde_json::{Value, json};
 
 use super::{CallPiece, ChatEvent, ChatOut, ChatReader, ChatWriter, ChunkReader, Piece};
-use crate::dialect::{Events, Model, Replies, anthropic, messages, ollama, responses};
+use crate::dialect::{Events, Model, Replies, from_messages, from_responses, to_anthropic, to_ollama};
 use crate::sse::Scanner;
 use crate::types::PromptCaching;
 
@@ -23,7 +23,8 @@ fn hi() -> Value {
 
 fn provider_step(name: &str) -> Box<dyn Replies> {
     let chat = json!({"messages": hi(), "stream": true});
-    let step = if name == "anthropic" { anthropic::request(&chat, &MODEL) } else { ollama::request(&chat, &MODEL) };
+    let step =
+        if name == "anthropic" { to_anthropic::request(&chat, &MODEL) } else { to_ollama::request(&chat, &MODEL) };
     step.expect("a plain request").replies
 }
 
@@ -31,10 +32,10 @@ fn door_step(name: &str) -> Box<dyn Replies> {
     let tools = json!([{"type": "custom", "name": "c"}, {"type": "function", "name": "f", "parameters": {}}]);
     let include = json!(["reasoning.encrypted_content", "message.output_text.logprobs"]);
     let step = match name {
-        "messages" => messages::request(&json!({"max_tokens": 100, "messages": hi(), "stream": true}), &MODEL),
+        "messages" => from_messages::request(&json!({"max_tokens": 100, "messages": hi(), "stream": true}), &MODEL),
         _ => {
             let body = json!({"input": "Hi", "stream": true, "tools": tools, "include": include});
-            responses::request(&body, &MODEL, responses::Memory::default())
+            from_responses::request(&body, &MODEL, from_responses::Memory::default())
         }
     };
     step.expect("a plain request").replies
@@ -83,8 +84,8 @@ fn settled(stream: &[u8]) -> String {
 
 #[test]
 fn typed_events_say_what_their_text_says() {
-    let anthropic = include_str!("../anthropic/golden/streams.json");
-    let ollama = include_str!("../ollama/golden/streams.json");
+    let anthropic = include_str!("../to_anthropic/golden/streams.json");
+    let ollama = include_str!("../to_ollama/golden/streams.json");
     let mut compared = 0;
     for (name, golden) in [("anthropic", anthropic), ("ollama", ollama)] {
         let cases: Vec<Value> = serde_json::from_str(golden).expect("cases");

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::chunks::{Choice, Chunks, events};
+use super::chunks::{ChunkChoice, Chunks, events};
 use super::parts::{Object, elements, is_empty, is_text, member};
 
 /// Per choice: its role, what is not known, the text, a refusal, annotations, calls, and its end.
@@ -23,7 +23,7 @@ pub(super) fn legacy_to_events(json: &str) -> Option<Bytes> {
     })
 }
 
-fn chat_choice(chunks: &mut Chunks, choice: &mut Choice<'_>) -> Option<()> {
+fn chat_choice(chunks: &mut Chunks, choice: &mut ChunkChoice<'_>) -> Option<()> {
     let message = Object::read(choice.object.get("message")?)?;
     // Streamed audio has another encoding.
     if !message.get("audio").is_none_or(is_empty) {
@@ -88,7 +88,7 @@ fn split_call<'a>(function: &Object<'a>) -> (String, Option<(&'a str, &'a str)>)
 }
 
 /// A tool call as OpenAI streams one: all but its text, then the text.
-fn tool_call(chunks: &mut Chunks, choice: &Choice<'_>, number: usize, call: &Object<'_>) {
+fn tool_call(chunks: &mut Chunks, choice: &ChunkChoice<'_>, number: usize, call: &Object<'_>) {
     let mut first = format!("\"tool_calls\":[{{\"index\":{number}");
     let mut then = None;
     for (name, value) in call.iter().filter(|call| call.0 != "index") {

@@ -11,7 +11,7 @@ use crate::sse::DONE;
 pub(super) fn events(
     json: &str,
     object: &str,
-    mut write: impl FnMut(&mut Chunks, &mut Choice<'_>) -> Option<()>,
+    mut write: impl FnMut(&mut Chunks, &mut ChunkChoice<'_>) -> Option<()>,
 ) -> Option<Bytes> {
     let text = one_line(json);
     let reply = Object::read(&text)?;
@@ -22,13 +22,13 @@ pub(super) fn events(
     let usage = reply.get("usage").filter(|usage| *usage != "null");
     let mut chunks = Chunks::new(&reply, object, usage.is_some(), text.len());
     for (position, choice) in choices.into_iter().enumerate() {
-        write(&mut chunks, &mut Choice::read(position, choice)?)?;
+        write(&mut chunks, &mut ChunkChoice::read(position, choice)?)?;
     }
     Some(chunks.finish(usage))
 }
 
 /// One choice of a reply that is being written.
-pub(super) struct Choice<'a> {
+pub(super) struct ChunkChoice<'a> {
     pub(super) object: Object<'a>,
     index: Cow<'a, str>,
     finish_reason: &'a str,
@@ -38,7 +38,7 @@ pub(super) struct Choice<'a> {
     pub(super) logprobs: Option<&'a str>,
 }
 
-impl<'a> Choice<'a> {
+impl<'a> ChunkChoice<'a> {
     /// `None` for a choice that did not finish, or failed.
     fn read(position: usize, text: &'a str) -> Option<Self> {
         let object = Object::read(text)?;
@@ -98,16 +98,16 @@ impl Chunks {
         out.push_str(if self.counted { "}],\"usage\":null}\n\n" } else { "}]}\n\n" });
     }
 
-    pub(super) fn delta(&mut self, choice: &Choice<'_>, delta: &str) {
+    pub(super) fn delta(&mut self, choice: &ChunkChoice<'_>, delta: &str) {
         self.delta_with(choice, delta, None);
     }
 
-    pub(super) fn delta_with(&mut self, choice: &Choice<'_>, delta: &str, logprobs: Option<&str>) {
+    pub(super) fn delta_with(&mut self, choice: &ChunkChoice<'_>, delta: &str, logprobs: Option<&str>) {
         self.part(choice, "delta", &format!("{{{delta}}}"), logprobs);
     }
 
     /// A chunk that adds `value` to a choice.
-    pub(super) fn part(&mut self, choice: &Choice<'_>, name: &str, value: &str, logprobs: Option<&str>) {
+    pub(super) fn part(&mut self, choice: &ChunkChoice<'_>, name: &str, value: &str, logprobs: Option<&str>) {
         self.chunk(|out| {
             member(out, "index", &choice.index);
             member(out, name, value);
@@ -119,7 +119,7 @@ impl Chunks {
     }
 
     /// The chunk that ends a choice, with what is left to say of it.
-    pub(super) fn end(&mut self, choice: &mut Choice<'_>, name: &str, value: &str) {
+    pub(super) fn end(&mut self, choice: &mut ChunkChoice<'_>, name: &str, value: &str) {
         self.chunk(|out| {
             member(out, "index", &choice.index);
             member(out, name, value);

@@ -49,11 +49,11 @@ pub(super) fn to_json(dialect: Dialect, events: &[RawEvent]) -> Option<Bytes> {
 struct Reply {
     dialect: Dialect,
     parts: Parts,
-    choices: BTreeMap<u64, Choice>,
+    choices: BTreeMap<u64, MergedChoice>,
 }
 
 #[derive(Default)]
-struct Choice {
+struct MergedChoice {
     parts: Parts,
     calls: Calls,
 }
@@ -90,7 +90,7 @@ impl Reply {
 
     fn choice(&mut self, position: u64, choice: &Object<'_>) -> Option<()> {
         let index = choice.get("index").map_or(Some(position), |index| index.parse().ok())?;
-        let Choice { parts, calls } = self.choices.entry(index).or_default();
+        let MergedChoice { parts, calls } = self.choices.entry(index).or_default();
         for (name, value) in choice.iter() {
             match (name, self.dialect) {
                 // Perplexity repeats the message so far beside each delta.
@@ -121,7 +121,7 @@ impl Reply {
         }
         reply.set("object", dialect.object());
         let list = reply.list("choices");
-        for (index, Choice { mut parts, .. }) in choices {
+        for (index, MergedChoice { mut parts, .. }) in choices {
             parts.get("finish_reason").filter(|reason| is_text(reason))?;
             parts.set("index", &index.to_string());
             match dialect {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Seen, StreamRelay, StreamState, Verdict, is_done, trim};
+use super::{EventVerdict, Seen, StreamRelay, StreamState, is_done, trim};
 use crate::openai::error::ErrorBody;
 use crate::openai::locate::{Depths, hits, member_cut, skip_space, top_level};
 use crate::openai::usage::{find_service_tier, find_usage};
@@ -98,18 +98,18 @@ impl Seen {
 }
 
 impl StreamRelay {
-    pub(super) fn chat(&mut self, fields: &Fields<'_>, data: &[u8]) -> Verdict {
+    pub(super) fn chat(&mut self, fields: &Fields<'_>, data: &[u8]) -> EventVerdict {
         let (before, payload) = trim(data);
         if payload.starts_with(b"[DONE]") {
             self.state = StreamState::Complete;
             self.seen.chat.done = true;
-            return Verdict::Last;
+            return EventVerdict::Last;
         }
         let named_error = fields.event == Some(b"error");
         if named_error || may_be_error(payload) {
             let error = error_in(payload).or_else(|| named_error.then(|| ErrorBody::of_event(payload)));
             if let Some(error) = error {
-                return Verdict::Fail(error);
+                return EventVerdict::Fail(error);
             }
         }
         self.read_chunk(payload);
@@ -120,8 +120,8 @@ impl StreamRelay {
         };
         // The part of the payload to replace, and what with.
         let (range, new) = match (repaired, usage) {
-            (_, Added::Chunk) => return Verdict::Drop,
-            (None, Added::Nothing) => return Verdict::Pass,
+            (_, Added::Chunk) => return EventVerdict::Drop,
+            (None, Added::Nothing) => return EventVerdict::Pass,
             (None, Added::Member(range)) => (range, Vec::new()),
             (Some(new), Added::Nothing) => (0..payload.len(), new),
             (Some(mut new), Added::Member(range)) => {
@@ -131,11 +131,11 @@ impl StreamRelay {
         };
         let range = before + range.start..before + range.end;
         match fields.data_at {
-            Some(at) => Verdict::Splice(at + range.start..at + range.end, new),
+            Some(at) => EventVerdict::Splice(at + range.start..at + range.end, new),
             None => {
                 let mut whole = data.to_vec();
                 whole.splice(range, new);
-                Verdict::Replace(data_event(&whole))
+                EventVerdict::Replace(data_event(&whole))
             }
         }
     }
@@ -150,7 +150,7 @@ impl StreamRelay {
         }
         if !seen.first_token || !seen.knows_model() {
             let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(payload) else { return };
-            seen.first_token |= chunk.choices.iter().flatten().any(Choice::has_content);
+            seen.first_token |= chunk.choices.iter().flatten().any(DeltaChoice::has_content);
             if seen.model.is_none() {
                 seen.model = chunk.model.filter(|model| !model.is_empty()).map(Cow::into_owned);
             }
@@ -240,12 +240,12 @@ struct Chunk<'a> {
     #[serde(borrow)]
     model: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
+    choices: Option<Vec<DeltaChoice<'a>>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Choice<'a> {
+struct DeltaChoice<'a> {
     #[serde(borrow)]
     delta: Option<Delta<'a>>,
     #[serde(borrow)]
@@ -271,7 +271,7 @@ struct Delta<'a> {
     audio: Option<&'a RawValue>,
 }
 
-impl Choice<'_> {
+impl DeltaChoice<'_> {
     fn has_content(&self) -> bool {
         let some = |value: Option<&RawValue>| value.is_some_and(|v| !matches!(v.get(), "null" | "\"\"" | "[]" | "{}"));
         let delta = self.delta.as_ref().is_some_and(|d| {

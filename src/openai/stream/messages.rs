@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::{StreamRelay, StreamState, Verdict};
+use super::{EventVerdict, StreamRelay, StreamState};
 use crate::openai::error::ErrorBody;
 use crate::openai::generated::append_delta;
 use crate::openai::usage::Portion;
@@ -109,11 +109,11 @@ fn is_delta(data: &[u8]) -> bool {
 
 impl StreamRelay {
     /// Every event's payload says what it is; its name only repeats that.
-    pub(super) fn messages(&mut self, data: &[u8]) -> Verdict {
+    pub(super) fn messages(&mut self, data: &[u8]) -> EventVerdict {
         if is_delta(data) {
             return self.delta(data);
         }
-        let Ok(head) = serde_json::from_slice::<Head<'_>>(data) else { return Verdict::Pass };
+        let Ok(head) = serde_json::from_slice::<Head<'_>>(data) else { return EventVerdict::Pass };
         match head.r#type.as_deref() {
             Some("message_start" | "message_delta") => {
                 let counts = &mut self.seen.counts;
@@ -126,7 +126,7 @@ impl StreamRelay {
             }
             Some("content_block_start") => {
                 self.seen.first_token = true;
-                if self.stream_meter {
+                if self.tallies {
                     append_delta(data, &mut self.generated);
                 }
             }
@@ -140,18 +140,18 @@ impl StreamRelay {
                 self.state = StreamState::Failed;
                 let value = serde_json::from_slice(data).ok();
                 self.seen.error = value.and_then(|value| ErrorBody::read(500, &value));
-                return Verdict::Last;
+                return EventVerdict::Last;
             }
             _ => {}
         }
-        Verdict::Pass
+        EventVerdict::Pass
     }
 
-    fn delta(&mut self, data: &[u8]) -> Verdict {
+    fn delta(&mut self, data: &[u8]) -> EventVerdict {
         self.seen.first_token = true;
-        if self.stream_meter {
+        if self.tallies {
             append_delta(data, &mut self.generated);
         }
-        Verdict::Pass
+        EventVerdict::Pass
     }
 }

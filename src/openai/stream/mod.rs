@@ -101,7 +101,7 @@ pub struct StreamRelay {
     seen: Seen,
     tools: ToolCalls,
     /// Keep the generated text that is relayed.
-    stream_meter: bool,
+    tallies: bool,
     /// What was kept and not yet taken.
     generated: String,
     /// Bytes of it that were taken.
@@ -142,7 +142,7 @@ type Before = (ChatUsage, Option<ServiceTier>, u64, usize);
 
 /// What becomes of one event.
 #[derive(Debug)]
-enum Verdict {
+enum EventVerdict {
     Pass,
     Drop,
     /// Pass with these bytes in the place of this range of the raw event.
@@ -166,7 +166,7 @@ impl StreamRelay {
             closed: false,
             seen: Seen::default(),
             tools: ToolCalls::default(),
-            stream_meter: false,
+            tallies: false,
             generated: String::new(),
             taken: 0,
             media: 0,
@@ -196,7 +196,7 @@ impl StreamRelay {
     /// slightly off.
     #[must_use]
     pub fn tallying(self, on: bool) -> Self {
-        Self { stream_meter: on, ..self }
+        Self { tallies: on, ..self }
     }
 
     /// Keeps, when `on`, the payloads of those events that may name an object which the provider has made: a response, an item
@@ -381,19 +381,19 @@ impl StreamRelay {
             self.learn(event, &verdict, before);
         }
         match verdict {
-            Verdict::Pass => out.pass(&event.raw),
-            Verdict::Drop => (),
-            Verdict::Splice(range, new) => {
+            EventVerdict::Pass => out.pass(&event.raw),
+            EventVerdict::Drop => (),
+            EventVerdict::Splice(range, new) => {
                 out.write(&event.raw[..range.start]);
                 out.write(&new);
                 out.write(&event.raw[range.end..]);
             }
-            Verdict::Replace(bytes) => out.write(&bytes),
-            Verdict::Last => {
+            EventVerdict::Replace(bytes) => out.write(&bytes),
+            EventVerdict::Last => {
                 out.pass(&event.raw);
                 self.close();
             }
-            Verdict::Fail(error) => self.fail(error, out),
+            EventVerdict::Fail(error) => self.fail(error, out),
         }
     }
 
@@ -405,10 +405,10 @@ impl StreamRelay {
     }
 
     /// Takes down an event that changed nothing but the text.
-    fn learn(&mut self, event: &RawEvent, verdict: &Verdict, before: Before) {
+    fn learn(&mut self, event: &RawEvent, verdict: &EventVerdict, before: Before) {
         let cut = match verdict {
-            Verdict::Pass => None,
-            Verdict::Splice(range, new) if new.is_empty() => Some(range),
+            EventVerdict::Pass => None,
+            EventVerdict::Splice(range, new) if new.is_empty() => Some(range),
             _ => return,
         };
         if self.before() != before {
@@ -428,7 +428,7 @@ impl StreamRelay {
     /// Relays an event that was read before, but for its text.
     fn relay_alike(&mut self, raw: &Bytes, like: &Like, out: &mut Out) {
         self.seen.events += 1;
-        if self.stream_meter
+        if self.tallies
             && let Ok(text) = std::str::from_utf8(&raw[like.text.clone()])
         {
             self.generated.push_str(text);
@@ -442,9 +442,9 @@ impl StreamRelay {
         }
     }
 
-    fn judge(&mut self, event: &RawEvent) -> Verdict {
+    fn judge(&mut self, event: &RawEvent) -> EventVerdict {
         let fields = event.fields();
-        let Some(data) = fields.data.as_deref() else { return Verdict::Pass };
+        let Some(data) = fields.data.as_deref() else { return EventVerdict::Pass };
         self.seen.events += 1;
         if let Some(calls) = &mut self.calls {
             calls.event(data);
@@ -455,7 +455,9 @@ impl StreamRelay {
         match self.kind {
             StreamKind::Chat => {
                 let verdict = self.chat(&fields, data);
-                if self.stream_meter && matches!(verdict, Verdict::Pass | Verdict::Splice(..) | Verdict::Replace(_)) {
+                if self.tallies
+                    && matches!(verdict, EventVerdict::Pass | EventVerdict::Splice(..) | EventVerdict::Replace(_))
+                {
                     self.media += append_chunk(data, &mut self.generated);
                 }
                 verdict

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 
-use super::{StreamRelay, StreamState, Verdict, is_done};
+use super::{EventVerdict, StreamRelay, StreamState, is_done};
 use crate::openai::error::ErrorBody;
 use crate::openai::generated::append_delta;
 use crate::openai::locate::hits;
@@ -19,9 +19,9 @@ static SEQUENCE_NUMBER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new
 const MODEL_WITHIN: u64 = 2;
 
 impl StreamRelay {
-    pub(super) fn responses(&mut self, name: Option<&[u8]>, data: &[u8]) -> Verdict {
+    pub(super) fn responses(&mut self, name: Option<&[u8]>, data: &[u8]) -> EventVerdict {
         if is_done(data) {
-            return Verdict::Pass;
+            return EventVerdict::Pass;
         }
         if let Some(number) = sequence_number(data) {
             self.seen.last_sequence = Some(number);
@@ -38,7 +38,7 @@ impl StreamRelay {
                 // The delta of an audio event is sound in base64; its text comes as a transcript.
                 match name.ends_with("audio.delta") {
                     true => self.media += data.len() as u64,
-                    false if self.stream_meter => append_delta(data, &mut self.generated),
+                    false if self.tallies => append_delta(data, &mut self.generated),
                     false => {}
                 }
             }
@@ -48,7 +48,7 @@ impl StreamRelay {
             let head = serde_json::from_slice::<Head<'_>>(data).unwrap_or_default();
             self.seen.model = head.response.and_then(|r| r.model).map(Cow::into_owned);
         }
-        Verdict::Pass
+        EventVerdict::Pass
     }
 
     fn end(&mut self, data: &[u8], state: StreamState) {

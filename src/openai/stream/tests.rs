@@ -609,13 +609,13 @@ proptest! {
     #[test]
     fn an_event_like_another_is_relayed_as_if_it_were_read(
         streams in prop::collection::vec(nearly_alike(), 1..4),
-        (hide_usage, stream_meter, watch) in any::<(bool, bool, bool)>(),
+        (hide_usage, tallies, watch) in any::<(bool, bool, bool)>(),
         size in 1..300_usize,
     ) {
         let stream = format!("{}{}", sse(&[FIRST, TEXT]), streams.concat());
         let relay = || {
             let options = RelayOptions { hide_usage, ..RelayOptions::default() };
-            StreamRelay::new(StreamKind::Chat, options).tallying(stream_meter).watching(watch)
+            StreamRelay::new(StreamKind::Chat, options).tallying(tallies).watching(watch)
         };
         let (mut quick, mut full) = (relay(), relay().reading_all());
         for chunk in stream.as_bytes().chunks(size) {

@@ -166,12 +166,12 @@ fn offset(text: &str, part: &str) -> usize {
 #[serde(default)]
 struct Chunk<'a> {
     #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
+    choices: Option<Vec<CallingChoice<'a>>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Choice<'a> {
+struct CallingChoice<'a> {
     #[serde(borrow)]
     index: Option<&'a RawValue>,
     #[serde(borrow)]

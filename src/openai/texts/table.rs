@@ -21,7 +21,7 @@ pub(super) enum Place {
 
 /// What becomes of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum MemberStep {
     /// It has no text.
     Skip,
     /// It names who speaks.
@@ -72,17 +72,17 @@ impl Place {
     }
 
     /// What becomes of the member with this key.
-    pub(super) fn under(self, key: &str) -> Step {
+    pub(super) fn under(self, key: &str) -> MemberStep {
         match self {
             Self::Request { input } => of_request(key, input),
             Self::Reply => of_reply(key),
             Self::Event => of_event(key),
             Self::Choice => match key {
                 "message" | "delta" | "text" => REPLY,
-                _ => Step::Skip,
+                _ => MemberStep::Skip,
             },
             Self::Content { role, kind } => of_content(key, role, kind),
-            Self::Leaves { .. } => Step::Into(self),
+            Self::Leaves { .. } => MemberStep::Into(self),
         }
     }
 
@@ -103,18 +103,18 @@ impl Place {
     }
 }
 
-const fn content(role: Role, kind: TextKind) -> Step {
-    Step::Into(Place::Content { role, kind })
+const fn content(role: Role, kind: TextKind) -> MemberStep {
+    MemberStep::Into(Place::Content { role, kind })
 }
 
-const fn leaves(role: Role, kind: TextKind) -> Step {
-    Step::Into(Place::Leaves { role, kind })
+const fn leaves(role: Role, kind: TextKind) -> MemberStep {
+    MemberStep::Into(Place::Leaves { role, kind })
 }
 
-const REPLY: Step = content(Role::Assistant, TextKind::Reply);
-const ARGUMENTS: Step = leaves(Role::Assistant, TextKind::ToolArguments);
+const REPLY: MemberStep = content(Role::Assistant, TextKind::Reply);
+const ARGUMENTS: MemberStep = leaves(Role::Assistant, TextKind::ToolArguments);
 
-fn of_request(key: &str, input: TextKind) -> Step {
+fn of_request(key: &str, input: TextKind) -> MemberStep {
     match key {
         "messages" => content(Role::Other, TextKind::Prompt),
         "system" | "instructions" => content(Role::System, TextKind::Prompt),
@@ -124,27 +124,27 @@ fn of_request(key: &str, input: TextKind) -> Step {
         "tools" | "functions" | "response_format" | "text" | "output_config" | "output_format" => {
             leaves(Role::Other, TextKind::Definition)
         }
-        _ => Step::Skip,
+        _ => MemberStep::Skip,
     }
 }
 
-fn of_reply(key: &str) -> Step {
+fn of_reply(key: &str) -> MemberStep {
     match key {
-        "choices" => Step::Into(Place::Choice),
+        "choices" => MemberStep::Into(Place::Choice),
         // Of the Responses API, and of Anthropic's Messages.
         "output" | "content" => REPLY,
-        _ => Step::Skip,
+        _ => MemberStep::Skip,
     }
 }
 
-fn of_event(key: &str) -> Step {
+fn of_event(key: &str) -> MemberStep {
     match key {
-        "type" => Step::Type,
-        "choices" => Step::Into(Place::Choice),
-        "response" | "message" => Step::Into(Place::Reply),
+        "type" => MemberStep::Type,
+        "choices" => MemberStep::Into(Place::Choice),
+        "response" | "message" => MemberStep::Into(Place::Reply),
         "delta" | "text" | "transcript" | "part" | "item" | "content_block" | "refusal" | "output" => REPLY,
         "arguments" | "input" | "code" | "command" => ARGUMENTS,
-        _ => Step::Skip,
+        _ => MemberStep::Skip,
     }
 }
 
@@ -163,11 +163,11 @@ fn of_event_name(name: &str) -> Meaning {
 }
 
 /// Members of messages, items, parts, blocks and calls.
-fn of_content(key: &str, role: Role, kind: TextKind) -> Step {
+fn of_content(key: &str, role: Role, kind: TextKind) -> MemberStep {
     match key {
-        "role" => Step::Role,
-        "type" => Step::Type,
-        "data" => Step::Data,
+        "role" => MemberStep::Role,
+        "type" => MemberStep::Type,
+        "data" => MemberStep::Data,
         "content" | "text" | "transcript" | "source" | "audio" => content(role, kind),
         "variables" => leaves(role, kind),
         "output" | "outputs" | "results" | "stdout" | "stderr" => content(Role::Tool, TextKind::ToolResult),
@@ -181,7 +181,9 @@ fn of_content(key: &str, role: Role, kind: TextKind) -> Step {
         // What only the provider reads, and what says nothing.
         "id" | "call_id" | "tool_call_id" | "tool_use_id" | "item_id" | "file_id" | "container_id" | "signature"
         | "encrypted_content" | "cache_control" | "status" | "phase" | "object" | "media_type" | "mime_type"
-        | "format" | "detail" | "stop_reason" | "stop_sequence" | "finish_reason" | "logprobs" | "usage" => Step::Skip,
+        | "format" | "detail" | "stop_reason" | "stop_sequence" | "finish_reason" | "logprobs" | "usage" => {
+            MemberStep::Skip
+        }
         _ => leaves(role, TextKind::Other),
     }
 }

@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 
 use super::{
     DEEPEST, Role, Text, TextKind, Unreadable, decode,
-    table::{Meaning, Place, Step},
+    table::{Meaning, MemberStep, Place},
 };
 use crate::openai::locate::{skip_space, string_end, value_end};
 
@@ -80,19 +80,19 @@ impl<'a> Walk<'a> {
             let key_end = string_end(self.json, at).ok_or(Unreadable::NotJson)?;
             let value_at = skip_space(self.json, skip_space(self.json, key_end) + 1);
             let end = match place.under(&self.word(at, key_end)) {
-                Step::Into(place) => self.value(value_at, place, depth + 1)?,
-                Step::Skip => self.end_of(value_at)?,
-                Step::Role => {
+                MemberStep::Into(place) => self.value(value_at, place, depth + 1)?,
+                MemberStep::Skip => self.end_of(value_at)?,
+                MemberStep::Role => {
                     let end = self.end_of(value_at)?;
                     told.role = Some(Role::of(&self.word(value_at, end)));
                     end
                 }
-                Step::Type => {
+                MemberStep::Type => {
                     let end = self.end_of(value_at)?;
                     told.meaning = place.meaning(&self.word(value_at, end));
                     end
                 }
-                Step::Data => {
+                MemberStep::Data => {
                     told.data.push(value_at);
                     self.end_of(value_at)?
                 }

@@ -21,7 +21,7 @@ use super::answer;
 use super::connection::Connection;
 use super::dialect::Dialect;
 use super::errors::ApiError;
-use super::fault::{Event, Faults, Step};
+use super::fault::{BodyStep, Event, Faults};
 use super::messages;
 
 /// Largest JSON body that is read.
@@ -444,23 +444,23 @@ fn render(
 }
 
 /// A body that acts out `steps`.
-fn play(steps: Vec<Step>, connection: Option<Connection>) -> Body {
-    if let [Step::Send(whole)] = steps.as_slice() {
+fn play(steps: Vec<BodyStep>, connection: Option<Connection>) -> Body {
+    if let [BodyStep::Send(whole)] = steps.as_slice() {
         return Body::from(whole.clone());
     }
     let acts = stream::unfold((steps.into_iter(), connection), |(mut steps, connection)| async move {
         loop {
             match steps.next()? {
-                Step::Send(bytes) => return Some((Ok(bytes), (steps, connection))),
-                Step::Flush => tokio::task::yield_now().await,
-                Step::Pause(time) => tokio::time::sleep(time).await,
-                Step::Stall => std::future::pending::<()>().await,
-                Step::Cut => {
+                BodyStep::Send(bytes) => return Some((Ok(bytes), (steps, connection))),
+                BodyStep::Flush => tokio::task::yield_now().await,
+                BodyStep::Pause(time) => tokio::time::sleep(time).await,
+                BodyStep::Stall => std::future::pending::<()>().await,
+                BodyStep::Cut => {
                     // Pending once makes hyper flush what was sent; the error then makes it close without an end.
                     tokio::task::yield_now().await;
                     return Some((Err(std::io::Error::other("cut on demand")), (steps, connection)));
                 }
-                Step::Reset => {
+                BodyStep::Reset => {
                     // A reset discards what the peer has not read yet, so give it a moment to read.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     if let Some(connection) = &connection {

@@ -23,16 +23,16 @@ pub(super) fn complete(call: &Call) -> Result<Reply, ApiError> {
     let parallel = !legacy && call.get("parallel_tool_calls").and_then(Value::as_bool).unwrap_or(true);
     let called = tools::called(&offered, choice, parallel, &heard);
 
-    let choices: Vec<Choice> = (0..n)
+    let choices: Vec<SimulatedChoice> = (0..n)
         .map(|index| {
             if called.is_empty() {
                 let text = match call.faults.big {
                     Some(kib) => answer::filler(kib),
                     None => format.text(&heard, index),
                 };
-                Choice::speech(&text, &stops, max, call.piece())
+                SimulatedChoice::speech(&text, &stops, max, call.piece())
             } else {
-                Choice::calls(call, &called, index, legacy)
+                SimulatedChoice::calls(call, &called, index, legacy)
             }
         })
         .collect();
@@ -144,7 +144,7 @@ impl Format {
 }
 
 /// One choice before it is put into a message or chunks.
-struct Choice {
+struct SimulatedChoice {
     text: String,
     calls: Vec<Value>,
     /// Set when `calls` holds the one call of the legacy `functions` API.
@@ -153,7 +153,7 @@ struct Choice {
     finish: &'static str,
 }
 
-impl Choice {
+impl SimulatedChoice {
     fn speech(text: &str, stops: &[String], max: Option<u64>, piece: usize) -> Self {
         let (text, tokens, cut) = answer::limit(text, stops, max, piece);
         Self { text, calls: Vec::new(), legacy: false, tokens, finish: if cut { "length" } else { "stop" } }
@@ -235,7 +235,7 @@ impl Frame<'_> {
         })
     }
 
-    fn whole(&self, choices: &[Choice], count: Count) -> Value {
+    fn whole(&self, choices: &[SimulatedChoice], count: Count) -> Value {
         let mut body = self.base("chat.completion");
         let list = choices
             .iter()
@@ -248,7 +248,7 @@ impl Frame<'_> {
         body
     }
 
-    fn events(&self, choices: &[Choice], count: Count) -> Vec<Event> {
+    fn events(&self, choices: &[SimulatedChoice], count: Count) -> Vec<Event> {
         let base = self.base("chat.completion.chunk");
         let chunk = |list: Value, usage: Value| {
             let mut chunk = base.clone();

@@ -90,11 +90,11 @@ impl Faults {
     }
 
     /// What happens to a JSON body (or any body known in full).
-    pub(super) fn script_body(&self, body: Bytes) -> Vec<Step> {
+    pub(super) fn script_body(&self, body: Bytes) -> Vec<BodyStep> {
         let mut steps = Vec::new();
         let (cut, end) = match (self.cut, self.stall) {
             (Some(at), _) => (at.of(body.len().saturating_sub(1)), Some(self.abort())),
-            (None, Some(at)) => (at.of(body.len().saturating_sub(1)), Some(Step::Stall)),
+            (None, Some(at)) => (at.of(body.len().saturating_sub(1)), Some(BodyStep::Stall)),
             (None, None) => (body.len(), None),
         };
         self.push(&mut steps, body.slice(..cut));
@@ -103,14 +103,14 @@ impl Faults {
     }
 
     /// What happens to a stream of events that is paced by `interval` unless `pace` says otherwise.
-    pub(super) fn script_events(&self, events: &[Event], interval: Duration) -> Vec<Step> {
+    pub(super) fn script_events(&self, events: &[Event], interval: Duration) -> Vec<BodyStep> {
         let interval = self.pace.unwrap_or(interval);
         let place = |at: Option<At>| at.map(|at| at.of(events.len()));
         let (cut, stall, error) = (place(self.cut), place(self.stall), place(self.error));
         let mut steps = Vec::with_capacity(2 * events.len() + 2);
         for (i, event) in events.iter().enumerate() {
             if stall == Some(i) {
-                steps.push(Step::Stall);
+                steps.push(BodyStep::Stall);
                 return steps;
             }
             if cut == Some(i) {
@@ -125,12 +125,12 @@ impl Faults {
                 continue;
             }
             if i > 0 && !interval.is_zero() {
-                steps.push(Step::Pause(interval));
+                steps.push(BodyStep::Pause(interval));
             }
             self.push(&mut steps, self.encode(event));
         }
         if stall.is_some() {
-            steps.push(Step::Stall);
+            steps.push(BodyStep::Stall);
         } else if cut.is_some() {
             steps.push(self.abort());
         } else if error.is_some() {
@@ -139,21 +139,21 @@ impl Faults {
         steps
     }
 
-    fn push(&self, steps: &mut Vec<Step>, bytes: Bytes) {
+    fn push(&self, steps: &mut Vec<BodyStep>, bytes: Bytes) {
         match self.split {
             Some(size) => {
                 for chunk in bytes.chunks(size) {
-                    steps.push(Step::Send(bytes.slice_ref(chunk)));
-                    steps.push(Step::Flush);
+                    steps.push(BodyStep::Send(bytes.slice_ref(chunk)));
+                    steps.push(BodyStep::Flush);
                 }
             }
             None if bytes.is_empty() => {}
-            None => steps.push(Step::Send(bytes)),
+            None => steps.push(BodyStep::Send(bytes)),
         }
     }
 
-    fn abort(&self) -> Step {
-        if self.reset { Step::Reset } else { Step::Cut }
+    fn abort(&self) -> BodyStep {
+        if self.reset { BodyStep::Reset } else { BodyStep::Cut }
     }
 
     fn encode(&self, event: &Event) -> Bytes {
@@ -264,7 +264,7 @@ impl Event {
 
 /// One act of a reply's body.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Step {
+pub(super) enum BodyStep {
     /// Send these bytes.
     Send(Bytes),
     /// Let what was sent leave before the next bytes.
@@ -317,8 +317,8 @@ mod tests {
         vec![Event::data(&json!(1)), Event::data(&json!(2)), Event::done()]
     }
 
-    fn sent(steps: &[Step]) -> String {
-        steps.iter().map(|s| if let Step::Send(b) = s { str::from_utf8(b).unwrap() } else { "" }).collect()
+    fn sent(steps: &[BodyStep]) -> String {
+        steps.iter().map(|s| if let BodyStep::Send(b) = s { str::from_utf8(b).unwrap() } else { "" }).collect()
     }
 
     #[test]
@@ -357,17 +357,17 @@ mod tests {
     fn a_stream_without_faults() {
         let steps = Faults::default().script_events(&three(), Duration::from_millis(1));
         assert_eq!(sent(&steps), "data: 1\n\ndata: 2\n\ndata: [DONE]\n\n");
-        assert_eq!(steps.iter().filter(|s| matches!(s, Step::Pause(_))).count(), 2);
+        assert_eq!(steps.iter().filter(|s| matches!(s, BodyStep::Pause(_))).count(), 2);
     }
 
     #[test]
     fn a_stream_with_each_fault() {
         let run = |text: &str| faults(text).script_events(&three(), Duration::ZERO);
-        assert_eq!(run("cut=1").last(), Some(&Step::Cut));
+        assert_eq!(run("cut=1").last(), Some(&BodyStep::Cut));
         assert_eq!(sent(&run("cut=1")), "data: 1\n\n");
-        assert_eq!(run("cut=1,reset").last(), Some(&Step::Reset));
-        assert_eq!(run("cut=9").last(), Some(&Step::Cut));
-        assert_eq!(run("stall=2").last(), Some(&Step::Stall));
+        assert_eq!(run("cut=1,reset").last(), Some(&BodyStep::Reset));
+        assert_eq!(run("cut=9").last(), Some(&BodyStep::Cut));
+        assert_eq!(run("stall=2").last(), Some(&BodyStep::Stall));
         assert_eq!(sent(&run("no-done")), "data: 1\n\ndata: 2\n\n");
         assert_eq!(sent(&run("crlf,no-space,cut=1")), "data:1\r\n\r\n");
         assert!(sent(&run("comments")).starts_with(": SIMULATED PROCESSING\n\ndata: 1\n\n:"));
@@ -380,11 +380,11 @@ mod tests {
     #[test]
     fn a_body_with_each_fault() {
         let run = |text: &str| faults(text).script_body(Bytes::from_static(b"0123456789"));
-        assert_eq!(run(""), [Step::Send(Bytes::from_static(b"0123456789"))]);
-        assert_eq!(run("cut=4"), [Step::Send(Bytes::from_static(b"0123")), Step::Cut]);
-        assert_eq!(run("cut=99"), [Step::Send(Bytes::from_static(b"012345678")), Step::Cut]);
-        assert_eq!(run("stall"), [Step::Send(Bytes::from_static(b"0123")), Step::Stall]);
-        assert_eq!(run("cut=0,reset"), [Step::Reset]);
+        assert_eq!(run(""), [BodyStep::Send(Bytes::from_static(b"0123456789"))]);
+        assert_eq!(run("cut=4"), [BodyStep::Send(Bytes::from_static(b"0123")), BodyStep::Cut]);
+        assert_eq!(run("cut=99"), [BodyStep::Send(Bytes::from_static(b"012345678")), BodyStep::Cut]);
+        assert_eq!(run("stall"), [BodyStep::Send(Bytes::from_static(b"0123")), BodyStep::Stall]);
+        assert_eq!(run("cut=0,reset"), [BodyStep::Reset]);
         assert_eq!(run("split=4").len(), 6);
     }
 

@@ -14,7 +14,7 @@ mod fault;
 mod messages;
 mod moderations;
 mod ollama;
-mod opaque;
+mod passthrough;
 mod realtime;
 mod responses;
 mod router;

@@ -17,7 +17,7 @@ use super::call::{Endpoint, World, drain, header_faults, nanos, render_body, ser
 use super::connection::Connection;
 use super::dialect::Dialect;
 use super::errors::ApiError;
-use super::{answer, chat, completions, embeddings, messages, moderations, ollama, opaque, realtime, responses};
+use super::{answer, chat, completions, embeddings, messages, moderations, ollama, passthrough, realtime, responses};
 
 /// Dates of creation of listed models: an arbitrary constant, 2024-01-01.
 const CREATED: u64 = 1_704_067_200;
@@ -44,12 +44,12 @@ pub(super) fn build(world: Arc<World>) -> Router {
         .route("/api/ps", get(ps))
         .route("/api/tags", get(tags))
         .route("/api/version", get(version))
-        .route("/v1/files", get(opaque::files).post(opaque::upload))
-        .route("/v1/files/{id}", get(opaque::file_by_id).delete(opaque::file_by_id))
-        .route("/v1/files/{id}/content", get(opaque::content))
-        .route("/v1/audio/transcriptions", post(opaque::transcribe))
-        .route("/v1/audio/translations", post(opaque::transcribe))
-        .route("/v1/simulated/mirror", any(opaque::mirror))
+        .route("/v1/files", get(passthrough::files).post(passthrough::upload))
+        .route("/v1/files/{id}", get(passthrough::file_by_id).delete(passthrough::file_by_id))
+        .route("/v1/files/{id}/content", get(passthrough::content))
+        .route("/v1/audio/transcriptions", post(passthrough::transcribe))
+        .route("/v1/audio/translations", post(passthrough::transcribe))
+        .route("/v1/simulated/mirror", any(passthrough::mirror))
         .route("/v1/realtime", get(realtime::upgrade))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)

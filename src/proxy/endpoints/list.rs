@@ -16,7 +16,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use crate::{
     capacity::SMALL,
     error::{Fault, GatewayError},
-    objects::{self, Batch, Class, Collected, Cursor, Page, Rule, Step},
+    objects::{self, Batch, Class, Collected, Cursor, Page, PageStep, Rule},
     proxy::{
         caller::Caller,
         conceal::conceal,
@@ -117,7 +117,7 @@ pub async fn answer(
             note(ctx, target, rule, element, &owner);
             true
         });
-        if step == Step::Done {
+        if step == PageStep::Done {
             break;
         }
         if page >= MAX_PAGES || begun.elapsed() > MAX_TIME {

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     cache::{
-        Asked, Cache, Decision, Directives, Entry, Failure, Follower, Form, Found, Key, KeyParts, Lead, Outcome, Role,
-        Server, Step, decide,
+        Asked, Cache, Decision, Directives, Entry, Failure, FlightFollower, FlightStep, Form, Found, Key, KeyParts,
+        Lead, Outcome, Role, Server, decide,
     },
     config::{Abandoned, CacheRules, Config, Namespace},
     dialect,
@@ -116,7 +116,7 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
     }
 }
 
-fn is_purged(ctx: &Context, key: &Key, follower: &Follower) -> bool {
+fn is_purged(ctx: &Context, key: &Key, follower: &FlightFollower) -> bool {
     let served = follower.server();
     let served = served.as_ref().map(|server| (&*server.provider, &*server.model));
     let purges = &ctx.shared.cache.purges;
@@ -377,7 +377,7 @@ fn reader(ctx: &Context) -> StreamRelay {
 }
 
 /// Reads along with another request.
-async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follower) -> Result<After, Stop> {
+async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: FlightFollower) -> Result<After, Stop> {
     let wants_events = ctx.ask.body.as_ref().is_some_and(|body| body.peek.stream);
     // What is to be kept has to be whole before its client knows of it.
     let reads_along = wants_events && ctx.reply.turn.is_none();
@@ -386,7 +386,7 @@ async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follow
         let next = async {
             match reads_along {
                 true => follower.next().await,
-                false => Step::End(follower.end().await),
+                false => FlightStep::End(follower.end().await),
             }
         };
         let step = tokio::select! {
@@ -395,7 +395,7 @@ async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follow
             _ = caller.departure() => return Err(Stop::Gone),
         };
         let outcome = match step {
-            Step::Events(events) => {
+            FlightStep::Events(events) => {
                 if ctx.reply.first_byte.is_none() {
                     ctx.ticket.cache_status = CacheStatus::Hit;
                     let unknown = || Server { provider: "-".into(), model: "-".into(), dropped: "".into() };
@@ -410,7 +410,7 @@ async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Follow
                 }
                 continue;
             }
-            Step::End(outcome) => outcome,
+            FlightStep::End(outcome) => outcome,
         };
         if ctx.reply.first_byte.is_some() {
             let whole = matches!(outcome, Outcome::Complete(..));

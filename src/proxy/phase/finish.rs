@@ -6,7 +6,7 @@ use pingora_error::{Error, ErrorSource};
 
 use super::{
     relay,
-    settle::{self, CLIENT_CLOSED, End, Verdict},
+    settle::{self, CLIENT_CLOSED, End, SettleVerdict},
 };
 use crate::{
     proxy::{
@@ -50,8 +50,8 @@ pub fn record(caller: &mut Caller<'_>, ctx: &mut Context, error: Option<&Error>)
     let end = End { status, first_byte, duration, error };
     let snapshot = ctx.snapshot.clone();
     match settle::close(caller.request(), ctx, end) {
-        (closing, Verdict::Known(settled)) => tell(&snapshot.observers, &closing.settle(settled)),
-        (closing, Verdict::Count(count)) => {
+        (closing, SettleVerdict::Known(settled)) => tell(&snapshot.observers, &closing.settle(settled)),
+        (closing, SettleVerdict::Count(count)) => {
             // The process does not end before the count is in the ledger.
             let open = InFlight::enter(&ctx.metrics);
             tokio::spawn(async move {

@@ -147,7 +147,7 @@ fn cut(ctx: &Context, status: u16, so_far: Option<Usage>) -> Option<Cut> {
 }
 
 /// What a request cost, or what it takes to know that.
-pub enum Verdict {
+pub enum SettleVerdict {
     /// It is known.
     Known(Settled),
     /// Its tokens have to be counted first.
@@ -155,17 +155,17 @@ pub enum Verdict {
 }
 
 /// Takes from a context what closes it, and says what it cost or what has to be counted first.
-pub fn close(request: &RequestHeader, ctx: &mut Context, end: End) -> (Closing, Verdict) {
+pub fn close(request: &RequestHeader, ctx: &mut Context, end: End) -> (Closing, SettleVerdict) {
     let (doubted, beyond) = {
         let bill = ctx.bill();
         let beyond = bill.counted.map_or(NanoUsd::ZERO, |counted| counted.beyond);
         (bill.doubted || bill.counted.is_some_and(|counted| counted.doubted), beyond)
     };
     let verdict = match verdict(ctx, end.status) {
-        Verdict::Known(settled) if !ctx.dispatch.billable_failures.is_empty() => {
+        SettleVerdict::Known(settled) if !ctx.dispatch.billable_failures.is_empty() => {
             let mut count = count_of(ctx, String::new());
             count.known = Some(settled);
-            Verdict::Count(Box::new(count))
+            SettleVerdict::Count(Box::new(count))
         }
         verdict => verdict,
     };
@@ -222,20 +222,20 @@ fn record(request: &RequestHeader, ctx: &Context, end: End) -> Record {
     }
 }
 
-fn verdict(ctx: &mut Context, status: u16) -> Verdict {
+fn verdict(ctx: &mut Context, status: u16) -> SettleVerdict {
     let nothing = Settled { usage: None, cost: Some(NanoUsd::ZERO), basis: Basis::Nothing };
     if ctx.ticket.cache_status.is_served() && ctx.dispatch.asked() == 0 {
-        return Verdict::Known(nothing);
+        return SettleVerdict::Known(nothing);
     }
     let bill = std::mem::take(&mut *ctx.bill());
     if let Some(Counted { usage, cost, .. }) = bill.counted {
         let basis = if cost.is_some() { Basis::Provider } else { Basis::Unpriced };
-        return Verdict::Known(Settled { usage: Some(usage), cost, basis });
+        return SettleVerdict::Known(Settled { usage: Some(usage), cost, basis });
     }
     let served = ctx.dispatch.status().is_some_and(|status| (200..300).contains(&status));
     if ctx.ask.endpoint == Endpoint::Other {
         // Nobody can tell what it costs.
-        return Verdict::Known(if served {
+        return SettleVerdict::Known(if served {
             Settled { cost: None, basis: Basis::Unpriced, ..nothing }
         } else {
             nothing
@@ -250,7 +250,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
         Endpoint::Moderations | Endpoint::CountTokens | Endpoint::Models | Endpoint::Model(_)
     );
     if !served && !unheard || free {
-        return Verdict::Known(nothing);
+        return SettleVerdict::Known(nothing);
     }
     // A whole reply reached the client, and nobody knows how much it was.
     let whole =
@@ -272,7 +272,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
     let price = ctx.price();
     let Some(text) = text else {
         // It cannot be told what was generated: the most it can have been.
-        return Verdict::Known(match (&ctx.grant.reservation, price) {
+        return SettleVerdict::Known(match (&ctx.grant.reservation, price) {
             (Some(reservation), Some(_)) => {
                 Settled { usage: None, cost: Some(reservation.amount()), basis: Basis::Reserved }
             }
@@ -291,7 +291,7 @@ fn verdict(ctx: &mut Context, status: u16) -> Verdict {
         () if !exact => unseen(ctx).min(count.bytes),
         () => 0,
     };
-    Verdict::Count(Box::new(count))
+    SettleVerdict::Count(Box::new(count))
 }
 
 /// The most tokens that the provider can have generated for the last attempt: all it can have done in the time there was,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     capacity::{Capacity, Share},
-    dialect::{Model, Refusal, responses::Memory},
+    dialect::{Model, Refusal, from_responses::Memory},
     error::{Extra, Fault, GatewayError},
     openai::{Endpoint, count_values, splice},
     providers::{
@@ -155,23 +155,23 @@ fn adopt(ctx: &mut Context, target: Target, made: Made) {
     };
     let provider = &target.provider.name;
     let strict = ctx.dispatch.plan().is_some_and(|plan| plan.strict);
-    let made = made.and_then(|(body, exchange)| match exchange.lost.first() {
-        Some(lost) if strict => Err(Refusal::new(
-            lost.clone(),
-            format!("Provider '{provider}' has nothing for '{lost}', and this route is strict (routes[].strict)."),
+    let made = made.and_then(|(body, exchange)| match exchange.dropped.first() {
+        Some(dropped) if strict => Err(Refusal::new(
+            dropped.clone(),
+            format!("Provider '{provider}' has nothing for '{dropped}', and this route is strict (routes[].strict)."),
         )),
         _ => Ok((body, exchange)),
     });
     let outcome = match &made {
-        Ok((_, exchange)) if exchange.lost.is_empty() => "whole",
+        Ok((_, exchange)) if exchange.dropped.is_empty() => "whole",
         Ok(_) => "lossy",
         Err(_) => "refused",
     };
     ctx.metrics.translated(ctx.ask.endpoint.label(), provider, outcome);
     match made {
         Ok((body, exchange)) => {
-            if !exchange.lost.is_empty() {
-                let dropped = exchange.lost.join(", ");
+            if !exchange.dropped.is_empty() {
+                let dropped = exchange.dropped.join(", ");
                 tracing::debug!(id = %ctx.arrival.id, provider = &**provider, dropped, "translated with losses");
             }
             let exchange = Some(Arc::new(exchange));

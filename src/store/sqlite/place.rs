@@ -18,7 +18,7 @@ use std::{
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::{open, session::Carried};
-use crate::store::{Follower, StoreError, StoreId};
+use crate::store::{StoreError, StoreId, TableFollower};
 
 /// The place of a database; clones are the same place.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ struct Inner {
     path: PathBuf,
     known: Mutex<Option<Known>>,
     /// Those who have read tables of the file into memory.
-    followers: Mutex<Vec<Weak<Follower>>>,
+    followers: Mutex<Vec<Weak<TableFollower>>>,
     lost: AtomicU64,
 }
 
@@ -127,7 +127,7 @@ impl Place {
     }
 
     /// Somebody who reads a table of the file, and keeps what it had where the file is lost.
-    pub(in crate::store) fn register(&self, follower: Weak<Follower>) {
+    pub(in crate::store) fn register(&self, follower: Weak<TableFollower>) {
         let mut followers = self.followers();
         followers.retain(|known| known.strong_count() > 0);
         followers.push(follower);
@@ -188,7 +188,7 @@ impl Place {
         StoreError::Lost(format!("the database file {} was deleted or replaced", self.path().display()))
     }
 
-    fn followers(&self) -> MutexGuard<'_, Vec<Weak<Follower>>> {
+    fn followers(&self) -> MutexGuard<'_, Vec<Weak<TableFollower>>> {
         self.0.followers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     store::{
-        AlertRow, Follower, Ownership, PurgeRow, Rows, Session, Standings, Store, StoreError, StoreId, Sums, TokenRow,
-        Topic,
+        AlertRow, Ownership, PurgeRow, Rows, Session, Standings, Store, StoreError, StoreId, Sums, TableFollower,
+        TokenRow, Topic,
     },
     types::{NanoUsd, TenantId},
 };
@@ -62,7 +62,7 @@ impl Store for Sqlite {
         matches!(self.place.path().try_exists(), Ok(false))
     }
 
-    fn register(&self, follower: Weak<Follower>) {
+    fn register(&self, follower: Weak<TableFollower>) {
         self.place.register(follower);
     }
 

@@ -116,7 +116,7 @@ struct Rolled {
 struct Memory {
     shelf: Arc<Shelf>,
     known: Mutex<Option<StoreId>>,
-    followers: Mutex<Vec<Weak<Follower>>>,
+    followers: Mutex<Vec<Weak<TableFollower>>>,
     told: AtomicBool,
     lost: AtomicU64,
     right: Right,
@@ -156,7 +156,7 @@ impl Store for Memory {
         self.shelf.place().is_none()
     }
 
-    fn register(&self, follower: Weak<Follower>) {
+    fn register(&self, follower: Weak<TableFollower>) {
         lock(&self.followers).push(follower);
     }
 

@@ -607,7 +607,7 @@ fn a_follower_reads_again_and_carries_what_it_had<K: Kind>() {
     let carry = move |standings: &mut dyn Standings| {
         carries.lock().unwrap().iter().try_for_each(|token| standings.keep_token(token))
     };
-    let follower = Follower::start(store.clone(), Topic::Tokens, read, carry);
+    let follower = TableFollower::start(store.clone(), Topic::Tokens, read, carry);
     assert!(follower.is_up() && reads.load(Ordering::Relaxed) == 1);
     follower.refresh();
     assert_eq!(reads.load(Ordering::Relaxed), 1, "nothing has changed");

@@ -13,12 +13,12 @@ pub(super) type Checked<T = ()> = Result<T, ApiError>;
 #[derive(Clone, Copy)]
 pub(super) struct Node<'a> {
     up: Option<&'a Node<'a>>,
-    step: Step<'a>,
+    step: PathStep<'a>,
     pub(super) value: &'a Value,
 }
 
 #[derive(Clone, Copy)]
-enum Step<'a> {
+enum PathStep<'a> {
     Key(&'a str),
     Index(usize),
 }
@@ -26,12 +26,12 @@ enum Step<'a> {
 impl<'a> Node<'a> {
     /// A field of the request itself.
     pub(super) fn top(name: &'a str, value: &'a Value) -> Self {
-        Self { up: None, step: Step::Key(name), value }
+        Self { up: None, step: PathStep::Key(name), value }
     }
 
     /// A field that is there; `null` is.
     pub(super) fn key(&'a self, name: &'a str) -> Option<Self> {
-        self.value.get(name).map(|value| Self { up: Some(self), step: Step::Key(name), value })
+        self.value.get(name).map(|value| Self { up: Some(self), step: PathStep::Key(name), value })
     }
 
     /// A field that is there and not `null`.
@@ -46,13 +46,13 @@ impl<'a> Node<'a> {
 
     /// The same value, with the name of its kind as one more step: the real API names the variant of a union.
     pub(super) fn tagged(&'a self, tag: &'a str) -> Self {
-        Self { up: Some(self), step: Step::Key(tag), value: self.value }
+        Self { up: Some(self), step: PathStep::Key(tag), value: self.value }
     }
 
     /// The items of a list.
     pub(super) fn items(&'a self) -> Checked<impl Iterator<Item = Self>> {
         let list = self.value.as_array().ok_or_else(|| self.wrong("Input should be a valid list"))?;
-        let item = move |(i, value)| Self { up: Some(self), step: Step::Index(i), value };
+        let item = move |(i, value)| Self { up: Some(self), step: PathStep::Index(i), value };
         Ok(list.iter().enumerate().map(item))
     }
 
@@ -160,8 +160,8 @@ impl fmt::Display for Node<'_> {
             write!(f, "{up}.")?;
         }
         match self.step {
-            Step::Key(key) => f.write_str(key),
-            Step::Index(index) => write!(f, "{index}"),
+            PathStep::Key(key) => f.write_str(key),
+            PathStep::Index(index) => write!(f, "{index}"),
         }
     }
 }

@@ -1,0 +1,114 @@
+//! Reading a client's JSON: null is absent, and a wrong type is refused by its path.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::dialect::{Dropped, Refusal, note_dropped};
+
+/// An object of the client's body.
+pub(super) type Object = Map<String, Value>;
+
+/// Where something stands in the client's body. Written out only in a refusal.
+#[derive(Clone, Copy)]
+pub(super) enum At<'a> {
+    /// A top-level parameter.
+    Param(&'static str),
+    /// A member of an object.
+    Member(&'a At<'a>, &'static str),
+    /// An element of an array.
+    Element(&'a At<'a>, usize),
+}
+
+impl<'a> At<'a> {
+    /// A member of the object that stands here.
+    pub(super) fn member(&'a self, name: &'static str) -> At<'a> {
+        At::Member(self, name)
+    }
+
+    /// An element of the array that stands here.
+    pub(super) fn element(&'a self, index: usize) -> At<'a> {
+        At::Element(self, index)
+    }
+
+    /// A refusal of what stands here.
+    pub(super) fn refuse(&self, message: impl fmt::Display) -> Refusal {
+        let path = self.to_string();
+        let message = format!("`{path}`: {message}");
+        Refusal::new(path, message)
+    }
+
+    /// The refusal of a wrong type or an unknown word.
+    pub(super) fn must_be(&self, what: &str) -> Refusal {
+        self.refuse(format_args!("this must be {what}."))
+    }
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            At::Param(name) => f.write_str(name),
+            At::Member(parent, name) => write!(f, "{parent}.{name}"),
+            At::Element(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
+/// The member, unless it is null.
+pub(super) fn given<'a>(of: &'a Object, name: &str) -> Option<&'a Value> {
+    of.get(name).filter(|value| !value.is_null())
+}
+
+/// The value as an object.
+pub(super) fn object<'a>(value: &'a Value, at: At<'_>) -> Result<&'a Object, Refusal> {
+    value.as_object().ok_or_else(|| at.must_be("an object"))
+}
+
+/// The value as an array.
+pub(super) fn list<'a>(value: &'a Value, at: At<'_>) -> Result<&'a [Value], Refusal> {
+    value.as_array().map(Vec::as_slice).ok_or_else(|| at.must_be("an array"))
+}
+
+/// The value as a string.
+pub(super) fn string<'a>(value: &'a Value, at: At<'_>) -> Result<&'a str, Refusal> {
+    value.as_str().ok_or_else(|| at.must_be("a string"))
+}
+
+/// The value as true or false.
+pub(super) fn flag(value: &Value, at: At<'_>) -> Result<bool, Refusal> {
+    value.as_bool().ok_or_else(|| at.must_be("true or false"))
+}
+
+/// A string that must be there.
+pub(super) fn text<'a>(of: &'a Object, name: &'static str, at: At<'_>) -> Result<&'a str, Refusal> {
+    match given(of, name) {
+        Some(value) => string(value, at.member(name)),
+        None => Err(at.member(name).refuse("this string is required.")),
+    }
+}
+
+/// A string that may be there.
+pub(super) fn optional<'a>(of: &'a Object, name: &'static str, at: At<'_>) -> Result<Option<&'a str>, Refusal> {
+    given(of, name).map(|value| string(value, at.member(name))).transpose()
+}
+
+/// Names the members of an object that nothing was made of: all that are given but not `known`.
+pub(super) fn others(of: &Object, known: &[&str], place: &str, dropped: &mut Vec<Dropped>) {
+    for (name, value) in of {
+        if !value.is_null() && !known.contains(&name.as_str()) {
+            note_dropped(dropped, format!("{place}.{name}"));
+        }
+    }
+}
+
+/// Copies a mark for the provider's prompt cache, which stands in Chat Completions where it stands here.
+pub(super) fn cache_marks(from: &Object, to: &mut Object) {
+    for name in CACHE_MARKS {
+        if let Some(mark) = given(from, name) {
+            to.insert((*name).to_owned(), mark.clone());
+        }
+    }
+}
+
+/// OpenAI's mark, and the extension for Anthropic's models.
+pub(super) const CACHE_MARKS: &[&str] = &["prompt_cache_breakpoint", "cache_control"];
