@@ -17,11 +17,11 @@ step() {
 
 step set-up scripts/setup.sh test
 # The fastest checks come first.
-step format cargo fmt --check
+step format cargo fmt --all --check
 step licences cargo deny --log-level error check licenses bans sources
-step clippy cargo clippy --locked --all-targets -- -D warnings
-step tests cargo nextest run --locked
-step doctests cargo test --locked --quiet --doc
+step clippy cargo clippy --locked --workspace --all-targets -- -D warnings
+step tests cargo nextest run --locked --workspace
+step doctests cargo test --locked --workspace --quiet --doc
 step binary cargo build --locked --bin can
 step sdks python3 tests/sdk/run.py
 say "all passed in $((SECONDS - began)) s"

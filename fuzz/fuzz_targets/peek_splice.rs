@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use chittycan::openai::{
+use wire::openai::{
     Bound, Edit, Endpoint, Field, Peek, find_service_tier, find_usage, generated_text, include_usage_edit, normalise,
     splice,
 };

@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use chittycan::sse::{RawEvent, Scanner};
+use wire::sse::{RawEvent, Scanner};
 use libfuzzer_sys::fuzz_target;
 
 fn events(data: &[u8], size: usize) -> Vec<RawEvent> {

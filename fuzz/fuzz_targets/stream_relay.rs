@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use chittycan::openai::{RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState};
+use wire::openai::{RelayOptions, StreamEnd, StreamKind, StreamRelay, StreamState};
 use libfuzzer_sys::fuzz_target;
 
 fn relay(

@@ -3,7 +3,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use chittycan::openai::{Endpoint, Texts};
+use wire::openai::{Endpoint, Texts};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

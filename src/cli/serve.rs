@@ -9,6 +9,7 @@ use std::{
 };
 
 use clap::Args;
+use simulator::{Simulated, SimulatedConfig};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -17,7 +18,6 @@ use tokio::{
 use super::config::file_or_env;
 use crate::{
     config::{Config, Fault, Loaded, Source},
-    providers::simulated::{Simulated, SimulatedConfig},
     server::{Load, Reloader, Server, StartError},
     telemetry,
 };

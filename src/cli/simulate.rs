@@ -3,11 +3,9 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Args;
+use simulator::{Simulated, SimulatedConfig};
 
-use crate::{
-    config::HumanDuration,
-    providers::simulated::{Simulated, SimulatedConfig},
-};
+use crate::config::HumanDuration;
 
 /// Run the simulated provider alone, without the gateway: an OpenAI lookalike for tests.
 #[derive(Args, Debug)]

@@ -81,6 +81,20 @@ fn the_table_and_the_source_tree_name_the_same_modules() {
 }
 
 #[test]
+fn the_crates_under_the_gateway_know_neither_it_nor_each_other() {
+    for (krate, banned) in
+        [("wire", &["pingora", "rusqlite", "tokio", "hyper"][..]), ("simulator", &["pingora", "rusqlite"])]
+    {
+        let manifest = fs::read_to_string(repository().join("crates").join(krate).join("Cargo.toml")).unwrap();
+        let product = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+        let named: Vec<&str> = product.lines().filter_map(|line| Some(line.split_once(" = ")?.0)).collect();
+        assert!(named.contains(&"serde_json"), "{krate} has no dependencies: {named:?}");
+        let wrong = |name: &&str| name.starts_with("chittycan") || banned.iter().any(|banned| name.starts_with(banned));
+        assert_eq!(named.iter().find(|name| wrong(name)), None, "a dependency of {krate}");
+    }
+}
+
+#[test]
 fn only_the_sqlite_store_knows_sql() {
     let mut named = 0;
     for file in source_files() {
@@ -96,7 +110,7 @@ fn only_the_sqlite_store_knows_sql() {
 
 #[test]
 fn the_map_in_lib_rs_lists_every_module() {
-    let lib = fs::read_to_string(source_root().join("lib.rs")).unwrap();
+    let lib = fs::read_to_string(repository().join("src/lib.rs")).unwrap();
     let mapped = map_of(&lib);
     for file in source_files() {
         let Some(module) = file.module.first() else { continue };
@@ -214,14 +228,20 @@ struct SourceFile {
     module: Vec<String>,
 }
 
-fn source_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+/// Where the modules of the map lie: those of the gateway, and those of the crate under it, which the gateway names as its own.
+const ROOTS: &[&str] = &["src", "crates/wire/src"];
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file of the library and the binary, without those that are compiled for tests only.
+/// Every file of the libraries and the binary, without those that are compiled for tests only.
 fn source_files() -> Vec<SourceFile> {
     let mut files = Vec::new();
-    collect(&source_root(), &mut files);
+    for root in ROOTS {
+        let root = repository().join(root);
+        collect(&root, &root, &mut files);
+    }
     let mut test_only = Vec::new();
     for file in &files {
         let text = fs::read_to_string(&file.path).unwrap();
@@ -231,15 +251,14 @@ fn source_files() -> Vec<SourceFile> {
     files
 }
 
-fn collect(dir: &Path, files: &mut Vec<SourceFile>) {
+fn collect(root: &Path, dir: &Path, files: &mut Vec<SourceFile>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            collect(&path, files);
+            collect(root, &path, files);
         } else if path.extension().is_some_and(|ext| ext == "rs") {
-            let relative = path.strip_prefix(source_root()).unwrap();
-            let module = module_of(relative);
-            let name = format!("src/{}", relative.display());
+            let module = module_of(path.strip_prefix(root).unwrap());
+            let name = path.strip_prefix(repository()).unwrap().display().to_string();
             files.push(SourceFile { path, name, module });
         }
     }

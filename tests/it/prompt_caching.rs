@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use chittycan::providers::simulated::{Simulated, SimulatedConfig};
+use simulator::{Simulated, SimulatedConfig};
 
 use crate::support::{Answer, Fake, Gateway};
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use chittycan::{
     dialect::{Model, from_messages, to_anthropic},
-    providers::simulated::{Simulated, SimulatedConfig},
     types::PromptCaching,
 };
 use proptest::{
@@ -14,6 +13,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use serde_json::{Value, json};
+use simulator::{Simulated, SimulatedConfig};
 
 const MODEL: &str = "claude-sonnet-4-5";
 
@@ -53,7 +53,7 @@ impl Strict {
 async fn every_golden_request_passes() {
     let strict = Strict::start().await;
     let cases: Vec<Value> =
-        serde_json::from_str(include_str!("../../src/dialect/to_anthropic/golden/requests.json")).unwrap();
+        serde_json::from_str(include_str!("../../crates/wire/src/dialect/to_anthropic/golden/requests.json")).unwrap();
     let (mut passed, mut faults) = (0, Vec::new());
     for case in cases {
         let name = case["name"].as_str().unwrap();

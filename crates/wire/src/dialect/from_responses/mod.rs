@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Nothing is kept here between two requests. What refers to an earlier response comes with the whole conversation in its place
-//! ([`crate::stored_responses`]), and [`Memory`] says what the response tells of that. The thinking of a model that signs it
+//! (the gateway's `stored_responses`), and [`Memory`] says what the response tells of that. The thinking of a model that signs it
 //! travels with the conversation, inside `encrypted_content` of a reasoning item.
 //!
 //! A whole reply and a stream go through the same `answer::Answer`, so both say the same.

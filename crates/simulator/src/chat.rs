@@ -289,7 +289,7 @@ pub(super) fn service_tier(call: &Call) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::simulated::fault::Faults;
+    use crate::fault::Faults;
 
     fn call(body: Value) -> Call {
         let Value::Object(body) = body else { panic!("an object") };

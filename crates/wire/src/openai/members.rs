@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 /// One `"key": value` of an object: the raw texts and their byte offsets in the object's text.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Member<'a> {
+pub struct Member<'a> {
     /// The key with its quotes, escapes not decoded.
     pub raw_key: &'a str,
     /// The value's text.
@@ -48,7 +48,7 @@ const LONGEST_ESCAPED: usize = 1024;
 
 /// Why a text is not one JSON object.
 #[derive(Debug)]
-pub(crate) enum WalkError {
+pub enum WalkError {
     /// The object itself is broken.
     Syntax(serde_json::Error),
     /// A whole object, then something else.
@@ -58,7 +58,7 @@ pub(crate) enum WalkError {
 /// Calls `each` for every member of the object that `text` is, in order, and validates all of `text`.
 ///
 /// serde_json skips a value with an explicit stack, so the depth of nesting costs one byte per level and no recursion.
-pub(crate) fn walk<'a>(text: &'a str, each: impl FnMut(Member<'a>)) -> Result<(), WalkError> {
+pub fn walk<'a>(text: &'a str, each: impl FnMut(Member<'a>)) -> Result<(), WalkError> {
     struct Walk<'a, F> {
         start: usize,
         each: F,
@@ -97,7 +97,7 @@ pub(crate) fn walk<'a>(text: &'a str, each: impl FnMut(Member<'a>)) -> Result<()
 ///
 /// # Errors
 /// The text is no array, or not valid.
-pub(crate) fn elements<'a>(text: &'a str, each: impl FnMut(&'a str)) -> Result<(), serde_json::Error> {
+pub fn elements<'a>(text: &'a str, each: impl FnMut(&'a str)) -> Result<(), serde_json::Error> {
     struct Elements<F>(F);
 
     impl<'de, F: FnMut(&'de str)> Visitor<'de> for Elements<F> {

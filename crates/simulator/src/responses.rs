@@ -220,7 +220,7 @@ impl Script {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::simulated::fault::Faults;
+    use crate::fault::Faults;
 
     fn run(body: Value) -> Reply {
         let stream = body["stream"] == true;

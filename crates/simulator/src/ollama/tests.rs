@@ -3,7 +3,7 @@
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
-use crate::providers::simulated::{Simulated, SimulatedConfig};
+use crate::{Simulated, SimulatedConfig};
 
 async fn provider() -> Simulated {
     Simulated::bind(([127, 0, 0, 1], 0).into(), SimulatedConfig::instant()).await.unwrap()

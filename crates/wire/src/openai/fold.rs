@@ -119,12 +119,12 @@ pub(super) fn fold(key: &str) -> Option<String> {
 }
 
 /// Whether the most generous reader could take `key` for `name`.
-pub(crate) fn folds_to(key: &str, name: &str) -> bool {
+pub fn folds_to(key: &str, name: &str) -> bool {
     key.chars().filter_map(fold_char).eq(name.chars().filter_map(fold_char))
 }
 
 /// One character as [`fold`] reads it; `None` for a separator.
-pub(crate) fn fold_char(char: char) -> Option<char> {
+pub fn fold_char(char: char) -> Option<char> {
     Some(match char {
         '_' | '-' | ' ' | '\u{ff3f}' | '\u{ff0d}' => return None,
         // What Unicode, Java or .NET take for a Latin letter.

@@ -1,0 +1,16 @@
+//! What goes over the wire between clients, the gateway and providers, as plain Rust over bytes and JSON: no socket, no database.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | [`types`] | ids, money, usage, secrets |
+//! | [`openai`] | endpoints, peeking into and splicing raw bodies, usage, error shapes, the stream relay |
+//! | [`sse`] | event boundaries, writing events |
+//! | [`dialect`] | translators: OpenAI Chat to and from Anthropic Messages, OpenAI Responses, Ollama |
+
+// Tests may unwrap; the build without tests keeps the lint for the code itself.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod dialect;
+pub mod openai;
+pub mod sse;
+pub mod types;
