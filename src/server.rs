@@ -50,7 +50,7 @@ use crate::{
     connections::Connections,
     guards::Guards,
     identity::{Authenticator, Authenticators, Directory},
-    ledger::{HandoverSnapshot, Ledger},
+    ledger::{HandoverSnapshot, Ledger, Local, Treasury},
     objects::Objects,
     pricing::Catalogue,
     proxy::Gateway,
@@ -109,6 +109,9 @@ pub struct Plugins {
     pub authorizers: Authorizers,
     /// What knows credentials of clients besides the tokens, on both listeners. A reload changes nothing about them.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Where budgets have their money from, and meters their part of a limit; `None` is this process alone. A reload changes
+    /// nothing about it.
+    pub treasury: Option<Arc<dyn Treasury>>,
 }
 
 impl Server {
@@ -140,7 +143,9 @@ impl Server {
             false => None,
         };
         let handed = before.as_ref().map(|before| &before.handed);
-        let ledger = Ledger::open_after(store.clone(), &config.database, handed).map_err(|error| match error {
+        let treasury = plugins.treasury.clone().unwrap_or_else(|| Arc::new(Local));
+        let opened = Ledger::open_after(store.clone(), &config.database, treasury, handed);
+        let ledger = opened.map_err(|error| match error {
             StoreError::Owned(message) => StartError(vec![message]),
             error => StartError(vec![format!("{}: {error}", config.database.path.display())]),
         })?;
@@ -470,7 +475,7 @@ impl Reloader {
         let renewal = self.certificates.read(&config).map_err(StartError)?;
         let snapshot_now = self.snapshot.load();
         let (guards, authorizers) = (snapshot_now.guards.clone(), snapshot_now.authorizers.clone());
-        // The authenticators are with what outlives a reload.
+        // The authenticators and the treasury are with what outlives a reload.
         let plugins = Plugins { guards, authorizers, ..Plugins::default() };
         Ok((snapshot(config, &self.shared, &self.metrics, plugins)?, text, files, renewal))
     }

@@ -180,8 +180,7 @@ impl TenantTable {
     /// The holder of a credential; `None` where its tenant is not configured.
     pub fn holder(&self, identity: Arc<Identity>) -> Option<Principal> {
         let policy = self.of(&identity.tenant)?;
-        let rules = rules(&identity.limits);
-        if rules.is_empty() {
+        if rules(&identity.limits).is_empty() {
             return Some(Principal {
                 meters: policy.meters.clone(),
                 policy,
@@ -195,6 +194,7 @@ impl TenantTable {
             return Some(Principal { meters: meters.clone(), policy, identity: Some(identity), own_keys_only: false });
         }
         let own = {
+            let rules = self.share(identity.id.as_str(), &identity.limits);
             let mut meters = lock(&self.shared.token_meters);
             let meter = meters.entry(identity.id.clone()).or_insert_with(|| Arc::new(Meter::new(rules))).clone();
             meter.set_rules(rules);
@@ -253,13 +253,19 @@ impl TenantTable {
     }
 
     fn meter(&self, tenant: &TenantId, limits: &config::Limits) -> Arc<Meter> {
-        let rules = rules(limits);
+        let rules = self.share(tenant.as_str(), limits);
         let mut meters = lock(&self.shared.tenant_meters);
         let meter = meters.entry(tenant.clone()).or_insert_with(|| Arc::new(Meter::new(rules))).clone();
         if meter.rules() != rules {
             meter.set_rules(rules);
         }
         meter
+    }
+
+    /// The part of limits that is counted to here.
+    fn share(&self, of: &str, limits: &config::Limits) -> Rules {
+        let treasury = self.shared.ledger.treasury();
+        rules(limits).map(|kind, limit| treasury.share(of, kind.label(), limit))
     }
 }
 

@@ -7,7 +7,11 @@ use std::{
 
 use jiff::tz::TimeZone;
 
-use super::{period, queue::Queue};
+use super::{
+    period,
+    queue::Queue,
+    treasury::{Drawn, Grant, Purse, Treasury},
+};
 use crate::{
     config::{self, Period},
     types::{NanoUsd, TenantId},
@@ -34,6 +38,7 @@ pub type Covers = Arc<dyn Fn(&TenantId) -> bool + Send + Sync>;
 pub struct Budget {
     key: BudgetKey,
     zone: TimeZone,
+    treasury: Arc<dyn Treasury>,
     state: Mutex<State>,
     /// Requests that wait for what is only reserved.
     queue: Queue,
@@ -51,6 +56,8 @@ struct State {
     reserved: NanoUsd,
     /// How many of `alert_at` have been passed in this period.
     alerted: usize,
+    /// What `spent + reserved` may come to here, of a limit that is shared; `None` is all of it.
+    granted: Option<NanoUsd>,
     /// What may still be reserved where a successor grants the rest.
     allowance: Option<NanoUsd>,
     /// The period before, in which requests may still be under way.
@@ -64,6 +71,7 @@ struct Past {
     end: u64,
     spent: NanoUsd,
     reserved: NanoUsd,
+    granted: Option<NanoUsd>,
 }
 
 /// Why a hard budget refuses.
@@ -136,7 +144,14 @@ pub(super) struct BudgetHold {
 
 impl Budget {
     /// A budget with what was spent in the period of `now` before it was known here.
-    pub fn new(key: BudgetKey, rule: &config::Budget, covers: Covers, spent: NanoUsd, now: u64) -> Self {
+    pub fn new(
+        key: BudgetKey,
+        rule: &config::Budget,
+        covers: Covers,
+        spent: NanoUsd,
+        now: u64,
+        treasury: Arc<dyn Treasury>,
+    ) -> Self {
         // The configuration has refused unknown names.
         let zone = TimeZone::get(&key.timezone).unwrap_or(TimeZone::UTC);
         let (start, end) = period::bounds(key.period, &zone, now);
@@ -149,10 +164,13 @@ impl Budget {
             spent,
             reserved: NanoUsd::ZERO,
             alerted: 0,
+            granted: None,
             allowance: None,
             before: None,
         };
-        Self { key, zone, state: Mutex::new(state), queue: Queue::default() }
+        let budget = Self { key, zone, treasury, state: Mutex::new(state), queue: Queue::default() };
+        budget.open(&mut budget.lock());
+        budget
     }
 
     /// Which budget it is.
@@ -213,7 +231,7 @@ impl Budget {
             return None;
         }
         let mut state = self.lock_at(now);
-        let left = state.limit.saturating_sub(state.spent.saturating_add(state.reserved));
+        let left = state.most().saturating_sub(state.spent.saturating_add(state.reserved));
         state.allowance = Some(allowance(left));
         state.allowance
     }
@@ -222,6 +240,62 @@ impl Budget {
     pub(super) fn thaw(&self) {
         self.lock().allowance = None;
         self.queue.wake();
+    }
+
+    /// Asks the treasury for what the period begins with.
+    fn open(&self, state: &mut State) {
+        state.granted = match self.treasury.opening(&self.purse(state)) {
+            Grant::Part(part) if self.key.hard => Some(state.spent.saturating_add(part)),
+            _ => None,
+        };
+    }
+
+    fn purse(&self, state: &State) -> Purse {
+        Purse { key: self.key.clone(), start: state.start, limit: state.limit }
+    }
+
+    /// Draws what an amount lacks here from the treasury, if what is here is but a part. [`Drawn::More`] says that another try may
+    /// succeed.
+    pub(super) async fn draw(&self, now: u64, amount: NanoUsd) -> Drawn {
+        let (purse, missing) = {
+            let state = self.lock_at(now);
+            let Some(granted) = state.granted else { return Drawn::Held };
+            let sum = state.spent.saturating_add(state.reserved).saturating_add(amount);
+            (self.purse(&state), sum.saturating_sub(granted))
+        };
+        if missing == NanoUsd::ZERO {
+            // It is not the grant that is short.
+            return Drawn::Held;
+        }
+        let drawn = self.treasury.draw(&purse, missing).await;
+        if let Drawn::More(more) = drawn {
+            let mut state = self.lock();
+            let is_in_time = state.start == purse.start;
+            if is_in_time {
+                state.granted = state.granted.map(|granted| granted.saturating_add(more));
+            }
+            drop(state);
+            if is_in_time {
+                self.queue.wake();
+            } else {
+                self.treasury.give_back(&purse, more);
+            }
+        }
+        drawn
+    }
+
+    /// Gives the treasury back what is neither spent nor held here.
+    pub(super) fn give_back(&self) {
+        let mut state = self.lock();
+        let Some(granted) = state.granted else { return };
+        let used = state.spent.saturating_add(state.reserved);
+        let left = granted.saturating_sub(used);
+        state.granted = Some(granted.saturating_sub(left));
+        let purse = self.purse(&state);
+        drop(state);
+        if left > NanoUsd::ZERO {
+            self.treasury.give_back(&purse, left);
+        }
     }
 
     /// Holds an amount back.
@@ -274,7 +348,8 @@ impl Budget {
             return if hard { Err(refusal(None)) } else { Ok(()) };
         };
         let sum = past.spent.saturating_add(past.reserved).checked_add(amount);
-        if hard && sum.is_none_or(|sum| sum > limit) {
+        let most = past.granted.unwrap_or(limit).min(limit);
+        if hard && sum.is_none_or(|sum| sum > most) {
             return Err(refusal(Some(past)));
         }
         past.reserved = past.reserved.saturating_add(amount);
@@ -285,7 +360,7 @@ impl Budget {
         let held = state.spent.saturating_add(state.reserved);
         // What would saturate is refused like anything else that is too much.
         let allowed = state.allowance.is_none_or(|left| amount <= left);
-        let fits = allowed && held.checked_add(amount).is_some_and(|sum| sum <= state.limit);
+        let fits = allowed && held.checked_add(amount).is_some_and(|sum| sum <= state.most());
         if self.key.hard && !fits {
             return Err(self.refusal(state, amount));
         }
@@ -387,12 +462,13 @@ impl Budget {
     fn lock_at(&self, now: u64) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         if now >= state.end {
-            let State { start, end, spent, reserved, .. } = *state;
-            state.before = Some(Past { start, end, spent, reserved });
+            let State { start, end, spent, reserved, granted, .. } = *state;
+            state.before = Some(Past { start, end, spent, reserved, granted });
             (state.start, state.end) = period::bounds(self.key.period, &self.zone, now);
             state.spent = NanoUsd::ZERO;
             state.reserved = NanoUsd::ZERO;
             state.alerted = 0;
+            self.open(&mut state);
             // The new period is the successor's.
             state.allowance = state.allowance.map(|_| NanoUsd::ZERO);
         }
@@ -401,6 +477,11 @@ impl Budget {
 }
 
 impl State {
+    /// What `spent + reserved` may come to.
+    fn most(&self) -> NanoUsd {
+        self.granted.unwrap_or(self.limit).min(self.limit)
+    }
+
     fn resets_at(&self) -> Option<u64> {
         Some(self.end).filter(|end| *end != u64::MAX)
     }

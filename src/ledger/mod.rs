@@ -16,6 +16,7 @@
 //! | `period` | when a day, week or month begins in a time zone |
 //! | `budget` | spent and reserved in one budget |
 //! | `account` | a tenant's budgets, what it has under way, what this process has settled for it |
+//! | `treasury` | the seam: where budgets have their money from; one process grants itself everything |
 //! | `queue` | requests that wait for what is only reserved |
 //! | `reservation` | the guard over all budgets of a request |
 //! | `refusals` | requests that cost nothing and reached no provider, counted by minute |
@@ -41,6 +42,7 @@ pub mod report;
 mod reservation;
 #[cfg(test)]
 mod tests;
+mod treasury;
 mod webhook;
 mod writer;
 
@@ -59,6 +61,7 @@ pub use account::{Account, Budgets};
 pub use budget::{Budget, BudgetKey, Covers, Exceeded, Standing, ThresholdAlert};
 pub use handover::{HandoverSnapshot, NoHandover, OpenRequest};
 pub use reservation::Reservation;
+pub use treasury::{Drawn, Grant, Local, Purse, Treasury};
 
 pub use crate::store::{Basis, Entry, Refusal, Subject};
 
@@ -108,6 +111,7 @@ pub struct Ledger {
 struct Shared {
     /// Only its owner writes to it.
     store: Arc<dyn Store>,
+    treasury: Arc<dyn Treasury>,
     process: i64,
     books: Mutex<Books>,
     webhook: Mutex<Option<config::Webhook>>,
@@ -188,16 +192,18 @@ impl Ledger {
     /// A file that another gateway owns; with `on_failure: refuse` any that cannot be used. With `serve` that is tried again
     /// and again, and nothing is written before this process owns the file.
     pub fn open(store: Arc<dyn Store>, database: &config::Database) -> Result<Arc<Self>, StoreError> {
-        Self::open_after(store, database, None)
+        Self::open_after(store, database, Arc::new(Local), None)
     }
 
-    /// The same as the successor of a process that has handed over; [`Self::inherit`] is to follow once there are accounts.
+    /// The same with budgets that draw on a treasury, and as the successor of a process that has handed over; [`Self::inherit`] is to
+    /// follow then, once there are accounts.
     ///
     /// # Errors
     /// As for [`Self::open`].
     pub fn open_after(
         store: Arc<dyn Store>,
         database: &config::Database,
+        treasury: Arc<dyn Treasury>,
         before: Option<&HandoverSnapshot>,
     ) -> Result<Arc<Self>, StoreError> {
         let process = random_process();
@@ -206,6 +212,7 @@ impl Ledger {
         let journal = Arc::new(Journal::new(folder.into(), process));
         let shared = Arc::new(Shared {
             store,
+            treasury,
             process,
             books: Mutex::new(Books { predecessor: before.map(Predecessor::new), ..Books::default() }),
             webhook: Mutex::default(),
@@ -230,6 +237,11 @@ impl Ledger {
             _ => {}
         }
         Ok(Arc::new(Self { shared, journal, to_writer, on_failure: database.on_failure }))
+    }
+
+    /// Where budgets have their money from, and meters their part of a limit.
+    pub fn treasury(&self) -> &dyn Treasury {
+        &*self.shared.treasury
     }
 
     /// Where alerts go from now on.
@@ -272,7 +284,14 @@ impl Ledger {
                     // Tenants with an account bring along what they have spent.
                     let covered = strangers.iter().filter(|id| covers(id));
                     let spent = history.spent_by(period, &rule.timezone, now, covered);
-                    let budget = Arc::new(Budget::new(key.clone(), rule, covers.clone(), spent, now));
+                    let budget = Arc::new(Budget::new(
+                        key.clone(),
+                        rule,
+                        covers.clone(),
+                        spent,
+                        now,
+                        self.shared.treasury.clone(),
+                    ));
                     if *frozen {
                         budget.freeze(now, |_| NanoUsd::ZERO);
                     }
@@ -353,7 +372,17 @@ impl Ledger {
                         freed.as_mut().enable();
                     }
                     match self.try_reserve(account, &subject, amount, true) {
-                        Err((held @ Refused::Held(_), _)) => refused = Some(held),
+                        Err((Refused::Held(exceeded), short)) => {
+                            let drawn = match &short {
+                                Some(short) => short.draw(subject.at, amount).await,
+                                None => Drawn::Held,
+                            };
+                            match drawn {
+                                Drawn::More(_) => continue,
+                                Drawn::Held => refused = Some(Refused::Held(exceeded)),
+                                Drawn::Spent => return Err(Refused::Exceeded(exceeded)),
+                            }
+                        }
                         outcome => return outcome.map_err(|(refused, _)| refused),
                     }
                     futures::future::select_all(freed).await;
@@ -463,12 +492,15 @@ impl Ledger {
         if written {
             self.journal.retire();
         }
+        let budgets: Vec<_> = self.shared.books().budgets.values().cloned().collect();
+        budgets.iter().for_each(|budget| budget.give_back());
         written
     }
 
     /// Lets go of budgets that the configuration does not have any more.
     pub fn retain(&self, configured: impl Fn(&BudgetKey) -> bool) {
-        self.shared.books().budgets.retain(|key, _| configured(key));
+        let gone: Vec<_> = self.shared.books().budgets.extract_if(|key, _| !configured(key)).collect();
+        gone.iter().for_each(|(_, budget)| budget.give_back());
     }
 
     /// Tells a gateway that is refused the same database where this one listens.

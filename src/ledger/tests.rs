@@ -358,7 +358,7 @@ fn a_new_period_begins_with_nothing_and_an_old_reservation_does_not_touch_it() {
     let now = unix_now();
     let daily = config::Budget { period: Period::Daily, ..rule(100) };
     let key = BudgetKey { tenant: "team".into(), period: Period::Daily, timezone: "UTC".into(), hard: true };
-    let budget = Budget::new(key, &daily, only("team"), NanoUsd(30), now);
+    let budget = Budget::new(key, &daily, only("team"), NanoUsd(30), now, Arc::new(Local));
     let held = budget.hold(now, NanoUsd(70)).unwrap();
     let refused = budget.hold(now, NanoUsd(1)).unwrap_err();
     assert_eq!((refused.spent, refused.reserved, refused.wanted), (NanoUsd(30), NanoUsd(70), NanoUsd(1)));
@@ -377,7 +377,7 @@ fn what_grows_over_midnight_still_counts_in_the_day_it_began_in() {
     let now = unix_now();
     let daily = config::Budget { period: Period::Daily, ..rule(100) };
     let key = BudgetKey { tenant: "team".into(), period: Period::Daily, timezone: "UTC".into(), hard: true };
-    let budget = Budget::new(key, &daily, only("team"), NanoUsd(30), now);
+    let budget = Budget::new(key, &daily, only("team"), NanoUsd(30), now, Arc::new(Local));
     let (one, other) = (budget.hold(now, NanoUsd(40)).unwrap(), budget.hold(now, NanoUsd(20)).unwrap());
     let tomorrow = budget.standing(now).resets_at.unwrap();
     budget.hold(tomorrow, NanoUsd(99)).unwrap();
@@ -394,6 +394,64 @@ fn what_grows_over_midnight_still_counts_in_the_day_it_began_in() {
     // Two days later nobody knows any more what was left.
     budget.standing(tomorrow + 86_400_000);
     budget.hold_more(other, NanoUsd(1)).unwrap_err();
+}
+
+/// Grants 20 as a period begins, 30 at a draw, and keeps what comes back.
+#[derive(Default)]
+struct Doles(Mutex<Vec<u64>>);
+
+impl Treasury for Doles {
+    fn opening(&self, _: &Purse) -> Grant {
+        Grant::Part(NanoUsd(20))
+    }
+
+    fn draw<'a>(&'a self, _: &'a Purse, wanted: NanoUsd) -> futures::future::BoxFuture<'a, Drawn> {
+        let drawn = if wanted <= NanoUsd(30) { Drawn::More(NanoUsd(30)) } else { Drawn::Spent };
+        Box::pin(std::future::ready(drawn))
+    }
+
+    fn give_back(&self, of: &Purse, left: NanoUsd) {
+        assert_eq!(of.limit, NanoUsd(100));
+        self.0.lock().unwrap().push(left.0);
+    }
+
+    fn share(&self, _: &str, _: &'static str, limit: u64) -> u64 {
+        limit
+    }
+}
+
+#[tokio::test]
+async fn a_budget_holds_what_it_was_granted_and_no_more() {
+    let now = unix_now();
+    let daily = config::Budget { period: Period::Daily, ..rule(100) };
+    let key = BudgetKey { tenant: "team".into(), period: Period::Daily, timezone: "UTC".into(), hard: true };
+    let doles = Arc::new(Doles::default());
+    let budget = Budget::new(key.clone(), &daily, only("team"), NanoUsd(10), now, doles.clone());
+    // What was spent before is no part of the grant.
+    let first = budget.hold(now, NanoUsd(20)).unwrap();
+    assert!(budget.hold(now, NanoUsd(1)).unwrap_err().is_passing(), "the limit has more");
+    // In the middle of a reply nobody is asked.
+    assert!(budget.hold_more(first, NanoUsd(1)).is_err());
+    assert_eq!(budget.draw(now, NanoUsd(31)).await, Drawn::Spent);
+    assert_eq!(budget.draw(now, NanoUsd(30)).await, Drawn::More(NanoUsd(30)));
+    assert_eq!(budget.draw(now, NanoUsd(30)).await, Drawn::Held, "that much is here");
+    budget.hold_more(first, NanoUsd(5)).unwrap();
+    let second = budget.hold(now, NanoUsd(25)).unwrap();
+    budget.settle(first, NanoUsd(25), NanoUsd(3));
+    // 60 here, 13 spent, 25 held.
+    budget.give_back();
+    budget.give_back();
+    assert_eq!(*doles.0.lock().unwrap(), [22]);
+    assert!(budget.hold(now, NanoUsd(1)).is_err(), "what is given back is gone");
+    // A new period has a grant of its own.
+    let tomorrow = budget.standing(now).resets_at.unwrap();
+    assert!(budget.hold(tomorrow, NanoUsd(21)).is_err());
+    budget.hold(tomorrow, NanoUsd(20)).unwrap();
+    budget.settle(second, NanoUsd(25), NanoUsd(25));
+    // One that only alerts is granted nothing and asks for nothing.
+    let soft = Budget::new(BudgetKey { hard: false, ..key }, &daily, only("team"), NanoUsd(0), now, doles.clone());
+    soft.hold(now, NanoUsd(500)).unwrap();
+    assert_eq!(soft.draw(now, NanoUsd(1)).await, Drawn::Held);
 }
 
 #[test]
@@ -498,8 +556,8 @@ fn a_successor_holds_what_the_process_before_it_may_still_spend() {
     let snapshot = old.freeze().unwrap();
     old.let_go();
 
-    let new = Ledger::open_after(sqlite::at(&folder.path().join("can.db")), &database(folder.path()), Some(&snapshot))
-        .unwrap();
+    let store = sqlite::at(&folder.path().join("can.db"));
+    let new = Ledger::open_after(store, &database(folder.path()), Arc::new(Local), Some(&snapshot)).unwrap();
     new.read_history(&[rule(0)]);
     let (new_account, new_budget) = alone(&new, "team", &rule(1_000));
     new.inherit(&snapshot, |_| Some(new_account.clone()));

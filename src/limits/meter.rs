@@ -51,6 +51,19 @@ impl Rules {
         bit(enter, Stage::Enter) | bit(charge, Stage::Charge)
     }
 
+    /// Each limit as `part` has it.
+    #[must_use]
+    pub fn map(self, part: impl Fn(Kind, u64) -> u64) -> Self {
+        let of = |kind| self.of(kind).map(|limit| part(kind, limit));
+        Self {
+            requests_per_second: of(Kind::RequestsPerSecond),
+            requests_per_minute: of(Kind::RequestsPerMinute),
+            tokens_per_minute: of(Kind::TokensPerMinute),
+            usd_per_minute: of(Kind::UsdPerMinute).map(NanoUsd),
+            concurrent_requests: of(Kind::ConcurrentRequests),
+        }
+    }
+
     /// The limit of one kind, in its unit.
     fn of(&self, kind: Kind) -> Option<u64> {
         match kind {

@@ -50,4 +50,5 @@ mod support;
 mod surface;
 mod tenants;
 mod tls;
+mod treasury;
 mod underpaid;

@@ -16,6 +16,7 @@ use chittycan::{
     config::{Config, Limits, Loaded, Source},
     guards::{Guard, Guards},
     identity::{Authenticator, NewToken, Scopes, Token, Tokens},
+    ledger::Treasury,
     routing::Authorizer,
     server::{Plugins, Reloader, Server, StartError},
 };
@@ -71,6 +72,11 @@ impl Gateway {
     /// With an authenticator beside the tokens.
     pub fn start_authenticated(yaml: &str, authenticator: Arc<dyn Authenticator>) -> Self {
         Self::start_whole(yaml, &[], Plugins { authenticators: vec![authenticator], ..Plugins::default() })
+    }
+
+    /// With budgets and limits that draw on a treasury.
+    pub fn start_drawing(yaml: &str, treasury: Arc<dyn Treasury>) -> Self {
+        Self::start_whole(yaml, &[], Plugins { treasury: Some(treasury), ..Plugins::default() })
     }
 
     fn start_whole(yaml: &str, env: &[(&str, &str)], plugins: Plugins) -> Self {
