@@ -354,6 +354,25 @@ fn files_are_read_from_beside_the_configuration() {
 }
 
 #[test]
+fn every_example_is_good_and_says_how_to_run_it() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/examples");
+    let mut count = 0;
+    for file in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let text = fs::read_to_string(&file).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(text.contains(&format!("can serve --config {name}")), "{name} does not say how to run it");
+        // Every variable that it names, and those of the presets, as its first lines set them.
+        let line = text.lines().find(|line| line.contains("can serve")).unwrap().to_owned();
+        let look = move |variable: &str| line.contains(&format!("{variable}=")).then(|| "whsec_c2VjcmV0".to_owned());
+        let loaded = Config::load(&Source { file: Some(file.clone()), env: Arc::new(look), simulate: false });
+        let loaded = loaded.unwrap_or_else(|faults| panic!("{name}: {faults:#?}"));
+        assert!(!loaded.config.routes.is_empty(), "{name}");
+        count += 1;
+    }
+    assert!(count >= 4, "{count} examples");
+}
+
+#[test]
 fn a_file_without_a_key_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("can.yaml");
