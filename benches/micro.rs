@@ -134,7 +134,7 @@ fn relay(c: &mut Criterion) {
     }
     // With the generated text kept for counting.
     for (name, kind, event) in
-        [("stream_meter", StreamKind::Chat, event("")), ("tally_responses", StreamKind::Responses, delta.clone())]
+        [("tally", StreamKind::Chat, event("")), ("tally_responses", StreamKind::Responses, delta.clone())]
     {
         let mut relay = StreamRelay::new(kind, plain).tallying(true);
         group.throughput(Throughput::Bytes(event.len() as u64));

@@ -22,6 +22,7 @@ use bytes::Bytes;
 
 use crate::openai::{self, Endpoint};
 
+mod at;
 pub mod chat;
 pub mod from_messages;
 pub mod from_responses;

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::read::{self, At, Object, given};
+use super::read::{self, Object, Refuse, given};
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
 /// Puts `thinking`, `output_config` and `output_format` into the chat request. True if the client does not want to read

@@ -1,44 +1,29 @@
 //! Reading a client's JSON: null is absent, and a wrong type is refused by its path.
 
-use std::fmt;
-
 use serde_json::{Map, Value};
 
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
 /// An object of the client's body.
 pub(super) type Object = Map<String, Value>;
 
-/// Where something stands in the client's body. Written out only in a refusal.
-#[derive(Clone, Copy)]
-pub(super) enum At<'a> {
-    /// A top-level parameter.
-    Param(&'a str),
-    /// A member of an object.
-    Member(&'a At<'a>, &'a str),
-    /// An element of an array.
-    Item(&'a At<'a>, usize),
+/// Refusals of what stands at a path.
+pub(super) trait Refuse {
+    /// A refusal of what stands here.
+    fn refuse(&self, message: impl Into<String>) -> Refusal;
+
+    /// The refusal of a wrong type or an unknown word.
+    fn must_be(&self, what: &str) -> Refusal;
 }
 
-impl At<'_> {
-    /// A refusal of what stands here.
-    pub(super) fn refuse(&self, message: impl Into<String>) -> Refusal {
+impl Refuse for At<'_> {
+    fn refuse(&self, message: impl Into<String>) -> Refusal {
         Refusal::new(self.to_string(), message)
     }
 
-    /// The refusal of a wrong type.
-    pub(super) fn must_be(&self, what: &str) -> Refusal {
+    fn must_be(&self, what: &str) -> Refusal {
         self.refuse(format!("{self}: this must be {what}."))
-    }
-}
-
-impl fmt::Display for At<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            At::Param(name) => f.write_str(name),
-            At::Member(parent, name) => write!(f, "{parent}.{name}"),
-            At::Item(parent, n) => write!(f, "{parent}[{n}]"),
-        }
     }
 }
 

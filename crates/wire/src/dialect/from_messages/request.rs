@@ -6,11 +6,12 @@ use serde_json::{Map, Value, json};
 
 use super::{
     effort, read,
-    read::{At, Object, given},
+    read::{Object, Refuse, given},
     reply::ChatReplies,
     table::TABLE,
     tools, turn,
 };
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Model, Refusal, Step, apply_rules, note_dropped};
 
 /// How many stop sequences Chat Completions takes.

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::read::{self, At, Object, given, no_cache};
+use super::read::{self, Object, Refuse, given, no_cache};
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
 /// Puts `tools` and `tool_choice` into the chat request.

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::content::{self, IMAGE_ELSEWHERE, collapse};
-use super::read::{self, At, Object, given, no_cache};
+use super::read::{self, Object, Refuse, given, no_cache};
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
 /// All messages, the system prompt first.

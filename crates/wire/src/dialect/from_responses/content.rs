@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::read::{self, At, CACHE_MARKS, Object, cache_marks, given, others};
+use super::read::{self, CACHE_MARKS, Object, Refuse, cache_marks, given, others};
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
 /// Whose content it is.
@@ -29,7 +30,7 @@ pub(super) fn parts(
     match value {
         Value::String(text) => Ok(vec![text_part(text)]),
         Value::Array(all) => {
-            all.iter().enumerate().map(|(index, part)| self::part(part, speaker, at.element(index), dropped)).collect()
+            all.iter().enumerate().map(|(index, part)| self::part(part, speaker, at.item(index), dropped)).collect()
         }
         _ => Err(at.must_be("a string or an array of content parts")),
     }

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use super::content::{self, Speaker, collapse, is_plain, text_part};
 use super::names;
-use super::read::{self, At, CACHE_MARKS, Object, cache_marks, given, others};
+use super::read::{self, CACHE_MARKS, Object, Refuse, cache_marks, given, others};
 use super::thinking;
 use super::turns::Turns;
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
 const PLACE: &str = "input[]";
@@ -30,7 +31,7 @@ pub(super) fn messages(body: &Object, dropped: &mut Vec<Dropped>) -> Result<Vec<
         Some(Value::String(text)) => turns.message(json!({"role": "user", "content": text}), dropped),
         Some(Value::Array(items)) => {
             for (index, value) in items.iter().enumerate() {
-                item(value, at.element(index), &mut turns, dropped)?;
+                item(value, at.item(index), &mut turns, dropped)?;
             }
         }
         Some(_) => return Err(at.must_be("a string or an array of items")),

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::read::{self, At, Object, given, others};
+use super::read::{self, Object, Refuse, given, others};
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
 /// What the client wants to see that is not shown unasked.
@@ -78,7 +79,7 @@ fn include(body: &Object, dropped: &mut Vec<Dropped>) -> Result<Include, Refusal
     let at = At::Param("include");
     let all = given(body, "include").map(|value| read::list(value, at)).transpose()?.unwrap_or_default();
     for (index, value) in all.iter().enumerate() {
-        match read::string(value, at.element(index))? {
+        match read::string(value, at.item(index))? {
             "reasoning.encrypted_content" => include.encrypted_content = true,
             "message.output_text.logprobs" => include.logprobs = true,
             // The others are about tools that OpenAI runs, or about what is stored.

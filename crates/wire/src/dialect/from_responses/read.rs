@@ -4,53 +4,30 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
 /// An object of the client's body.
 pub(super) type Object = Map<String, Value>;
 
-/// Where something stands in the client's body. Written out only in a refusal.
-#[derive(Clone, Copy)]
-pub(super) enum At<'a> {
-    /// A top-level parameter.
-    Param(&'static str),
-    /// A member of an object.
-    Member(&'a At<'a>, &'static str),
-    /// An element of an array.
-    Element(&'a At<'a>, usize),
+/// Refusals of what stands at a path.
+pub(super) trait Refuse {
+    /// A refusal of what stands here.
+    fn refuse(&self, message: impl fmt::Display) -> Refusal;
+
+    /// The refusal of a wrong type or an unknown word.
+    fn must_be(&self, what: &str) -> Refusal;
 }
 
-impl<'a> At<'a> {
-    /// A member of the object that stands here.
-    pub(super) fn member(&'a self, name: &'static str) -> At<'a> {
-        At::Member(self, name)
-    }
-
-    /// An element of the array that stands here.
-    pub(super) fn element(&'a self, index: usize) -> At<'a> {
-        At::Element(self, index)
-    }
-
-    /// A refusal of what stands here.
-    pub(super) fn refuse(&self, message: impl fmt::Display) -> Refusal {
+impl Refuse for At<'_> {
+    fn refuse(&self, message: impl fmt::Display) -> Refusal {
         let path = self.to_string();
         let message = format!("`{path}`: {message}");
         Refusal::new(path, message)
     }
 
-    /// The refusal of a wrong type or an unknown word.
-    pub(super) fn must_be(&self, what: &str) -> Refusal {
+    fn must_be(&self, what: &str) -> Refusal {
         self.refuse(format_args!("this must be {what}."))
-    }
-}
-
-impl fmt::Display for At<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            At::Param(name) => f.write_str(name),
-            At::Member(parent, name) => write!(f, "{parent}.{name}"),
-            At::Element(parent, index) => write!(f, "{parent}[{index}]"),
-        }
     }
 }
 

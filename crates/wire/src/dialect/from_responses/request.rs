@@ -6,10 +6,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::echo::echo;
-use super::read::{At, Object, given};
+use super::read::{Object, Refuse, given};
 use super::reply::{Door, Memory, Source};
 use super::table::TABLE;
 use super::{input, options, tools};
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Model, Refusal, Step, apply_rules, note_dropped};
 
 /// A Responses request as a chat request to `model`.

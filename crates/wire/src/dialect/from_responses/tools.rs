@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::names::{self, Names};
-use super::read::{self, At, Object, cache_marks, given, others};
+use super::read::{self, Object, Refuse, cache_marks, given, others};
+use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
 const PLACE: &str = "tools[]";
@@ -19,7 +20,7 @@ pub(super) fn put(body: &Object, chat: &mut Object, dropped: &mut Vec<Dropped>) 
     let mut names = Names::default();
     let mut functions = Vec::with_capacity(tools.len());
     for (index, value) in tools.iter().enumerate() {
-        let at = at.element(index);
+        let at = at.item(index);
         let tool = read::object(value, at)?;
         match read::text(tool, "type", at)? {
             "namespace" => namespace(tool, at, &mut names, &mut functions, dropped)?,
@@ -75,7 +76,7 @@ fn namespace(
     others(space, &["type", "name", "description", "tools"], PLACE, dropped);
     let place = at.member("tools");
     for (index, value) in read::list(space.get("tools").unwrap_or(&Value::Null), place)?.iter().enumerate() {
-        let at = place.element(index);
+        let at = place.item(index);
         let mut tool = one(read::object(value, at)?, Some(name), at, names, dropped)?;
         if let Some(about) = about {
             let own = tool["function"]["description"].as_str().map_or_else(String::new, |own| format!("\n\n{own}"));
@@ -165,7 +166,7 @@ fn choice(value: &Value) -> Result<Value, Refusal> {
     let place = at.member("tools");
     let tools =
         read::list(choice.get("tools").unwrap_or(&Value::Null), place)?.iter().enumerate().map(|(index, tool)| {
-            let at = place.element(index);
+            let at = place.item(index);
             named(read::object(tool, at)?, at)
         });
     let tools = tools.collect::<Result<Vec<_>, _>>()?;

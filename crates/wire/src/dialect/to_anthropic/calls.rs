@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde_json::{Map, Value, json};
 
+use super::super::at::At;
 use super::super::{Dropped, Refusal, note_dropped};
 use super::must_be;
 
@@ -37,7 +38,7 @@ impl Calls {
     pub(super) fn made(
         &mut self,
         index: usize,
-        at: &str,
+        at: &At<'_>,
         message: &Map<String, Value>,
         dropped: &mut Vec<Dropped>,
     ) -> Result<Vec<Value>, Refusal> {
@@ -47,7 +48,8 @@ impl Calls {
             None | Some(Value::Null) => {}
             Some(Value::Array(calls)) => {
                 for (index, call) in calls.iter().enumerate() {
-                    let at = format!("{at}.tool_calls[{index}]");
+                    let calls = at.member("tool_calls");
+                    let at = calls.item(index);
                     if !matches!(call.get("type").and_then(Value::as_str), None | Some("function")) {
                         let message = "Only calls of type `function` can be had: describe the tool as a function.";
                         return Err(Refusal::new(at, message));
@@ -57,13 +59,13 @@ impl Calls {
                     };
                     let id = self.add(Key::Id(key.to_owned()), acceptable(key));
                     let function = call.get("function").unwrap_or(&Value::Null);
-                    blocks.push(self.block(id, function, &format!("{at}.function"), dropped)?);
+                    blocks.push(self.block(id, function, &at.member("function"), dropped)?);
                 }
             }
             Some(_) => return Err(must_be(format!("{at}.tool_calls"), "a list of calls")),
         }
         if let Some(call) = message.get("function_call").filter(|call| !call.is_null()) {
-            let at = format!("{at}.function_call");
+            let at = at.member("function_call");
             let name = name(call, &at)?.to_owned();
             self.functions += 1;
             let id = self.add(Key::Function(name), format!("call_{}", self.functions));
@@ -125,7 +127,13 @@ impl Calls {
         id
     }
 
-    fn block(&mut self, id: String, function: &Value, at: &str, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {
+    fn block(
+        &mut self,
+        id: String,
+        function: &Value,
+        at: &At<'_>,
+        dropped: &mut Vec<Dropped>,
+    ) -> Result<Value, Refusal> {
         let name = name(function, at)?;
         if self.named.insert(name.to_owned()) {
             self.names.push(name.to_owned());
@@ -139,7 +147,7 @@ impl Calls {
 ///
 /// # Errors
 /// A name that it does not take.
-pub(super) fn name<'a>(function: &'a Value, at: &str) -> Result<&'a str, Refusal> {
+pub(super) fn name<'a>(function: &'a Value, at: &At<'_>) -> Result<&'a str, Refusal> {
     function
         .get("name")
         .and_then(Value::as_str)
@@ -164,7 +172,7 @@ fn acceptable(id: &str) -> String {
 
 /// Arguments as the object that Anthropic takes. What a model wrote that is no such object goes in as it is, under one
 /// key: the model is to see what it did, and a client that replays it must not be stuck.
-fn input(arguments: Option<&Value>, at: &str, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {
+fn input(arguments: Option<&Value>, at: &At<'_>, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {
     let text = match arguments {
         None | Some(Value::Null) => return Ok(json!({})),
         Some(object @ Value::Object(_)) => return Ok(object.clone()),

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
+use super::super::at::At;
 use super::super::{Dropped, Refusal, note_dropped};
 use super::must_be;
 
@@ -26,7 +27,7 @@ pub(super) enum Place {
 /// A part that cannot be had there.
 pub(super) fn blocks(
     content: &Value,
-    at: &str,
+    at: &At<'_>,
     place: Place,
     dropped: &mut Vec<Dropped>,
 ) -> Result<Vec<Value>, Refusal> {
@@ -36,7 +37,7 @@ pub(super) fn blocks(
         Value::Array(parts) => {
             let mut all = Vec::with_capacity(parts.len());
             for (index, part) in parts.iter().enumerate() {
-                let at = format!("{at}[{index}]");
+                let at = at.item(index);
                 let Some(part) = part.as_object() else {
                     return Err(must_be(at, "an object with a `type`"));
                 };
@@ -94,7 +95,7 @@ pub(super) fn thinking_block(block: &Value) -> Option<Value> {
 
 fn block(
     part: &Map<String, Value>,
-    at: &str,
+    at: &At<'_>,
     place: Place,
     dropped: &mut Vec<Dropped>,
 ) -> Result<Option<Value>, Refusal> {
@@ -128,7 +129,7 @@ fn block(
     }
 }
 
-fn image(part: &Map<String, Value>, at: &str, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {
+fn image(part: &Map<String, Value>, at: &At<'_>, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {
     let image = part.get("image_url").unwrap_or(&Value::Null);
     // Some clients write the URL itself.
     let Some(url) = image.as_str().or_else(|| image.get("url")?.as_str()) else {
@@ -158,7 +159,7 @@ fn image(part: &Map<String, Value>, at: &str, dropped: &mut Vec<Dropped>) -> Res
     Ok(json!({"type": kind, "source": {"type": "url", "url": url}}))
 }
 
-fn file(part: &Map<String, Value>, at: &str) -> Result<Value, Refusal> {
+fn file(part: &Map<String, Value>, at: &At<'_>) -> Result<Value, Refusal> {
     let file = part.get("file").unwrap_or(&Value::Null);
     let text = |key: &str| file.get(key).and_then(Value::as_str);
     let Some(data) = text("file_data") else {

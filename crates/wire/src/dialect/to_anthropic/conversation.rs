@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::at::At;
 use super::super::{Dropped, Refusal, note_dropped};
 use super::calls::Calls;
 use super::content::{Place, blocks, breakpoint, text_block, thinking_block};
@@ -43,7 +44,7 @@ impl Conversation {
             calls: Calls::default(),
         };
         for (index, message) in messages.iter().enumerate() {
-            let at = format!("messages[{index}]");
+            let at = At::Item(&At::Param("messages"), index);
             let Some(message) = message.as_object() else {
                 return Err(must_be(at, "an object with a `role`"));
             };
@@ -86,7 +87,7 @@ struct Turn {
 }
 
 impl Reader<'_> {
-    fn message(&mut self, index: usize, at: &str, message: &Map<String, Value>) -> Result<(), Refusal> {
+    fn message(&mut self, index: usize, at: &At<'_>, message: &Map<String, Value>) -> Result<(), Refusal> {
         let role = message.get("role").and_then(Value::as_str).unwrap_or("");
         if matches!(role, "user" | "assistant") {
             self.calls.expect_none_open()?;
@@ -114,7 +115,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn system(&mut self, at: &str, message: &Map<String, Value>) -> Result<(), Refusal> {
+    fn system(&mut self, at: &At<'_>, message: &Map<String, Value>) -> Result<(), Refusal> {
         let mut blocks = self.blocks(at, message, Place::System)?;
         mark_last(&mut blocks, message, self.dropped);
         if self.turns.is_empty() {
@@ -126,7 +127,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn user(&mut self, at: &str, message: &Map<String, Value>) -> Result<(), Refusal> {
+    fn user(&mut self, at: &At<'_>, message: &Map<String, Value>) -> Result<(), Refusal> {
         if message.get("content").is_none_or(Value::is_null) {
             return Err(must_be(format!("{at}.content"), "a text or a list of parts"));
         }
@@ -136,7 +137,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn assistant(&mut self, index: usize, at: &str, message: &Map<String, Value>) -> Result<(), Refusal> {
+    fn assistant(&mut self, index: usize, at: &At<'_>, message: &Map<String, Value>) -> Result<(), Refusal> {
         if message.get("audio").is_some_and(|audio| !audio.is_null()) {
             let message = "Audio of an earlier answer cannot be had here: send its transcript as `content`.";
             return Err(Refusal::new(format!("{at}.audio"), message));
@@ -167,7 +168,7 @@ impl Reader<'_> {
         kept
     }
 
-    fn result(&mut self, at: &str, message: &Map<String, Value>) -> Result<(), Refusal> {
+    fn result(&mut self, at: &At<'_>, message: &Map<String, Value>) -> Result<(), Refusal> {
         let id = message.get("tool_call_id").and_then(Value::as_str);
         let Some(id) = id.and_then(|id| self.calls.answered(id)) else {
             let what = "the id of a call in the assistant's message before that has no result yet";
@@ -176,7 +177,7 @@ impl Reader<'_> {
         self.push_result(at, message, id)
     }
 
-    fn function_result(&mut self, at: &str, message: &Map<String, Value>) -> Result<(), Refusal> {
+    fn function_result(&mut self, at: &At<'_>, message: &Map<String, Value>) -> Result<(), Refusal> {
         let name = message.get("name").and_then(Value::as_str);
         let Some(id) = name.and_then(|name| self.calls.function_answered(name)) else {
             return Err(must_be(
@@ -187,7 +188,7 @@ impl Reader<'_> {
         self.push_result(at, message, id)
     }
 
-    fn push_result(&mut self, at: &str, message: &Map<String, Value>, id: String) -> Result<(), Refusal> {
+    fn push_result(&mut self, at: &At<'_>, message: &Map<String, Value>, id: String) -> Result<(), Refusal> {
         let blocks = self.blocks(at, message, Place::Tool)?;
         let mut result = json!({"type": "tool_result", "tool_use_id": id});
         if !blocks.is_empty() {
@@ -200,8 +201,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn blocks(&mut self, at: &str, message: &Map<String, Value>, place: Place) -> Result<Vec<Value>, Refusal> {
-        blocks(message.get("content").unwrap_or(&Value::Null), &format!("{at}.content"), place, self.dropped)
+    fn blocks(&mut self, at: &At<'_>, message: &Map<String, Value>, place: Place) -> Result<Vec<Value>, Refusal> {
+        blocks(message.get("content").unwrap_or(&Value::Null), &at.member("content"), place, self.dropped)
     }
 
     /// The turn that a message belongs to.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
+use super::super::at::At;
 use super::super::{Dropped, Refusal, note_dropped};
 use super::calls::name;
 use super::content::breakpoint;
@@ -140,13 +141,13 @@ impl Tools {
     ) -> Result<(), Refusal> {
         let mut strict = 0;
         for (index, tool) in list(chat, "tools")?.iter().enumerate() {
-            let at = format!("tools[{index}]");
+            let at = At::Item(&At::Param("tools"), index);
             if tool.get("type").and_then(Value::as_str) != Some("function") {
                 let message = "Only tools of type `function` can be had here: describe the tool as a function.";
                 return Err(Refusal::new(format!("{at}.type"), message));
             }
             let function = tool.get("function").unwrap_or(&Value::Null);
-            let mut defined = define(function, &format!("{at}.function"))?;
+            let mut defined = define(function, &at.member("function"))?;
             if function.get("strict").and_then(Value::as_bool) == Some(true) {
                 let schema = &defined["input_schema"];
                 let fits = compiles(schema) && (!is_open(schema) || *schema == no_parameters());
@@ -167,7 +168,7 @@ impl Tools {
         let functions = list(chat, "functions")?;
         self.functions = self.defined.is_empty() && !functions.is_empty();
         for (index, function) in functions.iter().enumerate() {
-            self.defined.push(define(function, &format!("functions[{index}]"))?);
+            self.defined.push(define(function, &At::Item(&At::Param("functions"), index))?);
         }
         Ok(())
     }
@@ -240,7 +241,7 @@ fn named(choice: &Value) -> Option<&str> {
     choice.get("function").unwrap_or(choice).get("name")?.as_str()
 }
 
-fn define(function: &Value, at: &str) -> Result<Value, Refusal> {
+fn define(function: &Value, at: &At<'_>) -> Result<Value, Refusal> {
     let mut defined = json!({"name": name(function, at)?});
     if let Some(description) = function.get("description").and_then(Value::as_str).filter(|text| !text.is_empty()) {
         defined["description"] = description.into();

@@ -9,14 +9,14 @@ use crate::sse::RawEvent;
 
 /// What the chunks are of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub(super) enum CompletionKind {
     /// Chat completions: a choice has a `delta`.
     Chat,
     /// Legacy completions: a choice has a `text`.
     Legacy,
 }
 
-impl Dialect {
+impl CompletionKind {
     /// What a whole reply calls itself.
     fn object(self) -> &'static str {
         match self {
@@ -27,8 +27,8 @@ impl Dialect {
 }
 
 /// The reply. `None` unless all of the stream is understood and every choice has its `finish_reason`.
-pub(super) fn to_json(dialect: Dialect, events: &[RawEvent]) -> Option<Bytes> {
-    let mut reply = Reply { dialect, parts: Parts::default(), choices: BTreeMap::new() };
+pub(super) fn to_json(kind: CompletionKind, events: &[RawEvent]) -> Option<Bytes> {
+    let mut reply = Reply { kind, parts: Parts::default(), choices: BTreeMap::new() };
     for event in events {
         let fields = event.fields();
         let Some(data) = &fields.data else { continue };
@@ -47,7 +47,7 @@ pub(super) fn to_json(dialect: Dialect, events: &[RawEvent]) -> Option<Bytes> {
 }
 
 struct Reply {
-    dialect: Dialect,
+    kind: CompletionKind,
     parts: Parts,
     choices: BTreeMap<u64, MergedChoice>,
 }
@@ -77,7 +77,7 @@ impl Reply {
                         self.choice(position as u64, &Object::read(choice)?)?;
                     }
                 }
-                "object" => self.parts.set(name, self.dialect.object()),
+                "object" => self.parts.set(name, self.kind.object()),
                 // Azure's first chunk leaves them empty.
                 "id" | "created" | "model" => self.parts.keep(name, value),
                 "usage" if value == "null" => (),
@@ -92,16 +92,16 @@ impl Reply {
         let index = choice.get("index").map_or(Some(position), |index| index.parse().ok())?;
         let MergedChoice { parts, calls } = self.choices.entry(index).or_default();
         for (name, value) in choice.iter() {
-            match (name, self.dialect) {
+            match (name, self.kind) {
                 // Perplexity repeats the message so far beside each delta.
-                ("message", Dialect::Chat) => (),
-                ("delta", Dialect::Chat) => {
+                ("message", CompletionKind::Chat) => (),
+                ("delta", CompletionKind::Chat) => {
                     let message = parts.object("message");
                     if value != "null" {
                         delta(message, calls, &Object::read(value)?)?;
                     }
                 }
-                ("text", Dialect::Legacy) => parts.grow(name, value),
+                ("text", CompletionKind::Legacy) => parts.grow(name, value),
                 ("logprobs", _) if value != "null" => {
                     let logprobs = parts.object(name);
                     Object::read(value)?.iter().for_each(|(name, value)| logprobs.grow(name, value));
@@ -115,22 +115,22 @@ impl Reply {
     }
 
     fn finish(self) -> Option<Bytes> {
-        let Self { dialect, parts: mut reply, choices } = self;
+        let Self { kind, parts: mut reply, choices } = self;
         if choices.is_empty() {
             return None;
         }
-        reply.set("object", dialect.object());
+        reply.set("object", kind.object());
         let list = reply.list("choices");
         for (index, MergedChoice { mut parts, .. }) in choices {
             parts.get("finish_reason").filter(|reason| is_text(reason))?;
             parts.set("index", &index.to_string());
-            match dialect {
-                Dialect::Chat => {
+            match kind {
+                CompletionKind::Chat => {
                     let message = parts.object("message");
                     message.keep("role", "\"assistant\"");
                     message.set("content", "null");
                 }
-                Dialect::Legacy => parts.keep("text", "\"\""),
+                CompletionKind::Legacy => parts.keep("text", "\"\""),
             }
             list.push(parts);
         }

@@ -47,8 +47,8 @@ pub fn to_events(endpoint: &Endpoint, json: &[u8]) -> Option<Bytes> {
 /// that the terminal event holds.
 pub fn to_json(endpoint: &Endpoint, events: &[u8]) -> Option<Bytes> {
     match endpoint {
-        Endpoint::ChatCompletions => merge::to_json(merge::Dialect::Chat, &scan(events)?),
-        Endpoint::Completions => merge::to_json(merge::Dialect::Legacy, &scan(events)?),
+        Endpoint::ChatCompletions => merge::to_json(merge::CompletionKind::Chat, &scan(events)?),
+        Endpoint::Completions => merge::to_json(merge::CompletionKind::Legacy, &scan(events)?),
         Endpoint::Responses => responses::to_json(&scan(events)?),
         _ => None,
     }
