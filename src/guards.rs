@@ -89,7 +89,7 @@ impl fmt::Debug for Guards {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -98,7 +98,7 @@ mod tests {
     #[async_trait]
     impl Guard for Noted {
         async fn inspect(&self, at: Point, texts: &Texts) -> GuardVerdict {
-            self.1.lock().unwrap().push(format!("{} {at:?}", self.0));
+            self.1.lock().push(format!("{} {at:?}", self.0));
             match texts.iter().any(|(_, _, text)| text.contains(self.0)) {
                 true => GuardVerdict::block(format!("not {}", self.0)),
                 false => GuardVerdict::Pass,
@@ -114,9 +114,9 @@ mod tests {
         assert!(!guards.is_empty() && Guards::default().is_empty());
         let texts = |text: &str| Texts::of_reply(format!(r#"{{"content":"{text}"}}"#).into()).unwrap();
         assert_eq!(guards.inspect(Point::BeforeDelivery, &texts("x")).await, Ok(()));
-        assert_eq!(seen.lock().unwrap().len(), 3);
+        assert_eq!(seen.lock().len(), 3);
         let error = guards.inspect(Point::BeforeDispatch, &texts("cb")).await.unwrap_err();
         assert_eq!((error.fault, &*error.message, error.status()), (Fault::ContentBlocked, "not b", 400));
-        assert_eq!(seen.lock().unwrap()[3..], ["a BeforeDispatch", "b BeforeDispatch"]);
+        assert_eq!(seen.lock()[3..], ["a BeforeDispatch", "b BeforeDispatch"]);
     }
 }

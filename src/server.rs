@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -23,6 +23,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use pingora_core::{
     connectors::ConnectorOptions,
     server::{
@@ -442,7 +443,7 @@ impl Reloader {
             Ok((new, text, files, renewal)) => {
                 self.certificates.renew(renewal, &self.metrics);
                 let old = self.snapshot.swap(Arc::new(new));
-                *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = text;
+                *self.in_force.lock() = text;
                 let new = self.snapshot.load();
                 self.shared.capacity.memory.set_limit(new.config.server.memory_budget);
                 let waiting = old.config.needs_restart(&new.config);
@@ -468,7 +469,7 @@ impl Reloader {
         objection: fn(&FileText, &FileText) -> Option<String>,
     ) -> Result<(Snapshot, FileText, Vec<PathBuf>, Renewal), StartError> {
         let Loaded { config, text, files, .. } = (self.load)()?;
-        let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let in_force = self.in_force.lock().clone();
         if let Some(why) = objection(&in_force, &text) {
             return Err(StartError(vec![format!("the configuration file {why}")]));
         }

@@ -1,12 +1,10 @@
 //! Who asks, with everything that holds for them: the tenant's rules, its meters and its budgets, and those of its
 //! ancestors and of the token.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
+use parking_lot::{Mutex, RwLock};
 
 use crate::{
     cache::Cache,
@@ -18,7 +16,7 @@ use crate::{
     objects::{Objects, Owner},
     routing::Deployments,
     stored_responses::StoredResponses,
-    types::{TenantId, TokenId},
+    types::{TenantId, TokenId, matches},
 };
 
 /// A chain of meters that a request has to pass: its token's, its tenant's, the ancestors'.
@@ -145,7 +143,7 @@ impl TenantTable {
             tenants.of(id);
         }
         // Tenants that the entry `*` stands for were metered before: their rules may have changed too.
-        let metered: Vec<_> = lock(&tenants.shared.tenant_meters).keys().cloned().collect();
+        let metered: Vec<_> = tenants.shared.tenant_meters.lock().keys().cloned().collect();
         for id in metered {
             tenants.of(&id);
         }
@@ -154,11 +152,11 @@ impl TenantTable {
 
     /// The tenant of this name; `None` where the configuration has none.
     pub fn of(&self, id: &TenantId) -> Option<Arc<TenantPolicy>> {
-        if let Some(policy) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(id) {
+        if let Some(policy) = self.known.read().get(id) {
             return Some(policy.clone());
         }
         let policy = Arc::new(self.make(id)?);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         Some(known.entry(id.clone()).or_insert(policy).clone())
     }
 
@@ -188,20 +186,20 @@ impl TenantTable {
                 own_keys_only: false,
             });
         }
-        if let Some((known, meters)) = self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(&identity.id)
+        if let Some((known, meters)) = self.tokens.read().get(&identity.id)
             && (Arc::ptr_eq(known, &identity) || known == &identity)
         {
             return Some(Principal { meters: meters.clone(), policy, identity: Some(identity), own_keys_only: false });
         }
         let own = {
             let rules = self.share(identity.id.as_str(), &identity.limits);
-            let mut meters = lock(&self.shared.token_meters);
+            let mut meters = self.shared.token_meters.lock();
             let meter = meters.entry(identity.id.clone()).or_insert_with(|| Arc::new(Meter::new(rules))).clone();
             meter.set_rules(rules);
             meter
         };
         let meters: Meters = std::iter::once(own).chain(policy.meters.iter().cloned()).collect();
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tokens = self.tokens.write();
         tokens.insert(identity.id.clone(), (identity.clone(), meters.clone()));
         Some(Principal { policy, identity: Some(identity), meters, own_keys_only: false })
     }
@@ -254,7 +252,7 @@ impl TenantTable {
 
     fn meter(&self, tenant: &TenantId, limits: &config::Limits) -> Arc<Meter> {
         let rules = self.share(tenant.as_str(), limits);
-        let mut meters = lock(&self.shared.tenant_meters);
+        let mut meters = self.shared.tenant_meters.lock();
         let meter = meters.entry(tenant.clone()).or_insert_with(|| Arc::new(Meter::new(rules))).clone();
         if meter.rules() != rules {
             meter.set_rules(rules);
@@ -344,15 +342,4 @@ fn rules(limits: &config::Limits) -> Rules {
         usd_per_minute: limits.usd_per_minute.map(|usd| usd.0),
         concurrent_requests: limits.concurrent_requests,
     }
-}
-
-fn matches(pattern: &str, model: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => model.starts_with(prefix),
-        None => pattern == model,
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,13 +5,11 @@
 //! However a flight ends, all who follow learn it at once: nobody waits for what will not come, and nobody takes a broken
 //! answer for a whole one.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{Entry, Key};
@@ -115,9 +113,9 @@ pub struct FlightFollower {
 impl Flights {
     /// A seat on the flight of this key, for a tenant that pays if it leads.
     pub fn join(self: &Arc<Self>, key: Key, payer: &TenantId) -> Role {
-        let mut flights = lock(&self.by_key);
+        let mut flights = self.by_key.lock();
         if let Some(flight) = flights.get(&key) {
-            let mut state = lock(&flight.state);
+            let mut state = flight.state.lock();
             if state.outcome.is_none() {
                 state.followers += 1;
                 drop(state);
@@ -137,7 +135,7 @@ impl Flights {
 
     /// How many are under way.
     pub fn count(&self) -> usize {
-        lock(&self.by_key).len()
+        self.by_key.lock().len()
     }
 }
 
@@ -154,7 +152,7 @@ impl Lead {
 
     /// Tells who serves it. A later attempt may be served by another.
     pub fn served_by(&self, server: Server) {
-        lock(&self.flight.state).server = Some(server);
+        self.flight.state.lock().server = Some(server);
     }
 
     /// Passes whole events on. When they become too many to keep, the flight ends for those who follow.
@@ -163,7 +161,7 @@ impl Lead {
             return;
         }
         let too_much = {
-            let mut state = lock(&self.flight.state);
+            let mut state = self.flight.state.lock();
             if state.outcome.is_some() {
                 return;
             }
@@ -180,26 +178,26 @@ impl Lead {
 
     /// True once events have left for those who follow, or could have.
     pub fn has_begun(&self) -> bool {
-        lock(&self.flight.state).size > 0
+        self.flight.state.lock().size > 0
     }
 
     /// All events so far as one buffer; `None` when there were too many.
     pub fn events(&self) -> Option<Bytes> {
-        let state = lock(&self.flight.state);
+        let state = self.flight.state.lock();
         (state.outcome.is_none() && state.size > 0).then(|| state.chunks.concat().into())
     }
 
     /// Ends the flight. Only the first outcome counts.
     pub fn end(&self, outcome: Outcome) {
-        let mut flights = lock(&self.flights.by_key);
-        let mut state = lock(&self.flight.state);
+        let mut flights = self.flights.by_key.lock();
+        let mut state = self.flight.state.lock();
         self.close(&mut flights, &mut state, outcome);
     }
 
     /// Ends the flight if nobody follows; nobody can come any more then.
     pub fn abandon(&self) -> bool {
-        let mut flights = lock(&self.flights.by_key);
-        let mut state = lock(&self.flight.state);
+        let mut flights = self.flights.by_key.lock();
+        let mut state = self.flight.state.lock();
         if state.followers > 0 {
             return false;
         }
@@ -222,7 +220,7 @@ impl Lead {
 
     /// True once it has ended.
     pub fn is_over(&self) -> bool {
-        lock(&self.flight.state).outcome.is_some()
+        self.flight.state.lock().outcome.is_some()
     }
 
     fn close(&self, flights: &mut HashMap<Key, Arc<Flight>>, state: &mut State, outcome: Outcome) {
@@ -279,11 +277,11 @@ impl FlightFollower {
 
     /// Who serves it, as far as that is known.
     pub fn server(&self) -> Option<Server> {
-        lock(&self.flight.state).server.clone()
+        self.flight.state.lock().server.clone()
     }
 
     fn now(&mut self) -> Option<FlightStep> {
-        let state = lock(&self.flight.state);
+        let state = self.flight.state.lock();
         let waiting = state.chunks.get(self.next..).unwrap_or_default();
         match waiting {
             [] => state.outcome.clone().map(FlightStep::End),
@@ -304,7 +302,7 @@ impl FlightFollower {
 impl Drop for FlightFollower {
     fn drop(&mut self) {
         let left = {
-            let mut state = lock(&self.flight.state);
+            let mut state = self.flight.state.lock();
             state.followers -= 1;
             state.followers
         };
@@ -312,10 +310,6 @@ impl Drop for FlightFollower {
             self.flight.changed.notify_waiters();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

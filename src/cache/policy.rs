@@ -8,6 +8,7 @@ use crate::openai::{
     Endpoint, Peek,
     members::{elements, walk},
 };
+use crate::types::matches;
 
 pub use directives::Directives;
 
@@ -157,12 +158,8 @@ fn is_listed(name: &str, side_effect_tools: &[String]) -> bool {
         return false;
     }
     // A name that cannot be read may be any.
-    serde_json::from_str::<String>(name).map_or(true, |name| {
-        side_effect_tools.iter().any(|listed| match listed.strip_suffix('*') {
-            Some(start) => name.starts_with(start),
-            None => name == *listed,
-        })
-    })
+    serde_json::from_str::<String>(name)
+        .map_or(true, |name| side_effect_tools.iter().any(|listed| matches(listed, &name)))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::{
     resolved::{Credentials, Period, Vendor},
     values::{HumanUsd, SecretText},
 };
-use crate::types::TenantId;
+use crate::types::{TenantId, matches};
 
 /// An environment variable the gateway reads.
 #[derive(Clone, Copy, Debug)]
@@ -149,15 +149,11 @@ fn fill_providers(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>) {
 
 /// Appends the default routes, without those whose model a route of the file names or matches.
 fn fill_routes(file: &mut raw::File) {
-    let covers = |pattern: &str, model: &str| match pattern.strip_suffix('*') {
-        Some(prefix) => model.starts_with(prefix),
-        None => pattern == model,
-    };
     let own: Vec<&str> =
         file.routes.iter().flat_map(|route| route.aliases.iter().chain([&route.model])).map(String::as_str).collect();
     let missing: Vec<raw::Route> = raw::default_routes()
         .into_iter()
-        .filter(|route| !own.iter().any(|pattern| covers(pattern, &route.model)))
+        .filter(|route| !own.iter().any(|pattern| matches(pattern, &route.model)))
         .collect();
     file.routes.extend(missing);
 }

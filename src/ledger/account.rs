@@ -5,11 +5,9 @@
 //! tenant at any moment and lose nothing: a budget that is new to the account takes over what the tenant has spent in the
 //! period and what its open requests hold.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
 use super::budget::{Budget, BudgetHold, Exceeded, ThresholdAlert};
@@ -146,7 +144,7 @@ impl Account {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,11 +1,9 @@
 //! One budget of one tenant: what is spent and reserved in its current period.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use jiff::tz::TimeZone;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     period,
@@ -455,7 +453,7 @@ impl Budget {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The state in the period of `now`. A clock that goes back does not bring an old period back.

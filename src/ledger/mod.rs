@@ -50,12 +50,14 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     time::{Duration, Instant},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 pub use account::{Account, Budgets};
 pub use budget::{Budget, BudgetKey, Covers, Exceeded, Standing, ThresholdAlert};
@@ -246,7 +248,7 @@ impl Ledger {
 
     /// Where alerts go from now on.
     pub fn set_webhook(&self, webhook: Option<config::Webhook>) {
-        *self.shared.webhook.lock().unwrap_or_else(PoisonError::into_inner) = webhook;
+        *self.shared.webhook.lock() = webhook;
     }
 
     /// Reads what was spent in the current periods of these rules, so that budgets made from now on begin with it. Blocks on
@@ -540,11 +542,11 @@ impl Drop for Shared {
 
 impl Shared {
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock()
     }
 
     fn refusals(&self) -> MutexGuard<'_, Refusals> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.refusals.lock()
     }
 
     /// Counts what was spent elsewhere in the budgets it belongs to.
@@ -560,7 +562,7 @@ impl Shared {
     }
 
     fn webhook(&self) -> Option<config::Webhook> {
-        self.webhook.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.webhook.lock().clone()
     }
 }
 

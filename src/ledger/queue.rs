@@ -4,11 +4,9 @@
 //! the line only with what fits beside all that the first one wants, so that a large request is not overtaken for ever, and
 //! small ones do not stand behind it for nothing.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, futures::Notified};
 
 use crate::types::NanoUsd;
@@ -52,7 +50,7 @@ impl Queue {
         if !self.is_used() {
             return true;
         }
-        let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claim = self.claim.lock();
         let Some(claim) = claim.as_mut() else { return false };
         // Not given back when it is settled: the next one to be first begins anew.
         let passed = claim.passed.saturating_add(amount);
@@ -87,7 +85,7 @@ pub(super) struct Claimed<'a>(&'a Queue);
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        *self.0.claim.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.claim.lock() = None;
     }
 }
 
@@ -95,7 +93,7 @@ impl<'a> Place<'a> {
     /// Says what the first in the line waits for.
     pub(super) fn claim(&self, wanted: NanoUsd) -> Claimed<'a> {
         let claim = Claim { wanted, passed: NanoUsd::ZERO };
-        *self.0.claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(claim);
+        *self.0.claim.lock() = Some(claim);
         Claimed(self.0)
     }
 

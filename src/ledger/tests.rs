@@ -412,7 +412,7 @@ impl Treasury for Doles {
 
     fn give_back(&self, of: &Purse, left: NanoUsd) {
         assert_eq!(of.limit, NanoUsd(100));
-        self.0.lock().unwrap().push(left.0);
+        self.0.lock().push(left.0);
     }
 
     fn share(&self, _: &str, _: &'static str, limit: u64) -> u64 {
@@ -441,7 +441,7 @@ async fn a_budget_holds_what_it_was_granted_and_no_more() {
     // 60 here, 13 spent, 25 held.
     budget.give_back();
     budget.give_back();
-    assert_eq!(*doles.0.lock().unwrap(), [22]);
+    assert_eq!(*doles.0.lock(), [22]);
     assert!(budget.hold(now, NanoUsd(1)).is_err(), "what is given back is gone");
     // A new period has a grant of its own.
     let tomorrow = budget.standing(now).resets_at.unwrap();

@@ -2,12 +2,11 @@
 
 use std::{
     fmt,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU8, AtomicU64, Ordering},
     time::Duration,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Kind, Quota, window::Window};
 use crate::types::NanoUsd;
@@ -188,7 +187,7 @@ impl Meter {
 
     /// The state. What a panicking thread left is whole: a panic cannot fall between two changes that belong together.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,10 +1,8 @@
 //! One request's way past its meters.
 
-use std::{
-    fmt,
-    sync::{Arc, MutexGuard},
-    time::Instant,
-};
+use std::{fmt, sync::Arc, time::Instant};
+
+use parking_lot::MutexGuard;
 
 use super::{
     Kind, Meter, Quota, Refusal,

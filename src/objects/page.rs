@@ -4,6 +4,7 @@
 //! page and go on behind the last element they got, so a page must be filled: the provider is asked for one page after the
 //! other until there is enough, or no more. The client's cursors are its own ids only.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
 use super::refs::{Refused, decode};
@@ -55,7 +56,7 @@ impl Cursor {
     /// The query for the next page.
     pub fn query(&self) -> String {
         let limit = self.limit.map(|limit| format!("limit={}", limit.max(PAGE)));
-        let at = self.at.as_ref().map(|(name, id)| format!("{name}={}", encode(id)));
+        let at = self.at.as_ref().map(|(name, id)| format!("{name}={}", utf8_percent_encode(id, RESERVED)));
         self.rest.iter().cloned().chain(limit).chain(at).collect::<Vec<_>>().join("&")
     }
 
@@ -68,11 +69,8 @@ impl Cursor {
     }
 }
 
-/// `%XX` for all that is not a letter, a digit or one of `-._~`.
-fn encode(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
+/// All that is not a letter, a digit or one of `-._~`.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// One page as the provider gave it.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 
 use std::{borrow::Cow, fmt};
 
+use percent_encoding::percent_decode_str;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::{
@@ -290,25 +291,10 @@ pub fn query(query: &str) -> Vec<Reference> {
 /// Decodes `%XX`, and `+` where it stands for a space. What is no escape stays; bytes that are no text become signs that no id
 /// has.
 pub fn decode(text: &str, plus: bool) -> Cow<'_, str> {
-    if !text.bytes().any(|byte| byte == b'%' || plus && byte == b'+') {
-        return Cow::Borrowed(text);
+    match plus && text.contains('+') {
+        true => Cow::Owned(percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()),
+        false => percent_decode_str(text).decode_utf8_lossy(),
     }
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let code = tail.get(..2).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 16).ok());
-        match (first, code) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                rest = &tail[2..];
-                continue;
-            }
-            (b'+', _) if plus => out.push(b' '),
-            _ => out.push(*first),
-        }
-        rest = tail;
-    }
-    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
 }
 
 impl Form {

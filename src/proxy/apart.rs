@@ -1,11 +1,9 @@
 //! An exchange as a task of its own: others read along, so that its own client is one reader among them. It may be slow, or
 //! leave, and nobody else notices.
 
-use std::{
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{mem, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use pingora_core::protocols::http::HttpTask;
 use pingora_http::RequestHeader;
 use tokio::sync::Notify;
@@ -53,7 +51,7 @@ pub fn pair(request: RequestHeader, lead: Arc<Lead>, finish: bool) -> (Remote, L
 
 impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

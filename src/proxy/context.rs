@@ -1,11 +1,12 @@
 //! What the phases of one request know of each other.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Instant,
 };
 
 use http::HeaderValue;
+use parking_lot::{Mutex, MutexGuard};
 use pingora_proxy::FailToProxy;
 
 use crate::{
@@ -344,7 +345,7 @@ impl Context {
 
     /// The bill so far.
     pub fn bill(&self) -> MutexGuard<'_, Bill> {
-        self.shared_bill().lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared_bill().lock()
     }
 
     /// The bill for the last step of a held reply. Made when it is first needed: an open stream has none.

@@ -2,10 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::config::Provider;
@@ -71,7 +72,7 @@ pub struct KnownModels {
 impl KnownModels {
     /// Where the list of this name is kept.
     pub fn slot(&self, key: String) -> Slot {
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lists = self.lists.lock();
         if lists.len() >= MAX_KNOWN && !lists.contains_key(&key) {
             lists.clear();
         }
@@ -80,13 +81,13 @@ impl KnownModels {
 
     /// Whether it is known that a provider does not have a model.
     pub fn verdict(&self, key: &str) -> Option<bool> {
-        let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdicts = self.verdicts.lock();
         verdicts.get(key).filter(|(at, _)| at.elapsed() < VERDICT).map(|(_, missing)| *missing)
     }
 
     /// Keeps that for a while.
     pub fn judge(&self, key: String, missing: bool) {
-        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut verdicts = self.verdicts.lock();
         if verdicts.len() >= MAX_KNOWN {
             verdicts.clear();
         }

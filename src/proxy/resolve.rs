@@ -4,10 +4,11 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
 /// How long an answer serves without a new question.
@@ -47,7 +48,7 @@ impl Resolver {
         if let Some(known) = self.lookup(&key).filter(|k| k.asked.elapsed() < FRESH) {
             return Ok(known.address);
         }
-        let gate = self.asking.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default().clone();
+        let gate = self.asking.lock().entry(key.clone()).or_default().clone();
         let _turn = gate.lock().await;
         let before = self.lookup(&key);
         if let Some(known) = before.filter(|k| k.asked.elapsed() < FRESH) {
@@ -68,17 +69,17 @@ impl Resolver {
             (Err(error), None) => return Err(error),
         };
         let known = Known { address, asked: Instant::now() };
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key, known);
+        self.known.lock().insert(key, known);
         Ok(address)
     }
 
     /// Makes the next request to `host` ask again, because its address did not answer.
     pub fn doubt(&self, host: &str, port: u16) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&(host.into(), port));
+        self.known.lock().remove(&(host.into(), port));
     }
 
     fn lookup(&self, key: &Name) -> Option<Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
+        self.known.lock().get(key).copied()
     }
 }
 

@@ -3,10 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
+
+use parking_lot::RwLock;
 
 /// Deployments that are kept: clients can name ever new models.
 const MOST: usize = 10_000;
@@ -67,10 +69,10 @@ impl Deployments {
     /// The deployment of a model at a provider. Where there are too many, those that nobody uses are forgotten; if all are in use,
     /// this one is not remembered.
     pub fn of(&self, provider: &Arc<str>, model: &str) -> Arc<Deployment> {
-        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(provider, model) {
+        if let Some(known) = self.known.read().get(provider, model) {
             return known;
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         if let Some(deployment) = known.get(provider, model) {
             return deployment;
         }
@@ -105,12 +107,12 @@ mod tests {
         assert!(!Arc::ptr_eq(&used, &deployments.of(&"azure".into(), "gpt-4o")));
         for number in 0..2 * MOST {
             deployments.of(&provider, &format!("made-up-{number}"));
-            assert!(deployments.known.read().unwrap().count <= MOST);
+            assert!(deployments.known.read().count <= MOST);
         }
         assert!(Arc::ptr_eq(&used, &deployments.of(&provider, "gpt-4o")));
         let all: Vec<_> = (0..MOST).map(|number| deployments.of(&provider, &format!("used-{number}"))).collect();
         let one_more = deployments.of(&provider, "one-more");
-        assert_eq!((&*one_more.model, all.len(), deployments.known.read().unwrap().count), ("one-more", MOST, MOST));
+        assert_eq!((&*one_more.model, all.len(), deployments.known.read().count), ("one-more", MOST, MOST));
         drop(all);
         let again: Vec<_> =
             (0..SWEPT_AFTER).map(|number| deployments.of(&provider, &format!("again-{number}"))).collect();

@@ -21,12 +21,13 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
@@ -213,7 +214,7 @@ impl Outgoing {
         let taken: io::Result<Ready> = send(&mut stream, &handed).and_then(|()| read(&mut stream, WORK));
         match taken {
             Ok(Ready) => {
-                *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+                *self.successor.lock() = Some(stream);
                 tracing::info!(successor = other.pid, requests = handed.open.len(), "handed over");
                 Ok(())
             }
@@ -249,12 +250,12 @@ impl Outgoing {
 
     /// Another gateway has taken over.
     pub fn has_successor(&self) -> bool {
-        self.successor.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.successor.lock().is_some()
     }
 
     /// The listeners are closed: no request comes any more, so the successor gets the allowance back. Blocks.
     pub fn drained(&self) {
-        let mut successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut successor = self.successor.lock();
         let Some(stream) = &mut *successor else { return };
         let told =
             self.ledger.drain().map_err(Failure::Ledger).and_then(|rest| send(stream, &rest).map_err(Failure::Io));

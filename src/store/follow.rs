@@ -3,13 +3,14 @@
 use std::{
     mem,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU8, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Condvar, Mutex};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Session, Standings, Store, StoreError, StoreId, Topic};
@@ -34,9 +35,9 @@ struct Waiting {
 impl Waiting {
     /// Those who wait by now, as soon as there is one; after [`LOOK`] also nobody.
     fn next(&self) -> Vec<oneshot::Sender<()>> {
-        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.bell.wait_timeout_while(line, LOOK, |line| line.is_empty());
-        mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
+        let mut line = self.line.lock();
+        self.bell.wait_while_for(&mut line, |line| line.is_empty(), LOOK);
+        mem::take(&mut *line)
     }
 }
 
@@ -116,7 +117,7 @@ impl TableFollower {
 
     /// Reads the store now. A change that was made before is known when this returns.
     pub fn refresh(&self) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         let outcome = self.look(&mut seen);
         let before = self.state.swap(if outcome.is_ok() { UP } else { DOWN }, Ordering::Relaxed);
         if let Err(error) = outcome {
@@ -133,7 +134,7 @@ impl TableFollower {
     pub async fn look_again(&self) -> bool {
         let (sender, look) = oneshot::channel();
         {
-            let mut line = self.waiting.line.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut line = self.waiting.line.lock();
             line.retain(|waits| !waits.is_closed());
             if line.len() >= MOST_WAITING {
                 return false;

@@ -199,7 +199,7 @@ fn a_conversation_may_be_longer_than_the_stack_is_deep() {
         let turn = Turn { store: store.clone(), owner: owner.clone(), previous, input: Vec::new() };
         let document = format!(r#"{{"id":"resp_{n}","output":[]}}"#);
         store.keep(&turn, document.as_bytes(), now);
-        previous = store.state.lock().unwrap().shelves["a"].peek(&owner, &format!("resp_{n}"));
+        previous = store.state.lock().shelves["a"].peek(&owner, &format!("resp_{n}"));
     }
     drop(previous);
     store.set_bounds(config::StoredResponses { ttl: TTL, memory: 0, tenant_memory: 0 });

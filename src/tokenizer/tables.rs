@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::sync_channel,
     },
@@ -13,6 +13,7 @@ use std::{
 };
 
 use bpe_openai::Tokenizer;
+use parking_lot::{Mutex, MutexGuard};
 
 /// How long tables are kept that nobody needs. To load them again takes less than a tenth of a second.
 const KEEP: Duration = Duration::from_secs(20);
@@ -46,7 +47,7 @@ impl Slot {
     }
 
     fn lock(&self) -> MutexGuard<'_, Loaded> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.loaded.lock()
     }
 
     /// Takes the tables back if nobody uses them and nobody has for so long; else says when to ask again.

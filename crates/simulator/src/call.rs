@@ -1,8 +1,8 @@
 //! A JSON call on its way through the provider: read, understood, struck by its faults, answered, rendered.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
@@ -77,7 +78,7 @@ impl World {
     /// How many of `prefixes`, shortest first, are no news: all up to the longest that was here before. From now on all
     /// of them are known.
     pub(super) fn cache(&self, prefixes: impl DoubleEndedIterator<Item = u64> + ExactSizeIterator) -> usize {
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.cached.lock();
         if cached.len() >= KEYS {
             cached.clear();
         }
@@ -92,7 +93,7 @@ impl World {
 
     /// Loads `model` into Ollama with `context` tokens, or tells with how many it runs already if none are asked for.
     pub(super) fn load(&self, model: &str, context: Option<u64>, default: u64) -> u64 {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = self.loaded.lock();
         if loaded.len() >= KEYS {
             loaded.clear();
         }
@@ -103,13 +104,13 @@ impl World {
 
     /// The models that Ollama has loaded, and the context length of each.
     pub(super) fn loaded(&self) -> BTreeMap<String, u64> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.loaded.lock().clone()
     }
 
     /// Arms or disarms `faults` by the count of its `fail-first` key.
     fn count_failures(&self, faults: &mut Faults) {
         let Some(first) = faults.fail_first else { return };
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.failures.lock();
         if failures.len() >= KEYS {
             failures.clear();
         }

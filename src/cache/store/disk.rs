@@ -18,7 +18,7 @@ use std::{
     collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
@@ -30,6 +30,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use bytes::Bytes;
 use foyer::{Age, Load};
+use parking_lot::Mutex;
 use pingora_cache::{
     CacheKey, CacheMeta,
     key::CacheHashKey,
@@ -212,14 +213,14 @@ impl Disk {
     /// Ends the keeper and gives the folder free.
     pub(super) fn release(&self) {
         self.shared.closed.store(true, Ordering::SeqCst);
-        drop(self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.keeper.lock().take());
         self.shared.attached.store(None);
     }
 
     /// Ends the keeper, writes what is queued, and gives the folder free.
     pub(super) fn close(&self, patience: Duration) {
         self.shared.closed.store(true, Ordering::SeqCst);
-        drop(self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.keeper.lock().take());
         if let Some(disk) = self.shared.attached.swap(None)
             && !disk.flush(patience)
         {
@@ -330,8 +331,8 @@ impl Waiting {
 }
 
 impl Shared {
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> parking_lot::MutexGuard<'_, Waiting> {
+        self.waiting.lock()
     }
 
     fn is_resting(&self) -> bool {

@@ -16,13 +16,14 @@ mod estimate;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
 pub use estimate::prompt_tokens;
@@ -188,7 +189,7 @@ impl ContextLengths {
     }
 
     fn slot(&self, provider: &Provider, model: &str) -> Arc<Slot> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock();
         if slots.len() >= REMEMBERED {
             // What is in use stays, so that no model is asked about twice at a time.
             slots.retain(|_, slot| Arc::strong_count(slot) > 1);
@@ -200,13 +201,13 @@ impl ContextLengths {
 impl Slot {
     /// The longer context that is in use.
     fn raised(&self) -> Option<u64> {
-        let raised = *self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        let raised = *self.raised.lock();
         raised.filter(|(_, at)| at.elapsed() < RAISED).map(|(length, _)| length)
     }
 
     /// Notes that a context is needed, and gives the one to ask for.
     fn raise(&self, length: u64) -> u64 {
-        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut raised = self.raised.lock();
         match &*raised {
             // Longer than needed: kept as long as that was needed lately.
             Some((longer, at)) if *longer > length && at.elapsed() < RAISED => *longer,

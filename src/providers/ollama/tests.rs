@@ -101,7 +101,7 @@ async fn memory_is_bounded_and_keeps_what_is_in_use() {
     for n in 0..3 * REMEMBERED {
         known.slot(&provider, &n.to_string());
     }
-    assert!(known.slots.lock().unwrap().len() <= REMEMBERED);
+    assert!(known.slots.lock().len() <= REMEMBERED);
     assert!(Arc::ptr_eq(&used, &known.slot(&provider, "used")));
 }
 

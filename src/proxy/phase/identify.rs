@@ -9,6 +9,7 @@ use crate::{
     openai::Endpoint,
     providers::adapter::ANTHROPIC_VERSION,
     proxy::{caller::Caller, context::Context},
+    types::matches,
 };
 
 /// Sets what must stand before the first body byte is read.
@@ -93,12 +94,7 @@ const SUBPROTOCOLS: &[&str] = &["openai-agents-sdk.*", "openai-beta.*", "realtim
 /// a key of the gateway's only [`SUBPROTOCOLS`] stay, with one of the client's all others do.
 pub fn remove_subprotocols(headers: &mut HeaderMap, own_credential: bool) {
     let lines = || headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-    let is_neutral = |word: &[u8]| {
-        SUBPROTOCOLS.iter().any(|known| match known.strip_suffix('*') {
-            Some(prefix) => word.starts_with(prefix.as_bytes()),
-            None => word == known.as_bytes(),
-        })
-    };
+    let is_neutral = |word: &[u8]| SUBPROTOCOLS.iter().any(|known| matches(known, word));
     let stays = |word: &&[u8]| match own_credential {
         true => !word.starts_with(SUBPROTOCOL_KEY.as_bytes()),
         false => is_neutral(word),

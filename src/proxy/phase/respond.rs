@@ -1,9 +1,10 @@
 //! Respond: look at the provider's header; fail over, or decide how the reply reaches the client.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use parking_lot::Mutex;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -315,7 +316,7 @@ impl Publish {
         }
         if let Some((builder, bill)) = self.builder {
             let (usage, cost) = {
-                let bill = bill.lock().unwrap_or_else(PoisonError::into_inner);
+                let bill = bill.lock();
                 (bill.usage(), bill.cost())
             };
             builder.end(header.status.as_u16(), &header.headers, body, usage, cost);
@@ -381,7 +382,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
         };
         if status >= 400 {
             // A failure that has a count is one that is paid for.
-            bill.lock().unwrap_or_else(PoisonError::into_inner).counted = count(&body);
+            bill.lock().counted = count(&body);
             let body = if own_credential { body } else { conceal(body) };
             return normalise_error(header, body, adapter, exchange.is_some(), &reader);
         }
@@ -406,7 +407,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
                 }
                 None => {
                     // It has been made, and is paid for.
-                    *bill.lock().unwrap_or_else(PoisonError::into_inner) = told.unwrap_or_else(|| read(&body));
+                    *bill.lock() = told.unwrap_or_else(|| read(&body));
                     return misunderstood(header, &body, &provider, &reader, &metrics);
                 }
             }
@@ -415,7 +416,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
         }
         let told = told.unwrap_or_else(|| read(&body));
         let cost = told.cost();
-        *bill.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        *bill.lock() = told;
         if let Some(cost) = cost {
             // Digits and a dot: inserting them cannot fail.
             let _ = header.insert_header(reply::COST, cost.to_string());

@@ -10,11 +10,12 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::{open, session::Carried};
@@ -189,11 +190,11 @@ impl Place {
     }
 
     fn followers(&self) -> MutexGuard<'_, Vec<Weak<TableFollower>>> {
-        self.0.followers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.followers.lock()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Known>> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.known.lock()
     }
 }
 

@@ -1,0 +1,31 @@
+//! Names, or patterns with one `*` at their end, as the configuration has them for models and tools.
+
+/// Whether a pattern is this name, or begins it where the pattern ends with `*`.
+pub fn matches(pattern: &str, name: impl AsRef<[u8]>) -> bool {
+    let name = name.as_ref();
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix.as_bytes()),
+        None => name == pattern.as_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_rest() {
+        for (pattern, name, expected) in [
+            ("gpt-4o", "gpt-4o", true),
+            ("gpt-4o", "gpt-4o-mini", false),
+            ("gpt-4o*", "gpt-4o", true),
+            ("gpt-4o*", "gpt-4o-mini", true),
+            ("*", "", true),
+            ("", "a", false),
+            ("a*b", "aXb", false),
+            ("**", "*a", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}
