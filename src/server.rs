@@ -381,7 +381,7 @@ fn snapshot(
     let tenants = TenantTable::new(config.clone(), shared.clone());
     let mut observers: Vec<Arc<dyn Observer>> = vec![metrics.clone()];
     if config.log.access {
-        observers.push(Arc::new(AccessLog));
+        observers.push(Arc::new(AccessLog::new(metrics.clone())));
     }
     let (catalogue, peers) = (Arc::new(catalogue), Peers::default());
     let Plugins { guards, authorizers, .. } = plugins;

@@ -83,8 +83,10 @@ fn serve(args: Serve) -> Result<(), StartError> {
     let signals = server.signals();
     server.run(signals, || {
         tracing::info!("no request is open, exiting");
+        telemetry::flush_access_log();
         std::process::exit(0);
     });
+    telemetry::flush_access_log();
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use tracing_subscriber::{
     Layer, filter::Targets, fmt, layer::SubscriberExt, registry::Registry, util::SubscriberInitExt,
 };
 
+use super::access;
 use crate::config::Log;
 
 /// Writes log lines to standard error. A second call changes nothing.
@@ -30,5 +31,8 @@ pub fn init(log: &Log) {
         output.boxed()
     };
     // Fails only if a logger is set already, as in tests that start many servers.
-    let _ = Registry::default().with(layer.with_filter(filter)).try_init();
+    let first = Registry::default().with(layer.with_filter(filter)).try_init().is_ok();
+    if first && log.level >= Level::INFO {
+        access::install(log.json);
+    }
 }

@@ -56,6 +56,7 @@ pub struct Metrics {
     objects: IntGaugeVec,
     objects_forgotten: IntCounter,
     unrecorded: IntCounter,
+    access_dropped: IntCounter,
     database_lost: IntCounter,
     alerts: IntCounter,
     cache_requests: IntCounterVec,
@@ -278,6 +279,10 @@ impl Metrics {
                 "can_database_lost_total",
                 "How often the database file was deleted or replaced under the process; it went on in a fresh one.",
             )?,
+            access_dropped: single(
+                "can_access_log_dropped_total",
+                "Lines of the access log that were dropped because standard error did not take them in time.",
+            )?,
             unrecorded: single(
                 "can_ledger_unrecorded_requests_total",
                 "Requests without a cost that got no entry, because as many as memory has room for were waiting.",
@@ -410,6 +415,11 @@ impl Metrics {
         for (part, amount) in ["limit", "spent", "reserved"].into_iter().zip(parts) {
             self.budgets.with_label_values(&[tenant, period, part]).set(amount.0 as f64 / 1e9);
         }
+    }
+
+    /// A line of the access log was dropped.
+    pub fn access_line_dropped(&self) {
+        self.access_dropped.inc();
     }
 
     /// How the ledger is: what can be written, what waits, and its totals: entries, alerts, requests without an entry, files lost. The budgets follow, each anew.

@@ -1,12 +1,14 @@
 //! Metrics and the log.
 
+mod access;
 mod log;
 mod metrics;
 mod record;
 
 pub use self::log::init as init_log;
+pub use access::{AccessLog, flush as flush_access_log};
 pub use metrics::{InFlight, Metrics};
-pub use record::{AccessLog, Observer, Record};
+pub use record::{Observer, Record};
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -60,34 +60,3 @@ pub trait Observer: Send + Sync {
     /// A request has ended.
     fn finished(&self, record: &Record);
 }
-
-/// Writes the access log: one line a request.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AccessLog;
-
-impl Observer for AccessLog {
-    fn finished(&self, record: &Record) {
-        let usage = record.usage.unwrap_or_default();
-        tracing::info!(
-            target: "chittycan::access",
-            id = %record.id,
-            method = record.method.as_str(),
-            path = record.uri.path(),
-            status = record.status,
-            endpoint = record.endpoint,
-            tenant = record.tenant.as_ref().map(|tenant| tenant.as_str()),
-            token = record.token.as_ref().map(|token| token.as_str()),
-            provider = &*record.provider,
-            model = &*record.model,
-            attempts = record.attempts,
-            cache = record.cache,
-            prompt_tokens = usage.prompt_tokens,
-            completion_tokens = usage.completion_tokens,
-            cost_usd = record.cost.map(|cost| cost.to_string()),
-            cost_basis = record.basis,
-            first_byte_ms = record.first_byte.map(|after| after.as_secs_f64() * 1e3),
-            duration_ms = record.duration.as_secs_f64() * 1e3,
-            error = record.error.as_deref(),
-        );
-    }
-}
