@@ -37,5 +37,5 @@ mod window;
 
 pub use meter::{Meter, Rules};
 pub use permit::Permit;
-pub use quota::{Quota, go_duration, push_go_duration, push_number};
+pub use quota::{Quota, go_duration, push_go_duration};
 pub use refusal::{Kind, Refusal};

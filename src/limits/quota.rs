@@ -38,38 +38,22 @@ pub fn push_go_duration(text: &mut String, duration: Duration) {
     // A millisecond has 1,000,000 ns; what is longer than 584 years is cut below.
     let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     if (1..1_000).contains(&millis) {
-        push_number(text, millis);
+        text.push_str(itoa::Buffer::new().format(millis));
         text.push_str("ms");
         return;
     }
     let seconds = millis.div_ceil(1_000).min(GO_MAX_SECONDS);
     let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
     if hours > 0 {
-        push_number(text, hours);
+        text.push_str(itoa::Buffer::new().format(hours));
         text.push('h');
     }
     if hours > 0 || minutes > 0 {
-        push_number(text, minutes);
+        text.push_str(itoa::Buffer::new().format(minutes));
         text.push('m');
     }
-    push_number(text, seconds);
+    text.push_str(itoa::Buffer::new().format(seconds));
     text.push('s');
-}
-
-/// Puts a number at the end of a text.
-pub fn push_number(text: &mut String, mut number: u64) {
-    // u64::MAX has 20 digits.
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    text.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use pingora_http::ResponseHeader;
 use crate::{
     cache::{Failure, Form, Server},
     error::{Fault, GatewayError},
-    limits::{Quota, go_duration, push_go_duration, push_number},
+    limits::{Quota, go_duration, push_go_duration},
     openai::{self, ErrorBody},
     proxy::{caller::Caller, context::Context, cors},
     types::RequestId,
@@ -219,9 +219,9 @@ pub fn put_quotas(headers: &mut HeaderMap, ctx: &Context) {
     for (names, quota) in [(REQUESTS, requests), (TOKENS, tokens)] {
         let Some(quota) = quota else { continue };
         text.clear();
-        push_number(&mut text, quota.limit);
+        text.push_str(itoa::Buffer::new().format(quota.limit));
         let limit = text.len();
-        push_number(&mut text, quota.remaining);
+        text.push_str(itoa::Buffer::new().format(quota.remaining));
         let remaining = text.len();
         push_go_duration(&mut text, quota.reset);
         // One piece of memory for the three.

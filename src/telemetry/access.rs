@@ -261,18 +261,8 @@ fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\')
 }
 
-fn push_number(mut number: u64, out: &mut Vec<u8>) -> io::Result<()> {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+fn push_number(number: u64, out: &mut Vec<u8>) -> io::Result<()> {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     Ok(())
 }
 
