@@ -1,5 +1,5 @@
-//! An exchange as a task of its own: others read along, so that its own client is one reader among them. It may be slow, or
-//! leave, and nobody else notices.
+//! An exchange that runs as a task of its own because followers read its answer too. Its own client is one reader among several:
+//! a client that is slow or leaves does not affect the others.
 
 use std::{mem, sync::Arc};
 
@@ -10,20 +10,20 @@ use tokio::sync::Notify;
 
 use crate::cache::Lead;
 
-/// Bytes that may wait for a client whose answer nobody else reads: the provider waits too.
+/// Bytes that may wait for a client whose answer has no followers; beyond that the provider is made to wait too.
 const ROOM: usize = 64 << 10;
 
-/// What the exchange knows of its client.
+/// The exchange's end of the queue to its client.
 pub struct Remote {
     request: RequestHeader,
     queue: Arc<Queue>,
     lead: Arc<Lead>,
-    /// It goes on to its end also when nobody waits for it.
+    /// The exchange runs to its end even if nobody waits for the answer.
     finish: bool,
     status: Option<u16>,
 }
 
-/// The client's end of the queue. Its drop says that the client has left.
+/// The client's end of the queue. Dropping it tells the exchange that the client has left.
 pub struct Local(Arc<Queue>);
 
 #[derive(Default)]
@@ -37,7 +37,7 @@ struct Queue {
 #[derive(Default)]
 struct State {
     tasks: Vec<HttpTask>,
-    /// Not written yet.
+    /// Bytes of bodies that are not written yet.
     bytes: usize,
     close: bool,
     gone: bool,
@@ -56,22 +56,23 @@ impl Queue {
 }
 
 impl Remote {
-    /// What the client asks with.
+    /// The header of the client's request.
     pub fn request(&self) -> &RequestHeader {
         &self.request
     }
 
-    /// The status that it is answered with, if that has happened.
+    /// The status that the client was answered with, once an answer's header is queued.
     pub fn status(&self) -> Option<u16> {
         self.status
     }
 
-    /// Its connection serves no other request.
+    /// Closes the client's connection after this request.
     pub fn close_after(&self) {
         self.queue.state().close = true;
     }
 
-    /// Others wait for the answer, or it is wanted in any case. Once that is not so, nobody can join any more.
+    /// True while others wait for the answer, or it is to be completed in any case. Once this has returned false, no follower can
+    /// join.
     pub fn is_shared(&self) -> bool {
         !self.lead.is_over() && (self.finish || !self.lead.abandon())
     }
@@ -87,7 +88,7 @@ impl Remote {
         }
     }
 
-    /// Completes when nobody waits for the answer any more.
+    /// Completes when nobody waits for the answer any more. Never, if the exchange is to run to its end in any case.
     pub async fn alone(&self) {
         if self.lead.is_over() {
             return;
@@ -98,7 +99,8 @@ impl Remote {
         }
     }
 
-    /// Hands on what is for the client. Waits for one that is slow only where nobody else reads. False if it has left.
+    /// Queues what is to be written to the client. Waits for a slow client only where there are no followers. False if the client
+    /// has left.
     pub async fn write(&mut self, tasks: Vec<HttpTask>) -> bool {
         for task in &tasks {
             if let HttpTask::Header(header, _) = task
@@ -133,7 +135,7 @@ impl Remote {
 }
 
 impl Local {
-    /// What is to be written next, and whether the connection serves no other request behind it.
+    /// The next tasks to write, and whether the connection is to be closed after them.
     pub async fn next(&self) -> (Vec<HttpTask>, bool) {
         loop {
             let more = self.0.more.notified();
@@ -145,13 +147,13 @@ impl Local {
         }
     }
 
-    /// The same without a wait.
+    /// Like [`Self::next`], without waiting; the list may be empty.
     pub fn now(&self) -> (Vec<HttpTask>, bool) {
         let mut state = self.0.state();
         (mem::take(&mut state.tasks), state.close)
     }
 
-    /// So many bytes are written.
+    /// Reports that this many bytes of bodies are written.
     pub fn written(&self, bytes: usize) {
         self.0.state().bytes -= bytes;
         self.0.room.notify_one();
@@ -166,7 +168,7 @@ impl Drop for Local {
     }
 }
 
-/// Bytes of bodies.
+/// Bytes of bodies in these tasks.
 pub fn size(tasks: &[HttpTask]) -> usize {
     let body = |task: &HttpTask| match task {
         HttpTask::Body(body, _) => body.as_ref().map_or(0, bytes::Bytes::len),

@@ -1,4 +1,4 @@
-//! What is asked.
+//! What a request asks for.
 
 use std::sync::Arc;
 
@@ -6,21 +6,21 @@ use bytes::Bytes;
 
 use crate::openai::{Bound, Endpoint, Hosted, Peek};
 
-/// What is asked.
+/// What a request asks for.
 pub struct Ask {
     /// `Other` until identified.
     pub endpoint: Endpoint,
     /// The client wants to become a WebSocket.
     pub websocket: bool,
-    /// The client is one of Anthropic's: it reads errors in that shape.
+    /// The client speaks Anthropic's API, and reads errors in that shape.
     pub anthropic: bool,
     /// The body, where the gateway reads it.
     pub body: Option<Box<Body>>,
-    /// The body of a request that is only forwarded, where it was read for what it refers to.
+    /// The body of a request that is only forwarded, where it was read to find the objects that it refers to.
     pub forwarded: Option<Forwarded>,
-    /// The tools in it that a provider runs itself.
+    /// Tools of the request that a provider runs itself.
     pub hosted: Option<Arc<Hosted>>,
-    /// What it has continued, before the whole conversation took its place.
+    /// The response that the request continued, before the whole conversation was put in its place.
     pub previous_response_id: Option<Arc<str>>,
 }
 
@@ -42,7 +42,7 @@ impl Default for Ask {
 pub struct Forwarded {
     /// As the client sent it.
     pub bytes: Bytes,
-    /// It was read as JSON.
+    /// The body was read as JSON.
     pub is_json: bool,
 }
 
@@ -51,12 +51,12 @@ pub struct Forwarded {
 pub struct Body {
     /// As the client sent it.
     pub bytes: Bytes,
-    /// Upper bound of the JSON values in it, keys counted as well; 0 for a small one, where nobody has counted.
+    /// Upper bound of the number of JSON values in the body, keys included; 0 for a small body, whose values are not counted.
     pub values: usize,
     /// The fields the gateway acts on.
     pub peek: Peek,
-    /// How much it can make a provider count.
+    /// The most tokens that a provider can count for this body.
     pub bound: Bound,
-    /// The tools in it that a provider runs itself.
+    /// Tools in the body that a provider runs itself.
     pub hosted: Option<Arc<Hosted>>,
 }

@@ -1,7 +1,7 @@
-//! The client of one request, for those who serve it: what it asks with, what else it sends, and the way its answer takes.
+//! The client of one request, as the phases see it: its request header, its body, and the way to write the answer.
 //!
-//! Usually the answer goes straight to its connection. While others wait for the same answer, the exchange is a task of its own
-//! (see `apart`), and what is for its own client goes through a queue that the task never waits for.
+//! Usually the answer is written directly to the client's connection. While followers wait for the answer as well, the
+//! exchange is a task of its own (see `apart`), and writes to its own client go through a queue that the task never waits for.
 
 use std::{
     future::pending,
@@ -22,24 +22,24 @@ use super::apart::Remote;
 pub struct Caller<'a> {
     line: Line<'a>,
     parting: Option<Parting>,
-    /// When it left; the exchange goes on without it.
+    /// When the client left; the exchange goes on without it.
     gone: Option<Instant>,
 }
 
-/// The way to it.
+/// How the client is reached.
 enum Line<'a> {
-    /// Its connection.
+    /// The client's connection.
     Direct(&'a mut Session),
-    /// A queue, for an exchange that others wait for.
+    /// A queue, for an exchange that has followers.
     Apart(Box<Remote>),
 }
 
-/// What becomes of an exchange whose client leaves, where nobody else waits for its answer.
+/// What becomes of an exchange whose client leaves while nobody else waits for its answer.
 #[derive(Clone, Copy, Debug)]
 pub enum Parting {
-    /// It goes on for so long: what the provider counted is about to come.
+    /// The exchange goes on for this long: the provider's token count is about to arrive.
     Linger(Duration),
-    /// It goes on to its end.
+    /// The exchange goes on to its end.
     Drain,
 }
 
@@ -58,7 +58,7 @@ impl Caller<'static> {
 }
 
 impl Caller<'_> {
-    /// What it asks with.
+    /// The header of the client's request.
     pub fn request(&self) -> &RequestHeader {
         match &self.line {
             Line::Direct(session) => session.req_header(),
@@ -66,12 +66,12 @@ impl Caller<'_> {
         }
     }
 
-    /// The first value of a header of its request.
+    /// The first value of a header of the request.
     pub fn header(&self, name: HeaderName) -> Option<&http::HeaderValue> {
         self.request().headers.get(name)
     }
 
-    /// Its address, where it has one.
+    /// The client's IP address; `None` if it has none, or if another task serves the client.
     pub fn address(&self) -> Option<IpAddr> {
         match &self.line {
             Line::Direct(session) => session.client_addr()?.as_inet().map(std::net::SocketAddr::ip),
@@ -79,7 +79,7 @@ impl Caller<'_> {
         }
     }
 
-    /// It speaks HTTP/2.
+    /// The client speaks HTTP/2.
     pub fn is_http2(&self) -> bool {
         match &self.line {
             Line::Direct(session) => session.is_http2(),
@@ -87,8 +87,8 @@ impl Caller<'_> {
         }
     }
 
-    /// It wants to become a WebSocket, which has no body (RFC 6455 §4.1). Other upgrades (`h2c`, which some clients offer on
-    /// every request) are not made.
+    /// The client asks to become a WebSocket, in a request without a body (RFC 6455 §4.1). Other upgrades (`h2c`, which some
+    /// clients offer on every request) are not made.
     pub fn is_websocket(&self) -> bool {
         let Line::Direct(session) = &self.line else { return false };
         let request = session.req_header();
@@ -101,21 +101,21 @@ impl Caller<'_> {
             && upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
     }
 
-    /// It asks for some upgrade.
+    /// The client asks for an upgrade of any kind.
     pub fn wants_upgrade(&self) -> bool {
         matches!(&self.line, Line::Direct(session) if session.is_upgrade_req())
     }
 
-    /// It waits for `100 Continue` before it sends its body.
+    /// The client waits for `100 Continue` before it sends its body.
     pub fn expects_continue(&self) -> bool {
         let expects = self.header(header::EXPECT);
         !self.is_http2() && expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     }
 
-    /// Invites it to send its body.
+    /// Sends `100 Continue`, so that the client sends its body.
     ///
     /// # Errors
-    /// It has left.
+    /// The client has left.
     pub async fn invite_body(&mut self) -> Result<()> {
         match &mut self.line {
             Line::Direct(session) => session.write_continue_response().await,
@@ -123,10 +123,10 @@ impl Caller<'_> {
         }
     }
 
-    /// The next piece of its request's body; `None` at its end.
+    /// The next piece of the request's body; `None` at its end.
     ///
     /// # Errors
-    /// It has left, is too slow, or frames its body wrongly.
+    /// The client has left, is too slow, or frames its body wrongly.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
         match &mut self.line {
             Line::Direct(session) => session.read_request_body().await,
@@ -134,7 +134,7 @@ impl Caller<'_> {
         }
     }
 
-    /// The whole body of its request has been read.
+    /// The whole body of the request has been read.
     pub fn is_body_done(&mut self) -> bool {
         match &mut self.line {
             Line::Direct(session) => session.as_mut().is_body_done(),
@@ -142,7 +142,7 @@ impl Caller<'_> {
         }
     }
 
-    /// Its request has no body.
+    /// The request has no body.
     pub fn is_body_empty(&mut self) -> bool {
         match &mut self.line {
             Line::Direct(session) => session.as_mut().is_body_empty(),
@@ -153,7 +153,7 @@ impl Caller<'_> {
     /// How long Pingora may wait for the next piece of a body that it forwards, and for the next request.
     pub fn set_patience(&mut self, body: Option<Duration>, keepalive: Duration) {
         let Line::Direct(session) = &mut self.line else { return };
-        // A client that keeps the connection open without a limit gets ours; one that asked to close keeps its wish.
+        // A client that keeps the connection open without a limit gets the gateway's limit; one that asked to close it is closed.
         if session.get_keepalive() == Some(0) {
             session.set_keepalive(Some(keepalive.as_secs().max(1)));
         }
@@ -161,7 +161,7 @@ impl Caller<'_> {
         session.set_read_timeout(body);
     }
 
-    /// Its connection serves no other request.
+    /// Closes the client's connection after this request.
     pub fn close_after(&mut self) {
         match &mut self.line {
             Line::Direct(session) => session.set_keepalive(None),
@@ -169,7 +169,7 @@ impl Caller<'_> {
         }
     }
 
-    /// Its connection may serve another request.
+    /// The client's connection may serve another request.
     pub fn keeps_connection(&self) -> bool {
         matches!(&self.line, Line::Direct(session) if session.get_keepalive().is_some())
     }
@@ -179,12 +179,12 @@ impl Caller<'_> {
         matches!(&self.line, Line::Direct(session) if !session.as_ref().retry_buffer_truncated())
     }
 
-    /// It has become a WebSocket.
+    /// The connection has become a WebSocket.
     pub fn was_upgraded(&self) -> bool {
         matches!(&self.line, Line::Direct(session) if session.was_upgraded())
     }
 
-    /// The status that it was answered with, if that has happened.
+    /// The status that the client was answered with, once the header was written.
     pub fn status(&self) -> Option<u16> {
         match &self.line {
             Line::Direct(session) => {
@@ -197,23 +197,23 @@ impl Caller<'_> {
         }
     }
 
-    /// The header of its answer has left.
+    /// The header of the answer was written.
     pub fn has_begun(&self) -> bool {
         self.status().is_some_and(|status| status >= 200)
     }
 
-    /// From now on the exchange does not end at once when it leaves.
+    /// From now on the exchange does not end at once when the client leaves.
     pub fn outlived(&mut self, parting: Parting) {
-        // The first word holds: what is drained need not linger.
+        // The first call holds: an exchange that is drained need not linger.
         self.parting.get_or_insert(parting);
     }
 
-    /// It has left, and the exchange went on without it.
+    /// The client has left, and the exchange went on without it.
     pub fn is_gone(&self) -> bool {
         self.gone.is_some()
     }
 
-    /// Completes when it leaves. What it sends meanwhile is of no matter: its request has been read.
+    /// Completes when the client leaves. Anything that the client sends meanwhile is ignored: its request has been read.
     pub async fn departure(&mut self) -> Box<Error> {
         match &mut self.line {
             Line::Direct(session) => match session.downstream_session.read_body_or_idle(true).await {
@@ -227,7 +227,7 @@ impl Caller<'_> {
         }
     }
 
-    /// Ends when the exchange has to end because it has left. May be dropped and called again.
+    /// Completes when the exchange has to end because the client has left. May be dropped and called again.
     pub async fn left(&mut self) -> Box<Error> {
         let error = match self.gone {
             Some(_) => left(),
@@ -251,10 +251,11 @@ impl Caller<'_> {
         error
     }
 
-    /// Writes to it, in one piece where that can be. What is for one that has left, and is outlived by its exchange, goes nowhere.
+    /// Writes to the client, in one piece where possible. If the client has left and the exchange goes on, the tasks are
+    /// discarded.
     ///
     /// # Errors
-    /// It has left, and the exchange need not go on without it.
+    /// The client has left, and the exchange need not go on without it.
     pub async fn write(&mut self, tasks: Vec<HttpTask>) -> Result<()> {
         if self.is_gone() {
             return Ok(());
@@ -271,7 +272,7 @@ impl Caller<'_> {
             Line::Apart(remote) => {
                 if !remote.write(tasks).await {
                     self.gone = Some(Instant::now());
-                    // Who goes on for whom is settled where its leaving is waited for.
+                    // Whether the exchange goes on is decided in [`Self::left`].
                     if !remote.is_shared() && self.parting.is_none() {
                         return Err(Error::explain(ErrorType::WriteError, "the client has left").into_down());
                     }
@@ -281,10 +282,10 @@ impl Caller<'_> {
         }
     }
 
-    /// Writes the header of an answer; `ends` where it has no body.
+    /// Writes the header of an answer; `ends` if the answer has no body.
     ///
     /// # Errors
-    /// It has left.
+    /// The client has left.
     pub async fn write_header(&mut self, header: ResponseHeader, ends: bool) -> Result<()> {
         match &mut self.line {
             Line::Direct(session) => session.write_response_header(Box::new(header), ends).await,
@@ -295,7 +296,7 @@ impl Caller<'_> {
     /// Writes a piece of an answer's body.
     ///
     /// # Errors
-    /// It has left.
+    /// The client has left.
     pub async fn write_body(&mut self, body: Option<Bytes>, ends: bool) -> Result<()> {
         match &mut self.line {
             Line::Direct(session) => session.write_response_body(body, ends).await,

@@ -1,15 +1,15 @@
-//! What a provider's error says of the account, taken out: with a key of the gateway's it is the operator's, and its limits are
-//! used up by all tenants together.
+//! Removes details of the account from a provider's errors: with a key of the gateway's the account is the operator's, and all
+//! tenants together use up its limits.
 
 use bytes::Bytes;
 
 /// How ids of an account begin (OpenAI: organisation, project, user).
 const PREFIXES: [&[u8]; 4] = [b"org-", b"proj_", b"user-", b"acct_"];
 
-/// What comes before the count of what others have used, in the message about a rate limit.
+/// The text before the amount used, in the message about a rate limit; other tenants' usage is part of that amount.
 const USED: &[u8] = b"Used ";
 
-/// Puts `***` in the place of ids of an account and of what it has used. All else stays byte for byte.
+/// Replaces ids of an account and the amounts that it has used by `***`. All other bytes are kept as they are.
 pub fn conceal(body: Bytes) -> Bytes {
     let (mut out, mut kept) = (Vec::new(), 0);
     let mut at = 0;
@@ -32,7 +32,7 @@ pub fn conceal(body: Bytes) -> Bytes {
     out.into()
 }
 
-/// How many bytes at the start are to be seen, and how many make the whole; `None` where nothing is to be hidden.
+/// If `rest` begins with text to be hidden: how many of its bytes stay visible, and how many it has in all.
 fn hidden(rest: &[u8]) -> Option<(usize, usize)> {
     if let Some(count) = rest.strip_prefix(USED) {
         let digits = count.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -41,7 +41,7 @@ fn hidden(rest: &[u8]) -> Option<(usize, usize)> {
     let prefix = PREFIXES.iter().find(|prefix| rest.starts_with(prefix))?.len();
     let id = &rest[prefix..];
     let length = id.iter().take_while(|byte| is_word(**byte)).count();
-    // `user-agent` and `org-wide` are words.
+    // `user-agent` and `org-wide` are ordinary words.
     let made_up = length >= 16 || id[..length].iter().any(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
     made_up.then_some((prefix, prefix + length))
 }

@@ -1,4 +1,4 @@
-//! What the phases of one request know of each other.
+//! The state that the phases of one request share.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -42,25 +42,25 @@ use crate::{
 pub struct Context {
     /// The configuration as it was when the request came; a reload does not change a request that is under way.
     pub snapshot: Arc<Snapshot>,
-    /// What lives longer than a configuration: tokens, meters, budgets.
+    /// State that outlives a snapshot: tokens, meters, budgets.
     pub shared: Arc<SharedState>,
-    /// The metrics that observe it.
+    /// The metrics that observe the request.
     pub metrics: Arc<Metrics>,
-    /// How it came.
+    /// How the request arrived.
     pub arrival: Arrival,
     /// Who asks.
     pub asker: Asker,
     /// What is asked.
     pub ask: Ask,
-    /// What it may use.
+    /// What the request may use.
     pub grant: Grant,
-    /// The cache's part in it.
+    /// The cache's part in the request.
     pub ticket: Ticket,
-    /// Where it may go, and who is asked.
+    /// Which deployments may be asked, and which one is.
     pub dispatch: Dispatch,
     /// What becomes of the answer.
     pub reply: Reply,
-    /// Whether another task goes on with it.
+    /// Whether another task has taken the request over.
     pub handed: Handed,
 }
 
@@ -70,9 +70,9 @@ pub struct Arrival {
     pub id: RequestId,
     /// When its header had arrived.
     pub started: Instant,
-    /// The connection that it came on, if that serves one request at a time.
+    /// The connection that the request came on, if the connection serves one request at a time.
     pub connection: Option<Arc<Connection>>,
-    /// Counts it as open; given back on drop. `None` for a stand-in.
+    /// Counts the request as open until dropped. `None` for a stand-in.
     _open: Option<InFlight>,
 }
 
@@ -81,14 +81,14 @@ pub struct Arrival {
 pub struct Asker {
     /// The client's own credential for a provider.
     pub credential: Option<Secret>,
-    /// What an authenticator claims: a `chitty_` token, or what is presented as one. It goes to no provider.
+    /// The client's credential for an authenticator: a `chitty_` token, or a value presented as one. No provider gets it.
     pub claimed: Option<Secret>,
-    /// The tenant and all that holds for it; `None` before that is known.
+    /// The tenant, its policy and its scopes; `None` before the client is identified.
     pub principal: Option<Principal>,
 }
 
 impl Asker {
-    /// Whether nothing of the gateway's own keys is for it, as nothing is for who is not known.
+    /// Whether the client may not use the gateway's own keys. True as well before the client is identified.
     pub fn is_stranger(&self) -> bool {
         self.principal.as_ref().is_none_or(|principal| principal.own_keys_only)
     }
@@ -97,16 +97,16 @@ impl Asker {
 /// What a request may use, given back or settled at its end.
 #[derive(Default)]
 pub struct Grant {
-    /// Its place among the open requests; given back on drop.
+    /// The request's place among the open requests; given back on drop.
     pub permit: Option<Permit>,
-    /// What it can cost.
+    /// What the request can cost.
     pub terms: Terms,
-    /// Money held for it; settled or given back on drop.
+    /// Money held for the request; settled or given back on drop.
     pub reservation: Option<Reservation>,
 }
 
 impl Grant {
-    /// The most that the request can cost, where that is counted.
+    /// The most that the request can cost, if the gateway counts its cost.
     pub fn quote(&self) -> Option<&Quote> {
         match &self.terms {
             Terms::UpTo(quote) => Some(quote),
@@ -118,54 +118,54 @@ impl Grant {
 /// What a request can cost.
 #[derive(Default)]
 pub enum Terms {
-    /// Nobody has found out: it goes to no provider.
+    /// Not worked out: the request goes to no provider.
     #[default]
     Unknown,
-    /// Nothing, or the gateway does not count it and its caller may use it all the same.
+    /// Nothing, or the gateway does not count the cost and the client may send the request all the same.
     Uncounted,
-    /// At most this.
+    /// At most this much.
     UpTo(Quote),
 }
 
 /// The cache's part in a request.
 #[derive(Default)]
 pub struct Ticket {
-    /// What the cache does with its reply.
+    /// What the cache does with the reply.
     pub cache_status: CacheStatus,
-    /// What the cache knows of it; `None` where it has no part.
+    /// What the cache knows of the request; `None` if the cache has no part in it.
     pub cached: Option<Box<Cached>>,
 }
 
 /// What becomes of the answer.
 #[derive(Default)]
 pub struct Reply {
-    /// How it reaches the client.
+    /// How the reply reaches the client.
     pub delivery: Delivery,
     /// True when the provider's reply has an end of its own: a length, chunks, or an HTTP/2 stream.
     pub framed: bool,
-    /// Takes down what it tells of objects.
+    /// Records the objects that the reply names.
     pub keeper: Option<Box<Keeper>>,
-    /// For a response that the gateway is to keep in the provider's place.
+    /// The turn of a response that the gateway is to store in the provider's place.
     pub turn: Option<Box<Turn>>,
     /// The reply to an upload, where its body is held back.
     pub withheld: Option<Withheld>,
-    /// What it told about usage; shared with the held reply's last step.
+    /// The usage that the reply reported; shared with the last step of a held reply.
     bill: OnceLock<Arc<Mutex<Bill>>>,
-    /// When the first byte left for the client.
+    /// When the first byte was written to the client.
     pub first_byte: Option<Instant>,
     /// The fault the gateway answered with, if it did.
     pub fault: Option<Fault>,
 }
 
-/// Whether another task goes on with a request.
+/// Whether another task has taken a request over.
 #[derive(Default)]
 pub enum Handed {
     /// No.
     #[default]
     Here,
-    /// Another context has all that is known of it.
+    /// Another context has taken the request over.
     Over,
-    /// The task has given it up, and told the client.
+    /// The task has given the request up, and has told the client.
     Back(FailToProxy),
 }
 
@@ -184,19 +184,19 @@ pub enum Delivery {
 /// What the cache does with a reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheStatus {
-    /// It has no part in it.
+    /// The cache has no part in the reply.
     #[default]
     Bypass,
-    /// It had none, and may keep this one.
+    /// The cache had no answer, and may keep this one.
     Miss,
-    /// It serves one of its own, or one that is being made for another request.
+    /// The cache serves an answer that it keeps, or one that is being made for another request.
     Hit,
-    /// It serves one that has expired, because no deployment answered.
+    /// The cache serves an answer that has expired, because no deployment answered.
     Stale,
 }
 
 impl CacheStatus {
-    /// The word in the header, the metrics and the ledger.
+    /// The status as written in the header, the metrics and the ledger.
     pub fn label(self) -> &'static str {
         match self {
             Self::Bypass => "BYPASS",
@@ -206,12 +206,12 @@ impl CacheStatus {
         }
     }
 
-    /// The same as a header's value.
+    /// The status as a header's value.
     pub fn header(self) -> HeaderValue {
         HeaderValue::from_static(self.label())
     }
 
-    /// No provider was asked for the reply.
+    /// The reply came from the cache; no provider was asked.
     pub fn is_served(self) -> bool {
         matches!(self, Self::Hit | Self::Stale)
     }
@@ -219,21 +219,21 @@ impl CacheStatus {
 
 /// What the cache knows of a request.
 pub struct Cached {
-    /// What it asks, in 256 bits.
+    /// The request's cache key, of 256 bits.
     pub key: Key,
-    /// What holds for its route.
+    /// The cache rules of the request's route.
     pub rules: Arc<CacheRules>,
     /// The provider's name for the model that was routed to: an answer of another model is not kept.
     pub model: Arc<str>,
-    /// The flight it leads.
+    /// The flight that the request leads.
     pub flight: Option<Arc<Lead>>,
-    /// For when no deployment answers.
+    /// An expired answer, for use if no deployment answers.
     pub stale: Option<Arc<Entry>>,
-    /// What was served.
+    /// The answer that was served.
     pub served: Option<Arc<Entry>>,
-    /// Takes the usage out of the events that the cache keeps, for a client that did not ask for it.
+    /// Removes the usage from the events that the cache keeps, for a client that did not ask for it.
     pub usage_filter: Option<Box<StreamRelay>>,
-    /// What the request says of its caller: a reply that was made for others gets these in the place of theirs.
+    /// The labels that the request gives its caller: a reply that was made for another request gets them in place of its own.
     pub labels: Labels,
 }
 
@@ -264,7 +264,7 @@ impl Context {
         }
     }
 
-    /// For the client's side of an exchange that is a task of its own: all but its connection stays with `self`.
+    /// A context for the client's side of an exchange that becomes a task of its own. `self` keeps everything but the connection.
     pub fn stand_in(&mut self) -> Self {
         let mut stand_in = Self::counted(self.snapshot.clone(), &self.shared, &self.metrics, None);
         stand_in.handed = Handed::Over;
@@ -272,14 +272,14 @@ impl Context {
         stand_in
     }
 
-    /// Ends that.
+    /// Takes the request back from that task: `own` replaces the stand-in, which passes its connection on.
     pub fn come_back(&mut self, own: Self) {
         let connection = self.arrival.connection.take();
         *self = own;
         self.arrival.connection = connection;
     }
 
-    /// The stream that the answer is, where it is one.
+    /// The stream, if the answer is one.
     pub fn stream(&self) -> Option<&Stream> {
         match &self.reply.delivery {
             Delivery::Relay(stream) => Some(stream),
@@ -312,7 +312,7 @@ impl Context {
         self.dispatch.attempt.as_ref().map_or(&adapter::OpenAi, |attempt| adapter::of(&attempt.target.provider))
     }
 
-    /// The way back from the dialect of the current target.
+    /// The translation back from the dialect of the current target.
     pub fn exchange(&self) -> Option<&Arc<Exchange>> {
         self.dispatch.attempt.as_ref()?.exchange.as_ref()
     }
@@ -322,14 +322,14 @@ impl Context {
         self.dispatch.attempt.as_ref()?.price.clone()
     }
 
-    /// What the calls of tools cost that the current target's provider runs; `None` where it runs none for this request, or
-    /// where the model has no price.
+    /// The prices of the tool calls that the current target's provider runs; `None` if the provider runs none for this request,
+    /// or if the model has no price.
     pub fn call_prices(&self) -> Option<CallPrices> {
         let Attempt { target, price, .. } = self.dispatch.attempt.as_ref()?;
         self.snapshot.call_prices(&self.ask.endpoint, self.ask.hosted.as_ref(), target, price.as_deref()?)
     }
 
-    /// Lets go of the request's body once no further attempt can follow: a stream may stay open for minutes.
+    /// Drops the request's body once no further attempt can follow: a stream may stay open for minutes.
     pub fn forget_body(&mut self) {
         self.ask.body = None;
         self.ask.forwarded = None;
@@ -338,7 +338,7 @@ impl Context {
         }
     }
 
-    /// The tier that was asked for.
+    /// The service tier that was asked for.
     pub fn tier(&self) -> ServiceTier {
         self.grant.quote().map(|quote| quote.tier).unwrap_or_default()
     }
@@ -348,21 +348,21 @@ impl Context {
         self.shared_bill().lock()
     }
 
-    /// The bill for the last step of a held reply. Made when it is first needed: an open stream has none.
+    /// The bill, shared with the last step of a held reply. Made when it is first needed: an open stream has none.
     pub fn shared_bill(&self) -> &Arc<Mutex<Bill>> {
         self.reply.bill.get_or_init(Arc::default)
     }
 
-    /// The deployments of a plan are those that may be asked.
+    /// Makes the deployments of a plan the request's candidates.
     pub fn open_dispatch(&mut self, plan: Plan) {
         let most = self.snapshot.config.retry.attempts;
         self.dispatch.candidates = Some(Candidates::new(plan, most, &FirstToLast));
     }
 
-    /// Narrows the deployments that may be asked, see [`Candidates::rule_out`].
+    /// Narrows the candidates, see [`Candidates::rule_out`].
     ///
     /// # Errors
-    /// None would be left, or there are none yet.
+    /// No candidate would be left, or there are none yet.
     pub fn narrow(&mut self, mut why: impl FnMut(&Self, &Target) -> Option<Reason>) -> Result<(), Reason> {
         let Some(mut candidates) = self.dispatch.candidates.take() else { return Err(Reason::Other) };
         let outcome = candidates.rule_out(|target| why(self, target));

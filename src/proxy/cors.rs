@@ -13,10 +13,10 @@ use crate::{
     tenants::Principal,
 };
 
-/// What is served, on any path: the answer to `OPTIONS`.
+/// The methods that are served on any path: the answer to `OPTIONS`.
 pub const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
-/// What a page may read of a reply beside the few headers that any page may.
+/// The reply headers that a page may read besides the few that any page may.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, age, content-disposition, location, \
      x-chittycan-attempts, x-chittycan-cache, x-chittycan-cache-key, x-chittycan-cost, x-chittycan-dropped, \
@@ -30,7 +30,8 @@ const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
 const PREFLIGHT_VARIES: HeaderValue =
     HeaderValue::from_static("origin, access-control-request-method, access-control-request-headers");
 
-/// The value of `access-control-allow-origin` for a request; `None` for one that no page of an allowed origin makes.
+/// The value of `access-control-allow-origin` for a request; `None` if the request does not come from a page of an allowed
+/// origin.
 fn allowed(rules: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
     let origin = request.get(header::ORIGIN)?;
     match rules.any_origin {
@@ -39,11 +40,12 @@ fn allowed(rules: &Cors, request: &HeaderMap) -> Option<HeaderValue> {
     }
 }
 
-/// Refuses web pages to one who comes without a token and is served on the gateway's keys. Any page in the browser of somebody who
-/// can reach the gateway can send requests to it, under a name of its own too (DNS rebinding); a token it does not have.
+/// Refuses a web page's request that has no token and would be served with the gateway's keys. Any page in the browser of
+/// somebody who can reach the gateway can send requests to it, even under a name of the page's own (DNS rebinding), but such a
+/// page has no token.
 ///
 /// # Errors
-/// A page that is not of an allowed origin, nor of the gateway's own address.
+/// The page is neither of an allowed origin nor of the gateway's own address.
 pub fn refuse_page(request: &RequestHeader, rules: Option<&Cors>, principal: &Principal) -> Result<(), GatewayError> {
     let Some(origin) = request.headers.get(header::ORIGIN) else { return Ok(()) };
     if !principal.is_anonymous() || principal.own_keys_only {
@@ -56,8 +58,8 @@ pub fn refuse_page(request: &RequestHeader, rules: Option<&Cors>, principal: &Pr
     Err(GatewayError::new(Fault::OriginNotAllowed, message))
 }
 
-/// True for a page that came from the very address that is asked, where no name stands between: names can be made to mean
-/// another address.
+/// True for a page from the very address that the request goes to, if that address is an IP address or `localhost`: any other
+/// name can be made to mean another address.
 fn is_of_this_address(origin: &HeaderValue, request: &RequestHeader) -> bool {
     let host = request.uri.authority().map(Authority::as_str);
     let host = host.or_else(|| request.headers.get(header::HOST)?.to_str().ok());
@@ -74,7 +76,7 @@ fn is_of_this_address(origin: &HeaderValue, request: &RequestHeader) -> bool {
 pub fn put(reply: &mut HeaderMap, rules: Option<&Cors>, request: &HeaderMap) {
     let Some(rules) = rules else { return };
     if !rules.any_origin {
-        // For caches in between: another page gets another reply.
+        // For caches in between: a page of another origin gets another reply.
         reply.append(header::VARY, ORIGIN);
     }
     if let Some(origin) = allowed(rules, request) {
@@ -83,7 +85,7 @@ pub fn put(reply: &mut HeaderMap, rules: Option<&Cors>, request: &HeaderMap) {
     }
 }
 
-/// Answers a preflight request of a page.
+/// Answers a page's preflight request.
 pub fn put_preflight(reply: &mut HeaderMap, rules: Option<&Cors>, request: &HeaderMap) {
     let Some(rules) = rules else { return };
     reply.insert(header::VARY, PREFLIGHT_VARIES);

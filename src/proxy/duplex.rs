@@ -1,9 +1,9 @@
-//! Duplex: sends a large request body over HTTP/1 and listens meanwhile, since a provider may answer before it has read it
-//! (RFC 9112 §9.5), and read no more.
+//! Duplex: sends a large request body over HTTP/1 and reads at the same time, since a provider may answer before it has read the
+//! body (RFC 9112 §9.5), and read no more of it.
 //!
-//! Pingora's session writes and reads through one `&mut self`, and a write of it that is dropped does not say how far it came. So
-//! its stream is taken out for the time of the body, whose framing is its length, and goes back into a session that reads the
-//! answer from the first byte.
+//! Pingora's session writes and reads through one `&mut self`, and a write that is dropped does not say how far it came. So the
+//! session's stream is taken out while the body, framed by its length, is sent, and then goes into a new session that reads the
+//! answer from its first byte.
 
 use std::{
     fmt, io,
@@ -21,19 +21,19 @@ use pingora_core::protocols::{
 use pingora_error::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is heard and kept until the body is sent. A provider that says more has to wait.
+/// Bytes that are read and kept until the body is sent. A provider that sends more has to wait.
 const MOST: usize = 64 << 10;
 
-/// Read at once.
+/// Bytes that are read at a time.
 const STEP: usize = 4 << 10;
 
-/// A stream to a provider that takes a body, and what was heard on it.
+/// A stream to a provider that takes a body, and the bytes that were read from it meanwhile.
 pub struct Duplex {
     stream: Stream,
     heard: BytesMut,
-    /// Interim headers that were looked at.
+    /// Bytes of interim headers that were looked at.
     passed: usize,
-    /// It goes on taking the body after its answer has begun.
+    /// The provider goes on taking the body after its answer has begun.
     continues: bool,
 }
 
@@ -42,20 +42,21 @@ pub struct Duplex {
 pub enum Sent {
     /// The provider has it.
     Whole,
-    /// The provider has refused the request meanwhile: it gets no more of it.
+    /// The provider has refused the request meanwhile: the rest of the body is not sent.
     Refused,
 }
 
 impl Duplex {
-    /// A stream on which the header of a request was sent.
+    /// A stream on which the header of a request has been sent.
     pub fn new(stream: Stream) -> Self {
         Self { stream, heard: BytesMut::new(), passed: 0, continues: false }
     }
 
-    /// Sends a piece of the body. May not be called again after it was dropped, or has ended in anything but [`Sent::Whole`].
+    /// Sends a piece of the body. Must not be called again after its future was dropped, or after it returned anything but
+    /// [`Sent::Whole`].
     ///
     /// # Errors
-    /// The connection broke. What was heard before may be an answer.
+    /// The connection broke. What was read before may be an answer.
     pub async fn send(&mut self, mut piece: Bytes) -> Result<Sent> {
         std::future::poll_fn(|context| self.poll_send(context, &mut piece)).await
     }
@@ -75,7 +76,7 @@ impl Duplex {
         Poll::Ready(Ok(Sent::Whole))
     }
 
-    /// Takes in what has come. Whether it is a refusal.
+    /// Reads what has come. True if it is a refusal.
     fn poll_listen(&mut self, context: &mut Context<'_>) -> Result<bool> {
         while self.heard.len() < MOST {
             let mut step = [0; STEP];
@@ -98,13 +99,13 @@ impl Duplex {
         Ok(false)
     }
 
-    /// The first digit of the answer's status, once that is there.
+    /// The first digit of the answer's status, once it has been read.
     fn status(&mut self) -> Option<u8> {
         if self.continues {
             return Some(b'2');
         }
         loop {
-            // Lines with nothing in them before the header are let pass, as the parser does.
+            // Empty lines before the header are skipped, as the parser does.
             let empty = |byte: &&u8| matches!(byte, b'\r' | b'\n');
             self.passed += self.heard[self.passed..].iter().take_while(empty).count();
             let rest = &self.heard[self.passed..];
@@ -118,7 +119,7 @@ impl Duplex {
         }
     }
 
-    /// The stream, on which what was heard is read once more.
+    /// The stream; the bytes that were read already are read from it once more.
     pub fn into_stream(self) -> Stream {
         match self.heard.is_empty() {
             true => self.stream,

@@ -1,7 +1,7 @@
-//! Compressed request bodies: `Content-Encoding` of a body that is read here (RFC 9110 §8.4).
+//! Compressed request bodies: `Content-Encoding` of a body that the gateway reads (RFC 9110 §8.4).
 //!
-//! What is decoded is bounded while it is decoded, and so are the windows of the decoders: a bomb of a few bytes costs no more
-//! than a body of the largest size that is taken.
+//! The size of the result is bounded while it is decoded, and so are the windows of the decoders: a compression bomb of a few
+//! bytes costs no more than a body of the largest size that is accepted.
 
 use std::io::{self, Read};
 
@@ -14,7 +14,7 @@ pub const SUPPORTED: &str = "gzip, deflate, br, zstd";
 /// The largest window of zstd, as a power of two: 8 MiB, which is the most that this coding may need (RFC 9659).
 const ZSTD_WINDOW: u32 = 23;
 
-/// What is decoded at a time.
+/// Bytes that are decoded at a time.
 const PIECE: usize = 64 << 10;
 
 /// How a body is compressed.
@@ -22,7 +22,7 @@ const PIECE: usize = 64 << 10;
 pub enum Coding {
     /// `gzip`, also under its older name `x-gzip`.
     Gzip,
-    /// `deflate`: zlib's format, or what is inside of it, which some send.
+    /// `deflate`: zlib's format, or the raw deflate data inside of it, which some clients send.
     Deflate,
     /// `br`.
     Brotli,
@@ -37,17 +37,17 @@ pub struct Unsupported;
 /// Why a body could not be decoded.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// It is larger than it may be.
+    /// The decoded body is larger than it may be.
     TooLarge,
-    /// It is not in the form that its header says.
+    /// The body is not in the form that its header says.
     Invalid,
 }
 
 impl Coding {
-    /// How a request's body is compressed; `None` for one that is not.
+    /// How a request's body is compressed; `None` for an uncompressed one.
     ///
     /// # Errors
-    /// A coding that is not decoded here.
+    /// The coding is not supported.
     pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Unsupported> {
         let mut found = None;
         for line in headers.get_all(header::CONTENT_ENCODING) {
@@ -68,7 +68,7 @@ impl Coding {
         Ok(found)
     }
 
-    /// Its name.
+    /// The coding's name in `Content-Encoding`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
@@ -78,10 +78,10 @@ impl Coding {
         }
     }
 
-    /// The whole body. Takes time in proportion to its size: not for an async worker.
+    /// The whole body, decoded. Takes time in proportion to its size: not for an async worker.
     ///
     /// # Errors
-    /// One of more than `limit` bytes, or one that is not complete and in its form.
+    /// The decoded body has more than `limit` bytes, or the body is incomplete or malformed.
     pub fn decode(self, body: &[u8], limit: usize) -> Result<Bytes, Broken> {
         let invalid = |_: io::Error| Broken::Invalid;
         match self {

@@ -1,8 +1,8 @@
 //! Which headers of a client's request go to a provider.
 //!
-//! A header goes to a provider if a [`Rule`] or the provider's `forward_headers` names it, and no other does: what is not
-//! forwarded cannot change an answer. A header that is forwarded and can change the answer is part of the cache's key.
-//! Credentials, `host`, `accept-encoding` and what the configuration adds are written by `phase::attempt`.
+//! A header goes to a provider if a [`Rule`] or the provider's `forward_headers` names it; all other headers are left out, so
+//! they cannot change an answer. A header that is forwarded and can change the answer is part of the cache's key. Credentials,
+//! `host`, `accept-encoding` and the headers that the configuration adds are written by `phase::attempt`.
 
 use http::HeaderName;
 
@@ -123,8 +123,8 @@ const FAMILIES: &[Rule] = &[
     neutral("x-stainless-*", To::Any, "All official SDKs; their version and platform, for the provider's statistics."),
 ];
 
-/// Words in the name of a header of a family that names an account or a part of one: like those of [`To::OwnAccount`] it goes
-/// with a key of the client's own only.
+/// Words in a header's name that name an account or a part of one. A header of a family with such a word goes only with a key of
+/// the client's own, like the headers of [`To::OwnAccount`].
 const ACCOUNTS: &[&str] = &["account", "organisation", "organization", "project", "tenant", "user", "workspace"];
 
 fn names_account(name: &str) -> bool {
@@ -142,13 +142,13 @@ pub fn rule(name: &str) -> Option<&'static Rule> {
 /// A request on its way to a provider.
 #[derive(Clone, Copy, Debug)]
 pub struct Way<'a> {
-    /// Who gets it.
+    /// Provider that gets the request.
     pub provider: &'a Provider,
-    /// It has a key of the client's own.
+    /// The request has a key of the client's own.
     pub own_credential: bool,
-    /// Its path is only forwarded.
+    /// The request's path is only forwarded.
     pub only_forwarded: bool,
-    /// It opens a WebSocket.
+    /// The request opens a WebSocket.
     pub websocket: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The switchboard: Pingora calls a method, the method calls a phase.
+//! The gateway as Pingora sees it: each method that Pingora calls calls a phase.
 
 use std::{
     any::Any,
@@ -70,10 +70,10 @@ impl ProxyHttp for Gateway {
         Box::new(Context::new(self.snapshot.load_full(), &self.shared, &self.metrics))
     }
 
-    /// No modules: a compression module would run before the held reply is read.
+    /// No modules: a compression module would compress a held reply before the gateway reads it.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    /// The listener gives each request of HTTP/1 its connection along; its header has come by now.
+    /// The listener hands on the connection of each HTTP/1 request; the request's header has arrived by now.
     fn on_connection_reuse(
         &self,
         _session: &mut Session,
@@ -202,7 +202,7 @@ impl ProxyHttp for Gateway {
         phase::finish::record(&mut Caller::new(session), ctx, error);
     }
 
-    /// The access line tells every failure once; Pingora's own line would tell it again.
+    /// The access log has one line for every failure; Pingora's own line would repeat it.
     fn suppress_error_log(&self, _session: &Session, _ctx: &Self::CTX, _error: &Error) -> bool {
         true
     }

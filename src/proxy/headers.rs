@@ -1,7 +1,8 @@
 //! Many header changes at once.
 //!
-//! Pingora keeps the case of every header name in a second map, and each single change parses the name again and touches
-//! both. Names are case-insensitive, so we take the plain map out, change it, and put it back without the second one.
+//! Pingora keeps the case of every header name in a second map, and each single change parses the name again and changes both
+//! maps. Names are case-insensitive, so these functions take the plain map out, change it, and put it back without the second
+//! map.
 
 use std::mem;
 
@@ -24,8 +25,8 @@ pub fn change_response(header: &mut ResponseHeader, change: impl FnOnce(&mut res
     *header = parts.into();
 }
 
-/// Removes the headers whose name `doomed` says so of. One walk over the few there are is cheaper than a look-up for
-/// each name there might be.
+/// Removes the headers whose name `doomed` is true for. One walk over the few headers that are there is cheaper than a look-up
+/// for each name that might be.
 pub fn remove(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
     let found: Vec<HeaderName> = headers.keys().filter(|name| doomed(name)).cloned().collect();
     for name in &found {

@@ -9,19 +9,20 @@ use crate::{
     error::{Fault, GatewayError},
 };
 
-/// Bodies up to this size are worked on where the request is: that takes less than a millisecond.
+/// Bodies up to this size, in bytes, are worked on in the request's own task: that takes less than a millisecond.
 pub const INLINE: usize = 256 << 10;
 
-/// What may be taken without asking: trees of small requests, of which each worker has one at a time.
+/// Bytes that light work may take without asking the memory budget: the trees of small requests, of which each worker has one at
+/// a time.
 const UNASKED: u64 = 4 << 20;
 
-/// The same on threads of a pool.
+/// Bytes that work on a thread of a pool may take without asking the memory budget.
 const SMALL_WORK: u64 = SMALL as u64;
 
-/// When to come back: what others hold comes free within seconds.
+/// When a client may try again: memory that other requests hold comes free within seconds.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A piece of work, by what it takes.
+/// A piece of work, by the bytes it reads and the memory it takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     /// Bytes that are read.
@@ -31,38 +32,38 @@ pub struct Load {
 }
 
 impl Load {
-    /// Reading a body, or writing it anew. Where it is read at most one of its values is copied at a time.
+    /// Reading a body, or writing a new one from it. At most one of its values is copied at a time.
     pub fn reading(bytes: usize) -> Self {
         Self { bytes, memory: bytes as u64 }
     }
 
-    /// Listing where the texts of a body of so many values stand, in a list that doubles as it grows.
+    /// Listing where the texts of a body with this number of values stand, in a list that doubles as it grows.
     pub fn listing(bytes: usize, values: usize) -> Self {
         Self { bytes, memory: bytes as u64 + 36 * values as u64 }
     }
 
-    /// Bringing a body of so many values into its canonical form: two copies, in which a number may grow by half, and places of
-    /// its members.
+    /// Bringing a body with this number of values into its canonical form: two copies, in which a number may grow by half, and
+    /// the places of its members.
     pub fn canonical(bytes: usize, values: usize) -> Self {
         Self { bytes, memory: 3 * bytes as u64 + 40 * values as u64 }
     }
 
-    /// Putting a body of so many values into another dialect: two trees at a time, and the new body.
+    /// Translating a body with this number of values into another dialect: two trees at a time, and the new body.
     pub fn translating(bytes: usize, values: usize) -> Self {
         Self { bytes, memory: 4 * bytes as u64 + 400 * values as u64 }
     }
 
-    /// It is done where the request is.
+    /// The work is done in the request's own task.
     pub fn is_light(&self) -> bool {
         self.bytes <= INLINE && self.memory <= UNASKED
     }
 }
 
-/// Does `work` on a thread of the parsing pool. It gets its share of the memory budget, to keep with what it makes; light work
-/// is done at once and gets none.
+/// Does `work` on a thread of the parsing pool, and passes it its share of the memory budget, to be kept with the result. Light
+/// work is done at once and gets no share.
 ///
 /// # Errors
-/// There is no room or no thread for it, or it panicked.
+/// There is no room or no thread for the work, or it panicked.
 pub async fn run<T: Send + 'static>(
     capacity: &Capacity,
     load: Load,
@@ -74,7 +75,7 @@ pub async fn run<T: Send + 'static>(
     run_in(&capacity.parsing, capacity, load, work).await
 }
 
-/// The same on a thread of another pool, also for light work.
+/// Like [`run`], on a thread of another pool, for light work too.
 ///
 /// # Errors
 /// As for [`run`].
@@ -94,10 +95,10 @@ pub async fn run_in<T: Send + 'static>(
     })
 }
 
-/// Ties a body that was made to the share of the work that made it, or to one of its own.
+/// Ties a new body to the share of the work that made it, or to a share of its own. A small body needs none.
 ///
 /// # Errors
-/// There is no room for it.
+/// There is no room for the body.
 pub fn keep(capacity: &Capacity, share: Option<Share>, made: Bytes) -> Result<Bytes, GatewayError> {
     let length = made.len() as u64;
     if made.len() <= SMALL {
@@ -113,22 +114,22 @@ pub fn keep(capacity: &Capacity, share: Option<Share>, made: Bytes) -> Result<By
     share.map(|share| share.hold(made)).map_err(|why| no_room(why, length))
 }
 
-/// Makes room for a buffer that has grown to so many bytes.
+/// Makes room in the memory budget for a buffer that has grown to this number of bytes.
 ///
 /// # Errors
-/// There is none.
+/// There is no room for the buffer.
 pub fn fit(capacity: &Capacity, room: &mut Option<Share>, bytes: usize) -> Result<(), GatewayError> {
     let wanted = bytes as u64;
     let drawn = match room {
         Some(share) if share.bytes() >= wanted => Ok(()),
-        // By half at least, so that a long one does not ask for each piece.
+        // By half at least, so that a long buffer does not ask for each piece.
         Some(share) => share.grow((wanted - share.bytes()).max(share.bytes() / 2)),
         None => capacity.memory.try_draw(Part::Work, wanted).map(|share| *room = Some(share)),
     };
     drawn.map_err(|why| no_room(why, wanted))
 }
 
-/// The refusal of the memory budget.
+/// The error for a refusal of the memory budget; `wanted` is in bytes.
 pub fn no_room(why: Refused, wanted: u64) -> GatewayError {
     match why {
         Refused::Full => overloaded("The gateway's memory budget (server.memory_budget) is in use by other requests."),

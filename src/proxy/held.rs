@@ -1,5 +1,5 @@
-//! A reply that is held back until it is complete: so that its header can tell what it cost, its failure go to another
-//! deployment, and the objects that it tells of be known before its client knows them.
+//! A reply that is held back until it is complete, so that its header can state its cost, its failure can lead to another
+//! deployment, and the objects that it names are recorded before its client knows them.
 
 use std::sync::Arc;
 
@@ -19,16 +19,17 @@ const STEP: u64 = 256 << 10;
 /// Turns a complete reply into what the client gets: may change status, headers and body.
 pub type Finish = Box<dyn FnOnce(&mut ResponseHeader, Bytes) -> Bytes + Send + Sync>;
 
-/// How much is held.
+/// How much of a reply is held.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
-    /// At most, in bytes.
+    /// The largest reply that is held, in bytes.
     pub bytes: usize,
-    /// What is larger, or finds no room in the memory budget, is an error; else it passes unfinished.
+    /// True: a reply that is larger, or finds no room in the memory budget, is an error. False: such a reply is passed on
+    /// unfinished.
     pub must: bool,
 }
 
-/// A reply so far.
+/// A reply, as far as it has arrived.
 pub struct Held {
     header: Box<ResponseHeader>,
     limit: Limit,
@@ -39,13 +40,13 @@ pub struct Held {
 }
 
 impl Held {
-    /// A reply whose header has come; `finish` is called with all of it.
+    /// A reply whose header has come; `finish` is called with the whole reply.
     pub fn new(header: Box<ResponseHeader>, limit: Limit, memory: &Arc<MemoryBudget>, finish: Finish) -> Self {
         let room = Room { memory: memory.clone(), share: None };
         Self { header, limit, finish, room, chunks: Vec::new(), length: 0 }
     }
 
-    /// Takes more of its body. False when it cannot be held, see [`Self::let_through`].
+    /// Takes more of the body. False if the reply cannot be held, see [`Self::let_through`].
     ///
     /// # Errors
     /// [`NO_ROOM`] or a reply that is too large, where it must be held.
@@ -68,12 +69,12 @@ impl Held {
         Ok(true)
     }
 
-    /// All of it has come: what the client gets.
+    /// The whole reply has come: returns what the client gets.
     pub fn complete(self) -> (Box<ResponseHeader>, Bytes) {
         let Self { mut header, finish, room, chunks, .. } = self;
         let body = finish(&mut header, joined(chunks));
         let body = match room.share {
-            // Until the client has read it.
+            // The share is held until the client has read the body.
             Some(share) => share.hold(body),
             None => body,
         };
@@ -83,7 +84,7 @@ impl Held {
         (header, body)
     }
 
-    /// What has come, as it came.
+    /// Returns what has arrived of the reply, unchanged.
     pub fn let_through(self) -> (Box<ResponseHeader>, Vec<Bytes>) {
         (self.header, self.chunks)
     }
@@ -91,14 +92,14 @@ impl Held {
 
 /// The body of a reply whose header has left already.
 pub enum Withheld {
-    /// It is held until it is complete.
+    /// The body is held until it is complete.
     Reply(Box<Held>),
-    /// One of ours stands in its place.
+    /// A body of the gateway's replaces the provider's.
     Instead(Bytes),
 }
 
 impl Withheld {
-    /// Takes what has come of the body, and gives what the client gets now.
+    /// Takes a piece of the body, and returns what the client gets now.
     ///
     /// # Errors
     /// See [`Held::push`].
@@ -137,7 +138,8 @@ struct Room {
 }
 
 impl Room {
-    /// Makes room for a body of so many bytes: its pieces, and the whole that is made of them at the end. A small one is free.
+    /// Makes room for a body of this number of bytes: its pieces, and the whole that is made of them at the end. A small body
+    /// needs none.
     fn fit(&mut self, length: usize) -> Result<(), Refused> {
         if length <= SMALL {
             return Ok(());

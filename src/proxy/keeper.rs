@@ -1,5 +1,5 @@
-//! Takes down which objects a provider's reply tells of, and whose they are: before the reply leaves, so that its client can
-//! use them at once.
+//! Records the objects that a provider's reply names, and their owner, before the reply leaves, so that its client can use them
+//! at once.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::{
     sse::Scanner,
 };
 
-/// Where the events of a response's stream tell of it and its items.
+/// Where the events of a response's stream name the response and its items.
 const RESPONSE_EVENT: Answer = &["response.id", "response.output.[].id", "item.id"];
-/// The files and containers of its tools in the events.
+/// Where the events name the files and containers of the response's tools.
 const SIDE_EFFECTS_EVENT: Answer = &[
     "response.output.[].container_id",
     "response.output.[].environment.container_id",
@@ -33,7 +33,7 @@ const SIDE_EFFECTS_EVENT: Answer = &[
 const COMPLETION: Answer = &["id"];
 /// The container of Anthropic's code execution, and the files that it leaves.
 const MESSAGE: Answer = &["container.id", "content.[].content.content.[].file_id", "content.[].content.file_id"];
-/// The same in the events.
+/// Where the events of a message's stream name them.
 const MESSAGE_EVENT: Answer = &[
     "message.container.id",
     "delta.container.id",
@@ -46,21 +46,21 @@ pub struct Keeper {
     objects: Arc<Objects>,
     provider: Arc<str>,
     owner: Owner,
-    /// Where a JSON reply tells of them.
+    /// Where a JSON reply names objects.
     document: Vec<(Answer, Class)>,
-    /// Where an event of a stream does.
+    /// Where an event of a stream names objects.
     event: Vec<(Answer, Class)>,
     audio: bool,
-    /// What the client has sent to a path that is only forwarded. The endpoints that are understood take no id from their
-    /// client for what they make.
+    /// The body that the client sent to a path that is only forwarded. At the endpoints that the gateway reads, a client cannot
+    /// choose the id of an object that is made.
     written: Written,
-    /// Cuts the stream of a path that is only forwarded into its events.
+    /// Splits the stream of a path that is only forwarded into its events.
     scanner: Option<Scanner>,
 }
 
 impl Keeper {
-    /// For a path that is only forwarded; `None` where its reply tells of nothing. What is made within another's object
-    /// belongs to the owner of that.
+    /// For a path that is only forwarded; `None` if its reply names no objects. An object that is made within another belongs to
+    /// the owner of that other object.
     pub fn forwarded(objects: &Arc<Objects>, target: &Target, rule: &Rule, owner: Owner, body: &Bytes) -> Option<Self> {
         let document = vec![(rule.answer, rule.class)];
         (!rule.answer.is_empty()).then(|| Self {
@@ -75,7 +75,7 @@ impl Keeper {
         })
     }
 
-    /// For an endpoint that is understood; `None` where nothing is kept by the provider, or not with the gateway's key.
+    /// For an endpoint that the gateway reads; `None` if the provider keeps nothing, or keeps it with the client's own key.
     pub fn understood(
         objects: &Arc<Objects>,
         attempt: &Attempt,
@@ -121,17 +121,17 @@ impl Keeper {
         Some(Self { objects, provider, owner, document, event, audio, written, scanner: None })
     }
 
-    /// Takes a whole JSON reply.
+    /// Records the objects that a whole JSON reply names.
     pub fn keep(&self, json: &[u8]) {
         self.read(json, &self.document);
     }
 
-    /// Takes the payload of one event.
+    /// Records the objects that the payload of one event names.
     pub fn keep_event(&self, json: &[u8]) {
         self.read(json, &self.event);
     }
 
-    /// Takes the id that a header tells of.
+    /// Records an object whose id a header names.
     pub fn keep_id(&self, id: &str) {
         let class = self.document.first().map_or(Class::Kept, |(_, class)| *class);
         self.record([id], class);
@@ -142,7 +142,7 @@ impl Keeper {
         self.scanner = Some(Scanner::new());
     }
 
-    /// Takes what passes of a stream.
+    /// Reads a piece of the stream that is passed on.
     pub fn pass(&mut self, bytes: &Bytes) {
         let Some(mut scanner) = self.scanner.take() else { return };
         scanner.push(bytes.clone());
@@ -150,7 +150,7 @@ impl Keeper {
             match scanner.next_event() {
                 Ok(Some(event)) => drop(event.data().map(|data| self.keep_event(&data))),
                 Ok(None) => break,
-                // What is larger than any event is read no further: what comes of it is nobody's.
+                // An event that is too large is read no further: objects it names belong to nobody.
                 Err(_) => return,
             }
         }
@@ -166,7 +166,7 @@ impl Keeper {
         }
     }
 
-    /// Nobody gets an object by writing its id.
+    /// Records ids that the client has not written itself: a client cannot claim an object by writing its id.
     fn record<'a>(&self, ids: impl IntoIterator<Item = &'a str>, class: Class) {
         let mut made = ids.into_iter().filter(|id| !self.written.may_hold(id)).peekable();
         if made.peek().is_some() {

@@ -2,13 +2,24 @@
 //!
 //! identify → admit → read → plan → recall → own → inspect → cache → translate → lead → exchange (attempt → respond → relay → recover) → finish → settle
 //!
-//! [`Gateway`] is the switchboard that Pingora calls. What is known of a request is a [`context::Context`], whose parts are values: `ask`, `dispatch`,
-//! `stream` and the like. `caller` is the client of a request, `apart` the way to one whose answer others read along, `upstream` are the ways to
-//! providers, with what sends a request on one and reads its answer, `duplex` listens to one while a large body is sent, and `held` is a reply that is held back until it is complete. `metering` counts; `keeper`
-//! takes down which objects a reply tells of; `known_models` keeps what providers say of their models; `stop` is why a request goes no further;
-//! `endpoints` are those that ask no model; [`reply`] is the only door for replies the gateway makes itself; `rates` renames Anthropic's rate limit headers; `cors` tells browsers which pages may call; `encoding` decodes compressed bodies; `forwarded` lists the request headers that go to providers,
-//! `returned` the reply headers that do not come back, `conceal` takes the account out of a provider's errors; `heavy` does work
-//! on large bodies, within the memory budget and on threads of its own.
+//! [`Gateway`] implements the methods that Pingora calls. The state of one request is a [`context::Context`], whose parts are
+//! values: `ask`, `dispatch`, `stream` and the like.
+//!
+//! - `caller`: the client of a request; `apart`: the client's side of an exchange that runs as a task of its own, for
+//!   followers.
+//! - `upstream`: the connections to providers, and how a request is sent and its answer is read; `duplex`: reads from a
+//!   connection while a large body is sent on it; `resolve`: host names to addresses.
+//! - `held`: a reply that is held back until it is complete; [`reply`]: every reply that the gateway makes itself.
+//! - `metering`: the count of tokens and cost.
+//! - `keeper`: records the objects that a reply names; `known_models`: what providers report about their models.
+//! - `stop`: why a request goes no further.
+//! - `endpoints`: endpoints that call no model.
+//! - `rates`: renames Anthropic's rate limit headers; `headers`: many header changes at once.
+//! - `cors`: which web pages may call the gateway.
+//! - `encoding`: decodes compressed request bodies.
+//! - `forwarded`: the request headers that go to providers; `returned`: the reply headers that do not reach the client.
+//! - `conceal`: removes the account's details from a provider's errors.
+//! - `heavy`: work on large bodies, within the memory budget and on threads of its own.
 
 mod apart;
 mod ask;

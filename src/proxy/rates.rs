@@ -8,14 +8,14 @@ use crate::limits::go_duration;
 
 const PREFIX: &str = "anthropic-ratelimit-";
 
-/// Kinds of limits by OpenAI's name, and Anthropic's names for them: of several the first that is there, which is the
-/// tightest at Anthropic.
+/// Kinds of limits: OpenAI's names, and Anthropic's names for the same kind. Of several, the first one that is present counts,
+/// which is the tightest at Anthropic.
 const KINDS: [([&str; 3], &[&str]); 2] = [
     ([reply::LIMIT_REQUESTS, reply::REMAINING_REQUESTS, reply::RESET_REQUESTS], &["requests"]),
     ([reply::LIMIT_TOKENS, reply::REMAINING_TOKENS, reply::RESET_TOKENS], &["tokens", "input-tokens", "output-tokens"]),
 ];
 
-/// Renames the limits. A `reset` is an instant there and a duration here.
+/// Renames the limits. A `reset` is an instant at Anthropic and a duration at OpenAI.
 pub fn to_openai(map: &mut HeaderMap) {
     for (ours, theirs) in KINDS {
         for (ours, what) in ours.into_iter().zip(["limit", "remaining", "reset"]) {
@@ -30,7 +30,7 @@ pub fn to_openai(map: &mut HeaderMap) {
     headers::remove(map, |name| name.as_str().starts_with(PREFIX));
 }
 
-/// The time from now to an RFC 3339 instant, as `6m0s`; nothing for what is none.
+/// The time from now to an RFC 3339 instant, as `6m0s`; `None` for a value that is no such instant.
 fn until(instant: &HeaderValue) -> Option<HeaderValue> {
     let instant: Timestamp = instant.to_str().ok()?.parse().ok()?;
     let left = instant.duration_since(Timestamp::now()).unsigned_abs();

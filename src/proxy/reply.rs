@@ -1,4 +1,4 @@
-//! The only door for replies the gateway makes itself.
+//! Every reply that the gateway makes itself goes through this module.
 
 use std::time::Duration;
 
@@ -22,26 +22,26 @@ pub const COST: HeaderName = HeaderName::from_static("x-chittycan-cost");
 pub const MODEL: HeaderName = HeaderName::from_static("x-chittycan-model");
 /// Header with the provider that served.
 pub const PROVIDER: HeaderName = HeaderName::from_static("x-chittycan-provider");
-/// Header with the cache's part in it: `HIT`, `STALE`, `MISS` or `BYPASS`.
+/// Header with the cache's part in the reply: `HIT`, `STALE`, `MISS` or `BYPASS`.
 pub const CACHE: HeaderName = HeaderName::from_static("x-chittycan-cache");
-/// Header with what a translation into the provider's dialect left out.
+/// Header with the parameters that a translation into the provider's dialect dropped.
 pub const DROPPED: HeaderName = HeaderName::from_static("x-chittycan-dropped");
 /// Header with the number of attempts.
 pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-chittycan-attempts");
-/// Header with the request's id, the provider's own where the provider made the reply.
+/// Header with the request's id; in a reply of the provider's, the provider's own.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Anthropic's name for a request's id.
 pub const PROVIDER_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
-/// Header with the key of what the cache may keep, for a purge of it alone.
+/// Header with the key of the answer in the cache, for a purge of that answer alone.
 pub const CACHE_KEY: HeaderName = HeaderName::from_static("x-chittycan-cache-key");
-/// Tells nginx and its like in front of us not to collect events.
+/// Header that tells nginx and similar proxies in front of the gateway not to buffer events.
 pub const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// The value that goes with it.
+/// The value of [`ACCEL_BUFFERING`].
 pub const NO: HeaderValue = HeaderValue::from_static("no");
-/// Events are made for one client at one time.
+/// Value of `cache-control` for events, which are made for one client at one time.
 pub const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
-/// In the place of a value that no header can hold.
+/// Stands for a value that no header can hold.
 pub const UNPRINTABLE: HeaderValue = HeaderValue::from_static("-");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The type of an event stream.
@@ -49,23 +49,23 @@ pub const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; cha
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const NOTHING: HeaderValue = HeaderValue::from_static("0");
 
-/// The tightest limit on requests that holds for a client, under OpenAI's name for it; so the five below.
+/// Header with the tightest limit on requests that holds for the client, under OpenAI's name.
 pub const LIMIT_REQUESTS: &str = "x-ratelimit-limit-requests";
-/// What is left of the tightest limit on requests.
+/// Header with what is left of the tightest limit on requests.
 pub const REMAINING_REQUESTS: &str = "x-ratelimit-remaining-requests";
-/// When all of it is free again.
+/// Header with the time until all of the limit on requests is free again.
 pub const RESET_REQUESTS: &str = "x-ratelimit-reset-requests";
-/// The tightest limit on LLM tokens.
+/// Header with the tightest limit on LLM tokens.
 pub const LIMIT_TOKENS: &str = "x-ratelimit-limit-tokens";
-/// What is left of it.
+/// Header with what is left of the tightest limit on LLM tokens.
 pub const REMAINING_TOKENS: &str = "x-ratelimit-remaining-tokens";
-/// When all of it is free again.
+/// Header with the time until all of the limit on LLM tokens is free again.
 pub const RESET_TOKENS: &str = "x-ratelimit-reset-tokens";
 
 /// Answers with JSON. The connection stays open if the client's body has been read.
 ///
 /// # Errors
-/// When the client is gone.
+/// The client is gone.
 pub async fn json(caller: &mut Caller<'_>, ctx: &mut Context, status: u16, body: Bytes) -> Result<()> {
     let header = header(ctx, status, body.len())?;
     send(caller, ctx, header, body).await
@@ -74,7 +74,7 @@ pub async fn json(caller: &mut Caller<'_>, ctx: &mut Context, status: u16, body:
 /// Answers with an error in the client's API shape.
 ///
 /// # Errors
-/// When the client is gone.
+/// The client is gone.
 pub async fn error(caller: &mut Caller<'_>, ctx: &mut Context, error: &GatewayError) -> Result<()> {
     let fault = error.fault;
     ctx.reply.fault = Some(fault);
@@ -87,10 +87,10 @@ pub async fn error(caller: &mut Caller<'_>, ctx: &mut Context, error: &GatewayEr
     send(caller, ctx, header, body).await
 }
 
-/// Answers `OPTIONS` on any path: what is served, and whether the page that asks may call.
+/// Answers `OPTIONS` on any path: the methods that are served, and whether the page that asks may call.
 ///
 /// # Errors
-/// When the client is gone.
+/// The client is gone.
 pub async fn options(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<()> {
     let mut parts = http::Response::new(()).into_parts().0;
     parts.status = http::StatusCode::NO_CONTENT;
@@ -103,13 +103,13 @@ pub async fn options(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<()> {
     caller.write_header(parts.into(), true).await
 }
 
-/// The headers that tell an SDK whether and when to come back, and what it ran into.
+/// The headers that tell an SDK whether and when to come back, and which limit it ran into.
 fn hints(error: &GatewayError) -> Vec<(&'static str, String)> {
     let mut headers = Vec::new();
     if !error.retry_may_help() {
         headers.push(("x-should-retry", "false".to_owned()));
     } else if error.fault == Fault::Overloaded {
-        // For SDKs that would not repeat a large upload on their own.
+        // For SDKs that would not repeat a large upload by themselves.
         headers.push(("x-should-retry", "true".to_owned()));
     }
     headers.extend(error.extra.iter().flat_map(|extra| extra.headers.iter().cloned()));
@@ -121,7 +121,7 @@ fn hints(error: &GatewayError) -> Vec<(&'static str, String)> {
     headers
 }
 
-/// An error as those get it who wait for the same reply.
+/// An error in the form that followers get.
 pub fn failure(ctx: &Context, error: &GatewayError) -> Failure {
     let headers = hints(error)
         .into_iter()
@@ -129,10 +129,10 @@ pub fn failure(ctx: &Context, error: &GatewayError) -> Failure {
     Failure { status: error.status(), headers: headers.collect(), body: body(error, &Reader::of(ctx)) }
 }
 
-/// Answers with the error that another request got for the same question.
+/// Answers with the error that the leader of the flight got.
 ///
 /// # Errors
-/// When the client is gone.
+/// The client is gone.
 pub async fn shared_failure(caller: &mut Caller<'_>, ctx: &mut Context, failure: &Failure) -> Result<()> {
     let mut header = header(ctx, failure.status, failure.body.len())?;
     for (name, value) in &failure.headers {
@@ -141,10 +141,10 @@ pub async fn shared_failure(caller: &mut Caller<'_>, ctx: &mut Context, failure:
     send(caller, ctx, header, failure.body.clone()).await
 }
 
-/// Answers from the cache. Without a body this is the header of a stream that follows.
+/// Answers from the cache. Without a body, this writes the header of a stream whose events follow.
 ///
 /// # Errors
-/// When the client is gone.
+/// The client is gone.
 pub async fn stored(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -170,7 +170,7 @@ pub async fn stored(
         None if caller.request().version >= http::Version::HTTP_11 => {
             headers.insert(header::TRANSFER_ENCODING, CHUNKED);
         }
-        // Such a client knows no chunks: the end of the connection is the end of the body.
+        // An HTTP/1.0 client knows no chunks: the end of the connection is the end of the body.
         None => caller.close_after(),
     }
     let id = text(&ctx.arrival.id.to_string());
@@ -206,7 +206,7 @@ pub fn put_cache_key(headers: &mut HeaderMap, ctx: &Context) {
     headers.extend(key.map(|key| (CACHE_KEY, key)));
 }
 
-/// A tenant's own limits in the place of the account's, which all tenants share.
+/// Puts the tenant's own limits in place of those of the account, which all tenants share.
 pub fn put_quotas(headers: &mut HeaderMap, ctx: &Context) {
     let Some(permit) = &ctx.grant.permit else { return };
     let (requests, tokens) = permit.quotas();
@@ -224,11 +224,11 @@ pub fn put_quotas(headers: &mut HeaderMap, ctx: &Context) {
         text.push_str(itoa::Buffer::new().format(quota.remaining));
         let remaining = text.len();
         push_go_duration(&mut text, quota.reset);
-        // One piece of memory for the three.
+        // One allocation for the three values.
         let text = Bytes::copy_from_slice(text.as_bytes());
         let values = [text.slice(..limit), text.slice(limit..remaining), text.slice(remaining..)];
         for (name, value) in names.into_iter().zip(values) {
-            // Digits and letters: always a header's value.
+            // Digits and letters are always valid in a header.
             if let Ok(value) = HeaderValue::from_maybe_shared(value) {
                 headers.insert(name, value);
             }
@@ -250,10 +250,10 @@ pub fn quota_headers(kind: &str, quota: &Quota) -> [(&'static str, String); 3] {
     [(limit, quota.limit.to_string()), (remaining, quota.remaining.to_string()), (reset, go_duration(quota.reset))]
 }
 
-/// Who reads an error.
+/// The client that reads an error.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader {
-    /// A client of Anthropic's.
+    /// The client speaks Anthropic's API.
     anthropic: bool,
     id: RequestId,
 }
@@ -264,17 +264,17 @@ impl Reader {
         Self { anthropic: ctx.ask.anthropic, id: ctx.arrival.id }
     }
 
-    /// Of the request.
+    /// The request's id.
     pub fn id(&self) -> RequestId {
         self.id
     }
 
-    /// It is a client of Anthropic's.
+    /// The client speaks Anthropic's API.
     pub fn is_anthropic(&self) -> bool {
         self.anthropic
     }
 
-    /// A provider's error in the shape of the client's API, with the id that the reply's header has.
+    /// A provider's error in the shape of the client's API, with the request id of the reply's header.
     pub fn render(&self, status: u16, error: &ErrorBody, headers: &HeaderMap) -> Bytes {
         let told = headers.get(PROVIDER_REQUEST_ID).and_then(|id| id.to_str().ok());
         match self.anthropic {
@@ -305,7 +305,7 @@ fn header(ctx: &Context, status: u16, length: usize) -> Result<ResponseHeader> {
     reply.insert_header(header::CONTENT_LENGTH, length)?;
     reply.insert_header(REQUEST_ID, ctx.arrival.id.to_string())?;
     if ctx.ask.anthropic {
-        // Where Anthropic's SDKs look for it.
+        // Anthropic's SDKs look for the id in this header.
         reply.insert_header(PROVIDER_REQUEST_ID, ctx.arrival.id.to_string())?;
     }
     if ctx.dispatch.asked() > 0 {

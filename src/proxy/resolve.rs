@@ -1,4 +1,4 @@
-//! Host names to addresses, off the request path where possible.
+//! Resolves host names to addresses, off the request path where possible.
 
 use std::{
     collections::HashMap,
@@ -11,17 +11,17 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
-/// How long an answer serves without a new question.
+/// How long an address is used before the resolver is asked again.
 const FRESH: Duration = Duration::from_secs(30);
-/// How long a question may take.
+/// How long one query may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Resolves with a cache. An address that still resolves is kept, so that pooled connections go on being used; when a
-/// new question fails, the last answer goes on serving.
+/// Resolves with a cache. An address that still resolves is kept, so that pooled connections stay in use; when a new query fails,
+/// the last address goes on being used.
 #[derive(Default)]
 pub struct Resolver {
     known: Mutex<HashMap<Name, Known>>,
-    /// One question per name at a time.
+    /// At most one query per name at a time.
     asking: Mutex<HashMap<Name, Gate>>,
 }
 

@@ -1,18 +1,20 @@
-//! Which headers of a provider's reply stay here.
+//! Which headers of a provider's reply do not reach the client.
 //!
-//! Also with a key of the gateway's stay those whose name has a word for an account in it. All others go to the client: SDKs and people read many (`x-request-id`, `retry-after`, `openai-processing-ms`), and vendors
+//! The rules below name them. With a key of the gateway's, headers whose name has a word for an account in it are removed too.
+//! All others go to the client: SDKs and people read many (`x-request-id`, `retry-after`, `openai-processing-ms`), and vendors
 //! add to them.
 
 /// When a header of a provider's reply does not reach the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stays {
-    /// Never: it speaks of the provider's host or of the connection to it, or would have effect on the gateway's own origin in a
-    /// browser.
+    /// The header never reaches the client: it describes the provider's host or the connection to it, or would have effect on the
+    /// gateway's own origin in a browser.
     Always,
-    /// Not with a key of the gateway's: it speaks of the gateway's account or leads to it. A client with a key of its own gets it.
+    /// Removed with a key of the gateway's: the header describes the gateway's account or leads to it. A client with a key of its
+    /// own gets it.
     Mapped,
-    /// Not to the holder of a token with a key of the gateway's: the account's limits, used up by all tenants together, tell
-    /// each what the others do.
+    /// Removed for the holder of a token with a key of the gateway's: all tenants together use up the account's limits, so the
+    /// header would tell each tenant what the others do.
     Shared,
 }
 
@@ -21,9 +23,9 @@ pub enum Stays {
 pub struct Rule {
     /// The name in lower case; `*` at its end stands for any rest.
     pub name: &'static str,
-    /// When.
+    /// When the header is removed.
     pub stays: Stays,
-    /// Who sends it, and what it tells.
+    /// Who sends the header, and what it tells.
     pub why: &'static str,
 }
 
@@ -108,7 +110,7 @@ const FAMILIES: &[Rule] = &[
     mapped("x-trial-*", "Cohere; what is left of a trial account."),
 ];
 
-/// Words of a name between hyphens that speak of an account, whoever sends them; [`Stays::Mapped`].
+/// Words between hyphens in a header's name that refer to an account, whoever sends the header; [`Stays::Mapped`].
 const ACCOUNTS: &[&str] =
     &["account", "billing", "org", "organisation", "organization", "project", "tenant", "workspace"];
 
@@ -116,7 +118,7 @@ fn names_account(name: &str) -> bool {
     name.split(['-', '_']).any(|word| ACCOUNTS.contains(&word.strip_suffix('s').unwrap_or(word)))
 }
 
-/// What stands for a header's fate.
+/// The rule for a header, if it has one. `name` is in lower case.
 pub fn rule(name: &str) -> Option<&'static Rule> {
     if let Ok(at) = NAMES.binary_search_by(|rule| rule.name.cmp(name)) {
         return Some(&NAMES[at]);
@@ -124,15 +126,15 @@ pub fn rule(name: &str) -> Option<&'static Rule> {
     FAMILIES.iter().find(|rule| name.starts_with(&rule.name[..rule.name.len() - 1]))
 }
 
-/// Whose account a reply speaks of, and to whom.
+/// Whose account a reply refers to, and who gets the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
-    /// The client's own.
+    /// The client's own account.
     Own,
-    /// The gateway's, to a client without a token: nobody else is served with it, unless the operator has said so
+    /// The gateway's account; the client has no token. Nobody else is served with the account, unless the operator has said so
     /// (`auth.anonymous`).
     Mapped,
-    /// The gateway's, to the holder of a token.
+    /// The gateway's account; the client holds a token.
     Shared,
 }
 

@@ -18,7 +18,7 @@ impl From<GatewayError> for Stop {
     }
 }
 
-/// A check found nothing to check, because what it needs was not worked out before it. Never an admission.
+/// The refusal of a check that has nothing to check, because an earlier phase did not work it out. Never an admission.
 pub fn incomplete() -> GatewayError {
     GatewayError::new(Fault::Internal, "The request was not worked out far enough to be checked.")
 }

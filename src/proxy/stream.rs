@@ -1,4 +1,4 @@
-//! An answer that comes event by event.
+//! An answer that is a stream of events.
 
 use std::time::{Duration, Instant};
 
@@ -7,26 +7,26 @@ use crate::{openai::StreamRelay, providers::translator::StreamTranslator};
 
 /// A stream on its way from a provider to a client.
 pub struct Stream {
-    /// Reads what its events tell, and leaves what the client gets.
+    /// Reads the events, and rewrites them for the client.
     pub relay: StreamRelay,
-    /// Puts the events into the client's dialect, where that is another one.
+    /// Translates the events into the client's dialect, if the provider's is another.
     pub translator: Option<Box<StreamTranslator>>,
-    /// Counts its tokens in case the provider does not.
+    /// Counts the stream's tokens in case the provider does not.
     pub stream_meter: Option<Box<StreamMeter>>,
-    /// The gateway ended it because its budget was used up.
+    /// The gateway ended the stream because its budget was used up.
     pub stopped: bool,
-    /// When the provider had said that the answer is finished, before it told what it counted.
+    /// When the provider had said that the answer is finished, before it sent its token count.
     pub generated: Option<Instant>,
-    /// When it was last read.
+    /// When the stream was last read.
     pub last_read: Option<Instant>,
-    /// How long it may have lain unread when it ended: its client did not take what there was.
+    /// How long the provider's events may have lain unread when the stream ended, because the client did not take them.
     pub unread_for: Duration,
-    /// When it came to its end, good or bad.
+    /// When the stream came to its end, good or bad.
     pub over: Option<Instant>,
 }
 
 impl Stream {
-    /// One that begins.
+    /// A stream that begins.
     pub fn new(relay: StreamRelay, translator: Option<Box<StreamTranslator>>) -> Self {
         Self {
             relay,

@@ -1,4 +1,4 @@
-//! Ways to providers, which live as long as the process, and how a request goes out and its answer comes in on one of them.
+//! Connections to providers, which live as long as the process, and how a request is sent and its answer is read on one of them.
 
 use std::{
     mem,
@@ -27,40 +27,42 @@ use super::{
 };
 use crate::capacity::Turns;
 
-/// Ways to providers.
+/// What it takes to reach providers; lives as long as the process.
 pub struct Upstream {
-    /// Keeps the connections, but for those of uploads and WebSockets.
+    /// Keeps the connections, except those of uploads and WebSockets.
     pub connector: Connector,
-    /// Host names to addresses.
+    /// Resolves host names to addresses.
     pub resolver: Resolver,
-    /// What providers say of their models.
+    /// What providers report about their models.
     pub models: KnownModels,
 }
 
-/// One `write_timeout` covers one piece of a body, so a slow provider may take a large one at its own pace.
+/// Bytes that one `write_timeout` covers, so that a slow provider may take a large body at its own pace.
 const PIECE: usize = 256 * 1024;
 
-/// A smaller body is sent without a look at what the provider says meanwhile: it finds room in the buffers of the connection.
+/// A body up to this size, in bytes, is sent without reading meanwhile: it fits into the buffers of the connection.
 const LISTENED: usize = 64 << 10;
 
-/// How long an answer may take that a provider gave before it stopped taking the request: it is there, or it does not come.
+/// How long the answer of a provider that stopped taking the request is waited for: the answer is there already, or does not
+/// come.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How far a request was sent.
 pub enum Progress {
-    /// To its end.
+    /// The whole request was sent.
     Whole,
-    /// Until the provider refused it.
+    /// The provider refused the request before it was sent whole.
     Refused,
-    /// Until this error. The provider may have answered before it had read all of it.
+    /// Sending failed with this error. The provider may have answered before it had read the whole request.
     Broken(Box<Error>),
 }
 
-/// Sends a request. The header and the first piece of the body have `write_timeout` to be taken, and so has each further piece:
-/// the timeouts of a session would begin anew with each write, and with each byte of window in HTTP/2.
+/// Sends a request. The header and the first piece of the body together have `write_timeout` to be taken, and so has each further
+/// piece: the timeouts of a session would begin anew with each write, and with each byte of window in HTTP/2.
 ///
-/// A provider may answer before it has read all of a large body. An error (or redirect) ends the sending of it (RFC 9112 §9.5, RFC
-/// 9113 §8.1). Where it begins a good answer early it reads on to finish it: the body is sent to its end, and then the answer read.
+/// A provider may answer before it has read all of a large body. If that answer is an error or a redirect, sending ends (RFC 9112
+/// §9.5, RFC 9113 §8.1). If it is a good answer, the provider reads on to finish it: the body is sent to its end, and then the
+/// answer is read.
 ///
 /// # Errors
 /// The header could not be sent, or the provider has said that it does not process the request.
@@ -77,7 +79,7 @@ pub async fn send(
     // A session that has not sent the header itself does not know that the answer to it has no body.
     let large = body.len() > LISTENED && request.method != Method::HEAD;
     match provider {
-        // Boxed, as they are seldom needed: every request would carry their size along.
+        // Boxed, as seldom needed: otherwise every request would carry their size along.
         HttpSession::H2(http2) => Box::pin(send_http2(http2, peer, request, body)).await,
         _ if large => Box::pin(send_large(provider, peer, request, body)).await,
         _ => send_small(provider, peer, request, body).await,
@@ -147,7 +149,7 @@ async fn send_http2(
         }
         error.into_up()
     })?;
-    // Where it is dropped before its end, the stream is reset once its answer is read.
+    // If the writer is dropped before the body's end, the stream is reset once its answer is read.
     let Some(mut writer) = http2.take_request_body_writer() else {
         return Error::e_explain(ErrorType::InternalError, "no stream to write to");
     };
@@ -177,14 +179,14 @@ async fn send_http2(
             Ok(Sent::Whole) if ends => return Ok(Progress::Whole),
             Ok(Sent::Whole) => turns.took(size).await,
             Ok(Sent::Refused) => return Ok(Progress::Refused),
-            // There is no second look at what a stream has come to.
+            // A stream that has failed cannot be read again.
             Err(error) if dead => return Err(error.into_up()),
             Err(error) => return Ok(Progress::Broken(error.into_up())),
         }
     }
 }
 
-/// The wait for the header of an answer: one deadline for all that comes before the end of it.
+/// The wait for the header of an answer: one deadline for everything up to the end of that header.
 pub struct Wait {
     deadline: Option<Instant>,
     broken: Option<Box<Error>>,
@@ -193,7 +195,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// It begins where the request ends, or where it broke off.
+    /// Begins when the request was sent, or its sending broke off.
     pub fn new(peer: &HttpPeer, progress: Progress) -> Self {
         let patience = peer.options.read_timeout;
         match progress {
@@ -206,15 +208,15 @@ impl Wait {
         }
     }
 
-    /// The next header: one before the answer (1xx), or that of the answer.
+    /// The next header: an interim one (1xx), or that of the answer.
     ///
     /// # Errors
-    /// There is none until the deadline, the connection broke, or it has become an upgrade.
+    /// No header arrived until the deadline, the connection broke, or the provider upgraded the connection.
     pub async fn header(&mut self, provider: &mut HttpSession) -> Result<ResponseHeader> {
         // HTTP/2 shows one header, and it may have come while the body was sent.
         let is_read = matches!(provider, HttpSession::H2(http2) if http2.response_header().is_some());
         if !is_read && let Err(error) = until(self.deadline, silent, pin!(provider.read_response_header())).await {
-            // One that says that the request was not processed says more than the one that broke it off.
+            // An error that says that the request was not processed is worth more than the one that broke off its sending.
             let unprocessed = matches!(error.retry, RetryType::Decided(true));
             return Err(self.broken.take().filter(|_| !unprocessed).unwrap_or(error).into_up());
         }
@@ -222,10 +224,10 @@ impl Wait {
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "no header").into_up());
         };
         if header.status == http::StatusCode::SWITCHING_PROTOCOLS {
-            // Nobody has asked for that.
+            // The gateway asks for an upgrade only through Pingora's own loop.
             return Err(Error::explain(ErrorType::InvalidHTTPHeader, "an upgrade that nobody asked for").into_up());
         }
-        // What is there already is read without a look at the clock.
+        // A header that has arrived already is read whatever the time.
         if header.status.is_informational() && self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(silent());
         }
@@ -247,7 +249,7 @@ pub fn has_body(request: &RequestHeader, header: &ResponseHeader) -> bool {
 /// True once the whole reply was read.
 ///
 /// # Errors
-/// It broke off, which HTTP/2 tells in no other way.
+/// The reply broke off; in HTTP/2 no other call reports that.
 pub fn is_over(provider: &mut HttpSession) -> Result<bool> {
     match provider {
         HttpSession::H2(http2) => http2.check_response_end_or_error().map_err(Error::into_up),
@@ -255,8 +257,8 @@ pub fn is_over(provider: &mut HttpSession) -> Result<bool> {
     }
 }
 
-/// The next piece of an answer's body; `None` at its end. What brings nothing of it (an empty frame, a byte of a trailer) is
-/// silence, though it begins the read timeout anew: with all of that it takes twice that long at most.
+/// The next piece of an answer's body; `None` at its end. Frames without a byte of the body (an empty frame, a byte of a trailer)
+/// count as silence, although each begins the read timeout anew: silence is noticed after twice that time at most.
 ///
 /// # Errors
 /// The provider is silent, or the connection broke.
@@ -279,10 +281,10 @@ pub async fn piece(provider: &mut HttpSession) -> Result<Option<Bytes>> {
     }
 }
 
-/// The trailers after an answer's body, which HTTP/2 brings.
+/// The trailers after an answer's body, in HTTP/2; `None` in HTTP/1.
 ///
 /// # Errors
-/// They broke off.
+/// The trailers broke off.
 pub async fn read_trailers(provider: &mut HttpSession) -> Result<Option<Box<HeaderMap>>> {
     match provider {
         HttpSession::H2(http2) => Ok(http2.read_trailers().await.map_err(Error::into_up)?.map(Box::new)),
@@ -290,7 +292,7 @@ pub async fn read_trailers(provider: &mut HttpSession) -> Result<Option<Box<Head
     }
 }
 
-/// What comes of some work until a deadline.
+/// Does some work until a deadline; `missed` makes the error after that.
 async fn until<T>(
     deadline: Option<Instant>,
     missed: fn() -> Box<Error>,

@@ -1,4 +1,4 @@
-//! Count: `POST /v1/messages/count_tokens` for models that are not Anthropic's, whose providers do not count for it.
+//! Count: `POST /v1/messages/count_tokens` for models of providers that have no such endpoint.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -15,12 +15,13 @@ use crate::{
     routing::{Reason, Target},
 };
 
-/// The reply's body; `None` where a provider of Anthropic's dialect is first in the plan, which then counts itself.
+/// The reply's body; `None` if the first provider of the plan counts tokens itself. Then the candidates that do not are ruled
+/// out.
 pub async fn answer(ctx: &mut Context) -> Result<Option<Bytes>, GatewayError> {
     let (Some(first), Some(body)) = (ctx.dispatch.first().cloned(), &ctx.ask.body) else { return Ok(None) };
     let counts = |target: &Target| adapter::of(&target.provider).facts().counts_tokens;
     if counts(&first) {
-        // The first one does.
+        // The first candidate counts tokens itself.
         let _ = ctx.narrow(|_, target| (!counts(target)).then_some(Reason::Other));
         return Ok(None);
     }

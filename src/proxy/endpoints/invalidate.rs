@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// Purges what the body names. A token with the scope `admin` may purge anything, one with `ai:write` what its own tenant has
-/// paid for; a client without a token nothing. Gives status and body of the reply.
+/// Purges what the body names. A token with the scope `admin` may purge anything; one with `ai:write`, what its own tenant has
+/// paid for; a client without a token, nothing. Returns status and body of the reply.
 pub async fn answer(caller: &mut Caller<'_>, ctx: &Context) -> Result<(u16, Bytes), Stop> {
     let Some(principal) = ctx.asker.principal.clone().filter(|principal| !principal.is_anonymous()) else {
         let message = "Only a token may purge the cache. Present yours as `Authorization: Bearer chitty_…`.";

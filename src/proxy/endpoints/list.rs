@@ -1,6 +1,7 @@
-//! List: answer a list with what the tenant may see of it, and look into a file before a batch is made of it.
+//! List: answers a list with the objects that the tenant may see, and inspects a file before a batch is made of it.
 //!
-//! Both ask the provider themselves, outside of Pingora's loop: one request of a client takes several there.
+//! Both ask the provider themselves, outside of Pingora's loop, since one request of a client may take several requests to the
+//! provider.
 
 use std::{
     sync::Arc,
@@ -38,16 +39,16 @@ use crate::{
     types::Api,
 };
 
-/// Pages that are looked through for one request. At a hundred elements each that is a list of ten thousand.
+/// Pages that are read for one request. At a hundred elements each, that covers a list of ten thousand.
 const MAX_PAGES: usize = 100;
 
-/// The same in time.
+/// How long pages are read for one request, and the longest time for one body.
 const MAX_TIME: Duration = Duration::from_secs(60);
 
 /// The largest page, in bytes.
 const MAX_PAGE: usize = 32 << 20;
 
-/// How long a batch's file may take.
+/// How long the inspection of a batch's file may take.
 const MAX_INSPECTION: Duration = Duration::from_secs(300);
 
 /// A reply whose header has come.
@@ -57,10 +58,10 @@ struct Reply {
     header: ResponseHeader,
 }
 
-/// Asks the first target of the plan for something that is read here whole: its header and its body.
+/// Asks the first target of the plan for something that the gateway reads whole. Returns header and body of the reply.
 ///
 /// # Errors
-/// A provider that cannot be reached.
+/// A provider that cannot be reached, or whose reply has more than `limit` bytes.
 pub async fn fetch(
     request: &RequestHeader,
     ctx: &mut Context,
@@ -102,7 +103,7 @@ pub async fn answer(
         let status = header.status.as_u16();
         if !(200..300).contains(&status) {
             if page > 1 && status != 401 {
-                // From here on the cursor is the gateway's, and the provider's words may be about what is another's.
+                // From here on the cursor is the gateway's, and the provider's error may name another tenant's objects.
                 let message = format!("Provider '{}' broke its list off (status {status}).", ctx.provider());
                 return Err(GatewayError::new(Fault::UpstreamInterrupted, message).into());
             }
@@ -136,7 +137,7 @@ pub async fn answer(
     reply::json(caller, ctx, 200, collected.into_body()).await.map_err(|_| Stop::Gone)
 }
 
-/// An element tells of other objects: they belong to its owner.
+/// Records the objects that an element of the list names: they belong to the element's owner.
 fn note(ctx: &Context, target: &Target, rule: &Rule, element: &serde_json::Value, owner: &objects::Owner) {
     if rule.answer.is_empty() {
         return;
@@ -145,11 +146,11 @@ fn note(ctx: &Context, target: &Target, rule: &Rule, element: &serde_json::Value
     ctx.shared.objects.record(&target.provider.name, ids.iter().map(String::as_str), owner, Class::Kept);
 }
 
-/// Looks into the file that a batch is to be made of: each of its lines is a request, and may refer to what is another's. The
-/// provider would not ask whose it is, and a file does not change.
+/// Inspects the file that a batch is to be made of: each of its lines is a request, and may refer to another tenant's objects.
+/// The provider does not check that. A file does not change after the inspection.
 ///
 /// # Errors
-/// A line that refers to what is not the tenant's, or a file that cannot be read.
+/// A line that refers to an object that is not the tenant's, or a file that cannot be read.
 pub async fn inspect_batch(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -177,7 +178,7 @@ async fn inspect_file(
     let status = reply.header.status.as_u16();
     if !(200..300).contains(&status) {
         let body = read_all(&mut reply.session, MAX_PAGE).await.map_err(|error| failed(ctx, &error))?;
-        // An error of the provider is the answer to the batch, and tells of the file that the client has named.
+        // The provider's error is the answer to the batch, and names the file that the client has named.
         return Err(provider_error(ctx, &reply.header, &body));
     }
     let longest = ctx.snapshot.config.http.max_body_bytes;
@@ -241,7 +242,7 @@ fn line_error(number: u64, why: &str) -> GatewayError {
         .with_param(Some("input_file_id"))
 }
 
-/// Asks the provider with the headers of the client's request.
+/// Asks the provider, with the headers of the client's request; repeats that once if the pooled connection was stale.
 async fn get(
     request: &RequestHeader,
     ctx: &mut Context,
@@ -292,7 +293,7 @@ async fn once(
     Ok(Reply { session: provider, peer, header })
 }
 
-/// The header of what the provider is asked, in HTTP/1.1 or HTTP/2.
+/// The header of the request to the provider, in HTTP/1.1 or HTTP/2.
 fn question(
     request: &RequestHeader,
     ctx: &mut Context,
@@ -311,7 +312,7 @@ fn question(
     headers::change_request(&mut outgoing, |parts| {
         (parts.method, parts.version, parts.uri) = (http::Method::GET, http::Version::HTTP_11, uri);
         remove_hop(&mut parts.headers);
-        // It is read here.
+        // The gateway reads the reply, so it must not be compressed.
         parts.headers.insert(header::ACCEPT_ENCODING, attempt::IDENTITY);
         outcome = attempt::sign(ctx, parts, Some(&Bytes::new())).and_then(|()| match http2 {
             true => attempt::to_http2(parts, provider.base.tls),
@@ -321,7 +322,7 @@ fn question(
     outcome.map(|()| outgoing)
 }
 
-/// What belongs to the client's own exchange: its body, its conditions, its connection.
+/// Removes the headers that belong to the client's own exchange: its body, its conditions, its connection.
 fn remove_hop(headers: &mut HeaderMap) {
     for name in [
         header::CONTENT_LENGTH,
@@ -344,7 +345,7 @@ fn remove_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The whole body of a reply, which may be so large, and take as long as a whole list may.
+/// The whole body of a reply, of at most `limit` bytes and within [`MAX_TIME`].
 async fn read_all(provider: &mut HttpSession, limit: usize) -> Result<Bytes, Box<Error>> {
     let (mut whole, begun) = (BytesMut::new(), Instant::now());
     while let Some(chunk) = upstream::piece(provider).await? {
@@ -359,14 +360,14 @@ async fn read_all(provider: &mut HttpSession, limit: usize) -> Result<Bytes, Box
     Ok(whole.freeze())
 }
 
-/// The connection is for others, unless it is in the middle of a reply. In HTTP/2 only the stream is.
+/// Gives the connection back to the pool, unless it is in the middle of a reply. In HTTP/2 only the stream is given up.
 async fn release(reply: Reply, is_read: bool, upstream: &Upstream) {
     if is_read || matches!(reply.session, HttpSession::H2(_)) {
         upstream.connector.release_http_session(reply.session, &*reply.peer, Some(UPSTREAM_IDLE)).await;
     }
 }
 
-/// What comes of some work for a client that waits for it.
+/// Does some work for a client that waits for it; [`Stop::Gone`] once the client has left.
 async fn unless_gone<T>(
     caller: &mut Caller<'_>,
     work: impl Future<Output = Result<T, GatewayError>>,
@@ -378,7 +379,7 @@ async fn unless_gone<T>(
     }
 }
 
-/// An attempt whose client has left has ended with that.
+/// Ends the attempt if its client has left.
 fn note_gone<T>(ctx: &mut Context, outcome: Result<T, Stop>) -> Result<T, Stop> {
     if matches!(outcome, Err(Stop::Gone)) {
         ctx.dispatch.end(AttemptOutcome::Left, &ctx.metrics);
@@ -386,7 +387,7 @@ fn note_gone<T>(ctx: &mut Context, outcome: Result<T, Stop>) -> Result<T, Stop> 
     outcome
 }
 
-/// An error of the provider, in the client's shape.
+/// Passes a provider's error on, in the client's shape.
 pub async fn pass_on(
     caller: &mut Caller<'_>,
     ctx: &mut Context,

@@ -1,4 +1,4 @@
-//! Endpoints that are not the way to a provider's model: each answers by itself, from what the gateway knows or has asked for.
+//! Endpoints that call no model: each answers by itself, from what the gateway knows or has asked a provider for.
 
 pub mod count;
 pub mod invalidate;

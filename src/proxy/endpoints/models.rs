@@ -1,4 +1,4 @@
-//! Models: the list and its members, from the configured routes, and from what providers say of their own.
+//! Models: the list of models and single models, from the configured routes and from the providers' own lists.
 
 use std::{
     collections::BTreeSet,
@@ -35,18 +35,18 @@ use pingora_http::RequestHeader;
 const MAX_LIST: usize = 4 << 20;
 const MAX_MODELS: usize = 10_000;
 
-/// How long a provider's list is kept, and how long the last one serves on where it could not be read again.
+/// How long a provider's list is kept, and how long the last list serves on after an attempt to read it again has failed.
 const FRESH: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// What Anthropic's list has on a page, and the most that may be asked for (Anthropic's reference, "List Models").
+/// The models on a page of Anthropic's list, and the most that may be asked for (Anthropic's reference, "List Models").
 const ANTHROPIC_PAGE: usize = 20;
 const ANTHROPIC_MOST: usize = 1_000;
 
 /// Answers `GET /v1/models` and `GET /v1/models/{id}`.
 ///
 /// # Errors
-/// A model that nobody has, or that this client may not use; a provider that cannot tell; a client that left.
+/// A model that does not exist, or that this client may not use; a provider that gives no answer; a client that left.
 pub async fn answer(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -72,11 +72,11 @@ pub async fn answer(
     reply::json(caller, ctx, 200, Bytes::from(body.to_string())).await.map_err(|_| Stop::Gone)
 }
 
-/// A model that the configuration names in some way, if the client may use it.
+/// A model that the configuration names, if the client may use it.
 fn configured(ctx: &Context, principal: &Principal, id: &str) -> Option<Told> {
     let plan = ctx.snapshot.routes.configured_plan(id)?;
     let first = plan.targets.first()?;
-    // A stranger is told of the models that a key of its own opens.
+    // A client without access to the gateway's keys sees the models that a key of its own opens.
     let opens = || plan.targets.iter().any(|target| target.provider.takes_own_keys());
     let allowed = principal.may_ask(id, Some(&plan.label)) && (!ctx.asker.is_stranger() || opens());
     let created = ctx.snapshot.released(first).unwrap_or_default();
@@ -99,7 +99,7 @@ async fn all(request: &RequestHeader, ctx: &mut Context, principal: &Principal, 
     models
 }
 
-/// A model of a provider's own list, under the name by which the client can ask for it; `None` where it may not.
+/// A model of a provider's own list, under the name by which the client can ask for it; `None` if the client may not.
 fn visible(ctx: &Context, principal: &Principal, provider: &Arc<Provider>, model: &Told) -> Option<Told> {
     let routes = &ctx.snapshot.routes;
     let leads_here = |plan: &Plan| {
@@ -121,13 +121,13 @@ fn visible(ctx: &Context, principal: &Principal, provider: &Arc<Provider>, model
     Some(Told { id, created, owned_by: model.owned_by.clone() })
 }
 
-/// Whether nothing of the account is hidden from the client: its own, or that of a tenant that may see all.
+/// Whether nothing of the account is hidden from the client: the account is the client's own, or its tenant may see all.
 fn is_theirs(ctx: &Context, principal: &Principal, plan: &Plan) -> bool {
     let own = |target| plan::credential(ctx, target).is_some_and(|key| key.is_own());
     principal.policy.objects == ProviderObjects::All || plan.targets.iter().all(own)
 }
 
-/// A provider's own list, empty where it does not tell. With a client's own key it is asked each time.
+/// A provider's own list; empty if the provider does not answer. With a client's own key the provider is asked each time.
 async fn own_list(
     request: &RequestHeader,
     ctx: &mut Context,
@@ -202,7 +202,7 @@ async fn look_up(
     let (header, body) = list::fetch(caller.request(), ctx, &path, None, MAX_LIST, upstream).await?;
     match header.status.as_u16() {
         200..300 => {}
-        // Where it is hidden, and where a provider does not serve such questions.
+        // Providers that hide the model, and those that do not serve the question.
         300..400 | 400 | 403 | 404 | 405 => return Err(unknown(id).into()),
         _ => return list::pass_on(caller, ctx, header, body).await,
     }
@@ -212,7 +212,7 @@ async fn look_up(
     let body = match same_shape {
         true => body,
         false => {
-            // Under the name that the client knows it by.
+            // Under the name that the client used.
             let id = if *target.model == *id { told.id } else { id.to_owned() };
             Bytes::from(Told { id, ..told }.show(ctx.ask.anthropic).to_string())
         }
@@ -220,10 +220,10 @@ async fn look_up(
     reply::json(caller, ctx, 200, body).await.map_err(|_| Stop::Gone)
 }
 
-/// The path of a model at its provider. `None` for what could be read as another path.
+/// The path of a model at its provider. `None` for a name that could be read as another path.
 fn path_of(model: &str) -> Option<String> {
     let strange = |segment: &str| matches!(segment, "" | "." | "..");
-    // What is left of an escape may be decoded once more on the way.
+    // An escape that is left after the first decoding may be decoded once more on the way.
     let decoded = decode(model, false);
     if model.split('/').any(strange)
         || decoded.split('/').any(strange)
@@ -249,8 +249,7 @@ fn unknown(id: &str) -> GatewayError {
     GatewayError::new(Fault::ModelNotFound, message).with_param(Some("model"))
 }
 
-/// What is answered in the place of a refusal for a price that nobody knows: that there is no such model, where its only
-/// provider says so.
+/// Turns the refusal of a model without a price into "no such model" if the only provider that could serve it does not have it.
 pub async fn unless_missing(
     request: &RequestHeader,
     ctx: &mut Context,
@@ -272,13 +271,13 @@ pub async fn unless_missing(
     let missing = match upstream.models.verdict(&key) {
         Some(missing) => missing,
         None => {
-            // Only the question goes out, not the request.
+            // Only the question about the model goes out, not the request.
             let body = ctx.ask.body.take();
             let fetched = list::fetch(request, ctx, &path, None, MAX_LIST, upstream).await;
             ctx.ask.body = body;
             ctx.dispatch.start_over(false);
             let Ok((header, body)) = fetched else { return refusal };
-            // A server that does not know such questions says 404 too, but not as the API does.
+            // A server without such an endpoint says 404 too, but not in the shape of the API's errors.
             let says = || serde_json::from_slice::<Value>(&body).is_ok_and(|body| body["error"].is_object());
             let missing = header.status.as_u16() == 404 && says();
             upstream.models.judge(key, missing);
@@ -288,7 +287,7 @@ pub async fn unless_missing(
     if missing { unknown(&asked) } else { refusal }
 }
 
-/// A page of the list as Anthropic's API has it: the newest first, and what comes behind `after_id` or before `before_id`.
+/// A page of the list as Anthropic's API has it: the newest models first, then those after `after_id` or before `before_id`.
 fn page(mut models: Vec<Told>, query: &str) -> Result<Value, GatewayError> {
     models.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
     let (mut limit, mut after, mut before) = (ANTHROPIC_PAGE, None, None);

@@ -1,4 +1,4 @@
-//! What a reply told about usage, and what that comes to.
+//! The usage that a reply reports, and its cost.
 
 use super::{Belief, Quote};
 use crate::{
@@ -6,22 +6,22 @@ use crate::{
     types::{NanoUsd, ServiceTier, Usage},
 };
 
-/// A provider's count, as far as it is believed, and what it comes to.
+/// A provider's token count, as far as it is believed, and its cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     /// LLM tokens.
     pub usage: Usage,
-    /// By the catalogue; `None` for a model without a price.
+    /// Cost at the catalogue's price; `None` for a model without a price.
     pub cost: Option<NanoUsd>,
-    /// The provider counted what is not possible: the bound stands in for it.
+    /// The provider's count is impossible: the bound is used in its place.
     pub doubted: bool,
-    /// What the provider's count comes to beyond what was reserved, where no more than that is settled.
+    /// The part of the cost that is above what was reserved, if no more than the reservation is settled.
     pub beyond: NanoUsd,
 }
 
 impl Counted {
-    /// Of a usage that was read. `shown` tells how many bytes the provider has shown of its answer. An answer that is longer
-    /// than the request allows is charged up to `ceiling`.
+    /// From the usage that was read. `shown` returns how many bytes the provider has shown of its answer. An answer that is
+    /// longer than the request allows is charged up to `ceiling`.
     pub fn of(
         usage: Usage,
         quote: Option<&Quote>,
@@ -32,7 +32,7 @@ impl Counted {
     ) -> Self {
         let (usage, belief) = quote.map_or((usage, Belief::Possible), |quote| quote.believe(usage, shown));
         let cost = price.map(|price| match belief {
-            // Of what kind the tokens were is not known either.
+            // The kinds of the tokens (cached, thinking, sound) are not known either.
             Belief::Impossible => price.worst_case(usage.prompt_tokens, usage.completion_tokens, tier),
             Belief::Possible | Belief::Shown => price.cost(&usage, tier),
         });
@@ -41,24 +41,24 @@ impl Counted {
         Self { usage, cost: cost.map(|cost| cost.min(ceiling)), doubted: belief == Belief::Impossible, beyond }
     }
 
-    /// With what the calls of tools cost that the provider ran. Without a price of its calls nobody knows what it cost.
+    /// Adds the cost of the tool calls that the provider ran. If the calls have no price, the whole cost is unknown.
     pub fn with_calls(self, calls: Option<NanoUsd>) -> Self {
         Self { cost: self.cost.zip(calls).map(|(tokens, calls)| tokens.saturating_add(calls)), ..self }
     }
 }
 
-/// What a reply told about usage.
+/// The usage that a reply reports.
 #[derive(Clone, Debug, Default)]
 pub struct Bill {
-    /// The provider's count, as far as it is believed, and what it comes to.
+    /// The provider's token count, as far as it is believed, and its cost.
     pub counted: Option<Counted>,
-    /// What the provider had counted when a stream ended without its whole count, as far as it is believed.
+    /// The provider's count so far when a stream ended without its whole count, as far as it is believed.
     pub so_far: Option<Usage>,
-    /// That was more than is possible.
+    /// The count in `so_far` was more than is possible.
     pub doubted: bool,
-    /// Something else than text was generated.
+    /// Something other than text was generated.
     pub media: bool,
-    /// A whole reply came without a count: what it generated, where that can be told.
+    /// A whole reply came without a count: the text that it generated, if that can be read.
     pub uncounted: Option<Option<String>>,
 }
 
@@ -68,7 +68,7 @@ impl Bill {
         self.counted.map(|counted| counted.usage)
     }
 
-    /// What it comes to; absent for a model without a price.
+    /// The cost of the provider's count; `None` for a model without a price.
     pub fn cost(&self) -> Option<NanoUsd> {
         self.counted.and_then(|counted| counted.cost)
     }

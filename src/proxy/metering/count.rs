@@ -1,4 +1,4 @@
-//! Counts what a request has used, after its end, where its provider does not tell.
+//! Counts the tokens of a request after its end, if its provider does not report them.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
 /// A chat message has about this many tokens around its text (OpenAI's cookbook, "How to count tokens").
 const PER_MESSAGE: u64 = 4;
 
-/// Likely tokens of the prompt in a request body, by the model's tokenizer: what a client is told that asks for a count. Blocks.
+/// Likely tokens of the prompt in a request body, by the model's tokenizer: the answer to a client that asks for a count. Blocks.
 pub fn count_prompt(model: &str, body: &[u8]) -> u64 {
     let mut tokens: u64 = 0;
     let read = read_prompt(body, &mut |piece| {
@@ -31,7 +31,7 @@ pub fn count_prompt(model: &str, body: &[u8]) -> u64 {
     });
     match read {
         Ok(()) => tokens,
-        // What is no JSON, or is nested too deep, counts as the text that it is.
+        // A body that is no JSON, or is nested too deep, is counted as plain text.
         Err(_) => tokenizer::count(model, &String::from_utf8_lossy(body)),
     }
 }
@@ -47,57 +47,57 @@ pub struct Settled {
     pub basis: Basis,
 }
 
-/// What has to be counted before a request can be closed.
+/// Everything that is needed to count the tokens of a request before it can be closed.
 pub struct Count {
-    /// What was asked.
+    /// The request's prompt.
     pub prompt: Prompt,
-    /// Whose tokens the text is counted in.
+    /// The model whose tokenizer counts the text.
     pub model: Arc<str>,
-    /// How the prompt is counted; `None` for nobody's.
+    /// How the prompt is counted; `None` if no attempt was made.
     pub measure: Option<Measure>,
-    /// What was generated and seen, and is not counted yet.
+    /// Text that was generated and seen, and is not counted yet.
     pub text: String,
-    /// Bytes of all that was generated and seen: tokens of another vendor's model have at least one.
+    /// Bytes of all text that was generated and seen: a token of another vendor's model has at least one.
     pub bytes: u64,
-    /// Tokens of the answer that are counted.
+    /// Tokens of the answer that are counted already.
     pub counted: u64,
     /// Portions that are being counted.
     pub counting: Vec<Counting>,
-    /// Threads for it.
+    /// The pools that the counting runs on.
     pub capacity: Arc<Capacity>,
     /// Likely tokens of the prompt, by its size.
     pub prompt_estimate: u64,
     /// Tokens that may have been generated in all, seen or not.
     pub unseen: u64,
-    /// It may be something else than text that was generated.
+    /// Something other than text may have been generated.
     pub media: bool,
-    /// The most that what was not seen can cost.
+    /// The most that the unseen part can cost.
     pub ceiling: NanoUsd,
-    /// What the model costs.
+    /// The model's price.
     pub price: Option<Arc<Price>>,
-    /// The tiers that it may be charged in.
+    /// The tiers that the request may be charged in.
     pub tiers: [ServiceTier; 2],
-    /// What the provider had counted when the stream ended, as far as it is believed.
+    /// The provider's count so far when the stream ended, as far as it is believed.
     pub so_far: Option<Usage>,
-    /// What the last attempt cost, where that is known already.
+    /// What the last attempt cost, if that is known already.
     pub known: Option<Settled>,
-    /// What is known of a stream with tools of the provider's that its client has left.
+    /// For a stream with the provider's tools whose client left: its bound.
     pub cut: Option<Cut>,
-    /// Attempts that broke before it.
+    /// Attempts that broke before the last one.
     pub billable_failures: Vec<BillableFailure>,
 }
 
-/// The most that a stream with tools of the provider's has used until its client left, besides what it generated.
+/// The most that a stream with the provider's tools has used until its client left, besides what it generated.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
-    /// Prompt tokens of all that the model has read.
+    /// Prompt tokens of all the model's readings of the prompt.
     pub prompt_tokens: u64,
-    /// What the calls cost.
+    /// Cost of the tool calls.
     pub calls: NanoUsd,
 }
 
-/// The most that a usage can cost of which nobody has told the parts: what was written to the prompt cache, what was an image,
-/// what was thinking or sound. `prompt` is `None` where the provider has told those of the prompt.
+/// The most that a usage can cost whose parts nobody has reported: tokens written to the prompt cache, images, thinking, sound.
+/// `prompt` is `None` if the provider has reported the parts of the prompt.
 fn dearest(
     price: &Price,
     usage: &Usage,
@@ -128,7 +128,7 @@ fn dearest(
 }
 
 impl Count {
-    /// Counts, on the pool for blocking work.
+    /// Counts on the parsing pool.
     pub async fn count(self) -> Settled {
         let Self { prompt, model, measure, text, counted, counting, .. } = self;
         let mut shown = counted;
@@ -136,7 +136,7 @@ impl Count {
             shown = shown.saturating_add(portion.await.ok().and_then(Result::ok).unwrap_or(bytes));
         }
         let exact = measure.as_ref().is_some_and(Measure::is_exact);
-        // Not asked for where it is known: to count takes time.
+        // Counting takes time, so it is left out if the result is known.
         let is_known = self.known.is_some();
         let own = measure.filter(|_| !is_known && self.so_far.is_none() && self.cut.is_none());
         let measures: Vec<Measure> = self.billable_failures.iter().map(|failure| failure.measure.clone()).collect();
@@ -160,7 +160,7 @@ impl Count {
         };
         let mut shown = shown.saturating_add(rest);
         if !exact {
-            // Another vendor's tokenizer may count more than ours does.
+            // Another vendor's tokenizer may count more than the gateway's tokenizer does.
             shown = tokenizer::with_margin(shown).min(self.bytes);
         }
         let usage = match self.so_far {
@@ -213,7 +213,7 @@ impl Count {
     }
 }
 
-/// A prompt as several models count it, each once.
+/// A prompt as several models count it, counted once for each.
 struct Prompts {
     prompt: Prompt,
     known: Vec<(Measure, PromptTokens)>,

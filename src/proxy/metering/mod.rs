@@ -1,14 +1,14 @@
-//! Metering: the most that a request can use, what its provider counts, and what is counted here where it does not. Nothing
-//! here knows of a request's way; values go in and come out.
+//! Metering: the most that a request can use, its provider's token count, and the gateway's count if the provider sends none.
+//! Nothing in this module knows about the phases of a request: values go in and come out.
 //!
 //! | file | what it knows |
 //! |---|---|
 //! | `quote` | the most that a request can use, and how far a provider's count is believed |
-//! | `bill` | what a reply told about usage, and what that comes to |
-//! | `prompt` | the prompt, kept while a stream runs, counted from above |
+//! | `bill` | the usage that a reply reports, and its cost |
+//! | `prompt` | the prompt, kept while a stream runs, and an upper bound of its tokens |
 //! | `stream_meter` | a stream's tokens while it runs |
-//! | `billable_failure` | attempts that broke at work |
-//! | `count` | what is counted after the end |
+//! | `billable_failure` | attempts that broke while a provider was at work |
+//! | `count` | the count after a request's end |
 
 mod bill;
 mod billable_failure;

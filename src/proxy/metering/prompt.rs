@@ -1,4 +1,4 @@
-//! The prompt of a request whose provider did not say what it counted: kept while a stream runs, counted at its end.
+//! The prompt of a request whose provider sent no token count: kept while a stream runs, counted at its end.
 
 use std::sync::{
     Arc,
@@ -15,13 +15,13 @@ use crate::{
     tokenizer,
 };
 
-/// A larger body is not counted: it has no more tokens than its bound says.
+/// A body above this size, in bytes, is not counted: the quote's bound stands for it.
 const LARGEST: usize = 1 << 20;
 
-/// While a stream runs, a body up to this size is kept for its end.
+/// While a stream runs, a body up to this size, in bytes, is always kept for its end.
 const SMALL: usize = 16 << 10;
 
-/// What the larger bodies of all streams together may keep; beyond it a prompt is settled at its bound.
+/// Bytes that the larger bodies of all streams together may keep; beyond that a prompt is settled at its bound.
 const ALLOWANCE: usize = 32 << 20;
 
 static KEPT: AtomicUsize = AtomicUsize::new(0);
@@ -30,9 +30,9 @@ static KEPT: AtomicUsize = AtomicUsize::new(0);
 pub struct Prompt {
     body: Option<Kept>,
     has_template: bool,
-    /// Tokens of its images, at most.
+    /// Tokens of the prompt's images, at most.
     images: u64,
-    /// No provider counts more.
+    /// The most prompt tokens that a provider counts.
     most: u64,
 }
 
@@ -43,10 +43,10 @@ struct Kept {
 }
 
 impl Kept {
-    /// `None` where it is too large, or where too much is kept already.
+    /// `None` if the body is too large, or if too much is kept already.
     fn of(bytes: Bytes) -> Option<Self> {
         if bytes.len() <= SMALL {
-            // The buffer it came in may be much larger, and would stay as long.
+            // The buffer that the body came in may be much larger, and would stay in memory as long.
             return Some(Self { bytes: Bytes::copy_from_slice(&bytes), allowed: 0 });
         }
         let allowed = bytes.len();
@@ -68,22 +68,23 @@ impl Drop for Kept {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measure {
     model: Arc<str>,
-    /// The model's own tokenizer is here.
+    /// The model's own tokenizer is available.
     exact: bool,
-    /// It reads OpenAI's documented chat format.
+    /// The model reads OpenAI's documented chat format.
     documented: bool,
-    /// The prompt cache is written without a word in the client's request: Anthropic's only where the translation says one.
+    /// The prompt cache may be written although the client's request does not ask for it. With Anthropic only if the translation
+    /// marks a part of the prompt.
     caches_unasked: bool,
 }
 
-/// What a prompt comes to for one model.
+/// The tokens of a prompt for one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PromptTokens {
-    /// At most.
+    /// The number of tokens, at most.
     pub tokens: u64,
-    /// Of them, images.
+    /// How many of `tokens` are for images.
     pub images: u64,
-    /// They may have been written to the prompt cache, and for how long.
+    /// Whether the tokens may have been written to the prompt cache, and for how long.
     pub writes: Writes,
 }
 
@@ -99,35 +100,35 @@ pub enum Writes {
 }
 
 impl Measure {
-    /// For the model of a target; `marked` where its translation marks what the prompt cache is to keep.
+    /// For the model of a target; `marked` if the translation marks a part of the prompt for the prompt cache.
     pub fn of(target: &Target, marked: bool) -> Self {
         let (provider, model) = (&target.provider, target.model.clone());
         let api = adapter::of(provider).facts();
         let exact = tokenizer::is_exact(&model);
-        // The open models have a longer system message in front.
+        // OpenAI's open models have a longer system message in front.
         let of_openai = provider.preset().is_openai && !model.contains("gpt-oss");
         let documented = exact && of_openai && api.documented_tokens;
         Self { model, exact, documented, caches_unasked: marked || api.caches_unasked }
     }
 
-    /// Tokens of a text, at most. A byte is the least that a token of any vendor has.
+    /// Upper bound of the tokens of a text. Every vendor's tokens have at least one byte.
     pub fn most(&self, text: &str) -> u64 {
         if self.exact { tokenizer::count(&self.model, text) } else { text.len() as u64 }
     }
 
-    /// The model's own tokenizer is here.
+    /// The model's own tokenizer is available.
     pub fn is_exact(&self) -> bool {
         self.exact
     }
 }
 
 impl Prompt {
-    /// Of a stream that begins: the request itself is let go of.
+    /// The prompt of a stream that begins: the request itself is dropped.
     pub fn keep(endpoint: &Endpoint, quote: Option<&Quote>, body: Option<&Bytes>) -> Self {
         Self { body: body.and_then(|bytes| Kept::of(bytes.clone())), ..Self::bare(endpoint, quote) }
     }
 
-    /// Of a request that is over.
+    /// The prompt of a request that is over.
     pub fn of(endpoint: &Endpoint, quote: Option<&Quote>, body: Option<&Bytes>) -> Self {
         let body = body.filter(|bytes| bytes.len() <= LARGEST);
         let kept = body.map(|bytes| Kept { bytes: bytes.clone(), allowed: 0 });
@@ -143,12 +144,12 @@ impl Prompt {
         }
     }
 
-    /// No provider counts more.
+    /// The most prompt tokens that a provider counts.
     pub fn most(&self) -> u64 {
         self.most
     }
 
-    /// Counts it from above; blocks.
+    /// An upper bound of the prompt's tokens. Blocks.
     pub fn count(&self, measure: &Measure) -> PromptTokens {
         let Some(body) = &self.body else {
             return PromptTokens { tokens: self.most, images: self.images.min(self.most), writes: Writes::Long };

@@ -2,43 +2,42 @@
 
 use crate::types::{NanoUsd, ServiceTier, Usage};
 
-/// What a request may use, from its body.
+/// The most that a request may use, worked out from its body.
 #[derive(Clone, Copy, Debug)]
 pub struct Quote {
-    /// No provider charges more for it; zero where nobody knows a price.
+    /// The most that any provider of the plan charges for the request; zero if no price is known.
     pub worst_case: NanoUsd,
     /// LLM tokens it is likely to use, with all that the client lets it generate.
     pub tokens: u64,
     /// Prompt tokens it is likely to have.
     pub prompt_estimate: u64,
-    /// The provider adds to the prompt what the body does not show.
+    /// The provider adds to the prompt something that the body does not show.
     pub unbounded_prompt: bool,
-    /// The most prompt tokens that the body itself comes to, tools of the provider aside; `None` where it refers to more.
+    /// The most prompt tokens of the body itself, without the provider's tools; `None` if the body refers to more.
     pub shown_prompt: Option<u64>,
-    /// A stream tells whenever the model reads its prompt again. Who compacts the prompt does so in between.
+    /// The stream shows each time that the model reads its prompt again. False with compaction, which rereads the prompt unseen.
     pub tells_of_calls: bool,
     /// The longest prompt that a model of the plan reads at a time.
     pub longest_prompt: u64,
     /// Images in the prompt.
     pub images: u64,
-    /// No provider of the plan counts more prompt tokens.
+    /// The most prompt tokens that any provider of the plan counts.
     pub most_prompt: u64,
-    /// None generates more tokens, all answers together.
+    /// The most tokens that any provider of the plan generates, for all answers together.
     pub most_answer: u64,
     /// Answers that are generated at the same time.
     pub choices: u64,
-    /// Something else than text may be generated.
+    /// Something other than text may be generated.
     pub media: bool,
-    /// Tokens of a prediction, at most: what is rejected of it counts as generated.
+    /// Tokens of a prediction, at most: the rejected ones count as generated.
     pub prediction: u64,
     /// The tier that is asked for.
     pub tier: ServiceTier,
 }
 
 impl Quote {
-    /// The provider's count as far as it is possible; what is not is settled at the bound. `shown` tells how many bytes the
-    /// provider has shown of its answer: a token is at least one. It is asked for only where the count is more than the request
-    /// allows.
+    /// The provider's count if it is possible; otherwise the bound. `shown` returns how many bytes the provider has shown of its
+    /// answer: a token is at least one. It is called only if the count is more than the request allows.
     pub fn believe(&self, usage: Usage, shown: impl FnOnce() -> u64) -> (Usage, Belief) {
         if usage.prompt_tokens <= self.most_prompt && usage.completion_tokens <= self.most_answer {
             return (usage, Belief::Possible);
@@ -57,10 +56,10 @@ impl Quote {
 /// How far a provider's count is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Belief {
-    /// The request allows it.
+    /// The request allows the count.
     Possible,
-    /// It is more than the request allows, and the provider has shown as much.
+    /// The count is more than the request allows, and the provider has shown an answer as long.
     Shown,
-    /// It cannot be.
+    /// The count is impossible.
     Impossible,
 }

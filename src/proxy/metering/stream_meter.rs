@@ -14,18 +14,18 @@ use crate::{
     types::{NanoUsd, ServiceTier},
 };
 
-/// Generated text is counted in portions of this size: a stream holds no more of it.
+/// Bytes of generated text that are counted at a time: a stream holds no more of it.
 const PORTION: usize = 16 * 1024;
 
 /// Tokens by which a stream's reservation grows when it needs more.
 const EXTENSION: u64 = 256;
 
-/// About how many tokens a text has, by its size alone: enough where no money hangs on it.
+/// About how many tokens a text of this many bytes has: good enough if no price depends on it.
 pub fn estimate(bytes: u64) -> u64 {
     bytes.div_ceil(4)
 }
 
-/// Whether money hangs on the count of a model's tokens. Else an estimate by size will do, and no tables are loaded.
+/// Whether a model's tokens have a price. If not, an estimate by size will do, and no tables are loaded.
 pub fn has_price(price: Option<&Price>) -> bool {
     const MUCH: u64 = 1_000_000_000;
     price.is_some_and(|price| price.worst_case(MUCH, MUCH, ServiceTier::Auto) > NanoUsd::ZERO)
@@ -33,7 +33,7 @@ pub fn has_price(price: Option<&Price>) -> bool {
 
 /// Counts a stream's tokens in case the provider does not.
 pub struct StreamMeter {
-    /// Money hangs on the count.
+    /// The model's tokens have a price.
     priced: bool,
     /// The model may generate what its reply does not show.
     may_think: bool,
@@ -43,22 +43,22 @@ pub struct StreamMeter {
     counted: u64,
     counting: Vec<Counting>,
     capacity: Arc<Capacity>,
-    /// Generated tokens that the reservation pays for; `None` where nothing has to stop.
+    /// The generated tokens that the reservation pays for; `None` if the stream need not stop for a budget.
     cap: Option<Cap>,
 }
 
-/// A count of a portion that is under way, and the bytes of the portion: where the count fails, they are the bound.
+/// A count of a portion that is under way, and the bytes of the portion, which are the bound if the count fails.
 pub type Counting = (JoinHandle<Result<u64, NotRun>>, u64);
 
-/// What a stream may generate within its reservation.
+/// The tokens that a stream may generate within its reservation.
 pub struct Cap {
     tokens: u64,
-    /// Of [`EXTENSION`] more.
+    /// Cost of [`EXTENSION`] more tokens.
     extension: NanoUsd,
 }
 
 impl StreamMeter {
-    /// For a stream of a model that begins. It is counted in small portions while it runs where it has a cap.
+    /// For a model's stream that begins. With a cap, the stream is counted in small portions while it runs.
     pub fn begin(
         model: Arc<str>,
         measure: Measure,
@@ -77,17 +77,17 @@ impl StreamMeter {
         self.may_think
     }
 
-    /// What is left to be counted at the end of the stream: the prompt, how it is counted, what was counted of the answer, and
-    /// what is being counted.
+    /// What is left to be counted at the end of the stream: the prompt, how it is counted, the tokens of the answer counted so
+    /// far, and the portions that are being counted.
     pub fn into_rest(self) -> (Prompt, Measure, u64, Vec<Counting>) {
         (self.prompt, self.measure, self.counted, self.counting)
     }
 
-    /// Looks at what was generated since the last time. An error says that nothing is left to pay for it with: it must not
-    /// be relayed.
+    /// Counts what was generated since the last call. On an error nothing is left to pay for that text, which must not be
+    /// relayed.
     ///
     /// # Errors
-    /// The budget that has not enough.
+    /// The budget that does not have enough left.
     pub fn follow(&mut self, relay: &mut StreamRelay, reservation: Option<&mut Reservation>) -> Result<(), Exceeded> {
         let pending = relay.generated_pending() as u64;
         if let (Some(cap), Some(reservation)) = (&mut self.cap, reservation) {
@@ -119,7 +119,7 @@ impl StreamMeter {
 }
 
 impl Cap {
-    /// Of a model that costs something.
+    /// The cap of a reservation; `None` for a model whose answers cost nothing.
     pub fn of(reservation: &Reservation, price: &Price, quote: &Quote) -> Option<Self> {
         let tier = quote.tier;
         let extension = price.worst_case(0, EXTENSION, tier);

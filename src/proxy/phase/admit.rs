@@ -1,4 +1,4 @@
-//! Admit: who asks, whether they may, and whether it is within their limits and budgets.
+//! Admit: authenticates the client, checks its scopes and models, and holds it to its limits and budgets.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,21 +31,21 @@ use crate::{
 
 use pingora_http::RequestHeader;
 
-/// The longest prompt and the longest answer of a model that the price list does not know them of.
+/// The longest prompt and the longest answer, in tokens, of a model for which the catalogue states neither.
 const UNKNOWN_PROMPT: u64 = 1_000_000;
 const UNKNOWN_ANSWER: u64 = 128_000;
 
-/// Passes over the model that a request with compaction is believed to have taken. Nobody documents a bound: where money is
-/// bounded such a request is refused.
+/// How many times a request with compaction is assumed to pass over the model. No vendor documents a bound: a tenant whose spend
+/// is bounded cannot send such a request.
 const COMPACTIONS: u64 = 10;
 
 /// No request costs a million dollars; one that claims to (`n`, `max_tokens`) must not spoil the sums.
 const MOST: NanoUsd = NanoUsd(1_000_000_000_000_000);
 
-/// Finds out who asks.
+/// Identifies the client.
 ///
 /// # Errors
-/// A token that opens nothing, or none where one is needed.
+/// A token that is not valid, or no token where one is needed.
 pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
     let tenants = &ctx.snapshot.tenants;
     let Some(presented) = &ctx.asker.claimed else {
@@ -72,10 +72,10 @@ pub async fn authenticate(ctx: &Context) -> Result<Principal, GatewayError> {
     })
 }
 
-/// Whether the one who asks may do this at all, and at this moment. Takes a place among the open requests.
+/// Checks whether the client may send this request now. Takes a place among the open requests.
 ///
 /// # Errors
-/// A scope that is missing, a path that a budget forbids, or a limit that is reached.
+/// A missing scope, a path that a budget forbids, or a limit that is reached.
 pub fn enter(caller: &Caller<'_>, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
     cors::refuse_page(caller.request(), ctx.cors(), principal)?;
     let scope = match ctx.ask.endpoint {
@@ -103,7 +103,7 @@ pub fn enter(caller: &Caller<'_>, ctx: &mut Context, principal: &Principal) -> R
     Ok(())
 }
 
-/// Under a budget, or with a list of models, a path that is only forwarded must not be a way around it.
+/// With a budget or a list of models, a path that is only forwarded must not be a way around either.
 fn require_metered(caller: &Caller<'_>, principal: &Principal) -> Result<(), GatewayError> {
     let request = caller.request();
     let path = request.uri.path();
@@ -135,10 +135,10 @@ fn is_free(method: &http::Method, path: &str) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::DELETE) || keeps_files
 }
 
-/// Whether the model is one that the tenant and the token may ask for.
+/// Checks whether the tenant and the token may ask for the model.
 ///
 /// # Errors
-/// It is not, or the request names none where not every model is allowed.
+/// They may not, or the request names no model although only some are allowed.
 pub fn require_model(principal: &Principal, model: Option<&str>, plan: &Plan) -> Result<(), GatewayError> {
     let Some(model) = model else {
         if principal.may_ask_all() {
@@ -150,7 +150,7 @@ pub fn require_model(principal: &Principal, model: Option<&str>, plan: &Plan) ->
         );
         return Err(GatewayError::new(Fault::ModelNotAllowed, message).with_param(Some("model")));
     };
-    // The label of what no route names says nothing about the model.
+    // The label `default` stands for every model that no route names, so it says nothing about this one.
     let route = Some(&*plan.label).filter(|label| *label != "default");
     if principal.may_ask(model, route) {
         return Ok(());
@@ -160,13 +160,13 @@ pub fn require_model(principal: &Principal, model: Option<&str>, plan: &Plan) ->
     Err(GatewayError::new(Fault::ModelNotAllowed, message).with_param(Some("model")))
 }
 
-/// Notes the most that the request can cost, see [`quote`].
+/// Records the most that the request can cost, see [`quote`].
 ///
 /// # Errors
-/// As there.
+/// As for [`quote`].
 pub fn estimate(request: &RequestHeader, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
     if ctx.ask.endpoint == Endpoint::CountTokens {
-        // No provider charges for that.
+        // No provider charges for counting tokens.
         ctx.grant.terms = Terms::Uncounted;
         return Ok(());
     }
@@ -180,13 +180,13 @@ pub fn estimate(request: &RequestHeader, ctx: &mut Context, principal: &Principa
     Ok(())
 }
 
-/// What a target charges: for LLM tokens, and for the calls of tools that its provider runs.
+/// A target's price for LLM tokens, and its prices for the calls of tools that its provider runs.
 type Charges = (Option<Arc<Price>>, Option<CallPrices>);
 
-/// Finds out the most that a request can cost. Under a budget, deployments without a price are passed over.
+/// Works out the most that a request can cost. Under a budget, deployments without a price are passed over.
 ///
 /// # Errors
-/// Under a budget, none has a price for all that the request asks for.
+/// Under a budget: no deployment has a price for everything that the request asks for.
 fn quote(
     request: &RequestHeader,
     ctx: &Context,
@@ -228,7 +228,7 @@ fn quote(
         let mut served = served.into_iter();
         all.retain(|_| served.next().unwrap_or_default());
     }
-    // OpenAI's default of 16 tokens for a legacy completion; others may have another.
+    // OpenAI's default for a legacy completion is 16 tokens; other vendors may have another default.
     let knows_default = candidates.left().all(|target| target.provider.preset().is_openai);
     let stated = bound.max_output_tokens.filter(|_| !bound.assumed_output || knows_default);
     let (mut worst, mut most_prompt, mut longest_prompt, mut most_answer) = (NanoUsd::ZERO, 0, 0, 0);
@@ -275,10 +275,10 @@ fn quote(
     })
 }
 
-/// Whether the price list has what this target can charge for the request. Asked under a budget only.
+/// Checks whether the catalogue has every price that the target can charge for the request. Called under a budget only.
 ///
 /// # Errors
-/// What has no price, or no bound.
+/// The part of the request that has no price, or no bound.
 fn require_price(
     principal: &Principal,
     body: &Body,
@@ -335,12 +335,11 @@ fn require_price(
 const LONG_PROMPT: u64 = 200_000;
 const LONG_CONTEXT: u64 = 1_000_000;
 
-/// Whether the provider is asked for a longer context than the model has otherwise, by the client, the tenant or the
-/// configuration.
+/// Whether the client, the tenant or the configuration asks the provider for a longer context than the model has by default.
 fn asks_for_long_context(request: &RequestHeader, principal: &Principal, candidates: &Candidates) -> bool {
     const NAME: &str = "anthropic-beta";
     const BETA: &[u8] = b"context-";
-    // `context-1m-2025-08-07`; but `context-management-2025-06-27` has nothing to do with it.
+    // `context-1m-2025-08-07` counts; `context-management-2025-06-27` is another beta.
     let asks = |value: &HeaderValue| {
         let value = value.as_bytes().to_ascii_lowercase();
         let found = |at: usize| value.get(at + BETA.len()).is_some_and(u8::is_ascii_digit);
@@ -352,8 +351,8 @@ fn asks_for_long_context(request: &RequestHeader, principal: &Principal, candida
         || configured.filter(|(name, _)| name.as_str() == NAME).any(|(_, value)| asks(value))
 }
 
-/// Fields with which a request does more than it shows: an answer that is fetched later and never counted, another model than
-/// the one that is asked for.
+/// Refuses fields with which a request does more than it shows, where money is counted or models are restricted: an answer that
+/// is fetched later and never counted, or another model than the one asked for.
 fn require_plain(principal: &Principal, field: &'static str) -> Result<(), GatewayError> {
     if !principal.counts_money() && (principal.may_ask_all() || field != "models") {
         return Ok(());
@@ -364,7 +363,7 @@ fn require_plain(principal: &Principal, field: &'static str) -> Result<(), Gatew
     Err(GatewayError::new(Fault::PathNotMetered, message).with_param(Some(field)))
 }
 
-/// The most prompt tokens that a model can count each time it reads the prompt.
+/// The most prompt tokens that a model can count for one reading of the prompt.
 fn prompt_bound(endpoint: &Endpoint, bound: &Bound, price: Option<&Price>, tools: bool, long: bool) -> u64 {
     // One request may hold many texts to embed or complete, each as long as the model takes.
     let one_prompt = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages);
@@ -393,11 +392,11 @@ fn not_priced(principal: &Principal, target: &Target) -> GatewayError {
     GatewayError::new(Fault::ModelNotPriced, message).with_param(Some("model"))
 }
 
-/// Charges the estimate in the limits and holds the worst case in the budgets. The last thing before a provider is asked.
-/// What requests under way hold comes free in seconds: it is waited for, see `budgets.wait`.
+/// Charges the estimate in the limits and holds the worst case in the budgets, as the last step before a provider is asked. Money
+/// that is held for requests under way comes free in seconds, so it is waited for, see `budgets.wait`.
 ///
 /// # Errors
-/// A limit that is reached, a budget that does not have enough, a disk that does not take the intent, or a client that left.
+/// A limit that is reached, a budget that does not have enough left, a disk that does not take the entry, or a client that left.
 pub async fn reserve(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<(), Stop> {
     let Some(principal) = ctx.asker.principal.clone() else { return Err(incomplete().into()) };
     let Some(quote) = to_hold(&ctx.grant.terms, ctx.shared.ledger.is_open())? else { return Ok(()) };
@@ -438,10 +437,10 @@ pub async fn reserve(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<(), S
     }
 }
 
-/// What is to be held; `None` for nothing.
+/// The quote that is to be reserved; `None` if nothing is.
 ///
 /// # Errors
-/// That is not known, or there is no ledger to take the entry.
+/// The cost was not worked out, or the ledger takes no entry.
 fn to_hold(terms: &Terms, is_open: bool) -> Result<Option<Quote>, GatewayError> {
     match terms {
         Terms::UpTo(quote) => Ok(Some(*quote)),
@@ -451,7 +450,7 @@ fn to_hold(terms: &Terms, is_open: bool) -> Result<Option<Quote>, GatewayError> 
     }
 }
 
-/// What the ledger needs to know of a request.
+/// The facts about a request that the ledger keeps.
 pub fn subject(ctx: &Context, principal: &Principal) -> Subject {
     Subject {
         id: ctx.arrival.id,
@@ -492,7 +491,7 @@ fn limited(ctx: &Context, refusal: &Refusal) -> GatewayError {
     }
 }
 
-/// The refusal of a budget, with all that is needed to understand it.
+/// The refusal of a budget, with its limit, what is spent and held, and when it resets.
 pub fn over_budget(exceeded: &Exceeded, config: &Config) -> GatewayError {
     let Exceeded { limit, spent, reserved, .. } = exceeded;
     let left = limit.saturating_sub(*spent).saturating_sub(*reserved);
@@ -510,16 +509,16 @@ pub fn over_budget(exceeded: &Exceeded, config: &Config) -> GatewayError {
         member: Some(budget_member(exceeded)),
         ..Extra::default()
     };
-    // A 429 says when to come back; that no retry helps before, `x-should-retry` says.
+    // A 429 has a `retry-after`; `x-should-retry` says that no retry helps before that.
     let wait = exceeded.resets_at.filter(|_| config.budgets.exceeded_status == 429);
     let retry_after = wait.map(|at| Duration::from_millis(at.saturating_sub(unix_now())));
     GatewayError { extra: Some(Box::new(extra)), retry_after, ..GatewayError::new(Fault::BudgetExceeded, message) }
 }
 
-/// When to come back for money that requests under way hold: most requests end within seconds.
+/// When to try again if the money is held for requests under way: most of them end within seconds.
 const HELD_RETRY: Duration = Duration::from_secs(1);
 
-/// The refusal of a budget that has the money, but holds it for requests under way.
+/// The refusal of a budget whose money is held for requests under way.
 fn held(exceeded: &Exceeded) -> GatewayError {
     let message = format!(
         "What is left in {} is held for requests under way: {}. Please try again in {}.",
@@ -543,7 +542,7 @@ fn standing(Exceeded { limit, spent, reserved, wanted, .. }: &Exceeded) -> Strin
     )
 }
 
-/// The member of the error object that programs read.
+/// The member `budget` of the error object, for programs.
 fn budget_member(exceeded: &Exceeded) -> (&'static str, serde_json::Value) {
     let Exceeded { tenant, period, limit, spent, reserved, wanted, .. } = exceeded;
     let resets_at = exceeded.resets_at.and_then(|ms| i64::try_from(ms).ok()).map(|ms| ms / 1000);

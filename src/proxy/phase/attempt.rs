@@ -1,4 +1,4 @@
-//! Attempt: one try at one target, with the body, the headers and the credential that it wants.
+//! Attempt: one try at one target, with the body, the headers and the credential that the target needs.
 
 use std::{
     mem,
@@ -39,13 +39,13 @@ use crate::{
     routing::{self, AttemptOutcome, Candidates, NoCredential, PATIENCE},
 };
 
-/// Names connections that must not come from the pool.
+/// Numbers for connections that must not come from the pool.
 static FRESH: AtomicU64 = AtomicU64::new(1);
 
-/// Headers of a usual request to a provider: more make the map grow.
+/// Number of headers of a usual request to a provider: with more, the map has to grow.
 const ROOM: usize = 24;
 
-/// The `accept-encoding` of a request whose reply is read here.
+/// The `accept-encoding` of a request whose reply the gateway reads.
 pub const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -53,7 +53,7 @@ const EVENTS_OR_JSON: HeaderValue = HeaderValue::from_static("text/event-stream,
 const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// Settles what becomes of the exchange if its client leaves.
+/// Decides what becomes of the exchange if its client leaves.
 pub fn arm(caller: &mut Caller<'_>, ctx: &Context) {
     if ctx.grant.reservation.is_some() && ctx.snapshot.config.budgets.client_left == ClientLeft::Drain {
         caller.outlived(Parting::Drain);
@@ -63,14 +63,15 @@ pub fn arm(caller: &mut Caller<'_>, ctx: &Context) {
 /// Starts the next attempt: its body, its address, its timeouts.
 ///
 /// # Errors
-/// A host name that does not resolve, marked for the next target where there is one.
+/// No target could be prepared, the gateway has no valid credential, or the host name does not resolve. Marked for a retry if
+/// another target is ready.
 pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPeer>> {
     if ctx.dispatch.prepared.is_none()
         && let Err(refusal) = translate::prepare(ctx).await
     {
-        // The first attempt was prepared before, so a provider has failed by now.
+        // The first attempt was prepared earlier, so a provider has failed by now.
         tracing::debug!(id = %ctx.arrival.id, refusal = &*refusal.message, "no other deployment can be asked this");
-        // What is only for the moment is told.
+        // The client is told only of a refusal that is temporary.
         ctx.dispatch.refusal = Some(refusal).filter(|refusal| refusal.fault == Fault::Overloaded);
         return Err(Error::explain(ALL_DOWN, "no other deployment can be asked this").into_up());
     }
@@ -103,7 +104,7 @@ pub async fn begin(ctx: &mut Context, resolver: &Resolver) -> Result<Arc<HttpPee
         Arc::make_mut(&mut peer).options.read_timeout = None;
     }
     if ctx.dispatch.candidates.as_ref().is_some_and(Candidates::has_repeated) {
-        // A group of its own: the connection is a fresh one, not another stale one from the pool.
+        // A group of its own, so that the connection is a fresh one and not another stale one from the pool.
         Arc::make_mut(&mut peer).group_key = FRESH.fetch_add(1, Ordering::Relaxed);
     }
     Ok(peer)
@@ -127,10 +128,10 @@ pub fn header(request: &RequestHeader, ctx: &mut Context, http2: bool) -> Result
     Ok(parts.into())
 }
 
-/// Signs the request where the gateway's credential is a signature: the last thing before it is sent.
+/// Signs the request if the gateway's credential is a signature, as the last step before it is sent.
 ///
 /// # Errors
-/// It cannot be signed.
+/// The request cannot be signed.
 pub fn sign(ctx: &Context, parts: &mut request::Parts, body: Option<&Bytes>) -> Result<()> {
     let Some(attempt) = ctx.dispatch.attempt.as_ref().filter(|attempt| !attempt.own_credential) else { return Ok(()) };
     let Some(authorizer) = &attempt.target.wire.authorizer else { return Ok(()) };
@@ -139,10 +140,10 @@ pub fn sign(ctx: &Context, parts: &mut request::Parts, body: Option<&Bytes>) -> 
         .map_err(|cause| Error::because(ErrorType::InternalError, "the request cannot be signed", cause))
 }
 
-/// Waits for a credential of the gateway's that is valid now.
+/// Waits until the gateway's credential for the target is valid.
 ///
 /// # Errors
-/// There is none in time: like a provider that cannot be reached.
+/// No credential is valid in time; treated like a provider that cannot be reached.
 async fn authorize(ctx: &Context) -> Result<()> {
     let Some(attempt) = ctx.dispatch.attempt.as_ref().filter(|attempt| !attempt.own_credential) else { return Ok(()) };
     let Some(ready) = attempt.target.wire.authorizer.as_ref().and_then(|authorizer| authorizer.ready()) else {
@@ -158,7 +159,8 @@ async fn authorize(ctx: &Context) -> Result<()> {
     Err(Error::because(ErrorType::ConnectError, "no credential", error).into_up())
 }
 
-/// Puts the host into the address (RFC 9113 §8.3.1); the framing is HTTP/2's own (§8.2.2).
+/// Moves the host from the headers into the URI (RFC 9113 §8.3.1), and removes `transfer-encoding`, as HTTP/2 has framing of its
+/// own (§8.2.2).
 ///
 /// # Errors
 /// A path that cannot be forwarded.
@@ -173,7 +175,7 @@ pub fn to_http2(parts: &mut request::Parts, tls: bool) -> Result<()> {
     Ok(())
 }
 
-/// From here on the provider may charge for it.
+/// Marks the request as sent: from here on the provider may charge for it.
 fn mark_sent(ctx: &mut Context) {
     if let Some(attempt) = &mut ctx.dispatch.attempt {
         attempt.is_sent = true;
@@ -200,7 +202,7 @@ pub fn rewrite_header(request: &RequestHeader, outgoing: &mut RequestHeader, ctx
 /// Signs a request that Pingora sends, whose body streams through unless it was read.
 ///
 /// # Errors
-/// It cannot be signed.
+/// The request cannot be signed.
 pub fn sign_forwarded(outgoing: &mut RequestHeader, ctx: &Context) -> Result<()> {
     let body = ctx.dispatch.attempt.as_ref().and_then(|attempt| attempt.body.clone());
     let mut outcome = Ok(());
@@ -208,7 +210,8 @@ pub fn sign_forwarded(outgoing: &mut RequestHeader, ctx: &Context) -> Result<()>
     outcome
 }
 
-/// Writes the provider's URL, and what it gets of the client's headers with its host, credential and framing.
+/// Writes the provider's URL, and the request's headers: those of the client's that the provider gets, its host, credential and
+/// framing.
 fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: &mut request::Parts) -> Result<()> {
     let Some(attempt) = &ctx.dispatch.attempt else {
         return Error::e_explain(ErrorType::InternalError, "no attempt under way");
@@ -223,8 +226,8 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
     let websocket = ctx.ask.websocket;
     let only_forwarded = ctx.ask.endpoint == Endpoint::Other;
     let way = Way { provider, own_credential: attempt.own_credential, only_forwarded, websocket };
-    // A compressed reply would hide its usage, its events and the ids that it tells of; what nobody reads here stays as the
-    // client wants it.
+    // A compressed reply would hide its usage, its events and the ids that it names. A reply that the gateway does not read may
+    // be compressed as the client wants.
     let unread = only_forwarded && ctx.reply.keeper.is_none();
     let encoded = |name: &HeaderName| unread && *name == header::ACCEPT_ENCODING;
     let events = ctx.ask.body.as_ref().is_some_and(|body| body.peek.stream);
@@ -234,7 +237,7 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
         headers.append(name.clone(), value.clone());
     }
     if websocket {
-        // Its other words name headers that are not forwarded.
+        // The other words of the client's `connection` name headers that are not forwarded.
         headers.insert(header::CONNECTION, UPGRADE);
     }
     if !attempt.own_credential
@@ -257,23 +260,23 @@ fn rewrite(request: &RequestHeader, ctx: &Context, original: &HeaderMap, parts: 
     }
     if let Some(body) = &attempt.body {
         headers.remove(header::TRANSFER_ENCODING);
-        // What was compressed was decoded to be read.
+        // A compressed body was decoded to be read.
         headers.remove(header::CONTENT_ENCODING);
         headers.insert(header::CONTENT_LENGTH, body.len().into());
         if ctx.ask.body.is_some() || ctx.ask.forwarded.as_ref().is_some_and(|body| body.is_json) {
-            // The body was read as JSON in UTF-8, and that is what it is for the provider too.
+            // The body was read as JSON in UTF-8, so the provider gets it as such.
             headers.insert(header::CONTENT_TYPE, JSON);
         }
         if ctx.ask.body.is_some() {
-            // The body says by itself in which form its reply is wanted.
+            // The body itself says in which form its reply is wanted.
             headers.insert(header::ACCEPT, if events { EVENTS_OR_JSON } else { JSON });
         }
     }
     Ok(())
 }
 
-/// An idempotency key as the gateway's account sees it: tenants share the account, and two of them may choose the same key. So
-/// may one who comes without a token, and is served as the same tenant.
+/// An idempotency key as the gateway's account sees it. Tenants share the account, and two of them may choose the same key; so
+/// may a client without a token that is served as the same tenant.
 fn tenant_key(ctx: &Context, key: &HeaderValue) -> Option<HeaderValue> {
     let tenant = ctx.asker.principal.as_ref().map_or("", |principal| principal.policy.id.as_str());
     let anonymous = ctx.asker.principal.as_ref().is_none_or(|principal| principal.is_anonymous());
@@ -283,8 +286,8 @@ fn tenant_key(ctx: &Context, key: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_bytes(hasher.finalize().to_hex().as_bytes()).ok()
 }
 
-/// The provider's prefix, the path behind `/v1`, and both queries. A translated request has a path of its own, and the
-/// client's query means nothing there.
+/// The provider's prefix, the path behind `/v1`, and both queries. A translated request has a path of its own, without the
+/// client's query.
 fn upstream_uri(request: &RequestHeader, ctx: &Context, provider: &Provider) -> Result<http::Uri> {
     let uri = &request.uri;
     let path = uri.path().strip_prefix("/v1").unwrap_or(uri.path());
@@ -297,7 +300,7 @@ fn upstream_uri(request: &RequestHeader, ctx: &Context, provider: &Provider) -> 
     target_uri(provider, adapter::of(provider).path(provider, &call), None)
 }
 
-/// The address of a path of the provider's API, which is the one behind `/v1`.
+/// The URI of a path of the provider's API. `path` is the part behind `/v1`.
 ///
 /// # Errors
 /// A path that cannot be forwarded.

@@ -1,4 +1,4 @@
-//! Cache: answer what was answered before, read along with what is being answered, or lead the way for others.
+//! Cache: answers from the cache, follows the flight of a request that is under way, or leads a flight for others.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ use crate::{
 
 use pingora_http::RequestHeader;
 
-/// What is asked, besides the body.
+/// The parts of the cache's key besides the body.
 struct Question {
     endpoint: Endpoint,
     namespace: Vec<u8>,
@@ -43,17 +43,17 @@ struct Question {
     headers: Vec<(String, Vec<u8>)>,
 }
 
-/// What becomes of one that followed.
+/// The outcome for a follower of a flight.
 enum After {
-    /// It has its answer.
+    /// The follower has its answer.
     Answered,
-    /// It has to ask for itself.
+    /// The follower has to ask a provider itself.
     Ask,
-    /// Nobody leads any more.
+    /// The flight has no leader any more.
     Again,
 }
 
-/// Answers from the cache, or notes what it may keep. `true` says that the reply has been sent.
+/// Answers from the cache, or records what the cache may keep. `true`: the reply has been sent.
 pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, Stop> {
     let directives = Directives::read(&caller.request().headers).map_err(invalid)?;
     let reason = ask(caller.request(), ctx, &directives).await?;
@@ -90,7 +90,7 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
         }
         match cache.flights.join(key, &payer) {
             Role::Lead(lead) => {
-                // It may have been answered between the look and the seat.
+                // An answer may have been stored between the look-up and joining the flight.
                 if let Some((entry, age)) = cache.find_now(&key, &rules, max_age)
                     && serve(caller, ctx, &entry, CacheStatus::Hit, age).await?
                 {
@@ -99,7 +99,7 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
                 set_fill(ctx, lead);
                 return Ok(false);
             }
-            // What is being made was asked for before a purge.
+            // The answer under way was asked for before a purge.
             Role::Follow(follower) if is_purged(ctx, &key, &follower) => {
                 set_fill(ctx, cache.flights.alone(key, &payer));
                 return Ok(false);
@@ -134,7 +134,7 @@ fn not_cached() -> GatewayError {
     GatewayError::new(Fault::NotCached, "The cache has no answer to this request, and it asks for nothing else.")
 }
 
-/// Finds out whether the cache has a part in it, and under which key. Returns why not, for the metrics.
+/// Works out whether the cache has a part in the request, and its key. Returns why not, for the metrics; empty if it has.
 async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives) -> Result<&'static str, Stop> {
     let Some(candidates) = &ctx.dispatch.candidates else { return Ok("endpoint") };
     let (rules, Some(first)) = (candidates.plan().cache.clone(), candidates.first()) else { return Ok("endpoint") };
@@ -142,12 +142,12 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
         return Ok("off");
     }
     if first.model.is_empty() {
-        // The model is that of a stored prompt, and may change there.
+        // The model is named by a stored prompt, and may be changed there.
         return Ok("stored_prompt");
     }
     let Some(body) = &ctx.ask.body else { return Ok("endpoint") };
-    // OpenAI keeps a response unless it is told not to, and so does the gateway in the place of others. The answer has its id,
-    // which is the first tenant's: the others, whom the answer would be shared with, could do nothing with it.
+    // OpenAI keeps a response unless told not to, and so does the gateway for providers that do not. The answer has the id of a
+    // response that belongs to the first tenant: other tenants that shared the answer could not use it.
     if ctx.ask.endpoint == Endpoint::Responses
         && rules.namespace == Namespace::Shared
         && body.peek.store != Some(false)
@@ -157,7 +157,7 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
         return Ok("store");
     }
     let (bytes, values) = (body.bytes.len(), body.values);
-    // Most of what is asked ends here, so nothing is made before.
+    // Most requests end here, so nothing is allocated before.
     let decision = match Load::reading(bytes) {
         load if load.is_light() => judge(&ctx.ask.endpoint, body, directives, &ctx.snapshot.config),
         load => {
@@ -177,7 +177,7 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
         .filter(|(name, _)| forwarded::is_keyed(name, providers()))
         .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
         .collect();
-    // Stable: the order of a header's lines counts.
+    // A stable sort: the order of a header's lines counts.
     headers.sort_by(|a, b| a.0.cmp(&b.0));
     let question = Question {
         endpoint: ctx.ask.endpoint.clone(),
@@ -191,7 +191,7 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
         true => question.key(body),
         false => {
             let body = (**body).clone();
-            // Without room for it the request goes on, and only the cache has no part in it.
+            // If there is no room for the key, the request goes on without the cache.
             heavy::run(&ctx.shared.capacity, load, move |_share| question.key(&body)).await.unwrap_or(Err("memory"))
         }
     };
@@ -206,7 +206,7 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
     }
 }
 
-/// Bytes of the labels of a request that may be cached.
+/// The most bytes of labels that a request may have to be cached.
 const MOST_LABELS: usize = 64 << 10;
 
 fn judge(endpoint: &Endpoint, body: &Body, directives: &Directives, config: &Config) -> Decision {
@@ -228,13 +228,13 @@ impl Question {
         };
         let key = parts.key().ok_or("body")?;
         let labels = Labels::of(&body.bytes);
-        // They are kept for as long as the request is open.
+        // The labels are kept for as long as the request is open.
         if labels.length() > MOST_LABELS { Err("body") } else { Ok((key, labels)) }
     }
 }
 
-/// Who shares the answer: the tenant or all; and of those only the ones for whom the provider would see the same account, and
-/// the same that the configuration adds to a request.
+/// Who shares the answer: the tenant's clients, or all. Among these, only those for whom the provider sees the same account and
+/// the same additions from the configuration.
 fn namespace(request: &RequestHeader, ctx: &Context, candidates: &Candidates, rules: &CacheRules) -> Vec<u8> {
     let mut space = Vec::with_capacity(64);
     let mut part = |tag: u8, bytes: &[u8]| {
@@ -247,17 +247,18 @@ fn namespace(request: &RequestHeader, ctx: &Context, candidates: &Candidates, ru
             Namespace::Tenant => part(b't', principal.policy.id.as_str().as_bytes()),
             Namespace::Shared => {}
         }
-        // Clients without a token may be anybody (`auth.anonymous`): they do not read what a tenant's token holders were told.
+        // Clients without a token may be anybody (`auth.anonymous`): they do not get answers that were made for a tenant's token
+        // holders.
         if principal.is_anonymous() && rules.namespace == Namespace::Tenant {
             part(b'n', b"");
         }
-        // What a tenant's headers say to the provider may change the answer.
+        // A tenant's own headers to the provider may change the answer.
         for (name, value) in &principal.policy.headers {
             part(b'h', name.as_str().as_bytes());
             part(b'v', value.as_bytes());
         }
     }
-    // As in `family`: of the deployments whose answers are as good as each other's.
+    // As in [`family`]: only the deployments whose answers are interchangeable.
     let model = candidates.first().map(|target| &target.model);
     let alike = candidates.left().filter(|target| Some(&target.model) == model);
     let mut fingerprints: Vec<_> = alike.map(|target| &target.wire.fingerprint).collect();
@@ -269,7 +270,7 @@ fn namespace(request: &RequestHeader, ctx: &Context, candidates: &Candidates, ru
     let own = candidates.left().filter_map(|target| plan::credential(ctx, target)).find(Presented::is_own);
     if let Some(Presented::Own(key)) = own {
         part(b'k', blake3::hash(key.as_bytes()).as_bytes());
-        // Names of the account that the key opens.
+        // These headers name the account that the key opens.
         for name in ["openai-organization", "openai-project"] {
             if let Some(value) = request.headers.get(name) {
                 part(b'a', value.as_bytes());
@@ -279,7 +280,7 @@ fn namespace(request: &RequestHeader, ctx: &Context, candidates: &Candidates, ru
     space
 }
 
-/// The deployments that serve the model of the first one: their answers are as good as each other's.
+/// The deployments that serve the model of the first one: their answers are interchangeable.
 fn family(candidates: &Candidates, model: &str, previous: Option<&str>) -> String {
     let mut providers: Vec<&str> =
         candidates.left().filter(|target| &*target.model == model).map(|target| &*target.provider.name).collect();
@@ -287,12 +288,12 @@ fn family(candidates: &Candidates, model: &str, previous: Option<&str>) -> Strin
     // No provider's name has a comma or a line break, no model's a line break.
     // A strict route refuses what another one would answer with losses.
     let strict = if candidates.plan().strict { "\nstrict" } else { "" };
-    // A response repeats what it continues, which the body does not say any more.
+    // A response repeats the id of the response that it continues, which the body no longer states.
     let previous = previous.map_or_else(String::new, |id| format!("\nprevious {id}"));
     format!("{model}\n{}{strict}{previous}", providers.join(","))
 }
 
-/// Serves a whole answer in the form that the client wants. `false` where it cannot be put into that form.
+/// Serves a whole answer in the form that the client wants. `false` if the answer cannot be put into that form.
 pub async fn serve(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -314,7 +315,7 @@ async fn send(
     age: Duration,
 ) -> Result<(), Stop> {
     served(ctx, entry, cache_status);
-    // Before its client can know of it.
+    // Before the client can know of the response.
     recall::keep_served(ctx, entry, form, &body);
     let (provider, model) = (entry.provider.clone(), entry.model.clone());
     let server = Server { provider, model, dropped: entry.dropped.clone() };
@@ -328,7 +329,7 @@ fn served(ctx: &mut Context, entry: &Arc<Entry>, cache_status: CacheStatus) {
     }
 }
 
-/// The labels of this request, which a reply that was made for others gets.
+/// The labels of this request, which a reply that was made for another request gets.
 fn labels(ctx: &Context) -> Labels {
     ctx.ticket.cached.as_ref().map(|cached| cached.labels.clone()).unwrap_or_default()
 }
@@ -368,7 +369,7 @@ fn hides_usage(ctx: &Context) -> bool {
     StreamKind::of(&ctx.ask.endpoint) == StreamKind::Chat && peek.is_none_or(|peek| !peek.include_usage)
 }
 
-/// Reads events as the cache keeps them, and leaves what this client asked for.
+/// Reads events as the cache keeps them, and leaves those parts that this client asked for.
 fn reader(ctx: &Context) -> StreamRelay {
     StreamRelay::new(
         StreamKind::of(&ctx.ask.endpoint),
@@ -376,10 +377,10 @@ fn reader(ctx: &Context) -> StreamRelay {
     )
 }
 
-/// Reads along with another request.
+/// Follows the flight of another request.
 async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: FlightFollower) -> Result<After, Stop> {
     let wants_events = ctx.ask.body.as_ref().is_some_and(|body| body.peek.stream);
-    // What is to be kept has to be whole before its client knows of it.
+    // A response that is to be kept has to be whole before its client knows of it.
     let reads_along = wants_events && ctx.reply.turn.is_none();
     let (mut reader, labels) = (reader(ctx), labels(ctx));
     loop {
@@ -453,7 +454,7 @@ async fn follow(caller: &mut Caller<'_>, ctx: &mut Context, mut follower: Flight
     }
 }
 
-/// The error that the leader got; an expired answer is better.
+/// Passes the leader's error on, or an expired answer if there is one.
 async fn share(caller: &mut Caller<'_>, ctx: &mut Context, failure: &Failure) -> Result<After, Stop> {
     if failure.status >= 500 && serve_stale(caller, ctx).await? {
         return Ok(After::Answered);
@@ -463,7 +464,7 @@ async fn share(caller: &mut Caller<'_>, ctx: &mut Context, failure: &Failure) ->
     Ok(After::Answered)
 }
 
-/// Serves what has expired, where there is such a thing.
+/// Serves the expired answer, if there is one. `false` if not.
 pub async fn serve_stale(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, Stop> {
     let Some(cached) = &ctx.ticket.cached else { return Ok(false) };
     let purges = &ctx.shared.cache.purges;
@@ -472,18 +473,18 @@ pub async fn serve_stale(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<b
     serve(caller, ctx, &entry, CacheStatus::Stale, age).await
 }
 
-/// Whether something would be served in the place of an error.
+/// Whether an expired answer would be served in place of an error.
 pub fn has_stale(ctx: &Context) -> bool {
     ctx.ticket.cached.as_ref().is_some_and(|cached| cached.stale.is_some())
 }
 
-/// The flight that a request leads, and whether it goes on to its end also when nobody waits for it.
+/// The flight that a request leads, and whether its exchange runs to its end even if nobody waits for it.
 pub fn leads(ctx: &Context) -> Option<(Arc<Lead>, bool)> {
     let finish = ctx.snapshot.config.cache.abandoned == Abandoned::Finish;
     ctx.flight().map(|lead| (lead.clone(), finish))
 }
 
-/// A stream begins that others may read along with.
+/// Prepares a stream that followers may read too.
 pub fn begin_stream(ctx: &mut Context) {
     if ctx.flight().is_none() {
         return;
@@ -502,11 +503,11 @@ pub fn begin_stream(ctx: &mut Context) {
     }
 }
 
-/// Passes events on to those who read along, without the leader's labels; returns what the leader's own client gets of them.
-/// `failed` are those with which a provider ends a stream that it cannot complete.
+/// Passes events on to the followers, without the leader's labels; returns the events for the leader's own client. `failed`: with
+/// these events a provider ends a stream that it cannot complete.
 pub fn share_events(ctx: &mut Context, events: Bytes, failed: bool) -> Bytes {
     let Some(cached) = &mut ctx.ticket.cached else { return events };
-    // What the provider says of the failure is for the leader, if it may speak of the leader.
+    // The provider's error message may quote the leader's labels: then only the leader gets it.
     if let Some(flight) = cached.flight.as_ref().filter(|_| !failed || cached.labels.is_empty()) {
         flight.push(Labels::default().put_into_events(&events));
     }
@@ -516,7 +517,7 @@ pub fn share_events(ctx: &mut Context, events: Bytes, failed: bool) -> Bytes {
     }
 }
 
-/// A stream has come to its end: it is kept if it is whole, and those who read along learn how it ended.
+/// Ends the flight of a stream: a whole stream is kept, and the followers learn how it ended.
 pub fn end_stream(ctx: &mut Context, whole: Option<(Option<Usage>, Option<NanoUsd>)>) {
     let Some(flight) = ctx.flight().filter(|flight| !flight.is_over()).cloned() else { return };
     let outcome = match (whole, flight.events()) {
@@ -534,16 +535,16 @@ pub fn end_stream(ctx: &mut Context, whole: Option<(Option<Usage>, Option<NanoUs
     flight.end(outcome);
 }
 
-/// Makes an entry of a whole reply; free of the context, for the last step of a held one.
+/// Makes an entry of a whole reply. Holds no reference to the context, so that the last step of a held reply can own it.
 pub struct EntryBuilder {
     cache: Arc<Cache>,
     lead: Arc<Lead>,
     rules: Arc<CacheRules>,
     endpoint: Endpoint,
     entry: Entry,
-    /// Another model than the one that was routed to has answered.
+    /// A model other than the one that was routed to has answered.
     other_model: bool,
-    /// The request has labels of its own.
+    /// The request has labels.
     labelled: bool,
     reader: Reader,
 }
@@ -579,7 +580,7 @@ impl EntryBuilder {
         })
     }
 
-    /// A held reply is there.
+    /// Ends the flight with a held reply that is complete.
     pub fn end(
         self,
         status: u16,
@@ -606,14 +607,14 @@ impl EntryBuilder {
             false => body,
         };
         self.lead.end(match status {
-            // Labels may be what is wrong, and others have other ones.
+            // The labels may be at fault, and followers have other labels.
             400..=428 | 430..=499 if self.labelled => Outcome::Solo,
             400.. => Outcome::Failed(Arc::new(Failure { status, headers: headers.collect(), body: body.clone() })),
             _ => Outcome::Solo,
         });
     }
 
-    /// The error in a failed reply without the provider's message, which may quote the labels of the request.
+    /// The error of a failed reply without the provider's message, which may quote the request's labels.
     fn without_words_of(&self, status: u16, body: &Bytes) -> Bytes {
         let told = openai::find_error(status, body);
         let (kind, code) = told.map_or((None, None), |error| (Some(error.r#type), error.code));
@@ -622,7 +623,7 @@ impl EntryBuilder {
         self.reader.render(status, &error, &http::HeaderMap::new())
     }
 
-    /// Those who follow get any whole reply; kept is only what may be served again.
+    /// Makes the outcome for the followers, who get any whole reply, and stores the reply if it may be served again.
     fn make(
         self,
         form: Form,
@@ -643,7 +644,7 @@ impl EntryBuilder {
         };
         let entry = Arc::new(entry);
         if good && counted && !self.other_model {
-            // Before the flight ends: who comes then finds it.
+            // Stored before the flight ends, so that a request that comes then finds it.
             self.cache.keep(self.lead.key(), entry.clone(), &self.rules);
         }
         Outcome::Complete(entry, document)

@@ -1,7 +1,8 @@
-//! Exchange: ask one deployment after the other until one has answered, and bring its answer to the client.
+//! Exchange: asks one deployment after the other until one has answered, and brings its answer to the client.
 //!
-//! For every request that the gateway has whole. What streams up to a provider (uploads), and WebSockets, go through Pingora's
-//! own loop. The connection comes from Pingora's pool, and both ends are its sessions: their parsers and their framing.
+//! Used for every request that the gateway has whole. Requests that stream up to a provider (uploads), and WebSockets, go through
+//! Pingora's own loop. The connection comes from Pingora's pool, and both ends are Pingora's sessions, with their parsers and
+//! framing.
 
 use std::{
     mem,
@@ -33,7 +34,7 @@ use crate::{
     snapshot::UPSTREAM_IDLE,
 };
 
-/// Whether the request is here whole, so that it is carried here.
+/// Whether the gateway has the whole request, so that this module carries it.
 pub fn carries(caller: &mut Caller<'_>, ctx: &Context) -> bool {
     let read = ctx.ask.body.is_some() || ctx.ask.forwarded.is_some();
     read || caller.is_body_done() && !ctx.ask.websocket
@@ -56,9 +57,9 @@ pub async fn run(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream
     }
 }
 
-/// One attempt. Its error says whether another one follows.
+/// Makes one attempt. Its error says whether another attempt follows.
 async fn once(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -> Result<()> {
-    // Boxed, and gone before the answer comes: a stream would carry its size along for as long as it is open.
+    // Boxed, and dropped before the answer comes: a stream would carry its size along for as long as it is open.
     let mut connected = Box::pin(connect(caller, ctx, upstream)).await?;
     let outcome = converse(caller, ctx, &mut connected).await;
     let Connected { peer, provider, reused } = *connected;
@@ -83,11 +84,11 @@ async fn once(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -
     }
 }
 
-/// A connection to the deployment that is asked.
+/// A connection to the deployment that the attempt asks.
 pub struct Connected {
     pub peer: Arc<HttpPeer>,
     pub provider: HttpSession,
-    /// It has served other requests.
+    /// The connection has served other requests.
     pub reused: bool,
 }
 
@@ -98,7 +99,7 @@ async fn connect(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream
 /// Connects to the deployment that is asked next.
 ///
 /// # Errors
-/// It cannot be reached within its time, marked for the next one where there is one.
+/// The deployment cannot be reached in time; marked for a retry if another one is ready.
 pub async fn dial(ctx: &mut Context, upstream: &Upstream) -> Result<Box<Connected>> {
     let peer = attempt::begin(ctx, &upstream.resolver).await?;
     match upstream.connector.get_http_session(&*peer).await {
@@ -107,10 +108,10 @@ pub async fn dial(ctx: &mut Context, upstream: &Upstream) -> Result<Box<Connecte
     }
 }
 
-/// What comes of some work for a client that waits for it. Pinned by whoever asks: moved in here it would be copied each time.
+/// Does some work for a client that waits for it. The caller pins the work: moved in here it would be copied each time.
 ///
 /// # Errors
-/// Those of the work; the client has left.
+/// The error of the work, or the client has left.
 pub async fn unless_left<T>(caller: &mut Caller<'_>, work: Pin<&mut impl Future<Output = Result<T>>>) -> Result<T> {
     tokio::select! {
         biased;
@@ -119,8 +120,8 @@ pub async fn unless_left<T>(caller: &mut Caller<'_>, work: Pin<&mut impl Future<
     }
 }
 
-/// Sends the request and brings its answer to the client. Returns whether the connection can serve another request. What a stream
-/// is done with before its first event is boxed: it would carry its size along for as long as it is open.
+/// Sends the request and brings its answer to the client. Returns whether the connection can serve another request. Steps that a
+/// stream is done with before its first event are boxed: it would carry their size along for as long as it is open.
 async fn converse(caller: &mut Caller<'_>, ctx: &mut Context, connected: &mut Connected) -> Result<bool> {
     let Connected { peer, provider, .. } = connected;
     let Answer { mut header, ended, is_sent } = Box::pin(ask(caller, ctx, provider, peer)).await?;
@@ -148,13 +149,13 @@ async fn converse(caller: &mut Caller<'_>, ctx: &mut Context, connected: &mut Co
 /// The header of an answer.
 struct Answer {
     header: ResponseHeader,
-    /// That is all there is of it.
+    /// The answer ends with its header.
     ended: bool,
     /// The whole request was sent.
     is_sent: bool,
 }
 
-/// Sends the request, and waits for the header of its answer. What comes before it is passed on.
+/// Sends the request, and waits for the header of its answer. Interim headers are passed on.
 async fn ask(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -182,7 +183,7 @@ async fn ask(
     }
 }
 
-/// The client is told where the body ends also where only the end of the connection told us.
+/// States the framing of the body to the client even if the provider ends it only by closing the connection.
 fn frame(request: &RequestHeader, header: &mut ResponseHeader, ended: bool) -> Result<()> {
     let told = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH].iter().any(|name| header.headers.contains_key(name));
     // HTTP/1.0 knows no chunks, HTTP/2 has its own.
@@ -198,7 +199,7 @@ async fn next(caller: &mut Caller<'_>, provider: &mut HttpSession) -> Result<Opt
     unless_left(caller, pin!(upstream::piece(provider))).await
 }
 
-/// Keeps a reply back until it is complete, and gives the client what becomes of it.
+/// Holds a reply until it is complete, and writes the result to the client.
 async fn hold(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -216,7 +217,7 @@ async fn hold(
             continue;
         }
         if let Some(flight) = ctx.flight() {
-            // Too large to be kept for those who wait.
+            // The reply is too large to be kept for followers.
             flight.end(Outcome::Solo);
         }
         let (mut header, chunks) = held.let_through();
@@ -236,7 +237,7 @@ async fn hold(
     caller.write(tasks).await
 }
 
-/// Passes a reply on as it arrives, event by event where it is a stream. `tasks` are what goes before.
+/// Passes a reply on as it arrives, event by event if it is a stream. `tasks` are written before the reply's body.
 async fn pass(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -246,7 +247,7 @@ async fn pass(
 ) -> Result<()> {
     let mut turns = Turns::default();
     loop {
-        // What came along with the header leaves with it.
+        // A piece of the body that has arrived already is written together with the header.
         let ready = if ended { Some(Ok(None)) } else { provider.read_response_body().now_or_never() };
         let ready = ready.filter(|read| !matches!(read, Ok(Some(chunk)) if chunk.is_empty()));
         if !matches!(ready, Some(Ok(_))) && !tasks.is_empty() {

@@ -1,4 +1,4 @@
-//! Finish: give the session back and write the request down, exactly once, also when the client vanished.
+//! Finish: gives the connection back and records the request, exactly once, even if the client vanished.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -42,7 +42,7 @@ pub fn record(caller: &mut Caller<'_>, ctx: &mut Context, error: Option<&Error>)
         stream.unread_for = stream.last_read.map_or(Duration::MAX, |at| at.elapsed());
     }
     let duration = ctx.arrival.started.elapsed();
-    // A held reply leaves in one piece, just now.
+    // A held reply is written in one piece, just now.
     let held = written.filter(|_| matches!(ctx.reply.delivery, Delivery::Hold)).map(|_| duration);
     let first_byte = ctx.reply.first_byte.map(|at| at.duration_since(ctx.arrival.started)).or(held);
     let fault = ctx.reply.fault.map(|fault| Cow::Borrowed(fault.code()));
@@ -67,8 +67,8 @@ fn tell(observers: &[Arc<dyn Observer>], record: &Record) {
     observers.iter().for_each(|observer| observer.finished(record));
 }
 
-/// Whether the client's leaving was noticed while all that the provider had sent was read, rather than when it did not take
-/// what was written to it. With HTTP/2 the errors of both are alike.
+/// Whether the gateway noticed that the client left while it waited for the provider, rather than when it wrote to the client. In
+/// HTTP/2 the errors of both are alike.
 fn noticed_while_idle(caller: &Caller<'_>, error: &Error) -> bool {
     use pingora_error::ErrorType::{ConnectionClosed, ReadError};
     let idle = matches!(error.etype(), ConnectionClosed | ReadError);
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts what it is told, as an observer beside the product's own would.
+    /// An observer that counts the records it gets, as one beside the product's own would.
     #[derive(Default)]
     struct Counter(AtomicU32);
 

@@ -1,4 +1,4 @@
-//! Identify: what is asked for, and with whose credential.
+//! Identify: finds out which endpoint is asked, and with which credentials.
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -12,11 +12,11 @@ use crate::{
     types::matches,
 };
 
-/// Sets what must stand before the first body byte is read.
+/// Sets the client's timeouts, before the first body byte is read.
 pub fn prepare_connection(caller: &mut Caller<'_>, ctx: &mut Context) {
     ctx.ask.websocket = caller.is_websocket();
     let http = &ctx.snapshot.config.http;
-    // For bodies that are forwarded; a body that is read here has a limit for the whole. A WebSocket may be silent for as
+    // For bodies that are forwarded; a body that the gateway reads has a limit for the whole. A WebSocket may be silent for as
     // long as both ends like.
     caller.set_patience((!ctx.ask.websocket).then_some(http.body_timeout), http.keepalive);
 }
@@ -24,17 +24,17 @@ pub fn prepare_connection(caller: &mut Caller<'_>, ctx: &mut Context) {
 /// Reads the request line and headers.
 ///
 /// # Errors
-/// A path outside `/v1/`, or one that names the same place in a disguised way (`//`, `..`, `;`, encoded slashes): it could
-/// reach a provider unmetered. A query that makes a server see another method.
+/// A path outside `/v1/`, or one that names the same place in a disguised way (`//`, `..`, `;`, encoded slashes): it could reach
+/// a provider unmetered. A query that makes a server read another method.
 pub fn identify(caller: &Caller<'_>, ctx: &mut Context) -> Result<Endpoint, GatewayError> {
     let request = caller.request();
     let Credentials { claimed, key } = ctx.shared.authenticators.sort(&request.headers, Place::CLIENT);
     (ctx.asker.claimed, ctx.asker.credential) = (claimed, key);
     let path = request.uri.path();
-    // Every client of Anthropic's says which version of the API it wants.
+    // Every client of Anthropic's API states which version of the API it wants.
     ctx.ask.anthropic = request.headers.contains_key(ANTHROPIC_VERSION) || path.starts_with("/v1/messages");
     if request.method == http::Method::TRACE {
-        // It would send the credentials back.
+        // TRACE would send the credentials back.
         return Err(GatewayError::new(Fault::MethodNotAllowed, "TRACE is not served."));
     }
     let lists_models = request.method == http::Method::GET && path.starts_with("/v1/models/");
@@ -60,7 +60,7 @@ fn unknown(method: &http::Method, path: &str) -> GatewayError {
     GatewayError::new(Fault::UnknownPath, message)
 }
 
-/// True for a path that a provider might read as another one than we do.
+/// True for a path that a provider might read as another path than the gateway does.
 fn is_disguised(path: &str) -> bool {
     path.contains("//")
         || path.contains(['\\', ';'])
@@ -68,14 +68,14 @@ fn is_disguised(path: &str) -> bool {
         || path.contains('%') && path.split('/').any(|segment| matches!(&*decode(segment, false), "." | ".."))
 }
 
-/// True for a query with the parameter by which some servers let a form choose the method.
+/// True for a query with the parameter `_method`, by which some servers let a form choose the method.
 fn overrides_method(query: &str) -> bool {
     let names = query.split(['&', ';']).map(|pair| pair.split('=').next().unwrap_or_default());
     names.filter(|name| name.len() >= 7).any(|name| decode(name, false).eq_ignore_ascii_case("_method"))
 }
 
-/// True where `%XX` stands for a character that needs no encoding, for a separator, or for white space: most servers decode
-/// it before they route, so the path would be another one for them.
+/// True if `%XX` stands for a character that needs no encoding, for a separator, or for white space: most servers decode it
+/// before they route, so that they would see another path.
 fn hides_structure(path: &str) -> bool {
     path.contains('%')
         && path.split('%').skip(1).any(|rest| {
@@ -86,12 +86,12 @@ fn hides_structure(path: &str) -> bool {
         })
 }
 
-/// WebSocket subprotocols that say nothing of an account (`*` stands for any rest): OpenAI's realtime API, its betas, and what
-/// its Agents SDK says of itself. OpenAI reads others as headers (`openai-organization.org-…`, `openai-project.proj_…`).
+/// WebSocket subprotocols that do not name an account (`*` stands for any rest): OpenAI's realtime API, its betas, and the name
+/// of its Agents SDK. OpenAI reads others as headers (`openai-organization.org-…`, `openai-project.proj_…`).
 const SUBPROTOCOLS: &[&str] = &["openai-agents-sdk.*", "openai-beta.*", "realtime"];
 
-/// Takes every key out of the WebSocket subprotocols on offer; the one that is used goes upstream in a header of its own. With
-/// a key of the gateway's only [`SUBPROTOCOLS`] stay, with one of the client's all others do.
+/// Removes every key from the WebSocket subprotocols on offer; the key that is used goes upstream in a header of its own. With a
+/// key of the gateway's only [`SUBPROTOCOLS`] stay; with one of the client's, all others do.
 pub fn remove_subprotocols(headers: &mut HeaderMap, own_credential: bool) {
     let lines = || headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     let is_neutral = |word: &[u8]| SUBPROTOCOLS.iter().any(|known| matches(known, word));

@@ -1,5 +1,5 @@
-//! Inspect: let guards look at what is on its way, and stop it where one blocks it. Called only where a guard is hooked in, and
-//! what cannot be read is blocked: a guard sees all or nothing passes.
+//! Inspect: shows the guards a prompt or reply before it goes on, and stops it if a guard blocks it. Called only if a guard is
+//! installed. Content that cannot be read is blocked, so that a guard sees everything that passes.
 
 use std::{sync::Arc, time::Instant};
 
@@ -27,13 +27,13 @@ use crate::{
 /// A guard has blocked the reply; never seen by a client.
 pub const BLOCKED: ErrorType = ErrorType::Custom("Blocked");
 
-/// The prompt, before the cache is asked and money is held for it: one that is blocked costs nothing, and is not answered with
-/// what the cache has of a time when it was not.
+/// Inspects the prompt, before the cache is asked and money is held. A prompt that is blocked costs nothing, and is not answered
+/// from the cache with an answer from before it was blocked.
 pub async fn prompt(caller: &mut Caller<'_>, ctx: &Context) -> Result<(), Stop> {
     let body = ctx.ask.body.as_ref().ok_or_else(incomplete)?;
     let (endpoint, bytes) = (ctx.ask.endpoint.clone(), body.bytes.clone());
     let load = Load::listing(bytes.len(), body.values);
-    // The share is kept for as long as the list is.
+    // The share is held for as long as the list of texts.
     let work = move |share| (Texts::of_request(&endpoint, bytes), share);
     let (texts, _share) = heavy::run(&ctx.shared.capacity, load, work).await?;
     let texts = texts.map_err(|why| invalid(format!("The request body cannot be inspected: {why}.")))?;
@@ -44,7 +44,7 @@ pub async fn prompt(caller: &mut Caller<'_>, ctx: &Context) -> Result<(), Stop> 
     }
 }
 
-/// A whole reply, before anybody gets it. One that is blocked becomes an error, and has cost what it has cost.
+/// Inspects a whole reply, before anybody gets it. A reply that is blocked is replaced by an error; its cost stays.
 ///
 /// # Errors
 /// The client has left.
@@ -64,14 +64,14 @@ pub async fn reply(
     if let Err(error) = verdict {
         ctx.reply.fault = Some(error.fault);
         *body = respond::instead(header, &error, &Reader::of(ctx), &ctx.metrics);
-        // A number: inserting it cannot fail.
+        // A number is always valid in a header.
         let _ = header.insert_header(header::CONTENT_LENGTH, body.len());
     }
     Ok(())
 }
 
-/// The events that are about to be written, before anybody gets them. If they are blocked, the stream ends with an error in
-/// their place: that is written behind `before`.
+/// Inspects the events that are about to be written, before anybody gets them. If they are blocked, the stream ends with an error
+/// in their place, which is written after the tasks in `before`.
 ///
 /// # Errors
 /// [`BLOCKED`], or the client has left.
@@ -94,7 +94,7 @@ pub async fn events(
     Err(blocked())
 }
 
-/// A good reply that would pass unread, because it is of a form that the gateway does not know, is not passed on.
+/// Refuses to pass on a good reply that would go uninspected, because the gateway does not know its form.
 ///
 /// # Errors
 /// [`BLOCKED`].
@@ -103,7 +103,7 @@ pub fn refuse_unread(ctx: &Context, header: &ResponseHeader) -> Result<()> {
     if unread && !ctx.snapshot.guards.is_empty() { Err(blocked()) } else { Ok(()) }
 }
 
-/// What a client is told where nothing of the reply was read.
+/// The error for a client if nothing of the reply could be inspected.
 pub fn unread() -> GatewayError {
     GatewayError::new(Fault::ContentBlocked, "The provider's reply is of a form that cannot be inspected.")
 }
@@ -112,7 +112,7 @@ fn blocked() -> Box<Error> {
     Error::explain(BLOCKED, "a guard has blocked the reply").into_up()
 }
 
-/// Asks the guards, for as long as somebody waits for the reply.
+/// Asks the guards, until the client has left.
 async fn ask(caller: &mut Caller<'_>, ctx: &Context, at: Point, texts: &Texts) -> Result<Result<(), GatewayError>> {
     tokio::select! {
         biased;
@@ -121,7 +121,7 @@ async fn ask(caller: &mut Caller<'_>, ctx: &Context, at: Point, texts: &Texts) -
     }
 }
 
-/// Ends a stream without what came last; returns the event that says so.
+/// Ends a stream without its last events; returns the event with the error.
 fn block(ctx: &mut Context, error: &GatewayError) -> Bytes {
     let fault = error.fault;
     ctx.reply.fault = Some(fault);

@@ -1,4 +1,4 @@
-//! Lead: the exchange of a request whose answer others may wait for is a task of its own.
+//! Lead: an exchange whose answer others may follow runs as a task of its own.
 
 use std::{mem, sync::Arc};
 
@@ -18,20 +18,20 @@ use crate::{
     },
 };
 
-/// Brings the client an answer: by an [`exchange`] here, or as a reader of one that is a task of its own.
+/// Brings the client an answer: by an [`exchange`] in this task, or as a reader of one that is a task of its own.
 ///
 /// # Errors
 /// No deployment has answered, or the client has left: for `recover::give_up`.
 pub async fn run(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Arc<Upstream>) -> Result<()> {
     match cache::leads(ctx) {
-        // Boxed, as it is seldom needed: every stream would carry its size along.
+        // Boxed, as seldom needed: otherwise every stream would carry its size along.
         Some((lead, finish)) => Box::pin(run_apart(caller, ctx, upstream, lead, finish)).await,
         None => exchange::run(caller, ctx, upstream).await,
     }
 }
 
-/// How an exchange that was a task of its own has ended. Whoever comes to own it records the request; dropped, it does so itself:
-/// the client has left.
+/// How an exchange that was a task of its own has ended. Whoever takes the context out records the request. If it is dropped with
+/// its context, the client has left, and the drop records the request.
 struct Ended {
     caller: Caller<'static>,
     ctx: Option<Context>,
@@ -47,7 +47,7 @@ impl Drop for Ended {
     }
 }
 
-/// Others may wait for the same answer: the exchange is a task of its own, and its client a reader of it.
+/// Runs the exchange as a task of its own, as others may wait for the same answer; its client is one reader of it.
 async fn run_apart(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -69,12 +69,12 @@ async fn run_apart(
                 Some((error, end))
             }
         };
-        // Where its client has left, it is recorded by being dropped.
+        // If the client has left, the value is dropped, which records the request.
         let _ = done.send(Ended { caller, ctx: Some(own), failed });
     });
     let mut ended = match read_along(caller, &local, ended).await {
         Err(error) if error.etype() == &ErrorType::InternalError => {
-            // The task has panicked: what is left of the request is here.
+            // The task has panicked: `ctx` is all that is left of the request.
             ctx.handed = Handed::Here;
             return Err(error);
         }
@@ -92,7 +92,7 @@ async fn run_apart(
     }
 }
 
-/// Gives the client what the exchange writes for it, until that has ended.
+/// Writes to the client what the exchange queues for it, until the exchange has ended.
 async fn read_along(caller: &mut Caller<'_>, local: &Local, mut ended: oneshot::Receiver<Ended>) -> Result<Ended> {
     loop {
         let (tasks, closes) = tokio::select! {

@@ -1,4 +1,4 @@
-//! One file per phase, each with one verb; `ARCHITECTURE.md` walks a request through them.
+//! The phases of a request, one file each, named after a verb; `ARCHITECTURE.md` walks a request through them.
 
 mod admit;
 pub mod attempt;
@@ -37,11 +37,11 @@ use crate::{
     providers::ollama::ContextLengths,
 };
 
-/// identify → admit → read → plan → recall → own → inspect → cache → translate → lead → exchange. `Ok(true)` says that the reply has been sent;
-/// else the request streams through Pingora's own loop.
+/// Runs the phases identify, admit, read, plan, recall, own, inspect, cache, translate, lead and exchange. `Ok(true)`: the reply
+/// has been sent. `Ok(false)`: the request streams through Pingora's own loop.
 ///
 /// # Errors
-/// What the exchange has ended in: for [`recover::give_up`].
+/// The error that the exchange ended with, for [`recover::give_up`].
 pub async fn accept(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -49,11 +49,11 @@ pub async fn accept(
     upstream: &Arc<Upstream>,
 ) -> Result<bool> {
     if caller.request().method == http::Method::OPTIONS {
-        // It needs no credential, counts in no limit, and no provider is asked.
+        // A preflight request needs no credential, counts in no limit, and goes to no provider.
         read::discard(caller).await;
         return reply::options(caller, ctx).await.map(|()| true).map_err(Error::into_down);
     }
-    // Boxed, and gone before the exchange begins: a stream would carry its size along for as long as it is open.
+    // Boxed, and dropped before the exchange begins: a stream would carry its size along for as long as it is open.
     match Box::pin(walk(caller, ctx, contexts, upstream)).await {
         Ok(true) => return Ok(true),
         Ok(false) => {}
@@ -68,7 +68,7 @@ pub async fn accept(
     Ok(true)
 }
 
-/// The last step before a provider is asked, after the cache had nothing: reserve. `Ok(false)` says that the reply has been
+/// The last step before a provider is asked, after the cache had no answer: reserves the cost. `Ok(false)`: the reply has been
 /// sent.
 ///
 /// # Errors
@@ -76,7 +76,7 @@ pub async fn accept(
 pub async fn commit(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool> {
     match admit::reserve(caller, ctx).await {
         Ok(()) => Ok(true),
-        // Pingora would answer where nothing has been sent.
+        // Without an error, Pingora would answer if nothing has been sent.
         Err(Stop::Gone) => Err(Error::explain(ErrorType::ConnectionClosed, "the client has left").into_down()),
         Err(stop) => answer(caller, ctx, stop).await.map(|()| false),
     }
@@ -111,7 +111,7 @@ async fn walk(
     let mut passage = Passage::Unread;
     match &ctx.ask.endpoint {
         Endpoint::Models | Endpoint::Model(_) => {
-            // Boxed, as it is seldom needed: every request would carry its size along.
+            // Boxed, as seldom needed: otherwise every request would carry its size along.
             Box::pin(models::answer(caller, ctx, &principal, upstream)).await?;
             return Ok(true);
         }
@@ -121,7 +121,7 @@ async fn walk(
             return Ok(true);
         }
         Endpoint::Other => {
-            // Boxed, as it is seldom needed: every request would carry its size along.
+            // Boxed, as seldom needed: otherwise every request would carry its size along.
             if recall::names_response(caller)
                 && let Some((status, body)) = Box::pin(recall::answer(caller, ctx, &principal)).await?
             {
@@ -133,7 +133,7 @@ async fn walk(
             ctx.open_dispatch(plan);
             // Before a list or a batch, for which the gateway itself asks the provider.
             plan::require_credential(ctx)?;
-            // Boxed, as it is seldom needed: every request would carry its size along.
+            // Boxed, as seldom needed: otherwise every request would carry its size along.
             passage = Box::pin(own::forwarded(caller, ctx, &principal, upstream)).await?;
             if matches!(passage, Passage::Answered) {
                 return Ok(true);
@@ -144,7 +144,7 @@ async fn walk(
             let body = plan::peek(ctx, bytes).await?;
             let plan = plan::route(ctx, &body)?;
             let model = match &ctx.ask.endpoint {
-                // What a stored prompt brings along cannot be told.
+                // The model of a stored prompt is not known here.
                 Endpoint::Responses => body.peek.model.as_deref(),
                 _ => Some(body.peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL)),
             };
@@ -175,7 +175,7 @@ async fn walk(
         if cache::look(caller, ctx).await? {
             return Ok(true);
         }
-        // What the cache answers costs nothing, so nobody has to know its price.
+        // An answer from the cache costs nothing, so it needs no price.
         if let Err(error) = admit::estimate(caller.request(), ctx, &principal) {
             return Err(Box::pin(models::unless_missing(caller.request(), ctx, error, upstream)).await.into());
         }

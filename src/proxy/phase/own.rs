@@ -1,7 +1,7 @@
-//! Own: with the gateway's key a client sees, changes and refers to only what is its tenant's.
+//! Own: with the gateway's key a client sees, changes and refers to only its tenant's objects.
 //!
-//! What is another's looks like what is not there, and no provider is asked about it. A client's own key opens the client's own
-//! account: nothing is checked there, and nothing is kept.
+//! An object of another tenant looks like one that does not exist, and no provider is asked about it. With a client's own key,
+//! which opens the client's own account, nothing is checked or recorded.
 
 use std::borrow::Cow;
 
@@ -37,18 +37,18 @@ use pingora_http::RequestHeader;
 
 /// What becomes of a request that is only forwarded.
 pub enum Passage {
-    /// It goes to the provider; the body is yet to be read.
+    /// The request goes to the provider; the body is yet to be read.
     Unread,
-    /// It goes to the provider with the body in `ctx.ask.forwarded`.
+    /// The request goes to the provider with the body in `ctx.ask.forwarded`.
     Read,
-    /// It has its answer.
+    /// The request has been answered.
     Answered,
 }
 
-/// Checks a request that is only forwarded, and answers it where it asks for a list.
+/// Checks a request that is only forwarded, and answers it if it asks for a list.
 ///
 /// # Errors
-/// An object that is not the tenant's, a path that is not for it, or a body that cannot be read.
+/// An object that is not the tenant's, a path that the tenant may not use, or a body that cannot be read.
 pub async fn forwarded(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -73,14 +73,14 @@ pub async fn forwarded(
         };
     }
     if policy.objects == ProviderObjects::All {
-        // Nothing is checked; what is made is kept all the same, for the day on which there are other tenants.
+        // Nothing is checked, but new objects are recorded all the same, in case other tenants are added later.
         if let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::List) {
             ctx.reply.keeper = keeper(ctx, principal, &target, rule, &ids, &Bytes::new());
         }
         return Ok(Passage::Unread);
     }
-    // What goes over a WebSocket is not seen. A realtime session has its own items to refer to, and stored prompts and voices;
-    // whoever wants one can have it past the gateway too (WebRTC), so that the reference tells of it (`provider_objects`).
+    // The gateway does not see what goes over a WebSocket. A realtime session can refer to its own items, and to stored prompts
+    // and voices; a client could open one past the gateway too (WebRTC), so the reference documents this (`provider_objects`).
     let hidden = ctx.ask.websocket && uri.path().trim_end_matches('/') != "/v1/realtime";
     let Some((rule, ids)) = found.filter(|(rule, _)| rule.action != Action::Shared && !hidden) else {
         return Err(refuse(caller.request(), principal, "provider_objects: all").into());
@@ -112,12 +112,12 @@ pub async fn forwarded(
     }
     if rule.action == Action::Batch {
         let batch = Batch::read(body.as_deref().unwrap_or_default()).map_err(visible::unreadable)?;
-        // Another one deeper in the body would be taken by a reader that looks there.
+        // A second file id, deeper in the body, might be the one that another reader takes.
         if references.iter().any(|reference| reference.param == "input_file_id" && reference.id != batch.file) {
             return Err(visible::unreadable(Refused::Twice("input_file_id")).into());
         }
         list::inspect_batch(caller, ctx, principal, &target, &batch, upstream).await?;
-        // The client's own request is yet to come.
+        // The client's own request has not been sent yet.
         ctx.dispatch.start_over(false);
     }
     let passage = if body.is_some() { Passage::Read } else { Passage::Unread };
@@ -127,9 +127,9 @@ pub async fn forwarded(
     Ok(passage)
 }
 
-/// Takes down what the reply tells of: it is the caller's, or, within an object, that object's owner's. What is within an
-/// object of nobody stays nobody's, also after it was read. What the client itself has written in `body` is not of the
-/// provider's making.
+/// Records the objects that the reply names: they are the caller's, or, within another object, that object's owner's. Objects
+/// within an object of nobody stay nobody's, even after they were read. Ids that the client has written in `body` are not
+/// recorded.
 fn keeper(
     ctx: &Context,
     principal: &Principal,
@@ -145,11 +145,11 @@ fn keeper(
     Keeper::forwarded(&ctx.shared.objects, target, rule, owner, body).map(Box::new)
 }
 
-/// Checks what a request to an endpoint that is understood refers to. Deployments where an object is not the tenant's are
-/// passed over.
+/// Checks the objects that a request to an endpoint that the gateway reads refers to. Deployments at which an object is not the
+/// tenant's are passed over.
 ///
 /// # Errors
-/// None is left.
+/// No deployment is left.
 pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &Principal) -> Result<(), GatewayError> {
     let (Some(candidates), Some(body)) = (&ctx.dispatch.candidates, &ctx.ask.body) else { return Err(incomplete()) };
     let is_own = |target: &Target| plan::credential(ctx, target).is_some_and(|key| key.is_own());
@@ -157,7 +157,7 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
         return Ok(());
     }
     let (bytes, model) = (body.bytes.clone(), body.peek.model.clone());
-    // The others keep little and are asked often.
+    // The other endpoints keep few objects and are asked often.
     let reads = matches!(ctx.ask.endpoint, Endpoint::Responses | Endpoint::Messages | Endpoint::CountTokens);
     let api = if ctx.ask.endpoint.is_anthropic() { Api::Anthropic } else { Api::OpenAi };
     let mut references = references(ctx, bytes, move |bytes| match reads || may_refer(bytes) {
@@ -166,15 +166,15 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
     })
     .await?;
     references.extend(request.uri.query().map(query).unwrap_or_default());
-    // The model that is asked for is one of the gateway's; what a target calls it is looked at below.
+    // The model in the request is a name of the gateway's; a target's name for it is checked below.
     references.retain(|reference| reference.param != "model" || Some(&reference.id) != model.as_ref());
     let narrowed = ctx.narrow(|ctx, target| {
         let provider = &target.provider;
         if plan::credential(ctx, target).is_some_and(|key| key.is_own()) {
             return None;
         }
-        // A translated request is built anew and refers to nothing: what nobody has made is left to its translation, which
-        // refuses what would need a memory.
+        // A translated request is built anew and refers to nothing. References to objects that nobody has made are left to the
+        // translation, which refuses what would need a memory.
         let translated =
             ctx.ask.endpoint == Endpoint::Responses && exchange::is_translated(&ctx.ask.endpoint, provider);
         let objects = &ctx.shared.objects;
@@ -196,14 +196,14 @@ fn refuse(request: &RequestHeader, principal: &Principal, knob: &str) -> Gateway
     GatewayError::new(Fault::PathNotAllowed, message)
 }
 
-/// Whether the body has to be read for what it refers to. An upload that calls itself JSON is none.
+/// Whether the body has to be read to find the objects it refers to. An upload that declares itself JSON is read.
 fn reads_body(caller: &mut Caller<'_>, is_websocket: bool, action: Action) -> bool {
     let json = || content_type(caller.request()).is_ok_and(|kind| kind.to_ascii_lowercase().contains("json"));
     let upload = action == Action::Upload && !json();
     !upload && !is_websocket && !caller.is_body_empty()
 }
 
-/// The type of the body; empty where none is given.
+/// The body's content type; empty if none is given.
 fn content_type(request: &RequestHeader) -> Result<Cow<'_, str>, GatewayError> {
     let mut all = request.headers.get_all(header::CONTENT_TYPE).iter();
     let first = all.next().map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
@@ -213,7 +213,7 @@ fn content_type(request: &RequestHeader) -> Result<Cow<'_, str>, GatewayError> {
     }
 }
 
-/// What a forwarded body refers to, and whether it was read as JSON.
+/// The references in a forwarded body, and whether it was read as JSON.
 async fn references_of(
     request: &RequestHeader,
     ctx: &Context,
@@ -232,7 +232,7 @@ async fn references_of(
         return Ok((found, false));
     }
     if lower.starts_with("application/sdp") && request.uri.path() == "/v1/realtime/calls" {
-        // The description of a media session, which is no JSON and refers to nothing.
+        // The description of a media session (SDP) is no JSON and refers to nothing.
         return Ok((Vec::new(), false));
     }
     let api = target.provider.api();
@@ -247,7 +247,7 @@ fn form_references(form: &Form) -> Result<Vec<Reference>, Refused> {
     Ok(found)
 }
 
-/// What `scan` finds in a body.
+/// The references that `scan` finds in a body.
 async fn references(
     ctx: &Context,
     bytes: Bytes,

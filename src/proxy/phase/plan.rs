@@ -1,4 +1,4 @@
-//! Plan: peek at the body and choose where the request may go.
+//! Plan: reads the fields of the body that decide the route, and chooses the deployments that may serve the request.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{
     types::Secret,
 };
 
-/// No vendor's model has a longer name; it goes into headers, logs and look-ups.
+/// The longest model name, in bytes: no vendor's model has a longer one, and it goes into headers, logs and look-ups.
 const MAX_MODEL_BYTES: usize = 256;
 
 /// Reads the fields the gateway acts on.
@@ -36,7 +36,7 @@ pub async fn peek(ctx: &Context, bytes: Bytes) -> Result<Box<Body>, GatewayError
 }
 
 fn parse(endpoint: &Endpoint, bytes: Bytes, most: usize) -> Result<Box<Body>, PeekError> {
-    // A small one has no more than the least that can be configured.
+    // A small body has no more values than the least that can be configured.
     let values = if bytes.len() > SMALL { count_values(&bytes) } else { 0 };
     if values > most {
         let message = format!(
@@ -61,7 +61,7 @@ pub fn route(ctx: &Context, body: &Body) -> Result<Plan, GatewayError> {
             Err(invalid("The field 'model' must be the name of a model.").with_param(Some("model")))
         }
         Some(model) if !model.is_empty() => Ok(ctx.snapshot.routes.plan(model)),
-        // The one endpoint whose model OpenAI does not require; the body stays without one.
+        // Moderations is the one endpoint whose model OpenAI does not require; the body stays without one.
         None if ctx.ask.endpoint == Endpoint::Moderations => Ok(ctx.snapshot.routes.plan(DEFAULT_MODERATION_MODEL)),
         // A stored prompt names the model.
         None if ctx.ask.endpoint == Endpoint::Responses => ctx.snapshot.routes.responses_plan().ok_or_else(no_model),
@@ -73,8 +73,8 @@ fn no_model() -> GatewayError {
     invalid("you must provide a model parameter").with_param(Some("model"))
 }
 
-/// Writes the limit that the configuration has for answers into a request whose client states none. From there on it is the
-/// request: for the cache, for budgets and for providers.
+/// Writes the configured limit for answers into a request whose client states none. From there on that body is the request: for
+/// the cache, for budgets and for providers.
 ///
 /// # Errors
 /// As for [`peek`].
@@ -90,7 +90,7 @@ pub async fn limit_answer(ctx: &Context, body: Box<Body>) -> Result<Box<Body>, G
         _ => return Ok(body),
     };
     let Peek { max_tokens, max_completion_tokens, max_output_tokens, .. } = body.peek;
-    // Many servers read 0 as no limit; to Anthropic it is one.
+    // Many servers read 0 as no limit; Anthropic reads it as a limit.
     let is_limit = |limit: Option<u64>| limit.is_some_and(|limit| limit > 0 || ctx.ask.endpoint == Endpoint::Messages);
     let stated = |field| match field {
         Field::MaxCompletionTokens => is_limit(max_completion_tokens),
@@ -108,7 +108,8 @@ pub async fn limit_answer(ctx: &Context, body: Box<Body>) -> Result<Box<Body>, G
     peek(ctx, bytes).await
 }
 
-/// Passes over an Ollama that would cut the prompt silently. The context that the first target has to be asked for.
+/// Passes over Ollama deployments that would cut the prompt silently. Returns the context length, in tokens, that the first
+/// target has to be asked for.
 ///
 /// # Errors
 /// The prompt does not fit, and the plan has no other deployment.
@@ -129,10 +130,10 @@ pub async fn require_room(
     }
 }
 
-/// Where a request goes that is only forwarded.
+/// The plan for a request that is only forwarded.
 ///
 /// # Errors
-/// A path that only Anthropic has, and no provider that is asked in its dialect.
+/// A path that only Anthropic's API has, while no provider speaks its dialect.
 pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
     if !ctx.ask.anthropic {
         return Ok(ctx.snapshot.routes.default_plan(""));
@@ -143,7 +144,7 @@ pub fn unread(ctx: &Context) -> Result<Plan, GatewayError> {
     })
 }
 
-/// Passes over deployments that nobody has a key for: their refusal would hide the answer of one that can serve.
+/// Passes over deployments for which there is no key: their refusal would hide the answer of one that can serve.
 ///
 /// # Errors
 /// Neither the client nor the gateway has a key for any deployment.
@@ -183,7 +184,7 @@ pub fn require_credential(ctx: &mut Context) -> Result<(), GatewayError> {
     Err(GatewayError::new(Fault::MissingCredential, message))
 }
 
-/// The refusal of a key that looks like none of a provider's own, where only such a key would have served.
+/// The refusal of a key that does not look like one of the provider's own, where only such a key would have served.
 fn strange_key(ctx: &Context, candidates: &Candidates) -> Option<GatewayError> {
     let key = ctx.asker.credential.as_ref()?.expose();
     let mut own = candidates.left().map(|target| &target.provider).filter(|provider| provider.takes_own_keys());
@@ -207,7 +208,7 @@ fn strange_key(ctx: &Context, candidates: &Candidates) -> Option<GatewayError> {
     Some(GatewayError::new(Fault::InvalidToken, message))
 }
 
-/// How the client presents a credential that begins so: Anthropic's clients have a header of their own for it.
+/// How the client presents a credential with this beginning: Anthropic's clients have a header of their own for it.
 pub fn presenting(ctx: &Context, beginning: &str) -> String {
     if ctx.ask.anthropic {
         format!("`x-api-key: {beginning}…`")
@@ -216,8 +217,8 @@ pub fn presenting(ctx: &Context, beginning: &str) -> String {
     }
 }
 
-/// Refuses one who has nothing of the gateway's own keys, and no key for any deployment, before anything is done for it: also
-/// what needs no provider.
+/// Refuses a client that may not use the gateway's keys and has no key for any deployment, before any work is done for it. That
+/// includes work that needs no provider.
 ///
 /// # Errors
 /// As for [`require_credential`].
@@ -238,13 +239,13 @@ pub enum Presented<'a> {
 }
 
 impl Presented<'_> {
-    /// It is the client's own.
+    /// The key is the client's own.
     pub fn is_own(&self) -> bool {
         matches!(self, Self::Own(_))
     }
 }
 
-/// Whose key goes to a target; `None` where there is none.
+/// Whose key goes to a target; `None` if there is none.
 ///
 /// A client's key goes to OpenAI or Anthropic and to nobody else, and only where it looks like one of that vendor's own: the
 /// configuration refuses pass-through for any other vendor, and so does this function.
@@ -252,7 +253,7 @@ pub fn credential<'a>(ctx: &'a Context, target: &Target) -> Option<Presented<'a>
     let provider = &target.provider;
     let mapped = (target.wire.authorizer.is_some() && !ctx.asker.is_stranger()).then_some(Presented::Mapped);
     if ctx.asker.is_stranger() {
-        // A key in a header of the configuration would go in the place of the stranger's own.
+        // A key in a configured header would replace the client's own.
         let theirs = ctx.asker.principal.iter().flat_map(|principal| &principal.policy.headers);
         if provider.headers.iter().chain(theirs).any(|(name, _)| KEY_HEADERS.contains(&name.as_str())) {
             return None;

@@ -18,19 +18,20 @@ use crate::{
     },
 };
 
-/// Bodies that are decoded at the same time; the others wait. Each may take a decoder's window besides what it decodes to.
+/// How many bodies are decoded at the same time; the others wait. Each may take a decoder's window besides its decoded bytes.
 static DECODERS: Semaphore = Semaphore::const_new(8);
 
-/// What a compressed body usually decodes to at most, as a multiple of its size and in bytes. More room is drawn if it is more.
+/// The size that a compressed body usually decodes to at most: as a multiple of its size, and in bytes. More room is drawn if
+/// needed.
 const USUAL_RATIO: usize = 16;
 const USUAL_SIZE: usize = 1 << 20;
 
-/// The whole body, decoded where it is compressed. Its room in the memory budget is drawn before it is read, and given back when
-/// the last clone is dropped.
+/// The whole body, decoded if it is compressed. Its room in the memory budget is drawn before it is read, and given back when the
+/// last clone is dropped.
 ///
 /// # Errors
-/// Over the limit (413), compressed in a way that is not decoded (415), not there in time (408), no room for it (503), or a
-/// client that left.
+/// The body is over the limit (413), has an unsupported compression (415), does not arrive in time (408), or finds no room (503);
+/// or the client has left.
 pub async fn body(caller: &mut Caller<'_>, ctx: &Context) -> Result<Bytes, Stop> {
     let coding = Coding::of(&caller.request().headers).map_err(|_| unsupported())?;
     let body = received(caller, ctx).await?;
@@ -40,7 +41,7 @@ pub async fn body(caller: &mut Caller<'_>, ctx: &Context) -> Result<Bytes, Stop>
     }
 }
 
-/// Always off the worker: a few bytes may become the largest body.
+/// Always on a blocking thread: a few bytes may decode to the largest body.
 async fn decode(coding: Coding, body: Bytes, ctx: &Context) -> Result<Bytes, GatewayError> {
     let (limits, memory) = (&ctx.snapshot.config.http, &ctx.shared.capacity.memory);
     let failed = || GatewayError::new(Fault::Internal, "The request body could not be decoded.");
@@ -77,7 +78,7 @@ fn unsupported() -> GatewayError {
     GatewayError { extra, ..GatewayError::new(Fault::UnsupportedEncoding, message) }
 }
 
-/// The body as it comes.
+/// The body as it arrives, undecoded.
 async fn received(caller: &mut Caller<'_>, ctx: &Context) -> Result<Bytes, Stop> {
     let (limits, memory) = (&ctx.snapshot.config.http, &ctx.shared.capacity.memory);
     let announced = caller
@@ -108,7 +109,7 @@ async fn received(caller: &mut Caller<'_>, ctx: &Context) -> Result<Bytes, Stop>
 /// Tells a client that waits for `100 Continue` to send its body.
 ///
 /// # Errors
-/// A client that left.
+/// The client has left.
 pub async fn invite_body(caller: &mut Caller<'_>) -> Result<(), Stop> {
     match caller.expects_continue() {
         true => caller.invite_body().await.map_err(|_| Stop::Gone),
@@ -116,14 +117,14 @@ pub async fn invite_body(caller: &mut Caller<'_>) -> Result<(), Stop> {
     }
 }
 
-/// A body up to this size is read to keep its connection.
+/// A body up to this size, in bytes, is read to keep its connection.
 const LITTLE: usize = 64 << 10;
 
-/// Reads the rest of a small body before an early reply, so that the connection can go on being used. A client that waits
-/// for an invitation, or a body that is large or does not come, is not worth it: that connection closes.
+/// Reads the rest of a small body before an early reply, so that the connection can go on being used. If the client waits for
+/// `100 Continue`, or the body is large or does not arrive, the connection is closed instead.
 pub async fn discard(caller: &mut Caller<'_>) {
     let length = caller.header(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-    // Without keep-alive there is nothing to save.
+    // Without keep-alive, no connection has to be kept.
     if !caller.keeps_connection()
         || caller.is_body_done()
         || length.is_none_or(|length| length > LITTLE)
@@ -135,7 +136,7 @@ pub async fn discard(caller: &mut Caller<'_>) {
     let _ = timeout(Duration::from_millis(500), rest).await;
 }
 
-/// The least by which the room of a body grows that does not say how long it is.
+/// The least by which the room of a body without a stated length grows, in bytes.
 const STEP: usize = 256 << 10;
 
 async fn collect(
@@ -153,7 +154,8 @@ async fn collect(
     if first.len() > limits.max_body_bytes {
         return Err(too_large(caller, limits));
     }
-    // Within the limit, and drawn. The system gives memory when it is written to, which is when it arrives.
+    // Within the limit, and drawn from the budget. The system provides memory when it is written to, which is when the body
+    // arrives.
     let mut whole = BytesMut::with_capacity(announced.unwrap_or(0).max(first.len()));
     whole.extend_from_slice(&first);
     let mut turns = Turns::default();

@@ -1,5 +1,5 @@
-//! Recall: put what a request refers to in its place, where the gateway keeps responses for a provider that keeps none; and
-//! answer for these responses themselves.
+//! Recall: where the gateway keeps responses for a provider that keeps none, replaces references to them by their content, and
+//! answers requests for these responses themselves.
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
@@ -27,7 +27,7 @@ use crate::{
     tenants::Principal,
 };
 
-/// Whether responses to such a request are kept here: a provider may serve it that has no Responses API.
+/// Whether the gateway keeps the response to such a request: a provider without a Responses API may serve it.
 pub fn keeps(ctx: &Context) -> bool {
     ctx.ask.endpoint == Endpoint::Responses
         && left(ctx).any(|target| is_translated(ctx, target))
@@ -42,30 +42,30 @@ fn is_translated(ctx: &Context, target: &Target) -> bool {
     exchange::is_translated(&ctx.ask.endpoint, &target.provider)
 }
 
-/// The body with the whole conversation in the place of references to earlier responses and their items; from there on it is
-/// the request: for the cache, for budgets and for providers. Notes for whom its response is to be kept.
+/// Replaces references to earlier responses and their items by the whole conversation. From there on that body is the request:
+/// for the cache, for budgets and for providers. Notes for whom the new response is to be kept.
 ///
 /// # Errors
-/// What is referred to is not kept (any more), or is another's, which looks the same; the conversation is larger than a body
-/// may be.
+/// A response or item that is not kept (any more), or is another owner's, with the same message; or a conversation that is larger
+/// than a body may be.
 pub async fn open(
     caller: &Caller<'_>,
     ctx: &mut Context,
     principal: &Principal,
     body: Box<Body>,
 ) -> Result<Box<Body>, GatewayError> {
-    // Who is refused anyway takes no room from others.
+    // A client that is refused anyway must not take memory from others.
     plan::refuse_stranger(ctx)?;
     let store = ctx.shared.stored_responses.clone();
     let owner = owner(caller, ctx, principal);
-    // OpenAI keeps a response unless it is told not to.
+    // OpenAI keeps a response unless told not to.
     let keeps = body.peek.store != Some(false);
     let bytes = body.bytes.clone();
     let load = Load::reading(bytes.len());
     let work = move |_share| store.open(&owner, &bytes, keeps, Instant::now());
     let opened = match heavy::run(&ctx.shared.capacity, load, work).await? {
         Ok(opened) => opened,
-        // Ids of a provider that keeps responses itself.
+        // The ids may be those of a provider that keeps responses itself.
         Err((_, false)) if !left(ctx).all(|target| is_translated(ctx, target)) => return Ok(body),
         Err((missing, _)) => return Err(not_found(&missing)),
     };
@@ -109,8 +109,8 @@ fn not_found(missing: &Missing) -> GatewayError {
     }
 }
 
-/// For whom a response is kept: all holders of the tenant's tokens, or one client without a token. Such a client is told by the
-/// key that it presents; with the gateway's key it may present anything, so that its address counts as well.
+/// The owner of a kept response: all holders of the tenant's tokens, or one client without a token. A client without a token is
+/// identified by the key that it presents; with the gateway's key it may present anything, so its address counts as well.
 fn owner(caller: &Caller<'_>, ctx: &Context, principal: &Principal) -> Owner {
     let mut hasher = blake3::Hasher::new();
     let mut part = |tag: &[u8], bytes: &[u8]| {
@@ -131,7 +131,7 @@ fn owner(caller: &Caller<'_>, ctx: &Context, principal: &Principal) -> Owner {
     Owner { tenant: principal.policy.id.clone(), client }
 }
 
-/// Keeps what the cache serves, as if it had just been made: the cache may know it for longer.
+/// Keeps a response that the cache serves, as if it had just been made: the cache may hold it for longer.
 pub fn keep_served(ctx: &Context, entry: &Entry, form: Form, body: &Bytes) {
     let (Some(turn), Some(plan)) = (&ctx.reply.turn, ctx.dispatch.plan()) else { return };
     let made_here = |target: &Target| target.provider.name == entry.provider && is_translated(ctx, target);
@@ -143,24 +143,25 @@ pub fn keep_served(ctx: &Context, entry: &Entry, form: Form, body: &Bytes) {
     }
     let mut scanner = Scanner::with_max(usize::MAX);
     scanner.push(body.clone());
-    // Without a bound no event is too large.
+    // The scanner has no bound, so no event is too large.
     while let Ok(Some(event)) = scanner.next_event() {
         event.data().iter().for_each(|data| turn.keep_event(data));
     }
 }
 
-/// Where one response is asked for, or what belongs to it.
+/// The path of one response, or of something that belongs to it.
 const PATH: &str = "/v1/responses/";
 
-/// Whether a path is that of one response.
+/// Whether the path is that of one response.
 pub fn names_response(caller: &Caller<'_>) -> bool {
     caller.request().uri.path().starts_with(PATH)
 }
 
-/// The answer to a request for a response that is kept here, or for its removal; `None` for any other request.
+/// The answer to a request for a response that the gateway keeps, or for its removal, with its status; `None` for any other
+/// request.
 ///
 /// # Errors
-/// A parameter that cannot be had.
+/// A parameter that is not served.
 pub async fn answer(
     caller: &Caller<'_>,
     ctx: &Context,
@@ -211,7 +212,7 @@ async fn input_items(ctx: &Context, response: Arc<Response>, wanted: Page) -> Re
     if bytes > most {
         return Err(too_long(bytes, most));
     }
-    // Trees of the items, and the list that is made of them.
+    // Memory for the trees of the items, and the list that is made of them.
     let load = Load { bytes, memory: 8 * bytes as u64 };
     let work = move |_share| page(&response, &wanted).map(|list| list.to_string());
     let found = heavy::run(&ctx.shared.capacity, load, work).await?;

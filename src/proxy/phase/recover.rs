@@ -1,4 +1,4 @@
-//! Recover: another target while nothing has reached the client, or one well-formed error.
+//! Recover: after a failure, tries another target as long as nothing has reached the client, or sends one well-formed error.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,11 +22,11 @@ use crate::{
     routing::AttemptOutcome,
 };
 
-/// A connection that was closed while it lay in the pool breaks at once. One that breaks later broke under the request, which
-/// the provider may have served: that is not repeated there.
+/// A connection that was closed while it lay in the pool breaks at once. One that breaks later broke during the request, which
+/// the provider may have served: such a request is not repeated there.
 const STALE_SHOWS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A connection that could not be made: nothing was sent, so the next target may be tried.
+/// Handles a connection that could not be made: nothing was sent, so the next target may be tried.
 pub fn from_connect(ctx: &mut Context, mut error: Box<Error>, resolver: &Resolver) -> Box<Error> {
     if let Some(attempt) = &ctx.dispatch.attempt {
         let provider = &attempt.target.provider;
@@ -38,7 +38,7 @@ pub fn from_connect(ctx: &mut Context, mut error: Box<Error>, resolver: &Resolve
     error
 }
 
-/// An exchange that broke. It is repeated elsewhere only if the client has seen nothing and is still there.
+/// Handles an exchange that broke. It is repeated only if the client has seen nothing and is still there.
 pub fn from_exchange(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
@@ -49,7 +49,7 @@ pub fn from_exchange(
     if !is_ours(&error) && error.esource() == &ErrorSource::Upstream {
         tracing::warn!(id = %ctx.arrival.id, provider = ctx.provider(), error = error.etype().as_str(), "exchange broke");
     }
-    // A pooled connection that the provider had closed says nothing about the provider: same target again.
+    // A pooled connection that the provider had closed says nothing about the provider, so the same target is asked again.
     let got_header = ctx.dispatch.status().is_some();
     let soon = ctx.dispatch.began().is_some_and(|began| began.elapsed() < STALE_SHOWS_WITHIN);
     error.retry.decide_reuse(client_reused);
@@ -58,7 +58,7 @@ pub fn from_exchange(
     let stale = !begun && !got_header && (unprocessed || client_reused && soon && is_closed(&error));
     let outcome = outcome(ctx, &error, stale);
     ctx.dispatch.end(outcome, &ctx.metrics);
-    // What others have read of a stream cannot be taken back, also where its own client is gone.
+    // Events that followers have read cannot be taken back, even if the leader's own client is gone.
     let shared = ctx.flight().is_some_and(|flight| flight.has_begun());
     if begun || shared || matches!(error.etype(), &ALL_DOWN | &BLOCKED) || error.esource() == &ErrorSource::Downstream {
         error.set_retry(false);
@@ -70,7 +70,7 @@ pub fn from_exchange(
         error.set_retry(safe && client_reused && !got_header && ctx.dispatch.repeat());
         return error;
     }
-    // The next provider's reply would find no room either, and this one is paid for.
+    // The next provider's reply would find no room either, and this one is paid for already.
     let mut again = error.etype() != &NO_ROOM && (stale && ctx.dispatch.repeat() || translate::ready(ctx));
     if !stale && was_at_work(ctx, &error) {
         again = again && pay_for(ctx);
@@ -92,13 +92,13 @@ fn outcome(ctx: &Context, error: &Error, stale: bool) -> AttemptOutcome {
     }
 }
 
-/// True for the errors that only tell Pingora what to do next.
+/// True for the errors that the gateway makes itself to tell Pingora what to do next.
 fn is_ours(error: &Error) -> bool {
     matches!(error.etype(), &NEXT_TARGET | &ALL_DOWN | &REDIRECTED | &BLOCKED)
 }
 
-/// True when the provider may have done the work, and charge for it: it began a good reply, or the exchange broke before it had
-/// answered in any way that can be read. Only an error in making the connection says that it had nothing to work on.
+/// True if the provider may have done the work and charge for it: it began a good reply, or the exchange broke before any
+/// readable answer. Only an error in making the connection shows that the provider had nothing to work on.
 fn was_at_work(ctx: &Context, error: &Error) -> bool {
     let broke = !is_ours(error) && error.esource() == &ErrorSource::Upstream && !is_before_request(error.etype());
     let status = ctx.dispatch.status();
@@ -110,8 +110,8 @@ fn is_before_request(kind: &ErrorType) -> bool {
     is_connect(kind) || kind == &ErrorType::ConnectTimedout
 }
 
-/// Before another attempt: the one that broke is to be paid for too. False when the budget does not have it, which ends the
-/// request here.
+/// Before another attempt: holds money for the attempt that broke, which is to be paid for too. False if the budget does not have
+/// enough left, which ends the request.
 fn pay_for(ctx: &mut Context) -> bool {
     let (Some(price), Some(quote), Some(attempt)) = (ctx.price(), ctx.grant.quote().copied(), &ctx.dispatch.attempt)
     else {
@@ -131,13 +131,13 @@ fn is_closed(error: &Error) -> bool {
     matches!(error.etype(), ConnectionClosed | ReadError | WriteError | H1Error)
 }
 
-/// No attempt is left: tell the client, in whatever way is still open.
+/// No attempt is left: tells the client in whatever way is still open.
 pub async fn give_up(caller: &mut Caller<'_>, ctx: &mut Context, error: &Error) -> FailToProxy {
     let gone = FailToProxy { error_code: 499, can_reuse_downstream: false };
     let begun = caller.has_begun();
     if error.esource() == &ErrorSource::Downstream {
         if !begun && error.etype() == &ErrorType::ReadTimedout {
-            // A forwarded upload that stopped coming: the client is still there.
+            // A forwarded upload stopped arriving; the client is still there.
             caller.close_after();
             let message = "The request body did not arrive in time.";
             let sent = reply::error(caller, ctx, &GatewayError::new(Fault::BodyTimeout, message)).await;
@@ -146,7 +146,7 @@ pub async fn give_up(caller: &mut Caller<'_>, ctx: &mut Context, error: &Error) 
         return gone;
     }
     if begun && relay::is_over(ctx) {
-        // The client has all it will get, the end of the stream or an error; only the provider did not end properly.
+        // The client has the end of the stream, or an error; only the provider did not end properly.
         let ended = caller.write_body(None, true).await;
         return FailToProxy { error_code: 200, can_reuse_downstream: ended.is_ok() };
     }
@@ -157,15 +157,15 @@ pub async fn give_up(caller: &mut Caller<'_>, ctx: &mut Context, error: &Error) 
         if let Some(event) = relay::interruption(ctx, reason(error)) {
             ctx.metrics.stream_interrupted(&provider);
             ctx.reply.fault = Some(Fault::UpstreamInterrupted);
-            // Those who read along know it by now; this client may be slow to read.
+            // Followers have the event by now; this client may be slow to read.
             // A failure to write means that the client left in the same moment.
             whole = caller.write_body(Some(event), true).await.is_ok();
         }
-        // With the event the reply has come to its end: the connection can serve another request.
+        // The event ended the reply properly: the connection can serve another request.
         return FailToProxy { error_code: 502, can_reuse_downstream: whole };
     }
     let answer = explain(error, ctx);
-    // What streamed through Pingora's loop leaves a connection that cannot be used again.
+    // A request that streamed through Pingora's loop leaves a connection that cannot be used again.
     let reusable = ctx.ask.body.is_some() || ctx.ask.forwarded.is_some();
     if !reusable {
         caller.close_after();

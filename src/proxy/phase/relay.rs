@@ -1,4 +1,4 @@
-//! Relay: pass events on as they arrive, and read what they tell about usage.
+//! Relay: passes events on as they arrive, and reads the usage that they report.
 
 use std::time::{Duration, Instant};
 
@@ -24,22 +24,22 @@ use crate::{
 /// How long the provider's count is waited for after the answer is finished and its client has left.
 const COUNT_WITHIN: Duration = Duration::from_secs(3);
 
-/// How long a provider may go on sending after the end of a stream. What came before has left for the client by then:
-/// an error here drops what has not.
+/// How long a provider may go on sending after the end of a stream. Everything before the end has been written to the client by
+/// then: an error here drops what has not been written.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
-/// The same after the gateway itself has ended a stream: each further event costs money.
+/// How long a provider may go on sending after the gateway itself has ended a stream: each further event costs money.
 const STOPPED: Duration = Duration::from_millis(50);
 
-/// Takes what the provider sent and leaves what the client may get now, see [`share`]. Returns what becomes of the exchange from now on if the client
-/// leaves.
+/// Takes a piece of the provider's stream and leaves in `body` the events that may go on now, see [`share`]. Returns what is to
+/// become of the exchange if the client leaves from now on; `None` if that does not change.
 ///
 /// # Errors
 /// The provider goes on sending after the stream's end: the connection to it is not worth keeping.
 pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<Option<Parting>> {
     let Delivery::Relay(stream) = &mut ctx.reply.delivery else { return Ok(None) };
     let patience = if stream.stopped { STOPPED } else { AFTERMATH };
-    // The end itself is no excess: it may have waited for a client that was slow to read.
+    // The end of the connection is no excess: it may have waited for a client that was slow to read.
     let excess = body.as_ref().is_some_and(|bytes| !bytes.is_empty());
     if excess && stream.over.is_some_and(|at| at.elapsed() > patience) {
         return Err(Error::explain(ErrorType::ReadError, "bytes long after the end of the stream").into_up());
@@ -72,7 +72,7 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
             .as_ref()
             .is_some_and(|translator| translator.counter().whole(several).flatten().is_some());
         if ctx.grant.reservation.is_some() && !counted {
-            // A client that has all it wanted to read may leave before the provider has told what it comes to.
+            // A client that has its whole answer may leave before the provider has sent its count.
             parting = Some(Parting::Linger(COUNT_WITHIN));
         }
     }
@@ -80,14 +80,14 @@ pub fn events(body: &mut Option<Bytes>, end: bool, ctx: &mut Context) -> Result<
     Ok(parting)
 }
 
-/// Gives what [`events`] has left to all who get it: those who keep it, those who read along, and the client, for whom it is put
-/// into `body`.
+/// Gives the events that [`events`] has left to everybody who gets them: the stores of objects and responses, the followers, and
+/// the client, for whom they are put into `body`.
 pub fn share(body: &mut Option<Bytes>, ctx: &mut Context) {
     let Delivery::Relay(stream) = &mut ctx.reply.delivery else { return };
     let relay = &mut stream.relay;
     let mut out = body.take().unwrap_or_default();
     if ctx.reply.keeper.is_some() || ctx.reply.turn.is_some() {
-        // Before the client can know of them.
+        // Before the client can know of the objects.
         for payload in relay.take_watched() {
             ctx.reply.keeper.iter().for_each(|keeper| keeper.keep_event(&payload));
             ctx.reply.turn.iter().for_each(|turn| turn.keep_event(&payload));
@@ -117,7 +117,7 @@ pub fn share(body: &mut Option<Bytes>, ctx: &mut Context) {
     }
 }
 
-/// The event in which a provider tells of a failure, and all behind it, without the account's ids.
+/// Removes the account's ids from the event with which a provider reports a failure, and from everything after it.
 fn conceal_failure(out: &Bytes) -> Bytes {
     let Some(told) = memmem::rfind(out, b"error") else { return out.clone() };
     let begin = memmem::rfind(&out[..told], b"\n\n").map_or(0, |at| at + 2);
@@ -133,7 +133,7 @@ pub fn is_over(ctx: &Context) -> bool {
 pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
     let Delivery::Relay(stream) = &mut ctx.reply.delivery else { return None };
     if !ctx.snapshot.guards.is_empty() {
-        // Nobody has inspected it.
+        // No guard has inspected the events that are held back.
         stream.relay.drop_held();
     }
     let out = stream.relay.finish(&StreamEnd::Cut(why.to_owned()));
@@ -142,10 +142,10 @@ pub fn interruption(ctx: &mut Context, why: &str) -> Option<Bytes> {
     Some(out).filter(|out| !out.is_empty())
 }
 
-/// Ends a stream for which nothing is left in its budget. What has just come is not relayed: it is not paid for.
+/// Ends a stream whose budget has nothing left. The events that have just arrived are not relayed, as they are not paid for.
 fn stop(ctx: &mut Context, exceeded: &Exceeded) -> Bytes {
     let error = settle::overrun(ctx, exceeded);
-    // Those who read along learn that the stream broke, and nothing of another's budget.
+    // Followers learn that the stream broke, but nothing about another tenant's budget.
     cache::end_stream(ctx, None);
     ctx.reply.fault = Some(Fault::BudgetExceeded);
     ctx.metrics.stream_stopped();
@@ -158,7 +158,7 @@ fn stop(ctx: &mut Context, exceeded: &Exceeded) -> Bytes {
     }
 }
 
-/// Writes down what the provider says the stream used, at its end, however it came.
+/// Reads the bill of a stream when it has ended in whatever way.
 pub fn read_bill(ctx: &mut Context) {
     if matches!(ctx.reply.delivery, Delivery::Relay(_)) {
         let bill = bill_of(ctx);
@@ -177,7 +177,7 @@ fn bill_of(ctx: &Context) -> Bill {
     let (quote, price) = (ctx.grant.quote(), ctx.price());
     let mut counted = usage.map(|usage| Counted::of(usage, quote, price.as_deref(), tier, shown, settle::ceiling(ctx)));
     if let (Some(calls), Some(counter)) = (ctx.call_prices(), relay.calls()) {
-        // A translated stream does not tell of searches.
+        // A translated stream does not show searches.
         let searched = translator.map(|translator| counter.clone().searched(translator.counter().searches()));
         let counter = searched.as_ref().unwrap_or(counter);
         counted = counted.map(|counted| counted.with_calls(calls.cost(counter)));

@@ -1,4 +1,4 @@
-//! Respond: look at the provider's header; fail over, or decide how the reply reaches the client.
+//! Respond: reads the provider's header, and fails over or decides how the reply reaches the client.
 
 use std::sync::Arc;
 
@@ -38,10 +38,10 @@ use crate::{
     types::{Api, ServiceTier},
 };
 
-/// What makes Pingora call `upstream_peer` again; never seen by a client.
+/// Makes Pingora call `upstream_peer` again; never seen by a client.
 pub const NEXT_TARGET: ErrorType = ErrorType::Custom("NextTarget");
 
-/// The last deployment has failed, and the cache has something better than its error; never seen by a client.
+/// The last deployment has failed, and the cache has an expired answer to serve in place of its error; never seen by a client.
 pub const ALL_DOWN: ErrorType = ErrorType::Custom("AllDown");
 
 /// With the gateway's key a provider has answered with a redirect; never seen by a client.
@@ -50,15 +50,16 @@ pub const REDIRECTED: ErrorType = ErrorType::Custom("Redirected");
 /// Takes the provider's response header.
 ///
 /// # Errors
-/// [`NEXT_TARGET`] when another target should be tried instead; [`REDIRECTED`] for a redirect with the gateway's key.
+/// [`NEXT_TARGET`] if another target is to be tried; [`ALL_DOWN`] if an expired answer is to be served; [`REDIRECTED`] for a
+/// redirect with the gateway's key; a status that is no answer to such a request.
 pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
     let code = response.status.as_u16();
     if ctx.ask.endpoint.reads_body() && (code == 101 || code >= 600) {
-        // No answer to such a request: what the provider did for it nobody can tell.
+        // Such a status is no answer to this request, and the cost of the provider's work is unknown.
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, "a status that is none of HTTP's answers").into_up());
     }
     if response.status.is_informational() {
-        // A WebSocket's `101` among them, which has no other header behind it.
+        // This includes a WebSocket's `101`, which has no other header after it.
         let account = account(ctx);
         headers::change_response(response, |parts| strip(&mut parts.headers, account));
         return Ok(());
@@ -67,7 +68,7 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
     ctx.dispatch.answered(status, &ctx.metrics);
     let own_credential = ctx.dispatch.attempt.as_ref().is_none_or(|attempt| attempt.own_credential);
     let refuses_our_key = status == 401 && !own_credential;
-    // Its target may be signed with the gateway's key, and a client would send its own credential there.
+    // The redirect's target may be signed with the gateway's key, and a client would send its own credential there.
     let redirects = response.status.is_redirection() && status != 304 && !own_credential;
     let worth_another = refuses_our_key || redirects || ctx.snapshot.config.retry.statuses.contains(&status);
     let down = worth_another && (status >= 500 || status == 429);
@@ -88,7 +89,7 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
         keeper => keeper,
     };
     if ctx.exchange().is_none() {
-        // Such a provider keeps it itself.
+        // A provider that speaks the Responses API keeps the response itself.
         ctx.reply.turn = None;
     }
     ctx.reply.delivery = delivery(response, ctx, refuses_our_key, head);
@@ -100,14 +101,15 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
         || response.headers.contains_key(header::CONTENT_LENGTH)
         || response.headers.contains_key(header::TRANSFER_ENCODING);
     if let Some(flight) = ctx.flight().filter(|_| matches!(ctx.reply.delivery, Delivery::Pass)) {
-        // What passes unread cannot be shared.
+        // A reply that passes unread cannot be shared.
         flight.end(Outcome::Solo);
     }
     let relayed = matches!(ctx.reply.delivery, Delivery::Relay(_));
     let translated = ctx.exchange().is_some();
     headers::change_response(response, |parts| {
         if relayed {
-            // Events are rewritten and must leave at once: no length, no buffering in proxies behind us.
+            // Events are rewritten and must be sent at once: no length, and no buffering in proxies between the gateway and the
+            // client.
             parts.headers.remove(header::CONTENT_LENGTH);
             if translated {
                 parts.headers.insert(header::CONTENT_TYPE, reply::EVENTS);
@@ -119,7 +121,7 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
         let call = call.map(|id| format!("/v1/realtime/calls/{id}"));
         dress(&mut parts.headers, ctx);
         if let Some(place) = call.and_then(|place| HeaderValue::try_from(place).ok()) {
-            // Where the client finds the call that it has made: here, not at the provider.
+            // The path of the realtime call that the client has made, at the gateway and not at the provider.
             parts.headers.insert(header::LOCATION, place);
         }
         cors::put(&mut parts.headers, ctx.cors(), &request.headers);
@@ -135,7 +137,7 @@ pub fn receive(request: &RequestHeader, response: &mut ResponseHeader, ctx: &mut
     Ok(())
 }
 
-/// Takes down what the reply to an endpoint that is understood tells of objects.
+/// The keeper for the reply to an endpoint that the gateway reads.
 fn understood(ctx: &Context) -> Option<Keeper> {
     let (attempt, body) = (ctx.dispatch.attempt.as_ref()?, ctx.ask.body.as_ref()?);
     let owner = ctx.asker.principal.as_ref().map(Principal::as_owner)?;
@@ -152,7 +154,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     if refuses_our_key {
         return Delivery::Hold;
     }
-    // What is in another dialect never passes as it is: at the worst it becomes an error.
+    // A reply in another dialect never passes as it is: at worst it becomes an error.
     let exchange = ctx.exchange();
     if ctx.ask.endpoint == Endpoint::Other {
         let tells = ctx.reply.keeper.is_some() && content_type.starts_with("application/json");
@@ -172,7 +174,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     if is_stream {
         let peek = ctx.ask.body.as_ref().map(|body| &body.peek);
         let kind = StreamKind::of(&ctx.ask.endpoint);
-        // What the cache keeps has its usage; `usage_filter` hides it from this client.
+        // The cache keeps a stream with its usage; `usage_filter` hides the usage from this client.
         let hide_usage = ctx.flight().is_none() && peek.is_none_or(|peek| !peek.include_usage);
         let preset = ctx.dispatch.attempt.as_ref().map(|attempt| attempt.target.provider.preset());
         let repair_tools = exchange.is_none() && preset.is_some_and(|preset| preset.repairs_tools);
@@ -186,7 +188,7 @@ fn delivery(response: &ResponseHeader, ctx: &Context, refuses_our_key: bool, hea
     if exchange.is_some() || content_type.starts_with("application/json") { Delivery::Hold } else { Delivery::Pass }
 }
 
-/// Whose account the reply of this attempt speaks of.
+/// Whose account the reply of this attempt refers to.
 fn account(ctx: &Context) -> Account {
     let config = &ctx.snapshot.config;
     let alone = ctx.asker.principal.as_ref().is_some_and(Principal::is_anonymous)
@@ -203,7 +205,7 @@ fn strip(headers: &mut HeaderMap, account: Account) {
     headers::remove(headers, |name| returned::stays_here(name.as_str(), account));
 }
 
-/// A reply to a request that was only forwarded may tell of objects in a header, or in events that pass.
+/// Records objects that a header of the reply to a forwarded request names, and prepares for those in events that pass.
 fn keep_forwarded(response: &ResponseHeader, ctx: &mut Context) {
     let Some(keeper) = ctx.reply.keeper.as_mut().filter(|_| ctx.ask.endpoint == Endpoint::Other) else { return };
     if text(response, &header::CONTENT_TYPE).starts_with("text/event-stream") {
@@ -214,14 +216,14 @@ fn keep_forwarded(response: &ResponseHeader, ctx: &mut Context) {
     }
 }
 
-/// The id of a realtime call that was made; it comes in `Location: …/realtime/calls/rtc_…` only.
+/// The id of a realtime call that was made; it is only in `Location: …/realtime/calls/rtc_…`.
 fn call_of(headers: &HeaderMap) -> Option<&str> {
     let place = headers.get(header::LOCATION)?.to_str().ok()?;
     let (_, id) = place.split(['?', '#']).next()?.rsplit_once("/realtime/calls/")?;
     Some(id).filter(|id| !id.is_empty() && !id.contains('/'))
 }
 
-/// Takes off what is not the client's business and puts on who served it.
+/// Removes headers that are not meant for the client, and adds those that say who served the reply.
 fn dress(headers: &mut HeaderMap, ctx: &Context) {
     strip(headers, account(ctx));
     if let Some(attempt) = ctx.dispatch.attempt.as_ref().filter(|attempt| attempt.exchange.is_some()) {
@@ -242,7 +244,7 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
     if ctx.ask.anthropic
         && let Some(id) = headers.get(&reply::REQUEST_ID).cloned()
     {
-        // Where Anthropic's SDKs look for it.
+        // Anthropic's SDKs look for the id in this header.
         headers.entry(reply::PROVIDER_REQUEST_ID).or_insert(id);
     }
     reply::put_quotas(headers, ctx);
@@ -250,7 +252,7 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
         headers.insert(reply::PROVIDER, attempt.target.wire.name.clone());
         headers.insert(reply::ATTEMPTS, ctx.dispatch.asked().into());
         if ctx.ask.endpoint != Endpoint::Other {
-            // A model's name may hold what no header can; a stored prompt brings one along that is not known here.
+            // A model's name may contain characters that no header can hold; the model of a stored prompt is not known here.
             let model = Some(attempt.target.model.as_bytes()).filter(|model| !model.is_empty());
             let model = model.and_then(|model| HeaderValue::from_bytes(model).ok()).unwrap_or(reply::UNPRINTABLE);
             headers.insert(reply::MODEL, model);
@@ -260,7 +262,7 @@ fn dress(headers: &mut HeaderMap, ctx: &Context) {
     }
 }
 
-/// A client of HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+/// An HTTP/1.0 client knows no chunks: the end of the connection is the end of the body.
 pub fn downgrade(caller: &mut Caller<'_>, response: &mut ResponseHeader) {
     if caller.request().version >= http::Version::HTTP_11 {
         return;
@@ -271,8 +273,8 @@ pub fn downgrade(caller: &mut Caller<'_>, response: &mut ResponseHeader) {
     }
 }
 
-/// The reply to an upload, which goes through Pingora's loop: there its header leaves before its body has come. What has to be
-/// known before the client reads on is held back without it.
+/// Holds back the body of the reply to an upload. Uploads go through Pingora's loop, where the header is written before the body
+/// has arrived: if the objects in the body have to be recorded before the client knows them, only the body can be held.
 pub fn withhold(response: &mut ResponseHeader, ctx: &mut Context) {
     if response.status.is_informational() || !matches!(ctx.reply.delivery, Delivery::Hold) {
         return;
@@ -280,21 +282,21 @@ pub fn withhold(response: &mut ResponseHeader, ctx: &mut Context) {
     if is_key_refused(ctx) {
         let body = refuse_key(response, ctx.provider(), &Reader::of(ctx), &ctx.metrics);
         response.remove_header(&header::TRANSFER_ENCODING);
-        // A number: inserting it cannot fail.
+        // A number is always valid in a header.
         let _ = response.insert_header(header::CONTENT_LENGTH, body.len());
         ctx.reply.withheld = Some(Withheld::Instead(body));
         return;
     }
     if response.status.as_u16() >= 400 {
-        // What is taken out of it makes it shorter.
+        // Concealing the account makes the body shorter.
         response.remove_header(&header::CONTENT_LENGTH);
     }
-    // Nobody waits for the same, or keeps it.
+    // Such a reply has no followers, and no store keeps it.
     let (held, _) = hold(ctx, Box::new(response.clone()));
     ctx.reply.withheld = Some(Withheld::Reply(Box::new(held)));
 }
 
-/// A provider refuses the gateway's own key.
+/// A provider has refused the gateway's own key.
 fn is_key_refused(ctx: &Context) -> bool {
     ctx.dispatch.status() == Some(401) && ctx.dispatch.attempt.as_ref().is_some_and(|attempt| !attempt.own_credential)
 }
@@ -302,14 +304,14 @@ fn is_key_refused(ctx: &Context) -> bool {
 /// The largest reply that is translated, in bytes.
 const MAX_TRANSLATED: usize = 32 << 20;
 
-/// Who gets a whole reply besides the client: who waits for the same answer, the cache, and what keeps responses.
+/// Who gets a whole reply besides the client: the followers, the cache, and the store of responses.
 pub struct Publish {
     builder: Option<(EntryBuilder, Arc<Mutex<Bill>>)>,
     turn: Option<Box<Turn>>,
 }
 
 impl Publish {
-    /// Gives it to them as the client gets it, before it does.
+    /// Gives them the reply as the client gets it, before the client does.
     pub fn reply(self, header: &ResponseHeader, body: &Bytes) {
         if let Some(turn) = self.turn.filter(|_| header.status.is_success()) {
             turn.keep(body);
@@ -368,7 +370,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
         }
         let count = |body: &Bytes| {
             let tier = openai::find_service_tier(body).unwrap_or(requested_tier);
-            // Not the body's length, which is not only of what was generated.
+            // Not the body's length, which includes more than the generated content.
             let shown = || {
                 let text = openai::generated_text(body).map_or(0, |text| text.len() as u64);
                 text.saturating_add(openai::generated_media(body))
@@ -381,7 +383,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
             })
         };
         if status >= 400 {
-            // A failure that has a count is one that is paid for.
+            // A failure with a token count is charged for.
             bill.lock().counted = count(&body);
             let body = if own_credential { body } else { conceal(body) };
             return normalise_error(header, body, adapter, exchange.is_some(), &reader);
@@ -398,7 +400,7 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
         };
         let mut told = None;
         if let Some(exchange) = &exchange {
-            // Before the translation, which may have no way to say that nothing was counted.
+            // Before the translation, whose form may have no way to say that nothing was counted.
             told = Some(&body).filter(|_| exchange.counts_itself()).map(&read);
             let values = if body.len() > SMALL { openai::count_values(&body) } else { 0 };
             match Some(&body).filter(|_| values <= most_values).and_then(|body| exchange.json(body)) {
@@ -406,26 +408,26 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
                     body = translated;
                 }
                 None => {
-                    // It has been made, and is paid for.
+                    // The answer has been generated, and is paid for.
                     *bill.lock() = told.unwrap_or_else(|| read(&body));
                     return misunderstood(header, &body, &provider, &reader, &metrics);
                 }
             }
-            // Also where the provider named another type: JSON is what it is now. A constant cannot fail.
+            // Even if the provider named another type: the translated body is JSON. A constant cannot fail.
             let _ = header.insert_header(header::CONTENT_TYPE, "application/json");
         }
         let told = told.unwrap_or_else(|| read(&body));
         let cost = told.cost();
         *bill.lock() = told;
         if let Some(cost) = cost {
-            // Digits and a dot: inserting them cannot fail.
+            // Digits and a dot are always valid in a header.
             let _ = header.insert_header(reply::COST, cost.to_string());
         }
         body
     };
     let limits = &ctx.snapshot.config.http;
-    // A translated reply never passes as it came: one that is too large to be held is an error.
-    // Nor does one pass that guards have to see whole.
+    // A translated reply never passes as it arrives: one that is too large to be held is an error.
+    // The same holds for a reply that guards have to see whole.
     let limit = match ctx.exchange().is_some() || !ctx.snapshot.guards.is_empty() {
         true => Limit { bytes: limits.max_held_reply_bytes.max(MAX_TRANSLATED), must: true },
         false => Limit { bytes: limits.max_held_reply_bytes, must: false },
@@ -433,13 +435,13 @@ pub fn hold(ctx: &mut Context, header: Box<ResponseHeader>) -> (Held, Publish) {
     (Held::new(header, limit, memory, Box::new(complete)), publish)
 }
 
-/// A reply that only the end of the connection delimits, and that is not whole: passed on, it would look complete.
+/// Replaces a reply that only the end of the connection delimits, and that is incomplete: passed on, it would look complete.
 fn interrupted(header: &mut ResponseHeader, provider: &str, reader: &Reader, metrics: &Metrics) -> Bytes {
     let message = format!("Provider '{provider}' closed the connection before its reply was complete.");
     instead(header, &GatewayError::new(Fault::UpstreamInterrupted, message), reader, metrics)
 }
 
-/// A reply that cannot be put into the client's dialect: an error under a good status, or nothing of the kind.
+/// Replaces a reply that cannot be put into the client's dialect: an error under a good status, or an unknown form.
 fn misunderstood(
     header: &mut ResponseHeader,
     body: &[u8],
@@ -460,27 +462,27 @@ fn misunderstood(
     instead(header, &GatewayError::new(Fault::UpstreamInterrupted, message), reader, metrics)
 }
 
-/// Puts an error of ours in the place of a held reply.
+/// Replaces a held reply by an error of the gateway's.
 pub fn instead(reply: &mut ResponseHeader, error: &GatewayError, reader: &Reader, metrics: &Metrics) -> Bytes {
     let fault = error.fault;
     metrics.error(fault.code(), fault.blame().label());
     for name in ["www-authenticate", "content-encoding"] {
         reply.remove_header(name);
     }
-    // Constants: inserting them cannot fail.
+    // Constants are always valid in a header.
     let _ = reply.set_status(error.status());
     let _ = reply.insert_header(header::CONTENT_TYPE, "application/json");
     if !error.retry_may_help() {
         let _ = reply.insert_header("x-should-retry", "false");
     }
     if reader.is_anthropic() {
-        // The error is the gateway's, and so is its id, in the body as in the header.
+        // The error is the gateway's, so the id in body and header is the gateway's too.
         let _ = reply.insert_header(crate::proxy::reply::PROVIDER_REQUEST_ID, reader.id().to_string());
     }
     crate::proxy::reply::body(error, reader)
 }
 
-/// A provider that refuses the gateway's key is the gateway's fault: with a 401 users would change the wrong key.
+/// Replaces the refusal of the gateway's own key: with a 401, users would change the wrong key.
 fn refuse_key(header: &mut ResponseHeader, provider: &str, reader: &Reader, metrics: &Metrics) -> Bytes {
     tracing::error!(provider, "the provider refused the gateway's API key");
     let message =
@@ -488,7 +490,7 @@ fn refuse_key(header: &mut ResponseHeader, provider: &str, reader: &Reader, metr
     instead(header, &GatewayError::new(Fault::UpstreamAuthentication, message), reader, metrics)
 }
 
-/// Gives a provider's error the shape that the client reads; one that has it already passes byte for byte.
+/// Puts a provider's error into the shape that the client reads; one that has that shape already passes byte for byte.
 pub fn normalise_error(
     header: &mut ResponseHeader,
     body: Bytes,
@@ -503,7 +505,7 @@ pub fn normalise_error(
         return body;
     }
     if errors != Some(Api::OpenAi) || reader.is_anthropic() {
-        // What is compressed cannot be read here; the client is told the status.
+        // A compressed error cannot be read here; the client is told the status.
         let body = if header.remove_header(&header::CONTENT_ENCODING).is_some_and(|v| v != "identity") {
             Bytes::new()
         } else {
@@ -536,7 +538,7 @@ fn text<'a>(response: &'a ResponseHeader, name: &HeaderName) -> &'a str {
     response.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// The tier a stream is billed in: the provider's word, else the client's.
+/// The service tier that a stream is billed in: the one the provider states, or else the one the client asked for.
 pub fn stream_tier(relay: &StreamRelay, ctx: &Context) -> ServiceTier {
     relay.service_tier().unwrap_or_else(|| ctx.tier())
 }

@@ -1,11 +1,10 @@
-//! Settle: what a request used and cost, once it is over; and the count of a stream's tokens while it runs.
+//! Settle: the usage and cost of a request once it is over, and the count of a stream's tokens while it runs.
 //!
-//! A provider's own count is the truth, as far as it is possible. Where it does not come (the client left, the stream broke,
-//! a vendor does not count), prompt and answer are counted from above, off the request's path: with the model's own
-//! tokenizer, or by bytes where it is not here. What may have been generated unseen (a model that thinks, sound, a reply
-//! that nobody received) is bounded by what can physically have been generated in the time there was: the ledger never says
-//! less than the provider can have charged. Only a stream that may outgrow a hard budget is counted while it runs, in small
-//! portions.
+//! A provider's own count is taken, as far as it is possible. If there is none (the client left, the stream broke, a vendor does
+//! not count), an upper bound of prompt and answer is counted off the request's path: with the model's own tokenizer, or by bytes
+//! if that is not available. Tokens that may have been generated unseen (a model that thinks, sound, a reply that nobody
+//! received) are bounded by what can physically have been generated in the time there was: the ledger never states less than the
+//! provider can have charged. A stream is counted while it runs, in small portions, only if it may outgrow a hard budget.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -30,14 +29,14 @@ use crate::{
     types::{NanoUsd, ServiceTier, Usage},
 };
 
-/// What a client that left before its reply is counted as; nginx's word for it.
+/// The status recorded for a client that left before its reply; nginx's convention.
 pub const CLIENT_CLOSED: u16 = 499;
 
-/// No provider's tool takes less from the beginning of its call until the model reads on: the call is generated, goes to
-/// another server, and its result through the model. Searches take a second, containers longer.
+/// The least time from the beginning of a provider's tool call until the model reads on: the call is generated, goes to another
+/// server, and its result goes through the model. Searches take a second, containers longer.
 const CALL_TAKES: Duration = Duration::from_millis(250);
 
-/// Counts a stream that begins, in case its provider does not.
+/// A meter for a stream that begins, in case its provider does not count.
 pub fn stream_meter(ctx: &Context) -> Option<StreamMeter> {
     ctx.asker.principal.as_ref()?;
     let (attempt, price) = (ctx.dispatch.attempt.as_ref()?, ctx.price());
@@ -46,21 +45,21 @@ pub fn stream_meter(ctx: &Context) -> Option<StreamMeter> {
     Some(StreamMeter::begin(model, measure, prompt, may_think(ctx), price.as_deref(), cap(ctx), capacity))
 }
 
-/// What a stream may generate that has to stop at the end of its budget.
+/// The cap of a stream that has to stop at the end of its budget.
 fn cap(ctx: &Context) -> Option<Cap> {
     let (reservation, price, quote) = (ctx.grant.reservation.as_ref()?, ctx.price()?, ctx.grant.quote()?);
     if is_capped(ctx) { Cap::of(reservation, &price, quote) } else { None }
 }
 
-/// The most that is settled for the current attempt where its answer is longer than the request allows; `None` where the truth
-/// is settled, although it exceeds a budget.
+/// The most that is settled for the current attempt if its answer is longer than the request allows; `None` if the full cost is
+/// settled although it exceeds a budget.
 pub fn ceiling(ctx: &Context) -> Option<NanoUsd> {
     let reservation = ctx.grant.reservation.as_ref().filter(|_| is_capped(ctx))?;
     let lost = ctx.dispatch.billable_failures.iter().map(|failure| failure.worst_case).sum();
     Some(reservation.amount().saturating_sub(lost))
 }
 
-/// What is settled never makes a hard budget be exceeded.
+/// Whether a settlement must never exceed a hard budget.
 fn is_capped(ctx: &Context) -> bool {
     let has_hard_budget = ctx.asker.principal.as_ref().is_none_or(|principal| principal.policy.has_hard_budget);
     has_hard_budget && ctx.snapshot.config.budgets.overrun == Overrun::Stop
@@ -73,7 +72,7 @@ fn may_think(ctx: &Context) -> bool {
         return false;
     }
     let switches = quirks::thinking_switches(&attempt.target.provider, &attempt.target.model);
-    // A translation says no more of it than the client; to read the body again takes time.
+    // A translation says no more about thinking than the client does, and reading the body again takes time.
     let said = ctx.ask.body.as_ref().is_none_or(|body| body.peek.speaks_of_thinking());
     let wish = match &attempt.body {
         Some(body) if said => ThinkingWish::of(body, switches),
@@ -90,7 +89,7 @@ fn may_think(ctx: &Context) -> bool {
     }
 }
 
-/// The event that ends a stream whose budget is used up.
+/// The error for the event that ends a stream whose budget is used up.
 pub fn overrun(ctx: &Context, exceeded: &Exceeded) -> ErrorBody {
     let GatewayError { fault, message, .. } = admit::over_budget(exceeded, &ctx.snapshot.config);
     ErrorBody::new(format!("The stream was stopped. {message}"), fault.kind(), Some(fault.code()))
@@ -98,37 +97,37 @@ pub fn overrun(ctx: &Context, exceeded: &Exceeded) -> ErrorBody {
 
 /// How a request ended.
 pub struct End {
-    /// What the client got; 499 if it left.
+    /// The status that the client got; 499 if it left.
     pub status: u16,
-    /// Until the reply's first byte.
+    /// Time until the reply's first byte.
     pub first_byte: Option<Duration>,
-    /// Until its last.
+    /// Time until the reply's last byte.
     pub duration: Duration,
-    /// Why it failed.
+    /// Why the request failed.
     pub error: Option<Cow<'static, str>>,
 }
 
-/// Everything that is still to be done for a request that is over; free of its session.
+/// Everything that is still to be done for a request that is over, detached from its session.
 pub struct Closing {
     subject: Option<Subject>,
     reservation: Option<Reservation>,
     permit: Option<Permit>,
-    /// LLM tokens that were charged in the limits.
+    /// LLM tokens that were charged to the limits.
     estimate: u64,
-    /// Our own count never makes a budget be exceeded: a stream is stopped where its reservation ends.
+    /// The gateway's own count never makes a budget be exceeded: a stream is stopped where its reservation ends.
     is_capped: bool,
     ledger: Arc<crate::ledger::Ledger>,
-    /// Of the error that the gateway answered with; `-` for none.
+    /// Code of the error that the gateway answered with; `-` for none.
     code: &'static str,
-    /// It was served from the cache.
+    /// The request was answered from the cache.
     is_served: bool,
-    /// All but what it comes to.
+    /// The request's record, without usage and cost.
     record: Record,
 }
 
-/// By what the provider has shown: each call that has begun makes the model read its prompt once more, with the results in
-/// it. A call that nobody saw begin is paid for, and may be over only after [`CALL_TAKES`]. `None` where the stream does
-/// not tell of its calls, or of a stream that ended otherwise.
+/// The bound of a stream with the provider's tools whose client left, from what the provider has shown: each call that has begun
+/// makes the model read its prompt once more, with the results in it. Calls that began unseen are paid for too, and each takes at
+/// least [`CALL_TAKES`]. `None` if the stream does not show its calls, or ended in another way.
 fn cut(ctx: &Context, status: u16, so_far: Option<Usage>) -> Option<Cut> {
     let (Some(stream), Some(quote), None) = (ctx.stream(), ctx.grant.quote(), ctx.exchange()) else {
         return None;
@@ -146,15 +145,15 @@ fn cut(ctx: &Context, status: u16, so_far: Option<Usage>) -> Option<Cut> {
     Some(Cut { prompt_tokens: prompt_tokens.min(quote.most_prompt), calls: calls.most()? })
 }
 
-/// What a request cost, or what it takes to know that.
+/// The cost of a request, or the count that it takes to know it.
 pub enum SettleVerdict {
-    /// It is known.
+    /// The cost is known.
     Known(Settled),
     /// Its tokens have to be counted first.
     Count(Box<Count>),
 }
 
-/// Takes from a context what closes it, and says what it cost or what has to be counted first.
+/// Takes everything from a context that closes the request, and returns the cost or the count that is needed first.
 pub fn close(request: &RequestHeader, ctx: &mut Context, end: End) -> (Closing, SettleVerdict) {
     let (doubted, beyond) = {
         let bill = ctx.bill();
@@ -185,7 +184,7 @@ pub fn close(request: &RequestHeader, ctx: &mut Context, end: End) -> (Closing, 
     (closing, verdict)
 }
 
-/// What is known of a request before it is settled.
+/// The record of a request before it is settled.
 fn record(request: &RequestHeader, ctx: &Context, end: End) -> Record {
     let nobody = || Arc::<str>::from("-");
     let target = ctx.dispatch.attempt.as_ref().map(|attempt| &attempt.target);
@@ -234,7 +233,7 @@ fn verdict(ctx: &mut Context, status: u16) -> SettleVerdict {
     }
     let served = ctx.dispatch.status().is_some_and(|status| (200..300).contains(&status));
     if ctx.ask.endpoint == Endpoint::Other {
-        // Nobody can tell what it costs.
+        // The cost of a forwarded request is unknown.
         return SettleVerdict::Known(if served {
             Settled { cost: None, basis: Basis::Unpriced, ..nothing }
         } else {
@@ -242,7 +241,7 @@ fn verdict(ctx: &mut Context, status: u16) -> SettleVerdict {
         });
     }
     let streamed = matches!(ctx.reply.delivery, Delivery::Relay(_));
-    // A provider that was at work when the client left, or when our patience ended, or that broke off: it may charge for it.
+    // A provider that was at work when the client left, when the gateway's timeout ended, or that broke off may charge for it.
     let sent = ctx.dispatch.attempt.as_ref().is_some_and(|attempt| attempt.is_sent);
     let unheard = ctx.dispatch.status().is_none() && (status == CLIENT_CLOSED && sent || ctx.dispatch.broke_at_work());
     let free = matches!(
@@ -252,17 +251,17 @@ fn verdict(ctx: &mut Context, status: u16) -> SettleVerdict {
     if !served && !unheard || free {
         return SettleVerdict::Known(nothing);
     }
-    // A whole reply reached the client, and nobody knows how much it was.
+    // A whole reply reached the client, and its number of tokens is unknown.
     let whole =
         served && !streamed && status < 400 && bill.uncounted.is_none() && ctx.ask.endpoint != Endpoint::Embeddings;
     let stream_meter = ctx.stream().and_then(|stream| stream.stream_meter.as_ref());
     let may_think = stream_meter.map_or_else(|| may_think(ctx), |stream_meter| stream_meter.may_think());
-    // Of a stream and of a whole reply all but the thinking was seen; of what broke before that, nothing.
+    // Of a stream and of a whole reply everything but the thinking was seen; of a reply that broke before that, nothing.
     let seen = streamed || bill.uncounted.is_some();
     let cut = cut(ctx, status, bill.so_far);
     let text = match (&mut ctx.reply.delivery, bill.uncounted) {
         (Delivery::Relay(stream), _) if cut.is_some() => Some(stream.relay.take_generated()),
-        // The provider has read more than we can count.
+        // The provider has read more than the gateway can count.
         _ if ctx.grant.quote().is_some_and(|quote| quote.unbounded_prompt) => None,
         (Delivery::Relay(stream), _) => Some(stream.relay.take_generated()),
         (_, Some(text)) => text,
@@ -271,7 +270,7 @@ fn verdict(ctx: &mut Context, status: u16) -> SettleVerdict {
     };
     let price = ctx.price();
     let Some(text) = text else {
-        // It cannot be told what was generated: the most it can have been.
+        // The generated text is unknown, so the most that it can have been is settled.
         return SettleVerdict::Known(match (&ctx.grant.reservation, price) {
             (Some(reservation), Some(_)) => {
                 Settled { usage: None, cost: Some(reservation.amount()), basis: Basis::Reserved }
@@ -294,13 +293,13 @@ fn verdict(ctx: &mut Context, status: u16) -> SettleVerdict {
     SettleVerdict::Count(Box::new(count))
 }
 
-/// The most tokens that the provider can have generated for the last attempt: all it can have done in the time there was,
-/// within what the request allows.
+/// The most tokens that the provider can have generated for the last attempt: as many as the time allows, within what the request
+/// allows.
 fn unseen(ctx: &Context) -> u64 {
     let (Some(began), Some(price), Some(quote)) = (ctx.dispatch.began(), ctx.price(), ctx.grant.quote()) else {
         return 0;
     };
-    // Of several answers the first that is finished says nothing about the others.
+    // If there are several answers, the first one that is finished says nothing about the others.
     let (generated, over) = ctx.stream().map_or((None, None), |stream| (stream.generated, stream.over));
     let finished = generated.filter(|_| quote.choices == 1);
     let time = match finished.or(over) {
@@ -310,7 +309,7 @@ fn unseen(ctx: &Context) -> u64 {
     generated_within(&price, quote, time)
 }
 
-/// What was generated besides what is counted already.
+/// The count of what was generated and is not counted yet.
 fn count_of(ctx: &mut Context, text: String) -> Count {
     let model = ctx.dispatch.attempt.as_ref().map_or_else(|| "-".into(), |attempt| attempt.target.model.clone());
     let (mut bytes, mut named) = (text.len() as u64, None);
@@ -344,7 +343,7 @@ fn count_of(ctx: &mut Context, text: String) -> Count {
         media: false,
         ceiling: ctx.grant.reservation.as_ref().map_or(NanoUsd::MAX, Reservation::amount),
         price: ctx.price(),
-        // A provider may serve another tier than the one it was asked for: the standard one.
+        // A provider may serve the standard tier instead of the one that was asked for.
         tiers: named.map_or([ctx.tier(), ServiceTier::Standard], |named| [named, named]),
         so_far: None,
         known: None,
@@ -354,14 +353,14 @@ fn count_of(ctx: &mut Context, text: String) -> Count {
 }
 
 impl Closing {
-    /// Settles the money, corrects the limits, and writes the entry. Returns all that is known now.
+    /// Settles the money, corrects the limits, and writes the ledger's entry. Returns the complete record.
     pub fn settle(self, settled: Settled) -> Record {
         let Self { subject, reservation, permit, estimate, is_capped, ledger, code, is_served, mut record } = self;
         let (provider, model) = (&*record.provider, &*record.model);
         let mut cost = settled.cost.unwrap_or_default();
         let mut over = NanoUsd::ZERO;
         if let Some(reservation) = &reservation {
-            // Our own count is an estimate; it never makes a budget be exceeded.
+            // The gateway's own count is an estimate; it never makes a budget be exceeded.
             if is_capped && matches!(settled.basis, Basis::Counted | Basis::Bounded) {
                 cost = cost.min(reservation.amount());
             }
@@ -374,7 +373,7 @@ impl Closing {
             tracing::warn!(provider, model, usd = %cost, "a provider counted what is not possible: settled at the bound");
         }
         if let Some(mut permit) = permit {
-            // What nobody could count stays at its estimate.
+            // A request whose tokens are unknown stays at its estimate.
             let unknown = if settled.basis == Basis::Nothing { 0 } else { estimate };
             permit.correct(settled.usage.map_or(unknown, |usage| usage.total_tokens()), cost);
         }

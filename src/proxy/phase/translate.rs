@@ -1,4 +1,4 @@
-//! Translate: the request as the next provider understands it.
+//! Translate: makes the request that the next provider gets.
 
 use std::sync::Arc;
 
@@ -26,14 +26,14 @@ use crate::{
     types::PromptCaching,
 };
 
-/// Makes what the next attempt will send. Targets that cannot be asked this are passed over.
+/// Makes the request of the next attempt. Targets that cannot serve it are passed over.
 ///
 /// # Errors
-/// No target is left, and why the last one cannot be asked; or there is no room or no thread for a large body.
+/// No target is left, with the reason why the last one cannot be asked; or there is no room or no thread for a large body.
 pub async fn prepare(ctx: &mut Context) -> Result<(), Box<GatewayError>> {
     while ctx.dispatch.prepared.is_none() {
         let Some(target) = next_target(ctx) else {
-            // Without a reason there was no target, which a plan rules out.
+            // `last_reason` is empty only if there was no target at all, which a plan rules out.
             let last = ctx.dispatch.candidates.as_ref().and_then(Candidates::last_reason).cloned();
             return Err(last.unwrap_or(Reason::Other).into_error());
         };
@@ -55,9 +55,9 @@ fn next_target(ctx: &Context) -> Option<Target> {
 /// Anthropic's parameter for a conversation that its servers keep.
 const THREAD: &str = "thread";
 
-/// Whether there is another target that can be asked this. What it will be sent is made now: after a failure, which is
-/// seldom, so that the failure is told to the client where nobody else can answer. Only of a large body it is made when the
-/// attempt begins.
+/// Whether another target can serve the request. Called after a failure, which is seldom. The target's request is made at once,
+/// so that the client is told of the failure if no other target can answer; only for a large body it is made when the attempt
+/// begins.
 pub fn ready(ctx: &mut Context) -> bool {
     while ctx.dispatch.prepared.is_none() {
         let Some(target) = next_target(ctx) else { return false };
@@ -70,14 +70,14 @@ pub fn ready(ctx: &mut Context) -> bool {
     true
 }
 
-/// What was made for a target.
+/// The request that was made for a target.
 enum Made {
-    /// The body in the client's own dialect, where there is one.
+    /// The body in the client's own dialect, if there is one.
     Own(Option<Bytes>),
     Translated(Result<(Bytes, Exchange), Refusal>),
 }
 
-/// What it takes to make the request for a target.
+/// What making the request for a target takes.
 fn load(ctx: &Context, target: &Target) -> Load {
     let Some(body) = &ctx.ask.body else { return Load::reading(0) };
     let bytes = body.bytes.len();
@@ -97,9 +97,9 @@ fn make(ctx: &Context, target: &Target) -> Result<Made, Box<GatewayError>> {
     }
 }
 
-/// The same on a thread for long work, within the memory budget.
+/// Like [`make`], on a thread for long work, within the memory budget.
 async fn make_aside(ctx: &mut Context, target: &Target, load: Load) -> Result<Made, Box<GatewayError>> {
-    // Nobody waits for room while holding what the attempt before has sent.
+    // The body of the attempt before is dropped, so that no request waits for room while it holds room.
     if let Some(attempt) = &mut ctx.dispatch.attempt {
         attempt.body = None;
     }
@@ -119,13 +119,13 @@ async fn make_aside(ctx: &mut Context, target: &Target, load: Load) -> Result<Ma
     made.map_err(Box::new)?
 }
 
-/// The most calls of tools that a request may make whose client does not say, where money is counted.
+/// The most tool calls that a request may make if its client does not say and money is counted; `None` if it is not counted.
 fn most_calls(ctx: &Context) -> Option<u64> {
     let counts = ctx.asker.principal.as_ref().is_none_or(Principal::counts_money);
     counts.then_some(ctx.snapshot.config.budgets.max_tool_calls)
 }
 
-/// The body as a provider of the client's own dialect gets it.
+/// The body for a provider that speaks the client's own dialect.
 fn rewrite(
     capacity: &Capacity,
     share: Option<Share>,
@@ -136,7 +136,7 @@ fn rewrite(
 ) -> Result<Made, Box<GatewayError>> {
     let mut edits = quirks::edits(endpoint, &target.provider, &target.model, &body.bytes, &body.peek);
     if let (Some(hosted), Some(most)) = (&body.hosted, most_calls) {
-        // What was reserved has to hold.
+        // The reservation has to cover all calls.
         edits.extend(hosted.limiting_edits(&body.bytes, &body.peek, most));
     }
     let made = splice(&body.bytes, &body.peek, &edits);
@@ -144,7 +144,7 @@ fn rewrite(
     Ok(Made::Own(Some(if is_new { heavy::keep(capacity, share, made)? } else { made })))
 }
 
-/// Takes what was made for a target as the next thing to send, or notes why there is nothing.
+/// Keeps what was made for a target as the next request to send, or rules the target out.
 fn adopt(ctx: &mut Context, target: Target, made: Made) {
     let made = match made {
         Made::Own(body) => {
@@ -182,7 +182,7 @@ fn adopt(ctx: &mut Context, target: Target, made: Made) {
             let param = Some(param).filter(|param| !param.is_empty());
             let mut error = GatewayError::new(Fault::UnsupportedParameter, message).with_param(param);
             if threads {
-                // On these words Anthropic's SDKs send the whole conversation without it.
+                // On seeing this code, Anthropic's SDKs send the whole conversation without `thread`.
                 let member = Some(("details", json!({ "error_code": "thread_unsupported_request" })));
                 error.extra = Some(Box::new(Extra { member, ..Extra::default() }));
             }
@@ -193,25 +193,25 @@ fn adopt(ctx: &mut Context, target: Target, made: Made) {
     }
 }
 
-/// A translation to be made, here or on the pool for blocking work.
+/// A translation that is to be made, in this task or on the pool for long work.
 struct Translation {
     endpoint: Endpoint,
     target: Target,
     max_output_tokens: Option<u64>,
     context: Option<u64>,
     prompt_caching: PromptCaching,
-    /// The response will be kept.
+    /// The gateway will keep the response.
     kept: bool,
     previous_response_id: Option<Arc<str>>,
     body: Bytes,
 }
 
 impl Translation {
-    /// `None` where the client's own dialect is understood.
+    /// `None` if the target understands the client's own dialect.
     fn of(ctx: &Context, target: &Target) -> Option<Self> {
         let body = ctx.ask.body.as_ref().filter(|_| exchange::is_translated(&ctx.ask.endpoint, &target.provider))?;
         let price = ctx.snapshot.price(&ctx.ask.endpoint, target);
-        // What the price list does not know would be missing in the ledger.
+        // Cache writes without a price in the catalogue would be missing in the ledger.
         let unknown = price.as_ref().is_some_and(|price| !price.prices_cache_writes());
         let wanted = ctx.dispatch.plan().map_or(PromptCaching::Off, |plan| plan.prompt_caching);
         Some(Self {
@@ -226,7 +226,7 @@ impl Translation {
         })
     }
 
-    /// What is made holds its part of the share.
+    /// Runs the translation. The new body holds its part of the share.
     fn run(&self, capacity: &Capacity, share: Option<Share>) -> Result<Made, Box<GatewayError>> {
         let Target { provider, model, .. } = &self.target;
         let model = Model {

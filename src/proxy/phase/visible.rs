@@ -1,4 +1,4 @@
-//! Visible: which of the provider's objects a tenant may see.
+//! Visible: decides which of the provider's objects a tenant may see.
 
 use std::sync::Arc;
 
@@ -11,20 +11,20 @@ use crate::{
     tenants::Principal,
 };
 
-/// Whether a model may be shown with the gateway's key: it is no fine-tune and nothing else of another's.
+/// Checks whether a model may be shown with the gateway's key: it is no fine-tune, and not another tenant's.
 ///
 /// # Errors
-/// It is another's, or a fine-tune of nobody.
+/// The model is another tenant's, or a fine-tune without an owner.
 pub fn require_shown(ctx: &Context, principal: &Principal, target: &Target) -> Result<(), GatewayError> {
     let reference = Reference { id: target.model.to_string(), strict: false, param: "model" };
     require_fine_tune(ctx, principal, target).and_then(|()| check(ctx, principal, target, [&reference]))
 }
 
-/// Whether a model is no fine-tune, or one that may be used, with the gateway's key. A configuration that names a fine-tune
-/// offers it; a name that the client brought has to be its own.
+/// Checks whether a model is no fine-tune, or one that may be used with the gateway's key. A fine-tune that the configuration
+/// names may be used by all; one that the client names has to be its tenant's own.
 ///
 /// # Errors
-/// It is another's, or nobody's.
+/// The model is another tenant's, or has no owner.
 pub fn require_fine_tune(ctx: &Context, principal: &Principal, target: &Target) -> Result<(), GatewayError> {
     let model = &target.model;
     let reference = Reference { id: model.to_string(), strict: true, param: "model" };
@@ -35,10 +35,10 @@ pub fn require_fine_tune(ctx: &Context, principal: &Principal, target: &Target) 
     Err(GatewayError::new(Fault::ModelNotFound, message).with_param(Some("model")))
 }
 
-/// Whether each id is one that the tenant may see.
+/// Checks whether the tenant may see each of the ids.
 ///
 /// # Errors
-/// One is another's, or nobody's.
+/// The first id that is another tenant's, or that has no owner although one is required.
 pub fn check<'a>(
     ctx: &Context,
     principal: &Principal,
@@ -58,13 +58,13 @@ fn may_use(ctx: &Context, principal: &Principal, provider: &Arc<config::Provider
     }
 }
 
-/// What is said of an object that is another's, and of one that is not there.
+/// The error for an object that is another tenant's, and for one that does not exist.
 fn not_found(id: &str, param: &'static str) -> GatewayError {
     let shown: String = id.chars().filter(|char| !char.is_control()).take(100).collect();
     GatewayError::new(Fault::ObjectNotFound, format!("No such object: '{shown}'.")).with_param(Some(param))
 }
 
-/// A body that could not be checked.
+/// The error for a body that could not be checked.
 pub fn unreadable(refused: Refused) -> GatewayError {
     match refused {
         Refused::Twice(field) => {
