@@ -1,4 +1,4 @@
-//! Adapter: everything that decides how one vendor API is asked and how its answers are read.
+//! Adapter: decides how one vendor API is asked and how its answers are read.
 //!
 //! | implementation | its API |
 //! |---|---|
@@ -6,8 +6,8 @@
 //! | [`Anthropic`] | Anthropic's Messages API |
 //! | [`Ollama`] | Ollama's own `/api/chat`; for everything else it has OpenAI's paths |
 //!
-//! A provider's adapter is [`of`] it, the one place that tells the APIs apart. What is known of a vendor beside its API (the names
-//! of its parameters, its keys) is data: [`crate::config::Preset`].
+//! [`of`] gives a provider's adapter; nothing else tells the APIs apart. Other facts about a vendor (the names of its parameters,
+//! its keys) are data: [`crate::config::Preset`].
 
 use std::fmt;
 
@@ -25,54 +25,54 @@ use crate::{
 
 /// One vendor API.
 pub trait Adapter: fmt::Debug + Send + Sync {
-    /// Whether a provider takes a request to this endpoint as its client wrote it.
+    /// Whether a provider takes a request to this endpoint as its client wrote it; otherwise the request is translated.
     fn takes(&self, endpoint: &Endpoint, provider: &Provider) -> bool;
 
-    /// Where a call goes: the path, behind the scheme and the host.
+    /// The path of a call, without scheme and host.
     fn path(&self, provider: &Provider, call: &Call<'_>) -> String;
 
-    /// Puts a Chat request into the API's own form; `size` is the length of the client's body in bytes.
+    /// Translates a Chat request into the API's own form; `size` is the length of the client's body in bytes.
     ///
     /// # Errors
-    /// Something that the client relies on, and that the API does not have.
+    /// The request uses something that the API does not have and that its client relies on.
     fn request(&self, provider: &Provider, model: &Model<'_>, chat: Value, size: usize) -> Result<Outgoing, Refusal>;
 
-    /// Adds the headers that every call needs, where the client has not set them. What is `translated` was not written by the
-    /// client, so the client's own do not count.
+    /// Adds the headers that every call needs, unless the client has set them. If the request was `translated`, headers of the
+    /// client's are replaced, as the client did not write this request.
     fn headers(&self, headers: &mut HeaderMap, translated: bool);
 
     /// How a streamed reply is cut into events.
     fn framing(&self) -> Framing;
 
-    /// Reads what a stream's own events count, before they are translated; [`Counter::Translated`] where only the translation
-    /// can tell.
+    /// A reader of the token counts in a stream's own events, before they are translated; [`Counter::Translated`] if only the
+    /// translated events show them.
     fn counter(&self) -> Counter;
 
-    /// An error reply as the status and error that a client of OpenAI's gets.
+    /// An error reply, as the status and error that a client of OpenAI's API gets.
     fn read_error(&self, status: u16, content_type: Option<&str>, body: &[u8]) -> (u16, ErrorBody);
 
-    /// What of it decides elsewhere.
+    /// Properties of the API that other modules decide by.
     fn facts(&self) -> &'static Facts;
 }
 
-/// What of an API decides elsewhere.
+/// Properties of an API that other modules decide by.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
-    /// Whose clients read its errors as they are.
+    /// The API whose clients can read this API's errors unchanged.
     pub errors: Option<Api>,
-    /// It counts the tokens of a prompt by itself.
+    /// The API has an endpoint that counts the tokens of a prompt.
     pub counts_tokens: bool,
-    /// It may keep prompts in its cache, and charge for it, unasked.
+    /// The API may write prompts to its cache, and charge for that, although the request does not ask for it.
     pub caches_unasked: bool,
     /// A search tool in a Chat request becomes one that the provider runs.
     pub runs_searches: bool,
     /// A request can name the context length to run with.
     pub takes_context: bool,
-    /// A beta lets prompts be longer than the price list says, for another price.
+    /// A beta allows prompts that are longer than the catalogue says, at another price.
     pub has_long_context: bool,
-    /// The limit of an answer has one name there, and it binds.
+    /// The limit of an answer has only one name in the API, and it binds.
     pub limit_binds: bool,
-    /// OpenAI's documentation says how many tokens its requests have.
+    /// OpenAI's documentation states how many tokens the API's requests have.
     pub documented_tokens: bool,
 }
 
@@ -83,7 +83,7 @@ pub enum Call<'a> {
     Chat {
         /// The provider's name for the model.
         model: &'a str,
-        /// The reply is to come event by event.
+        /// The reply is to be a stream.
         stream: bool,
     },
     /// A path behind `/v1`, as the client wrote it.
@@ -94,11 +94,11 @@ pub enum Call<'a> {
 pub struct Outgoing {
     /// Its body.
     pub body: Bytes,
-    /// What was left out: see [`Step::dropped`].
+    /// The parameters that were dropped: see [`Step::dropped`].
     pub dropped: Vec<Dropped>,
-    /// The way back; `None` where replies are Chat's.
+    /// Translates the replies to Chat's form; `None` if they have it already.
     pub replies: Option<Box<dyn Replies>>,
-    /// It marks what the prompt cache is to keep, which costs more than to read it.
+    /// The request marks a part of the prompt for the prompt cache, where writing costs more than reading.
     pub marks_cache: bool,
 }
 
@@ -112,7 +112,7 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// Whether a reply of this type is framed so.
+    /// Whether a reply of this content type has this framing.
     pub fn is_of(self, content_type: &str) -> bool {
         content_type.starts_with(match self {
             Self::Events => "text/event-stream",
@@ -121,19 +121,19 @@ impl Framing {
     }
 }
 
-/// Reads what a provider's own events count: the client's dialect may have no way to say that nothing was counted.
+/// Reads the token counts in a provider's own events: the client's dialect may have no way to say that nothing was counted.
 #[derive(Debug)]
 pub enum Counter {
-    /// Of Chat's chunks.
+    /// Reads Chat's chunks.
     Chat(ChatUsage),
-    /// Of Anthropic's events.
+    /// Reads Anthropic's events.
     Messages(MessageUsage),
-    /// Only the translation can tell.
+    /// Only the translated events show a count.
     Translated,
 }
 
 impl Counter {
-    /// Whether a reply says what it counted in a way that is read before its translation.
+    /// Whether the counts are read before the translation.
     pub fn counts(&self) -> bool {
         !matches!(self, Self::Translated)
     }
@@ -147,7 +147,8 @@ impl Counter {
         }
     }
 
-    /// The whole count, `Some(None)` while there is none. Of `several` answers one may be finished before the others.
+    /// The whole count; `Some(None)` while there is none, `None` for [`Self::Translated`]. Of `several` answers, one may be
+    /// finished before the others.
     pub fn whole(&self, several: bool) -> Option<Option<Usage>> {
         match self {
             Self::Chat(usage) => Some(usage.whole(several)),
@@ -156,7 +157,7 @@ impl Counter {
         }
     }
 
-    /// What was counted so far, where that is told before the end.
+    /// The count so far, if the API reports it before the end.
     pub fn so_far(&self) -> Option<Usage> {
         match self {
             Self::Chat(usage) => usage.so_far(),
@@ -165,7 +166,7 @@ impl Counter {
         }
     }
 
-    /// Searches that the provider says it made.
+    /// Number of searches that the provider reports.
     pub fn searches(&self) -> u64 {
         match self {
             Self::Messages(usage) => usage.searches(),
@@ -183,7 +184,7 @@ pub fn of(provider: &Provider) -> &'static dyn Adapter {
     }
 }
 
-/// OpenAI's API and every one that is compatible with it.
+/// OpenAI's API and every API that is compatible with it.
 #[derive(Debug)]
 pub struct OpenAi;
 
@@ -209,7 +210,7 @@ impl Adapter for OpenAi {
     ) -> Result<Outgoing, Refusal> {
         let messages = chat.get_mut("messages").and_then(Value::as_array_mut);
         for message in messages.into_iter().flatten().filter_map(Value::as_object_mut) {
-            // Only Anthropic's API has a place for them.
+            // Only Anthropic's API has a place for thinking blocks.
             message.shift_remove("thinking_blocks");
         }
         if let Some(object) = chat.as_object_mut()
@@ -255,14 +256,14 @@ pub struct Anthropic;
 /// The header that names the version of Anthropic's API.
 pub const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
-/// The version of Anthropic's API that the translation knows, and for clients that do not name one.
+/// The version of Anthropic's API that the translation knows; also used for clients that name none.
 const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
 impl Adapter for Anthropic {
     fn takes(&self, endpoint: &Endpoint, provider: &Provider) -> bool {
         match endpoint {
             Endpoint::ChatCompletions => false,
-            // It has nothing like these, which the translation says.
+            // Anthropic has no such endpoints; the translation says so in its refusal.
             Endpoint::Completions | Endpoint::Embeddings | Endpoint::Moderations => false,
             Endpoint::Responses => provider.responses_api,
             _ => true,
@@ -369,7 +370,7 @@ const PLAIN: Facts = Facts {
     documented_tokens: false,
 };
 
-/// The prefix of the provider's base URL, and behind it the client's own path or that of the API's `chat`.
+/// The prefix of the provider's base URL, followed by the client's own path, or by `chat` for a translated request.
 fn behind_prefix(provider: &Provider, call: &Call<'_>, chat: &str) -> String {
     let path = match call {
         Call::Chat { .. } => chat,

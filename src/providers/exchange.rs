@@ -1,5 +1,5 @@
-//! Between the dialect in which a client asks and the one that a provider understands: whether a request has to be
-//! translated, the translation, and the way back.
+//! Translation between the dialect in which a client asks and the one that a provider understands: whether a request has to be
+//! translated, its translation, and the translation of the replies.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -14,13 +14,13 @@ use crate::{
     openai::Endpoint,
 };
 
-/// What a translated request needs for its way there and back.
+/// What a translated request leaves behind for the translation of its reply.
 pub struct Exchange {
-    /// What the translation left out.
+    /// The parameters that the translation dropped.
     pub dropped: Vec<Dropped>,
-    /// The request marks what Anthropic is to keep in its prompt cache, which costs more than to read it.
+    /// The request marks a part of the prompt for Anthropic's prompt cache, where writing costs more than reading.
     pub marks_cache: bool,
-    /// From the provider's dialect towards the client's.
+    /// The translations of a reply, from the provider's dialect towards the client's.
     steps: Vec<Box<dyn Replies>>,
     adapter: &'static dyn Adapter,
 }
@@ -30,11 +30,11 @@ pub fn is_translated(endpoint: &Endpoint, provider: &Provider) -> bool {
     !adapter::of(provider).takes(endpoint, provider)
 }
 
-/// Puts a request into the provider's dialect. The body is one that [`crate::openai::Peek::parse`] took; `memory` counts for
-/// the Responses API only.
+/// Translates a request into the provider's dialect. The body is one that [`crate::openai::Peek::parse`] accepted; `memory` is
+/// used for the Responses API only.
 ///
 /// # Errors
-/// Something that the client relies on, and that the provider's dialect does not have.
+/// The request uses something that the provider's dialect does not have and that its client relies on.
 pub fn translate(
     endpoint: &Endpoint,
     provider: &Provider,
@@ -71,10 +71,10 @@ pub fn translate(
     Ok((outgoing.body, exchange))
 }
 
-/// The highest temperature of any vendor (OpenAI's). A vendor's own lower limit is its translation's business.
+/// The highest temperature of any vendor (OpenAI's). A vendor's own lower limit is checked by its translation.
 const MAX_TEMPERATURE: f64 = 2.0;
 
-/// Refuses what no vendor takes, before a translation makes something else of it.
+/// Refuses values that no vendor takes, before a translation turns them into something else.
 fn require_ranges(body: Value) -> Result<Value, Refusal> {
     match body["temperature"].as_f64() {
         Some(given) if !(0.0..=MAX_TEMPERATURE).contains(&given) => {
@@ -86,7 +86,7 @@ fn require_ranges(body: Value) -> Result<Value, Refusal> {
     }
 }
 
-/// A body's text, in a buffer that does not grow for a text of about the size of the client's.
+/// A body as JSON text, in a buffer that need not grow for a text of about `size` bytes, the length of the client's.
 pub(super) fn write(body: &Value, size: usize) -> Bytes {
     let mut text = Vec::with_capacity(size + size / 16 + 256);
     // Writing to a Vec cannot fail.
@@ -108,23 +108,23 @@ impl Exchange {
         }
     }
 
-    /// Whether a provider's own reply says what it counted in a way that is read before its translation.
+    /// Whether the token counts of the provider's replies are read before their translation.
     pub fn counts_itself(&self) -> bool {
         self.adapter.counter().counts()
     }
 
-    /// Whether a reply of this type is a stream.
+    /// Whether a reply of this content type is a stream.
     pub fn is_stream(&self, content_type: &str) -> bool {
         self.adapter.framing().is_of(content_type)
     }
 
-    /// A whole successful reply in the client's dialect; `None` for one that is not understood.
+    /// A whole successful reply, translated into the client's dialect; `None` for one that is not understood.
     pub fn json(&self, body: &[u8]) -> Option<Bytes> {
         let (first, rest) = self.steps.split_first()?;
         rest.iter().try_fold(first.json(body)?, |body, step| step.json(&body)).map(Bytes::from)
     }
 
-    /// A stream that begins.
+    /// A translator for a stream that begins.
     pub fn stream(&self) -> StreamTranslator {
         StreamTranslator::new(self.adapter, &self.steps)
     }

@@ -1,5 +1,5 @@
-//! What differs between providers: their APIs (adapters) and the translation between them, quirks of vendors of OpenAI-compatible endpoints,
-//! and Ollama's context lengths.
+//! The differences between providers: their APIs (adapters) and the translation between these, quirks of vendors of
+//! OpenAI-compatible endpoints, and Ollama's context lengths.
 
 pub mod adapter;
 pub mod exchange;

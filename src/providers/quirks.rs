@@ -1,8 +1,8 @@
-//! What an OpenAI-compatible vendor needs changed in a request before it serves it rightly, and in a reply before SDKs
-//! read it rightly.
+//! The changes that an OpenAI-compatible vendor needs in a request to serve it correctly, and in a reply for SDKs to read it
+//! correctly.
 //!
-//! Only differences that decide correctness are here (each vendor's row in the providers' documentation); everything else
-//! is forwarded byte for byte and the vendor's own answer stands.
+//! Only differences that decide correctness are handled (each vendor's row in the providers' documentation); everything else is
+//! forwarded byte for byte, and the vendor's own answer stands.
 
 use bytes::Bytes;
 
@@ -18,7 +18,7 @@ use crate::{
 /// The edits that turn a client's body into the one this provider gets for this model.
 pub fn edits(endpoint: &Endpoint, provider: &Provider, model: &str, body: &Bytes, peek: &Peek) -> Vec<Edit> {
     let mut edits = Vec::new();
-    // A request without a model stays one: what serves it has a model of its own for it.
+    // A request without a model stays without one: the server has a default model.
     if !model.is_empty() && peek.model.as_deref().unwrap_or(DEFAULT_MODERATION_MODEL) != model {
         edits.push(Edit::Set(Field::Model, escape_json_string(model)));
     }
@@ -32,7 +32,7 @@ pub fn edits(endpoint: &Endpoint, provider: &Provider, model: &str, body: &Bytes
     }
     if peek.max_completion_tokens.is_some() && !takes_max_completion_tokens(provider, model) {
         edits.push(match peek.max_completion_tokens {
-            // Many servers read it as no limit: it must not take the place of one.
+            // Many servers read 0 as no limit, so it must not replace a limit.
             Some(0) => Edit::Remove(Field::MaxCompletionTokens),
             _ => Edit::Rename(Field::MaxCompletionTokens, "max_tokens"),
         });
@@ -46,20 +46,20 @@ pub fn edits(endpoint: &Endpoint, provider: &Provider, model: &str, body: &Bytes
     edits
 }
 
-/// The words that keep a provider's model from thinking, as its vendor's documentation has them. What is not there may think
+/// The values that keep a provider's model from thinking, according to its vendor's documentation. Any other model may think
 /// whatever a request says.
 pub fn thinking_switches(provider: &Provider, model: &str) -> ThinkingSwitches {
     let names = provider.preset().effort_none;
     ThinkingSwitches {
-        // The large ones and those for code refuse the word.
+        // The large models and those for code refuse the value `none`.
         effort_none: names.iter().any(|name| model.starts_with(name))
             && !["-pro", "codex"].iter().any(|other| model.contains(other)),
         thinking_disabled: provider.preset().thinking_disabled && dialect::claude_can_be_kept_from_thinking(model),
     }
 }
 
-/// Whether the limit of an answer goes under OpenAI's newer name. Many servers do not know it and would answer without any
-/// limit; OpenAI's reasoning models know no other, also behind another vendor.
+/// Whether the limit of an answer is sent under OpenAI's newer name, `max_completion_tokens`. Many servers do not know that name
+/// and would answer without any limit; OpenAI's reasoning models know only that name, even behind another vendor.
 pub fn takes_max_completion_tokens(provider: &Provider, model: &str) -> bool {
     let name = model.rsplit('/').next().unwrap_or(model);
     let reasons = ["o1", "o3", "o4", "gpt-5"].iter().any(|prefix| name.starts_with(prefix));
@@ -70,8 +70,8 @@ pub fn takes_max_completion_tokens(provider: &Provider, model: &str) -> bool {
     }
 }
 
-/// Whether the limit of an answer binds this provider's model under the name that it gets it by. `max_tokens` does
-/// everywhere; the newer name where the vendor's documentation has it.
+/// Whether the limit of an answer binds this provider's model under the name that is sent. `max_tokens` binds everywhere; the
+/// newer name only if the vendor documents it.
 pub fn limit_binds(endpoint: &Endpoint, provider: &Provider, model: &str, peek: &Peek) -> bool {
     let documented = matches!(provider.preset().limit_name, LimitName::New | LimitName::Both);
     let own_name = *endpoint == Endpoint::Responses && provider.responses_api;
@@ -133,7 +133,7 @@ mod tests {
             let expected = asks.then_some(true);
             assert_eq!((included(body), included(asked)), (expected, expected), "{entry}");
         }
-        // Only streams are asked.
+        // `stream_options` is added to streams only.
         assert_eq!(sent_to("preset: openai", "m", r#"{"model":"m"}"#).get("stream_options"), None);
     }
 
@@ -153,7 +153,8 @@ mod tests {
         }
         let both = r#"{"model":"m","max_tokens":3,"max_completion_tokens":0}"#;
         assert_eq!(sent_to("preset: custom", "m", both), serde_json::json!({"model": "m", "max_tokens": 3}));
-        // OpenAI's reasoning models take no other, whoever serves them; who is not known to take it is not bound by it.
+        // OpenAI's reasoning models take only the newer name, whoever serves them; a vendor not known to take it is not bound by
+        // it.
         let binds = |entry: &str, model: &str, body: &str| {
             let peek = Peek::parse(body.as_bytes()).unwrap();
             limit_binds(&Endpoint::ChatCompletions, &provider(entry), model, &peek)

@@ -1,4 +1,4 @@
-//! A provider's stream on its way into the client's dialect.
+//! Translates a provider's stream into the client's dialect.
 
 use bytes::{Bytes, BytesMut};
 
@@ -8,11 +8,11 @@ use crate::{
     sse::{DEFAULT_MAX_EVENT, EventTooLarge, RawEvent, Scanner},
 };
 
-/// What a buffer for events has more than their provider's form of them, in bytes: the client's is seldom longer, so the buffer
-/// seldom grows.
+/// Bytes that the output buffer has beyond the length of the input: events in the client's dialect are seldom longer, so the
+/// buffer seldom grows.
 const HEADROOM: usize = 256;
 
-/// Puts a stream into the client's dialect as it arrives.
+/// Translates a stream into the client's dialect as it arrives.
 pub struct StreamTranslator {
     framing: Framing,
     events: Events,
@@ -22,13 +22,13 @@ pub struct StreamTranslator {
 enum Framing {
     /// Server-sent events.
     Events(Scanner),
-    /// One JSON object a line: what has no end yet.
+    /// One JSON object per line; holds a line whose end has not arrived.
     Lines(BytesMut),
 }
 
 impl StreamTranslator {
-    /// A stream that begins, of a provider with this adapter; the first of `steps` reads what the provider sends, the last writes
-    /// what the client reads.
+    /// For a stream that begins, of a provider with this adapter. The first of `steps` reads what the provider sends, the last
+    /// writes what the client reads.
     pub(super) fn new(adapter: &dyn Adapter, steps: &[Box<dyn Replies>]) -> Self {
         Self {
             framing: match adapter.framing() {
@@ -40,10 +40,10 @@ impl StreamTranslator {
         }
     }
 
-    /// Takes what the provider sent, and gives what it says in the client's dialect so far.
+    /// Takes a piece of the provider's stream, and returns the translation of all events that are complete.
     ///
     /// # Errors
-    /// An event without end.
+    /// An event is larger than the limit.
     pub fn feed(&mut self, chunk: Bytes) -> Result<Bytes, EventTooLarge> {
         if chunk.is_empty() {
             return Ok(chunk);
@@ -71,12 +71,13 @@ impl StreamTranslator {
         Ok(out.freeze())
     }
 
-    /// Reads what the provider's own events count.
+    /// The reader of the token counts in the provider's own events.
     pub fn counter(&self) -> &Counter {
         &self.counter
     }
 
-    /// The provider's body ended as its framing said: what it says with its last event and its end.
+    /// To be called when the provider's body has ended as its framing said: returns the translation of the last event and of the
+    /// end.
     pub fn finish(&mut self) -> Bytes {
         let Self { framing, events, counter } = self;
         let mut out = BytesMut::new();
@@ -97,7 +98,7 @@ impl StreamTranslator {
     }
 }
 
-/// Counts what an event says and writes it.
+/// Reads the token count of an event, and translates it.
 fn translate(event: &RawEvent, counter: &mut Counter, events: &mut Events, out: &mut BytesMut) {
     let fields = event.fields();
     if let Some(data) = fields.data.as_deref() {

@@ -1,5 +1,5 @@
-//! The questions to Ollama's own API, over plain HTTP/1.1. They are rare (a few per model and minute), so each takes a
-//! connection of its own.
+//! Queries to Ollama's own API, over plain HTTP/1.1. They are rare (a few per model and minute), so each uses a connection of its
+//! own.
 
 use std::{fmt, io, time::Duration};
 
@@ -15,23 +15,23 @@ use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use super::{Effort, Lengths};
 use crate::config::{AuthStyle, Provider};
 
-/// How long a question that needs no model may take.
+/// How long a query that loads no model may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest answer that is read. `/api/show` repeats licences and lists tensors.
+/// The longest answer that is read, in bytes. `/api/show` repeats licences and lists tensors.
 const MAX_ANSWER: usize = 8 << 20;
 
-/// Why a length is not known.
+/// Why a context length is not known.
 #[derive(Debug)]
 pub enum Unknown {
-    /// No connection.
+    /// No connection could be made.
     Unreachable(io::Error),
-    /// No answer in time.
+    /// No answer arrived in time.
     Slow,
-    /// No HTTP, or an answer that broke off or was too long.
+    /// The answer is not HTTP, broke off or was too long.
     Broken(String),
-    /// Another status than 200.
+    /// A status other than 200, with the path that was asked.
     Refused(&'static str, u16),
-    /// An answer without the number.
+    /// The answer lacks the number.
     Unsaid(&'static str),
 }
 
@@ -47,19 +47,19 @@ impl fmt::Display for Unknown {
     }
 }
 
-/// The context lengths of `model`, by as many questions as it takes.
+/// The context lengths of `model`, by as few queries as possible.
 ///
 /// # Errors
-/// Any question that Ollama does not answer.
+/// A query that Ollama does not answer.
 pub async fn lengths(provider: &Provider, model: &str, effort: Effort) -> Result<Lengths, Unknown> {
     let question = json!({ "model": model }).to_string();
     let show: Show = parse(&post(provider, "/api/show", question, PATIENCE).await?)?;
     let maximum = show.maximum();
-    // A model that Ollama's cloud serves is never loaded here.
+    // A model that Ollama's cloud serves is never loaded by this server.
     let running = show.num_ctx().or_else(|| maximum.filter(|_| show.is_remote()));
     let (None, Effort::Load { for_embeddings }) = (running, effort) else { return Ok(Lengths { running, maximum }) };
 
-    // Without a prompt these load the model, with the same options as the request to come, and answer.
+    // Without a prompt these requests load the model, with the same options as the request to come, and return.
     let (path, order) = if for_embeddings {
         ("/api/embed", json!({ "model": model, "input": "" }))
     } else {
@@ -73,10 +73,10 @@ pub async fn lengths(provider: &Provider, model: &str, effort: Effort) -> Result
     }
 }
 
-/// What `/api/show` tells, as far as it matters here.
+/// The fields of `/api/show` that are used.
 #[derive(Deserialize)]
 struct Show {
-    /// Lines of name and value.
+    /// Lines of a name and a value.
     #[serde(default)]
     parameters: String,
     #[serde(default)]
@@ -105,7 +105,7 @@ impl Show {
     }
 }
 
-/// What `/api/ps` tells: the models that are loaded.
+/// The answer of `/api/ps`: the models that are loaded.
 #[derive(Deserialize)]
 struct Loaded {
     #[serde(default)]
@@ -116,7 +116,7 @@ struct Loaded {
 struct LoadedModel {
     #[serde(default)]
     name: String,
-    /// In tokens; Ollama before 0.11 does not tell.
+    /// In tokens; Ollama before 0.11 does not report it.
     #[serde(default)]
     context_length: u64,
 }
@@ -129,7 +129,7 @@ impl Loaded {
     }
 }
 
-/// Ollama shows `llama3.2:latest` for `llama3.2` and leaves its own registry's name out.
+/// The name in full: Ollama shows `llama3.2:latest` for `llama3.2`, and leaves out the name of its own registry.
 fn full_name(model: &str) -> String {
     let short = model.strip_prefix("registry.ollama.ai/").unwrap_or(model);
     let short = short.strip_prefix("library/").unwrap_or(short);
@@ -145,7 +145,7 @@ async fn post(provider: &Provider, path: &'static str, body: String, patience: D
     call(provider, Method::POST, path, body, patience).await
 }
 
-/// Asks one question; connecting counts as part of `patience`.
+/// Sends one query; connecting counts as part of `patience`.
 async fn call(
     provider: &Provider,
     method: Method,
@@ -158,7 +158,7 @@ async fn call(
         .map_err(|_| Unknown::Slow)?
 }
 
-/// The native API stands beside `/v1`, under the same prefix if there is one, and behind the same credential.
+/// The native API is beside `/v1`, under the same prefix if there is one, and takes the same credential.
 fn request(provider: &Provider, method: Method, path: &str, body: String) -> Result<Request<Full<Bytes>>, Unknown> {
     let base = &provider.base;
     let mut request = Request::builder()
@@ -186,7 +186,7 @@ async fn exchange(provider: &Provider, request: Request<Full<Bytes>>, path: &'st
     let stream =
         timeout(provider.connect_timeout, connect).await.map_err(|_| Unknown::Slow)?.map_err(Unknown::Unreachable)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    // Ends with this function, also when that is dropped half-way.
+    // The connection's task ends with this function, even if its future is dropped half-way.
     let mut connections = JoinSet::new();
     connections.spawn(connection);
     let response = sender.send_request(request).await.map_err(broken)?;

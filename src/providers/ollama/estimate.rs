@@ -1,4 +1,4 @@
-//! How many tokens a prompt has, roughly and cheaply.
+//! A rough and cheap estimate of a prompt's tokens.
 //!
 //! The rule: the bytes of text in the members that make up the prompt (`system`, `messages`, `prompt`, `suffix`, `input`,
 //! `instructions`, `tools`, `functions`), names and quotes included, divided by four, rounded up. Escapes count as the
@@ -10,13 +10,13 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Tokens in this many bytes.
+/// Estimated tokens in this many bytes.
 pub fn tokens(bytes: usize) -> u64 {
     bytes.div_ceil(4) as u64
 }
 
-/// The estimate for a request body, by this module's rule. With `longest`, an array in `input` counts as its longest
-/// member: each is embedded on its own. A body that cannot be read that way counts whole; the result never exceeds that.
+/// The estimate for a request body, by this module's rule. With `longest`, an array in `input` counts as its longest member, as
+/// each member is embedded on its own. A body that cannot be read counts in full; the result never exceeds that.
 pub fn prompt_tokens(body: &[u8], longest: bool) -> u64 {
     struct Body {
         longest: bool,
@@ -52,7 +52,7 @@ pub fn prompt_tokens(body: &[u8], longest: bool) -> u64 {
 /// Bytes of text in a JSON value.
 #[derive(Clone, Copy)]
 struct Text {
-    /// The longest member of the outermost array instead of their sum.
+    /// Take the longest member of the outermost array, not the sum.
     longest: bool,
 }
 
@@ -64,7 +64,7 @@ impl<'de> DeserializeSeed<'de> for Text {
     }
 }
 
-/// A number's digit and the comma behind it, at least.
+/// Bytes of a number: at least a digit, and the comma behind it.
 const NUMBER: usize = 2;
 const QUOTES: usize = 2;
 
@@ -116,7 +116,7 @@ impl<'de> Visitor<'de> for Text {
     }
 }
 
-/// `data:image/png;base64,…`, the form in which images stand in a message.
+/// True for `data:image/png;base64,…`, the form that images have in a message.
 fn is_image(text: &str) -> bool {
     text.starts_with("data:")
         && text.split_once(',').is_some_and(|(head, _)| head.len() < 100 && head.ends_with(";base64"))

@@ -1,14 +1,15 @@
-//! Ollama cuts a prompt that is longer than the context its model runs with, and says nothing. Its own API can ask for a
-//! longer context, its `/v1` endpoint cannot. So where the first is used, as much context is asked for as the prompt needs;
-//! and a prompt that cannot fit is refused here, in words that tell how to make it fit.
+//! Context lengths of Ollama's models. Ollama silently cuts a prompt that is longer than the context its model runs with. A
+//! request to its own API can ask for a longer context, one to its `/v1` endpoint cannot. So with its own API the gateway asks
+//! for as much context as the prompt needs; and the gateway refuses a prompt that cannot fit, with an error that says how to make
+//! it fit.
 //!
-//! How the context in effect is found out, for a prompt that is long enough to matter:
-//! 1. `POST /api/show`: `num_ctx` of the Modelfile decides where there is one, and the model's own maximum bounds it.
-//! 2. Else the server's default decides, and only a running model tells it: the model is loaded as the request itself
-//!    would load it, and `GET /api/ps` is read. Loading comes first even when the model runs already: a client of Ollama's
+//! How the context in effect is found, for a prompt that is long enough to matter:
+//! 1. `POST /api/show`: if the Modelfile has a `num_ctx`, it decides; the model's own maximum bounds it.
+//! 2. Otherwise the server's default decides, and only a running model shows it: the model is loaded as the request itself
+//!    would load it, and `GET /api/ps` is read. Loading comes first even if the model runs already: a client of Ollama's
 //!    native API may have loaded it with another `num_ctx`, and Ollama would load it anew for the request.
 //!
-//! When Ollama does not answer these questions, the request is forwarded as it is and a warning is logged.
+//! If Ollama does not answer these queries, the request is forwarded as it is and a warning is logged.
 
 mod api;
 mod estimate;
@@ -36,44 +37,44 @@ use crate::{
     openai::{Endpoint, Peek},
 };
 
-/// How long an answer serves without new questions.
+/// How long an answer is used without new queries.
 const FRESH: Duration = Duration::from_secs(60);
-/// How long Ollama is left alone after it gave no answer.
+/// How long Ollama is not asked again after it gave no answer.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Prompts up to this many tokens fit the default of every Ollama (2048 in old versions, 4096 and more since) and never
-/// pay for a question.
+/// Prompts up to this many tokens fit the default of every Ollama (2048 in old versions, 4096 and more since) and never need a
+/// query.
 const SHORT_PROMPT: u64 = 2048;
-/// The same for embeddings, whose models may take as little as 256 tokens (`all-minilm`).
+/// Like [`SHORT_PROMPT`] for embeddings, whose models may take as little as 256 tokens (`all-minilm`).
 const SHORT_INPUT: u64 = 256;
-/// Tokens that are kept free for a reply: what the client allows, within these bounds. A limit is a bound and no wish, and a
-/// reply that runs out of context ends with `finish_reason: length`.
+/// Tokens that are kept free for a reply: the client's limit, within these bounds. A client's limit does not mean that it expects
+/// a reply that long, and a reply that runs out of context ends with `finish_reason: length`.
 const REPLY: std::ops::RangeInclusive<u64> = 1024..=8192;
 /// How long a longer context is kept for shorter requests too.
 const RAISED: Duration = Duration::from_secs(300);
-/// Models remembered at once. Clients may choose names, so there is a limit.
+/// Models that are remembered at once. Clients may choose names, so there is a limit.
 const REMEMBERED: usize = 1024;
-/// Bodies above this are read on threads of their own: a long read must not delay other requests' events.
+/// Bodies above this size, in bytes, are read on the threads of a pool: a long read must not delay other requests' events.
 const READ_INLINE: usize = 256 << 10;
 
-/// What is known about the context lengths of the models of each Ollama.
+/// The known context lengths of the models of each Ollama server.
 pub struct ContextLengths {
     capacity: Arc<Capacity>,
     /// By base URL and model.
     slots: Mutex<HashMap<(String, String), Arc<Slot>>>,
 }
 
-/// One model. Its lock is held while Ollama is asked, so that it is asked once for everybody who waits.
+/// The state of one model. Its lock is held while Ollama is asked, so that one query serves all requests that wait.
 #[derive(Default)]
 struct Slot {
     answer: AsyncMutex<Option<Answer>>,
     warned: AtomicBool,
-    /// The longest context that was needed lately, and when. Ollama loads a model anew when the context changes, so
-    /// requests that follow a long one ask for the same for a while.
+    /// The longest context that was needed lately, and when. Ollama reloads a model when the context changes, so requests that
+    /// follow a long one ask for that context too for a while.
     raised: Mutex<Option<(u64, Instant)>>,
 }
 
 struct Answer {
-    /// `None`: Ollama did not say.
+    /// `None`: Ollama did not answer.
     lengths: Option<Lengths>,
     at: Instant,
 }
@@ -81,35 +82,35 @@ struct Answer {
 /// Context lengths of one model, in tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lengths {
-    /// What the model runs with; `None` while it is the server's default and the model was not loaded to read it.
+    /// The context that the model runs with; `None` while it is the server's default and the model was not loaded to read it.
     running: Option<u64>,
-    /// What the model was made for.
+    /// The model's own maximum.
     maximum: Option<u64>,
 }
 
-/// What may be done to learn a length.
+/// What may be done to find a length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effort {
-    /// Questions only.
+    /// Queries only.
     Ask,
     /// Load the model too. Models for embeddings refuse to be loaded for text.
     Load { for_embeddings: bool },
 }
 
 impl ContextLengths {
-    /// Nothing is known yet. Large bodies are read on the threads of `capacity`.
+    /// An empty table. Large bodies are read on the threads of `capacity`.
     pub fn new(capacity: Arc<Capacity>) -> Self {
         Self { capacity, slots: Mutex::default() }
     }
 
-    /// The context to ask for, where the provider is asked in Ollama's own dialect and `model` has to run with a longer one than
+    /// The context to ask for, if the provider is asked in Ollama's own dialect and `model` has to run with a longer context than
     /// it does. Refuses a request that does not fit.
     ///
-    /// What must fit is the prompt by [`prompt_tokens`] together with the reply's `max_tokens`, as at OpenAI. Short prompts
-    /// pass unasked, whatever reply they want: a reply that runs into the limit ends with `finish_reason: length`, so
-    /// nothing is cut silently. An array of texts to embed is as long as its longest member.
+    /// The prompt, estimated by [`prompt_tokens`], has to fit together with the reply's `max_tokens`, as with OpenAI. Short
+    /// prompts pass without a query, whatever reply they want: a reply that runs into the limit ends with `finish_reason:
+    /// length`, so nothing is cut silently. An array of texts to embed is as long as its longest member.
     ///
-    /// Waits for at most five seconds per question, and up to the provider's read timeout for a model to load.
+    /// Waits for at most five seconds per query, and up to the provider's read timeout for a model to load.
     ///
     /// # Errors
     /// [`Fault::ContextLengthExceeded`], naming both numbers, the model's maximum and how to raise the limit.
@@ -132,7 +133,7 @@ impl ContextLengths {
             && matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::Responses);
         let slot = self.slot(provider, model);
         let raised = slot.raised().filter(|_| asks);
-        // The whole body counts at least what its prompt does.
+        // The estimate for the whole body is at least that for its prompt.
         if estimate::tokens(body.len()) <= short {
             return Ok(raised);
         }
@@ -154,7 +155,7 @@ impl ContextLengths {
             if needed <= running && raised.is_none() {
                 return Ok(None);
             }
-            // Few different lengths: each new one costs a load of the model.
+            // Few different lengths: each new one makes Ollama reload the model.
             let context = needed.checked_next_power_of_two().unwrap_or(most).min(most);
             return Ok(Some(slot.raise(context.max(running))));
         }
@@ -168,7 +169,7 @@ impl ContextLengths {
         }
     }
 
-    /// The lengths, from memory or from Ollama; `None` when it does not say.
+    /// The lengths, from memory or from Ollama; `None` if Ollama does not answer.
     async fn lengths(&self, provider: &Provider, model: &str, effort: Effort) -> Option<Lengths> {
         let slot = self.slot(provider, model);
         if provider.base.tls {
@@ -191,7 +192,7 @@ impl ContextLengths {
     fn slot(&self, provider: &Provider, model: &str) -> Arc<Slot> {
         let mut slots = self.slots.lock();
         if slots.len() >= REMEMBERED {
-            // What is in use stays, so that no model is asked about twice at a time.
+            // Slots in use stay, so that no model is asked about twice at a time.
             slots.retain(|_, slot| Arc::strong_count(slot) > 1);
         }
         slots.entry((provider.base.to_string(), model.to_owned())).or_default().clone()
@@ -199,17 +200,17 @@ impl ContextLengths {
 }
 
 impl Slot {
-    /// The longer context that is in use.
+    /// The longer context that is in use, if there is one.
     fn raised(&self) -> Option<u64> {
         let raised = *self.raised.lock();
         raised.filter(|(_, at)| at.elapsed() < RAISED).map(|(length, _)| length)
     }
 
-    /// Notes that a context is needed, and gives the one to ask for.
+    /// Records that a context of this length is needed, and returns the one to ask for.
     fn raise(&self, length: u64) -> u64 {
         let mut raised = self.raised.lock();
         match &*raised {
-            // Longer than needed: kept as long as that was needed lately.
+            // A context longer than needed is kept for [`RAISED`] after it was needed.
             Some((longer, at)) if *longer > length && at.elapsed() < RAISED => *longer,
             _ => raised.insert((length, Instant::now())).0,
         }
@@ -237,7 +238,7 @@ impl Answer {
 }
 
 impl Lengths {
-    /// What a request must fit. Ollama lowers a context above the model's maximum to that.
+    /// The context that a request must fit into. Ollama lowers a context above the model's maximum to that maximum.
     fn limit(self) -> Option<u64> {
         self.running.into_iter().chain(self.maximum).min()
     }
