@@ -1,4 +1,4 @@
-//! What shows a provider that a request comes from the gateway.
+//! The gateway's own credentials for providers.
 
 use std::{fmt, time::Duration};
 
@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, request};
 /// How long an attempt waits for a credential.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why there is no credential: a sentence for the log.
+/// Why there is no credential, as a sentence for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoCredential(pub String);
 
@@ -21,32 +21,32 @@ impl fmt::Display for NoCredential {
 
 impl std::error::Error for NoCredential {}
 
-/// The gateway's own credential for a provider: a key that never changes, a token that is fetched anew before it expires, or a
+/// The gateway's own credential for a provider: a key that never changes, a token that is fetched again before it expires, or a
 /// signature over each request.
 ///
-/// For each attempt: [`ready`](Self::ready) before its connection is made, [`header`](Self::header) while its headers are put together,
-/// [`sign`](Self::sign) once URL, headers and body are final.
+/// Called for each attempt: [`ready`](Self::ready) before its connection is made, [`header`](Self::header) while its headers are
+/// put together, [`sign`](Self::sign) once URL, headers and body are final.
 pub trait Authorizer: Send + Sync {
-    /// Something to wait for where there is no credential yet, or none that is still valid: at most [`PATIENCE`]. An attempt without
-    /// one counts as one that did not reach its provider.
+    /// A future to wait for, at most [`PATIENCE`], if there is no valid credential yet; `None` if there is one. An attempt
+    /// without a credential counts as one that did not reach its provider.
     fn ready(&self) -> Option<BoxFuture<'_, Result<(), NoCredential>>> {
         None
     }
 
-    /// The header that presents it, if one does. A header of that name in the configuration takes its place.
+    /// The header that presents the credential; `None` if no header does. A configured header of that name replaces it.
     fn header(&self) -> Option<(HeaderName, HeaderValue)>;
 
-    /// Signs a request. `body` is `None` where it streams through the gateway, which does not have it.
+    /// Signs a request. `body` is `None` if it streams through the gateway, which does not have the whole of it.
     ///
     /// # Errors
-    /// It cannot be signed: the attempt ends here.
+    /// The request cannot be signed: the attempt ends.
     fn sign(&self, head: &mut request::Parts, body: Option<&Bytes>) -> Result<(), NoCredential> {
         let (_, _) = (head, body);
         Ok(())
     }
 }
 
-/// A key that never changes, in its header.
+/// A key that never changes, as a header.
 pub struct ConstantHeader(pub HeaderName, pub HeaderValue);
 
 impl Authorizer for ConstantHeader {

@@ -1,4 +1,4 @@
-//! Who may serve one request, who may not and why, and who is asked next.
+//! The candidates for one request: which deployments may serve it, which may not and why, and which is asked next.
 
 use std::{
     mem,
@@ -9,25 +9,25 @@ use std::{
 use super::{Deployment, Plan, Target};
 use crate::error::{Fault, GatewayError};
 
-/// Why a deployment is not asked.
+/// Why a deployment is no candidate.
 #[derive(Clone, Debug)]
 pub enum Reason {
-    /// Nobody has a key for it.
+    /// Neither the client nor the gateway has a key for the deployment.
     NoKey,
-    /// The request cannot be bounded in money there.
+    /// The cost of the request cannot be bounded at the deployment.
     NoPrice(Box<GatewayError>),
-    /// The prompt does not fit into its context.
+    /// The prompt does not fit into the deployment's context.
     NoRoom(Box<GatewayError>),
-    /// Its dialect cannot carry the request.
+    /// The deployment's dialect cannot carry the request.
     Dialect(Box<GatewayError>),
-    /// The request refers to objects that are not there, or are not the caller's.
+    /// The request refers to objects that do not exist at the deployment, or are not the caller's.
     Objects(Box<GatewayError>),
-    /// It has nothing that answers such a request exactly.
+    /// The deployment cannot answer the request exactly.
     Other,
 }
 
 impl Reason {
-    /// What the client is told where it was the last one. A reason without words of its own is an error all the same.
+    /// The client's error if this reason ruled out the last candidate. [`Self::NoKey`] and [`Self::Other`] give a general one.
     pub fn into_error(self) -> Box<GatewayError> {
         match self {
             Self::NoPrice(error) | Self::NoRoom(error) | Self::Dialect(error) | Self::Objects(error) => error,
@@ -41,27 +41,27 @@ impl Reason {
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptOutcome {
-    /// Its answer went to the client, good or bad.
+    /// The provider's answer went to the client, good or bad.
     Answered,
-    /// It has answered with a status for which another deployment is asked.
+    /// The provider answered with a status for which another deployment is asked.
     Refused,
     /// No connection could be made: nothing was sent.
     Unreachable,
     /// The connection had been closed while it lay in the pool: that says nothing about the provider.
     Stale,
-    /// It fell silent.
+    /// The provider sent nothing for too long.
     TimedOut {
-        /// The request had gone out, and no answer had come: it may have been at work.
+        /// The request had been sent, and no answer had come: the provider may have been at work.
         at_work: bool,
     },
     /// The connection broke.
     Broke {
-        /// As above.
+        /// The request had been sent, and no answer had come: the provider may have been at work.
         at_work: bool,
     },
     /// The client left.
     Left,
-    /// The gateway could not go on.
+    /// The gateway could not go on, for a reason of its own.
     Ours,
 }
 
@@ -71,7 +71,7 @@ impl AttemptOutcome {
         matches!(self, Self::TimedOut { at_work: true } | Self::Broke { at_work: true })
     }
 
-    /// The word in the metrics for one that failed at the provider.
+    /// The word in the metrics for an attempt that failed at the provider.
     pub fn failure(self) -> Option<&'static str> {
         match self {
             Self::Unreachable => Some("connect_error"),
@@ -82,27 +82,27 @@ impl AttemptOutcome {
     }
 }
 
-/// What is known of an attempt that is over.
+/// The record of an attempt that is over.
 #[derive(Clone, Debug)]
 pub struct AttemptRecord {
-    /// Who was asked.
+    /// The deployment that was asked.
     pub deployment: Arc<Deployment>,
-    /// Until it was over.
+    /// Time until the attempt was over.
     pub took: Duration,
-    /// The status it was answered with.
+    /// The status that the provider answered with.
     pub status: Option<u16>,
     /// How it ended.
     pub outcome: AttemptOutcome,
 }
 
-/// In which order deployments are asked.
+/// Decides the order in which deployments are asked.
 pub trait Policy: Send + Sync {
-    /// The places of `targets` in the order in which they are asked; `None` for the order that they have. A place that is missing
-    /// is not asked, one that does not exist is passed over.
+    /// The indices of `targets` in the order in which they are asked; `None` to keep the order of `targets`. A target whose index
+    /// is missing is not asked; an index that does not exist is passed over.
     fn order(&self, targets: &[Target]) -> Option<Box<[usize]>>;
 }
 
-/// As they are written down.
+/// The order of the plan.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FirstToLast;
 
@@ -116,12 +116,12 @@ impl Policy for FirstToLast {
 pub struct Candidates {
     plan: Plan,
     order: Option<Box<[usize]>>,
-    /// In the order.
+    /// Position in the order of the next target.
     next: usize,
-    /// By place in the plan.
+    /// Targets that are ruled out, by their index in the plan.
     out: Vec<(usize, Reason)>,
     latest: Option<Latest>,
-    /// The latest one is asked once more.
+    /// The latest target is asked once more.
     again: bool,
     has_repeated: bool,
     most: u32,
@@ -131,13 +131,13 @@ pub struct Candidates {
 
 /// The attempt under way, or the last one.
 struct Latest {
-    /// In the plan.
+    /// Index of the target in the plan.
     place: usize,
     began: Instant,
     status: Option<u16>,
 }
 
-/// An attempt under way: it counts at its deployment until it ends.
+/// An attempt under way: counted by its deployment until the lease is dropped.
 struct Lease(Arc<Deployment>);
 
 impl Lease {
@@ -154,7 +154,7 @@ impl Drop for Lease {
 }
 
 impl Candidates {
-    /// All deployments of a plan, of which at most so many are asked.
+    /// All deployments of a plan, of which at most `most` attempts are made.
     pub fn new(plan: Plan, most: u32, policy: &dyn Policy) -> Self {
         let order = policy.order(&plan.targets);
         Self {
@@ -171,12 +171,12 @@ impl Candidates {
         }
     }
 
-    /// What holds for the request besides.
+    /// The request's plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Those that may still be asked, first to last.
+    /// The targets that may still be asked, first to last.
     pub fn left(&self) -> impl Iterator<Item = &Target> {
         self.left_from(self.next).map(|(_, target)| target)
     }
@@ -197,10 +197,10 @@ impl Candidates {
         self.left().next()
     }
 
-    /// Narrows: leaves out those for which there is a reason.
+    /// Rules out the targets for which `why` gives a reason.
     ///
     /// # Errors
-    /// None would be left: the first reason. All stay then.
+    /// No target would be left: the first reason. Then none is ruled out.
     pub fn rule_out(&mut self, mut why: impl FnMut(&Target) -> Option<Reason>) -> Result<(), Reason> {
         let mut out: Vec<(usize, Reason)> = Vec::new();
         let mut stays = false;
@@ -219,7 +219,7 @@ impl Candidates {
         }
     }
 
-    /// Leaves out the one that would be asked next.
+    /// Rules out the target that would be asked next.
     pub fn rule_out_next(&mut self, reason: Reason) {
         let first = self.left_from(self.next).next().map(|(place, _)| place);
         if let Some(place) = first.filter(|_| !mem::take(&mut self.again)) {
@@ -227,12 +227,12 @@ impl Candidates {
         }
     }
 
-    /// Why the last one that was left out is.
+    /// Why the target that was ruled out last was.
     pub fn last_reason(&self) -> Option<&Reason> {
         self.out.last().map(|(_, reason)| reason)
     }
 
-    /// Who would be asked next, while there may be another attempt.
+    /// The target that would be asked next; `None` if no other attempt may be made.
     pub fn peek(&self) -> Option<&Target> {
         self.upcoming().map(|(_, target)| target)
     }
@@ -247,7 +247,7 @@ impl Candidates {
         }
     }
 
-    /// Begins the next attempt: it is under way until [`Self::end`].
+    /// Begins the next attempt, which is under way until [`Self::end`].
     pub fn lease(&mut self) -> Option<Target> {
         self.end(AttemptOutcome::Ours);
         let (place, target) = self.upcoming()?;
@@ -265,19 +265,19 @@ impl Candidates {
         self.latest.as_ref().map(|latest| latest.began)
     }
 
-    /// The status that it was answered with.
+    /// The status that the attempt under way, or the last one, was answered with.
     pub fn status(&self) -> Option<u16> {
         self.latest.as_ref()?.status
     }
 
-    /// The attempt under way was answered with a status.
+    /// Records the status that the attempt under way was answered with.
     pub fn answered(&mut self, status: u16) {
         if let Some(latest) = &mut self.latest {
             latest.status = Some(status);
         }
     }
 
-    /// The attempt under way is over. `None` where there is none.
+    /// Ends the attempt under way. `None` if there is none.
     pub fn end(&mut self, outcome: AttemptOutcome) -> Option<&AttemptRecord> {
         let (lease, latest) = (self.lease.take()?, self.latest.as_ref()?);
         let (deployment, took) = (lease.0.clone(), latest.began.elapsed());
@@ -290,12 +290,12 @@ impl Candidates {
         &self.records
     }
 
-    /// Attempts so far.
+    /// Number of attempts so far.
     pub fn asked(&self) -> u32 {
         u32::try_from(self.records.len()).unwrap_or(u32::MAX).saturating_add(u32::from(self.lease.is_some()))
     }
 
-    /// Asks the one that was asked last once more, on a connection of its own; once for a request. False if that was done before.
+    /// Asks the latest target once more, on a connection of its own; once per request. False if that was done before.
     pub fn repeat(&mut self) -> bool {
         if self.has_repeated || self.latest.is_none() {
             return false;
@@ -304,13 +304,13 @@ impl Candidates {
         true
     }
 
-    /// It was asked for once more.
+    /// [`Self::repeat`] was called.
     pub fn has_repeated(&self) -> bool {
         self.has_repeated
     }
 
-    /// As if none had been asked: what was asked was something else, for the gateway itself. `fresh` asks for connections of
-    /// their own.
+    /// Forgets all attempts, which asked something for the gateway itself and not for the client. `fresh` makes the attempts that
+    /// follow use connections of their own.
     pub fn start_over(&mut self, fresh: bool) {
         self.end(AttemptOutcome::Answered);
         (self.next, self.latest, self.again, self.has_repeated) = (0, None, false, fresh);
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(names(&candidates), ["a", "b", "c"]);
     }
 
-    /// A second implementation: from the last to the first, without the second, and with a place that is none.
+    /// Another policy: from the last to the first, without the second, and with an index that does not exist.
     struct Backwards;
 
     impl Policy for Backwards {

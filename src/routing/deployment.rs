@@ -1,4 +1,4 @@
-//! What is learnt of a model at a provider hangs on its deployment, for as long as the process lives.
+//! Deployments: facts learnt about one model at one provider, kept for as long as the process lives.
 
 use std::{
     collections::HashMap,
@@ -10,10 +10,10 @@ use std::{
 
 use parking_lot::RwLock;
 
-/// Deployments that are kept: clients can name ever new models.
+/// Deployments that are kept: clients can name new models without end.
 const MOST: usize = 10_000;
 
-/// A full table is looked through for those that nobody uses once in so many times.
+/// A full table is searched for unused deployments once per this many that found no room.
 const SWEPT_AFTER: usize = 1_000;
 
 /// One model of one provider.
@@ -21,7 +21,7 @@ const SWEPT_AFTER: usize = 1_000;
 pub struct Deployment {
     /// The provider's name.
     pub provider: Arc<str>,
-    /// Its own name for the model.
+    /// The provider's own name for the model.
     pub model: Arc<str>,
     in_flight: AtomicUsize,
 }
@@ -31,7 +31,7 @@ impl Deployment {
         Arc::new(Self { provider: provider.clone(), model: model.into(), in_flight: AtomicUsize::new(0) })
     }
 
-    /// Attempts under way.
+    /// Number of attempts under way.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -45,7 +45,7 @@ impl Deployment {
     }
 }
 
-/// The deployments that were named so far, by provider and model. Every reload finds the same ones.
+/// The deployments that were named so far, by provider and model. They outlive a reload.
 #[derive(Debug, Default)]
 pub struct Deployments {
     known: RwLock<Known>,
@@ -55,7 +55,7 @@ pub struct Deployments {
 struct Known {
     by_provider: HashMap<Arc<str>, HashMap<Arc<str>, Arc<Deployment>>>,
     count: usize,
-    /// How many found no room since there was some.
+    /// How many deployments have found no room since the last one that did.
     missed: usize,
 }
 
@@ -66,8 +66,8 @@ impl Known {
 }
 
 impl Deployments {
-    /// The deployment of a model at a provider. Where there are too many, those that nobody uses are forgotten; if all are in use,
-    /// this one is not remembered.
+    /// The deployment of a model at a provider. If the table is full, unused deployments are dropped; if all are in use, the new
+    /// one is not kept.
     pub fn of(&self, provider: &Arc<str>, model: &str) -> Arc<Deployment> {
         if let Some(known) = self.known.read().get(provider, model) {
             return known;

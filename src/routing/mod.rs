@@ -1,4 +1,4 @@
-//! Which deployments serve a client-facing model, first to last.
+//! Routing: which deployments serve a client-facing model, first to last.
 
 mod authorizer;
 mod candidates;
@@ -22,40 +22,40 @@ use crate::{
     types::Api,
 };
 
-/// One place a request can be sent to.
+/// One deployment that a request can be sent to.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The vendor account.
     pub provider: Arc<Provider>,
-    /// What is learnt of the model there.
+    /// Facts learnt about the model at the provider.
     pub deployment: Arc<Deployment>,
-    /// What every request to it carries.
+    /// The parts that every request to the provider carries.
     pub wire: Arc<Wire>,
     /// The provider's own name for the model.
     pub model: Arc<str>,
-    /// The configuration writes that name down. Otherwise it is what the client asked for.
+    /// The configuration names the model. Otherwise the name is the client's.
     pub named: bool,
 }
 
-/// Authorizers that take the place of a constant key, by the name of the provider.
+/// Authorizers that replace a constant key, by the name of the provider.
 pub type Authorizers = BTreeMap<String, Arc<dyn Authorizer>>;
 
-/// What every request to a provider carries, made once when the configuration is loaded.
+/// The parts that every request to a provider carries, made once when the configuration is loaded.
 #[derive(Clone)]
 pub struct Wire {
-    /// `host`.
+    /// Value of the header `host`.
     pub host: HeaderValue,
-    /// The gateway's own credential; `None` where it has none.
+    /// The gateway's own credential; `None` if it has none.
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// The provider's name, for `X-ChittyCan-Provider`.
     pub name: HeaderValue,
-    /// A hash of what the configuration sends to it beside a request and its key: address, query, headers. An answer that was
-    /// made under another one is not served again.
+    /// A hash of what the configuration sends to the provider besides a request and its key: address, query, headers. An answer
+    /// made under another fingerprint is not served again.
     pub fingerprint: [u8; 32],
 }
 
 impl Wire {
-    /// `None` where a name or a key holds bytes that no header may, which loading a configuration rules out.
+    /// `None` if a name or a key holds bytes that no header may; loading a configuration rules that out.
     fn new(provider: &Provider, authorizers: &Authorizers) -> Option<Self> {
         let authorizer: Option<Arc<dyn Authorizer>> = match (authorizers.get(&*provider.name), &provider.key) {
             (Some(authorizer), _) => Some(authorizer.clone()),
@@ -82,7 +82,7 @@ impl fmt::Debug for Wire {
 
 fn fingerprint(provider: &Provider) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    // Every part says how long it is, so that no two parts can trade bytes.
+    // Every part begins with its length, so that no two parts can trade bytes.
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
     };
@@ -95,7 +95,7 @@ fn fingerprint(provider: &Provider) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// How a token begins that Anthropic's login gives (Claude Code with a subscription).
+/// The beginning of a token from Anthropic's login (Claude Code with a subscription).
 const LOGIN_TOKEN: &str = "sk-ant-oat";
 
 /// The header that presents a key; `None` for a key that no header can hold.
@@ -111,20 +111,20 @@ pub fn credential(auth: AuthStyle, key: &str) -> Option<(HeaderName, HeaderValue
     Some((name, value))
 }
 
-/// Where a request may go, in order, and under which name it is counted.
+/// The targets of a request, in order, and the label and rules of its route.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Tried first to last; never empty.
     pub targets: Arc<[Target]>,
     /// The configured name (`gpt-4o`, `claude-*`, `groq/*`, `default`): a closed set, fit for a metric label.
     pub label: Arc<str>,
-    /// What holds for its answers.
+    /// The cache rules for its answers.
     pub cache: Arc<CacheRules>,
-    /// A translation may leave nothing out.
+    /// A translation must not drop anything.
     pub strict: bool,
-    /// Tokens to ask for at most where the client states no limit.
+    /// The limit of an answer, in tokens, for a client that states none.
     pub default_max_tokens: Option<u64>,
-    /// When a translation for Anthropic adds breakpoints of the prompt cache.
+    /// When a translation for Anthropic adds breakpoints for the prompt cache.
     pub prompt_caching: PromptCaching,
 }
 
@@ -135,7 +135,7 @@ pub struct ListedModel {
     pub id: String,
     /// Name of the provider that is tried first.
     pub owned_by: String,
-    /// The route it belongs to: itself, or what it is an alias of.
+    /// The route that the model belongs to: its own name, or the one it is an alias of.
     pub route: Arc<str>,
 }
 
@@ -146,7 +146,7 @@ pub struct RouteTable {
     accounts: BTreeMap<Arc<str>, Account>,
     deployments: Arc<Deployments>,
     default: Account,
-    /// For what no route names.
+    /// The cache rules for models that no route names.
     cache: Arc<CacheRules>,
     listed: Vec<ListedModel>,
 }
@@ -230,7 +230,7 @@ impl RouteTable {
         self.configured_plan(model).unwrap_or_else(|| self.default_plan(model))
     }
 
-    /// The plan for a model that the configuration names in some way, without the default provider.
+    /// The plan for a model that the configuration names: a route, `provider/model` or a pattern, but not the default provider.
     pub fn configured_plan(&self, model: &str) -> Option<Plan> {
         if let Some(plan) = self.exact.get(model) {
             return Some(plan.clone());
@@ -259,7 +259,8 @@ impl RouteTable {
         self.account_plan(&self.default, model)
     }
 
-    /// For the paths that only Anthropic has: the provider of that name, else the first that is asked in its dialect.
+    /// The plan for paths that only Anthropic's API has: the provider named `anthropic`, or else the first one that speaks its
+    /// dialect.
     pub fn anthropic_plan(&self) -> Option<Plan> {
         let speaks = |account: &&Account| account.provider.api() == Api::Anthropic;
         let named = self.accounts.get("anthropic").filter(speaks);
@@ -267,14 +268,14 @@ impl RouteTable {
         Some(self.account_plan(account, ""))
     }
 
-    /// For a response whose stored prompt brings the model along: the default provider where it has the Responses API, else
-    /// the first of those that have it and a key. The target's model is empty.
+    /// The plan for a response whose model is named by a stored prompt: the default provider if it has the Responses API, or else
+    /// the first provider with that API and a key. The target's model is empty.
     pub fn responses_plan(&self) -> Option<Plan> {
         let serves = |account: &&Account| account.provider.responses_api;
         let has_key = |account: &&Account| account.provider.key.is_some();
         let default = Some(&self.default).filter(serves);
         let account = default.or_else(|| self.accounts.values().filter(serves).find(has_key))?;
-        // Not through the map of models: there is no name to map.
+        // The map of models is not used: there is no name to map.
         let provider = account.provider.clone();
         let deployment = self.deployments.of(&provider.name, "");
         let (wire, model) = (account.wire.clone(), deployment.model.clone());
@@ -282,7 +283,7 @@ impl RouteTable {
         Some(Plan { targets: targets.into(), ..self.account_plan(account, "") })
     }
 
-    /// A provider with the name of one of its own models.
+    /// The plan for a provider with the name of one of its own models.
     pub fn provider_plan(&self, provider: &str, model: &str) -> Option<Plan> {
         self.accounts.get(provider).map(|account| self.account_plan(account, model))
     }
@@ -292,7 +293,7 @@ impl RouteTable {
         self.unrouted(targets, "default".into())
     }
 
-    /// A plan by no route, with what holds where none says anything.
+    /// A plan that comes from no route, with the defaults.
     fn unrouted(&self, targets: Arc<[Target]>, label: Arc<str>) -> Plan {
         Plan {
             targets,
@@ -304,7 +305,7 @@ impl RouteTable {
         }
     }
 
-    /// `named`: the configuration, and not a client, has written the name that is requested.
+    /// `named`: the requested name is written in the configuration, not by a client.
     fn targets(&self, deployments: &[(Account, Option<Arc<str>>)], requested: &str, named: bool) -> Arc<[Target]> {
         let target = |(account, model): &(Account, Option<Arc<str>>)| {
             let Account { provider, wire } = account;
