@@ -1,11 +1,11 @@
-//! Guards: what may look at prompts and replies on their way, and stop them.
+//! Guards: inspect prompts and replies on their way, and stop those that they block.
 //!
-//! There are three points, and each is awaited: before a request is dispatched (the cache is not asked yet, and no money is held),
-//! before a whole reply is delivered, and between the events of a stream. A prompt that is blocked reaches no provider. A reply
-//! that is blocked reaches neither its client, nor those who wait for the same answer, nor the cache.
+//! There are three points, and the guards are awaited at each: before a request is dispatched (before the cache is asked and
+//! money is held), before a whole reply is delivered, and between the events of a stream. A prompt that is blocked reaches no
+//! provider. A reply that is blocked reaches neither its client, nor the followers, nor the cache.
 //!
-//! Not inspected are paths that are only forwarded, errors of providers, and answers of the cache, which were inspected when they
-//! were made.
+//! Paths that are only forwarded, errors of providers, and answers from the cache are not inspected; the latter were inspected
+//! when they were made.
 
 use std::{fmt, sync::Arc};
 
@@ -16,38 +16,38 @@ use crate::{
     openai::Texts,
 };
 
-/// Where a request or its reply is.
+/// The point at which a request or its reply is inspected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Point {
     /// The request was read and routed; its texts are those of the whole body that a provider would be asked with.
     BeforeDispatch,
-    /// A whole JSON reply is there, in the client's dialect.
+    /// A whole JSON reply is complete, in the client's dialect.
     BeforeDelivery,
     /// A piece of an event stream is about to be written, in the client's dialect: the whole events that came together. Pieces
     /// without text are not shown. A text of the answer may be spread over several.
     BetweenEvents,
 }
 
-/// What becomes of what was inspected.
+/// A guard's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuardVerdict {
-    /// It goes on unchanged.
+    /// The content goes on unchanged.
     Pass,
-    /// It goes no further; the client gets this error.
+    /// The content goes no further; the client gets this error.
     Block(Box<GatewayError>),
 }
 
 impl GuardVerdict {
-    /// A block with these words for the client. They should say what is not allowed, and not repeat it.
+    /// A block with this message for the client. The message should say what is not allowed, and not repeat it.
     pub fn block(message: impl Into<std::borrow::Cow<'static, str>>) -> Self {
         Self::Block(Box::new(GatewayError::new(Fault::ContentBlocked, message)))
     }
 }
 
-/// Inspects texts. It is asked once at each point that a request comes to, and holds up that request alone.
+/// Inspects texts. Called once at each point that a request reaches; holds up that request alone.
 #[async_trait]
 pub trait Guard: Send + Sync {
-    /// What becomes of these texts. Dropped while it waits if the client leaves.
+    /// Decides about these texts. The future is dropped if the client leaves.
     async fn inspect(&self, at: Point, texts: &Texts) -> GuardVerdict;
 }
 
@@ -56,20 +56,20 @@ pub trait Guard: Send + Sync {
 pub struct Guards(Vec<Arc<dyn Guard>>);
 
 impl Guards {
-    /// These, in this order.
+    /// These guards, in this order.
     pub fn new(guards: Vec<Arc<dyn Guard>>) -> Self {
         Self(guards)
     }
 
-    /// Nothing is hooked in.
+    /// No guard is installed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Asks one after the other.
+    /// Asks one guard after the other.
     ///
     /// # Errors
-    /// The first that blocks.
+    /// The error of the first guard that blocks.
     pub async fn inspect(&self, at: Point, texts: &Texts) -> Result<(), GatewayError> {
         for guard in &self.0 {
             if let GuardVerdict::Block(error) = guard.inspect(at, texts).await {

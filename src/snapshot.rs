@@ -1,4 +1,4 @@
-//! Everything that a configuration is turned into, and what its parts tell together.
+//! Snapshot: a configuration in force, and the answers that its parts give together.
 
 mod peers;
 
@@ -24,34 +24,34 @@ use crate::{
     types::PicoUsd,
 };
 
-/// Certificate authorities in the form Pingora's peers take.
+/// Certificate authorities in the form that Pingora's peers take.
 pub type Authorities = [WrappedX509];
 
-/// Everything a configuration is turned into. A reload builds a new one and swaps it in.
+/// A configuration in force, with everything that is made from it. A reload builds a new snapshot and swaps it in.
 pub struct Snapshot {
     /// The configuration itself.
     pub config: Arc<Config>,
-    /// Models to deployments.
+    /// Maps models to deployments.
     pub routes: RouteTable,
-    /// Models to prices.
+    /// Maps models to prices.
     pub catalogue: Arc<Catalogue>,
-    /// Tenants with their rules, meters and budgets.
+    /// Tenants with their policies, meters and budgets.
     pub tenants: TenantTable,
     /// The only certificate authorities to trust, for providers that name some.
     pub authorities: BTreeMap<Arc<str>, Arc<Authorities>>,
-    /// Providers as Pingora's pool knows them.
+    /// The peers of providers, for Pingora's pool.
     pub peers: Peers,
-    /// Who is told of finished requests, besides the ledger.
+    /// Observers that get the record of each finished request, besides the ledger.
     pub observers: Vec<Arc<dyn Observer>>,
-    /// What looks at prompts and replies.
+    /// The guards that inspect prompts and replies.
     pub guards: Guards,
-    /// What shows providers that requests come from the gateway, where that is no constant key.
+    /// The gateway's credentials for providers that take no constant key.
     pub authorizers: Authorizers,
 }
 
 impl Snapshot {
-    /// The price of a target, by its provider's name or else its vendor's. What an Ollama of one's own runs costs nothing, and
-    /// OpenAI's moderation is free ("the moderation endpoint is free to use", OpenAI's guide to it).
+    /// The price of a target, by its provider's name or else its vendor's. A model that an Ollama of one's own runs costs
+    /// nothing, and OpenAI's moderation is free ("the moderation endpoint is free to use", OpenAI's guide to it).
     pub fn price(&self, endpoint: &Endpoint, target: &Target) -> Option<Arc<Price>> {
         static FREE: LazyLock<Arc<Price>> = LazyLock::new(|| Arc::new(Price::flat(PicoUsd::ZERO, PicoUsd::ZERO)));
         let listed = self.catalogue.price(&target.provider.name, &target.model);
@@ -59,14 +59,14 @@ impl Snapshot {
         listed.or_else(|| is_free(endpoint, target).then_some(&FREE)).cloned()
     }
 
-    /// When the model of a target was released, in seconds since 1970, where the price list tells.
+    /// When the model of a target was released, in seconds since 1970; `None` if the catalogue does not say.
     pub fn released(&self, target: &Target) -> Option<u64> {
         let listed = |provider: &str| self.catalogue.released(provider, &target.model);
         listed(&target.provider.name).or_else(|| listed(target.provider.preset().name))
     }
 
-    /// What the calls of tools cost that the target's provider runs for a request; `None` where it runs none. `hosted` are
-    /// those that the request itself names.
+    /// The prices of the tool calls that the target's provider runs for a request; `None` if it runs none. `hosted` are the
+    /// provider's tools that the request itself names.
     pub fn call_prices(
         &self,
         endpoint: &Endpoint,
@@ -82,7 +82,7 @@ impl Snapshot {
         };
         let hosted = match hosted {
             Some(hosted) if exchange::is_translated(endpoint, provider) => {
-                // A translation leaves them out, or refuses the request, but for one.
+                // A translation drops the provider's tools, or refuses the request, except for one kind.
                 let searches = hosted.tools.iter().any(|tool| tool.kind == Kind::Search);
                 let becomes_search =
                     *endpoint == Endpoint::ChatCompletions && adapter::of(provider).facts().runs_searches;
@@ -112,7 +112,7 @@ const SEARCH_MODELS: [&str; 2] = ["-search-preview", "-search-api"];
 /// OpenAI's models for moderation, dated and `-latest` names aside.
 const MODERATION: [&str; 2] = ["omni-moderation", "text-moderation"];
 
-/// What costs nothing without being listed.
+/// Whether a target costs nothing without being in the catalogue.
 fn is_free(endpoint: &Endpoint, target: &Target) -> bool {
     let (provider, model) = (&target.provider, &*target.model);
     match provider.preset().free {

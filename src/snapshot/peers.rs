@@ -1,4 +1,4 @@
-//! Providers as Pingora's pool knows them: each address of a provider once, for all requests that it serves.
+//! Peers: each address of a provider as Pingora's pool knows it, made once and shared by all requests.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::config::Provider;
 /// Idle connections to providers are dropped before the usual server closes them (OpenAI and most others: 60 s or more).
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(50);
 
-/// Peers that are kept: a name may mean ever new addresses.
+/// Peers that are kept: a name may resolve to new addresses without end.
 const MOST: usize = 1_024;
 
-/// What is known by the name of a provider and its address.
+/// Peers by the name of their provider and their address.
 type Known = HashMap<(Arc<str>, SocketAddr), Arc<HttpPeer>>;
 
 /// The peers of one configuration.
@@ -22,7 +22,7 @@ type Known = HashMap<(Arc<str>, SocketAddr), Arc<HttpPeer>>;
 pub struct Peers(ArcSwap<Known>);
 
 impl Peers {
-    /// The peer at an address of a provider, which trusts these authorities only where some are given.
+    /// The peer at an address of a provider. If `ca` is given, it trusts only these authorities.
     pub fn at(&self, provider: &Provider, address: SocketAddr, ca: Option<&Arc<Authorities>>) -> Arc<HttpPeer> {
         let key = (provider.name.clone(), address);
         if let Some(peer) = self.0.load().get(&key) {
@@ -47,7 +47,7 @@ fn peer(provider: &Provider, address: SocketAddr) -> HttpPeer {
     options.connection_timeout = Some(provider.connect_timeout);
     options.total_connection_timeout = Some(provider.connect_timeout);
     options.read_timeout = Some(provider.read_timeout);
-    // Always set: a provider that answers without reading the body blocks the write until this.
+    // Always set: if a provider answers without reading the body, a write blocks until this timeout.
     options.write_timeout = Some(provider.write_timeout);
     options.idle_timeout = Some(UPSTREAM_IDLE);
     if provider.http2 {
