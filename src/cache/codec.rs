@@ -1,4 +1,4 @@
-//! How an entry is written on disk: a compact record that proves what it is.
+//! The form of an entry on disk: a compact record with its key and a checksum.
 //!
 //! ```text
 //! magic 4 | version 1 | key 32 | form 1 | born, stored, cost 3×8 | usage 9×8
@@ -23,17 +23,17 @@ use super::{Entry, Form, Key};
 use crate::types::{NanoUsd, TenantId, Usage};
 
 const MAGIC: [u8; 4] = *b"canE";
-/// 3: without the labels of the request that it was made for.
+/// Version 3 leaves out the labels of the request that the entry was made for.
 const VERSION: u8 = 3;
-/// Everything of fixed size: what a record takes beside its texts and its body.
+/// The bytes of a record besides its texts and its body.
 const FIXED: usize = 4 + 1 + 32 + 1 + 3 * 8 + 9 * 8 + 5 * 2 + 4 + 32;
 
-/// What the disk keeps under a key: the key once more, so that a record vouches for it.
+/// The value that the disk keeps under a key. It repeats the key, so that a record vouches for it.
 #[derive(Debug)]
 pub(super) struct Stored {
     key: Key,
     entry: Arc<Entry>,
-    /// Set on removal: the record may still wait for the disk, from where it must not come back.
+    /// Set on removal: the record may still wait to be written to the disk, and must not come back from there.
     gone: Arc<AtomicBool>,
 }
 
@@ -42,12 +42,12 @@ impl Stored {
         Self { key, entry, gone: Arc::default() }
     }
 
-    /// Says that it is removed, for as long as it is somewhere.
+    /// A handle to mark the record as removed, valid for as long as the record is held anywhere.
     pub(super) fn mark(&self) -> Weak<AtomicBool> {
         Arc::downgrade(&self.gone)
     }
 
-    /// The entry, if it is the one of this key and was not removed.
+    /// The entry, if it belongs to this key and was not removed.
     pub(super) fn answer_for(&self, key: &Key) -> Option<Arc<Entry>> {
         (self.key == *key && !self.gone.load(Ordering::Relaxed)).then(|| self.entry.clone())
     }
@@ -61,7 +61,7 @@ impl Code for Stored {
     fn decode(reader: &mut impl Read) -> foyer::Result<Self> {
         let mut record = Vec::new();
         reader.read_to_end(&mut record).map_err(Error::io_error)?;
-        // Of this kind foyer makes a miss, and forgets the record.
+        // foyer turns this kind of error into a miss, and forgets the record.
         let (key, entry) =
             decode(&record).ok_or_else(|| Error::new(ErrorKind::ChecksumMismatch, "not an entry of this version"))?;
         Ok(Self::new(key, Arc::new(entry)))
@@ -102,7 +102,7 @@ fn encode(key: &Key, entry: &Entry, writer: &mut impl Write) -> foyer::Result<()
     Ok(())
 }
 
-/// Everything before the body; `None` where a length does not fit its field.
+/// Everything before the body; `None` if a length does not fit its field.
 fn head(key: &Key, entry: &Entry) -> Option<Vec<u8>> {
     let mut head = Vec::with_capacity(512);
     head.extend(MAGIC);
@@ -129,7 +129,7 @@ fn decode(record: &[u8]) -> Option<(Key, Entry)> {
     if take(&mut rest)? != MAGIC || take(&mut rest)? != [VERSION] {
         return None;
     }
-    // Before anything else is believed, lengths above all.
+    // Checked before anything else in the record is believed, lengths above all.
     if blake3::hash(content) != *checksum {
         return None;
     }
@@ -259,7 +259,7 @@ mod tests {
             prop_assert!(decode(&noise).is_none());
             let mut named = [&MAGIC[..], &[VERSION], &noise].concat();
             named.extend(blake3::hash(&named).as_bytes());
-            // Even with a right checksum it does not panic.
+            // Even with a correct checksum a damaged record does not cause a panic.
             let _ = decode(&named);
         }
     }

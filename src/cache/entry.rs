@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::types::{NanoUsd, TenantId, Usage};
 
-/// How a reply is written.
+/// The form of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// One JSON document.
@@ -15,29 +15,29 @@ pub enum Form {
     Events,
 }
 
-/// A complete reply of status 200, in the shape of the endpoint it was asked at, in the form in which it came.
+/// A complete reply of status 200, in the shape of the endpoint that was asked, in the form in which it came.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// How it is written.
+    /// The body's form.
     pub form: Form,
     /// The whole body, without the labels of the request that it was made for ([`Labels`](crate::openai::Labels)).
     pub body: Bytes,
-    /// When its request was sent, in milliseconds since 1970: a purge after that counts for it.
+    /// When the request was sent, in milliseconds since 1970: later purges apply to the entry.
     pub born: u64,
-    /// When it was complete, in milliseconds since 1970: its age counts from here.
+    /// When the reply was complete, in milliseconds since 1970: its age counts from here.
     pub stored: u64,
-    /// Who paid for it.
+    /// The tenant that paid for the reply.
     pub tenant: TenantId,
-    /// The configured route it was asked under.
+    /// The configured route that the request used.
     pub route: Arc<str>,
-    /// The account that served it.
+    /// The provider that served the reply.
     pub provider: Arc<str>,
     /// The provider's name for the model.
     pub model: Arc<str>,
-    /// What a translation of the request left out, labels excepted, as the header tells it; mostly empty.
+    /// The parameters that a translation of the request dropped, except labels, as the header lists them; mostly empty.
     pub dropped: Arc<str>,
-    /// LLM tokens that it used.
+    /// LLM tokens that the reply used.
     pub usage: Usage,
-    /// What it cost, and so what a hit saves; zero where nobody knows a price.
+    /// What the reply cost, and so what a hit saves; zero if no price is known.
     pub cost: NanoUsd,
 }

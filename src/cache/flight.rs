@@ -1,9 +1,8 @@
-//! One upstream call for any number of identical requests.
+//! Flights: one upstream call for any number of identical requests.
 //!
-//! The first that asks leads: its request goes to a provider, and what comes back is written down chunk by chunk. Those that
-//! ask meanwhile follow: they read along, each at its own pace. A leader whose client has left goes on for those who follow.
-//! However a flight ends, all who follow learn it at once: nobody waits for what will not come, and nobody takes a broken
-//! answer for a whole one.
+//! The first request leads: it goes to a provider, and the reply is kept chunk by chunk. Identical requests that come meanwhile
+//! follow: each reads the reply at its own pace. A leader whose client has left goes on for its followers. However a flight ends,
+//! all followers learn it at once: none waits for a reply that will not come, and none takes a broken answer for a whole one.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,52 +14,52 @@ use tokio::sync::Notify;
 use super::{Entry, Key};
 use crate::types::{TenantId, unix_now};
 
-/// More than this is not kept for those who might still come or are slow.
+/// The most bytes of events that are kept for followers that may still come or are slow.
 const MOST: usize = 8 << 20;
 
 /// How a flight ends.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// With a whole answer; of a stream also the document that it amounts to, so that it is made once.
+    /// With a whole answer. For a stream also the JSON document that it amounts to, so that it is made once.
     Complete(Arc<Entry>, Option<Bytes>),
-    /// With an error that all share.
+    /// With an error that all followers share.
     Failed(Arc<Failure>),
-    /// A stream broke off; its last chunk says so.
+    /// A stream broke off; its last chunk reports that.
     Cut,
-    /// With a reply that cannot be shared: each has to ask for itself.
+    /// With a reply that cannot be shared: each follower has to ask for itself.
     Solo,
-    /// The leader gave up before anything was known: one of those who wait may lead.
+    /// The leader gave up before there was a reply: one of the followers may lead.
     Vacant,
 }
 
-/// An error as the leader's client got it.
+/// An error as the leader's client gets it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     /// The HTTP status.
     pub status: u16,
-    /// What SDKs read besides it: `retry-after` and its like.
+    /// The headers that SDKs read besides the status: `retry-after` and similar ones.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// JSON, in the shape of the client's API.
+    /// The body: JSON, in the shape of the client's API.
     pub body: Bytes,
 }
 
-/// Who serves a flight.
+/// The deployment that serves a flight.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// The account.
+    /// The provider's name.
     pub provider: Arc<str>,
     /// The provider's name for the model.
     pub model: Arc<str>,
-    /// What a translation of the request left out.
+    /// The parameters that a translation of the request dropped, labels excepted.
     pub dropped: Arc<str>,
 }
 
-/// What a follower sees next.
+/// The next step that a follower sees.
 #[derive(Clone, Debug)]
 pub enum FlightStep {
-    /// The next piece of an event stream, whole events.
+    /// The next piece of an event stream, of whole events.
     Events(Bytes),
-    /// Nothing more comes.
+    /// The flight has ended.
     End(Outcome),
 }
 
@@ -70,11 +69,11 @@ pub struct Flights {
     by_key: Mutex<HashMap<Key, Arc<Flight>>>,
 }
 
-/// What one who asks becomes.
+/// The role of a request in a flight.
 pub enum Role {
-    /// It asks the provider.
+    /// The request asks the provider.
     Lead(Lead),
-    /// It reads along.
+    /// The request reads the leader's reply.
     Follow(FlightFollower),
 }
 
@@ -95,7 +94,7 @@ struct State {
     outcome: Option<Outcome>,
 }
 
-/// Writes a flight. One that is dropped without an outcome leaves it [`Outcome::Vacant`], or cut if events have left.
+/// The leader's end of a flight. If it is dropped without an outcome, the flight ends with [`Outcome::Vacant`].
 #[derive(Debug)]
 pub struct Lead {
     flights: Arc<Flights>,
@@ -103,7 +102,7 @@ pub struct Lead {
     flight: Arc<Flight>,
 }
 
-/// Reads a flight.
+/// A follower's end of a flight.
 #[derive(Debug)]
 pub struct FlightFollower {
     flight: Arc<Flight>,
@@ -111,7 +110,7 @@ pub struct FlightFollower {
 }
 
 impl Flights {
-    /// A seat on the flight of this key, for a tenant that pays if it leads.
+    /// Joins the flight of this key. If there is none, the request leads a new one, and `payer` pays for it.
     pub fn join(self: &Arc<Self>, key: Key, payer: &TenantId) -> Role {
         let mut flights = self.by_key.lock();
         if let Some(flight) = flights.get(&key) {
@@ -133,29 +132,29 @@ impl Flights {
         Lead { flights: self.clone(), key, flight: Arc::new(flight) }
     }
 
-    /// How many are under way.
+    /// Number of flights under way.
     pub fn count(&self) -> usize {
         self.by_key.lock().len()
     }
 }
 
 impl Lead {
-    /// What it is about.
+    /// The key of the flight.
     pub fn key(&self) -> Key {
         self.key
     }
 
-    /// When it began, in milliseconds since 1970.
+    /// When the flight began, in milliseconds since 1970.
     pub fn born(&self) -> u64 {
         self.flight.born
     }
 
-    /// Tells who serves it. A later attempt may be served by another.
+    /// Sets who serves the flight. A later attempt may set another one.
     pub fn served_by(&self, server: Server) {
         self.flight.state.lock().server = Some(server);
     }
 
-    /// Passes whole events on. When they become too many to keep, the flight ends for those who follow.
+    /// Passes whole events on to the followers. If they become too many to keep, the flight ends with [`Outcome::Solo`].
     pub fn push(&self, events: Bytes) {
         if events.is_empty() {
             return;
@@ -176,12 +175,12 @@ impl Lead {
         }
     }
 
-    /// True once events have left for those who follow, or could have.
+    /// True once events were passed on, whether or not there are followers.
     pub fn has_begun(&self) -> bool {
         self.flight.state.lock().size > 0
     }
 
-    /// All events so far as one buffer; `None` when there were too many.
+    /// All events so far as one buffer; `None` if the flight has ended, or there are none.
     pub fn events(&self) -> Option<Bytes> {
         let state = self.flight.state.lock();
         (state.outcome.is_none() && state.size > 0).then(|| state.chunks.concat().into())
@@ -194,7 +193,7 @@ impl Lead {
         self.close(&mut flights, &mut state, outcome);
     }
 
-    /// Ends the flight if nobody follows; nobody can come any more then.
+    /// Ends the flight if it has no followers; none can join then. Returns whether it has ended.
     pub fn abandon(&self) -> bool {
         let mut flights = self.flights.by_key.lock();
         let mut state = self.flight.state.lock();
@@ -205,7 +204,7 @@ impl Lead {
         true
     }
 
-    /// Waits until nobody follows, and has ended the flight then.
+    /// Waits until there are no followers, and ends the flight then.
     pub async fn abandoned(&self) {
         loop {
             let changed = self.flight.changed.notified();
@@ -218,7 +217,7 @@ impl Lead {
         }
     }
 
-    /// True once it has ended.
+    /// True once the flight has ended.
     pub fn is_over(&self) -> bool {
         self.flight.state.lock().outcome.is_some()
     }
@@ -241,7 +240,7 @@ impl Drop for Lead {
 }
 
 impl FlightFollower {
-    /// Waits for what comes next. May be dropped while it waits; nothing is lost.
+    /// Waits for the next step. May be dropped while it waits; nothing is lost.
     pub async fn next(&mut self) -> FlightStep {
         let flight = self.flight.clone();
         loop {
@@ -255,7 +254,7 @@ impl FlightFollower {
         }
     }
 
-    /// Waits for the end, whatever comes before it.
+    /// Waits for the end of the flight, and skips all events.
     pub async fn end(&mut self) -> Outcome {
         self.next = usize::MAX;
         loop {
@@ -265,17 +264,17 @@ impl FlightFollower {
         }
     }
 
-    /// When it began, in milliseconds since 1970.
+    /// When the flight began, in milliseconds since 1970.
     pub fn born(&self) -> u64 {
         self.flight.born
     }
 
-    /// Who pays for it.
+    /// The tenant that pays for the flight.
     pub fn payer(&self) -> &TenantId {
         &self.flight.payer
     }
 
-    /// Who serves it, as far as that is known.
+    /// Who serves the flight, as far as that is known.
     pub fn server(&self) -> Option<Server> {
         self.flight.state.lock().server.clone()
     }
@@ -285,7 +284,7 @@ impl FlightFollower {
         let waiting = state.chunks.get(self.next..).unwrap_or_default();
         match waiting {
             [] => state.outcome.clone().map(FlightStep::End),
-            // What has gathered while its client was slow leaves in one piece.
+            // Chunks that have gathered while the client was slow are joined.
             [one] => {
                 self.next += 1;
                 Some(FlightStep::Events(one.clone()))

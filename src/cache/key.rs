@@ -1,15 +1,15 @@
-//! 256 bits that two requests share if and only if they mean the same.
+//! Cache keys: 256 bits that two requests share if and only if they mean the same.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::openai::{canonical, is_label};
 
-/// Top-level members of a body that do not count, beside the labels; [`KeyParts`] says why.
+/// Top-level members of a body that do not count, besides the labels; [`KeyParts`] gives the reasons.
 const IGNORED: [&str; 3] = ["model", "stream", "stream_options"];
 
-/// What the hash starts with. A change to how a key is made needs another version, so that no old entry is found under
-/// a new meaning.
+/// The beginning of the hashed text. A change to how keys are made needs another version, so that no old entry is found under a
+/// new meaning.
 const DOMAIN: &[u8] = b"chittycan completion cache, version 2\n";
 
 /// Names a reply: a BLAKE3 hash.
@@ -23,13 +23,13 @@ impl fmt::Display for Key {
 }
 
 impl Key {
-    /// Half of it, where 128 bits are enough.
+    /// The first 128 bits, where these are enough.
     pub fn half(&self) -> [u8; 16] {
         let (half, _) = self.0.as_chunks::<16>();
         half[0]
     }
 
-    /// Its 64 digits: each reply carries them, and a formatter is slow at it.
+    /// The 64 hexadecimal digits of the key. Each reply carries them, and a formatter would be slow.
     pub fn hex(&self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut out = [0; 64];
@@ -47,7 +47,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Why a text is no key.
+/// The text is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoKey;
 
@@ -75,10 +75,10 @@ impl FromStr for Key {
     }
 }
 
-/// What a reply depends on.
+/// Everything that a reply depends on.
 ///
-/// Of the body all counts but these members at the top level, which do not change what is answered. Nested ones of
-/// the same names do count.
+/// The whole body counts, except for these members at the top level, which do not change the answer. Nested members of the same
+/// names count.
 ///
 /// | member | why not |
 /// |---|---|
@@ -91,13 +91,13 @@ impl FromStr for Key {
 /// The last five are labels ([`openai::Labels`](crate::openai::Labels)): a reply that repeats them is kept without them.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyParts<'a> {
-    /// Who may share replies: a tenant, or what several have in common.
+    /// Who may share replies: one tenant, or the properties that several tenants have in common.
     pub namespace: &'a [u8],
     /// The endpoint's label.
     pub endpoint: &'static str,
-    /// The model that is meant, whatever name the client has for it.
+    /// The deployments of the model that is meant, whatever name the client uses for it.
     pub family: &'a str,
-    /// The query string, as it came.
+    /// The query string, as the client sent it.
     pub query: &'a str,
     /// The request headers that change the reply, in a fixed order and under lower-case names.
     pub headers: &'a [(&'a str, &'a [u8])],
@@ -106,12 +106,12 @@ pub struct KeyParts<'a> {
 }
 
 impl KeyParts<'_> {
-    /// The key; `None` when the body is not one JSON object. Spelling does not matter to it: white space, the order of
-    /// members, escapes, `1.0` for `1`.
+    /// The key; `None` if the body is not one JSON object. Two spellings of a body give the same key: white space, the order of
+    /// members, escapes, and `1.0` for `1` do not matter.
     pub fn key(&self) -> Option<Key> {
         let mut text = Vec::with_capacity(self.body.len() + 256);
         text.extend_from_slice(DOMAIN);
-        // Every part says how long it is, so that no two parts can trade bytes.
+        // Every part begins with its length, so that no two parts can trade bytes.
         let mut part = |bytes: &[u8]| {
             text.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
             text.extend_from_slice(bytes);
@@ -125,7 +125,7 @@ impl KeyParts<'_> {
             part(name.as_bytes());
             part(value);
         }
-        // The body is written in place, and its length before it when that is known.
+        // The body is written in place, and its length is filled in afterwards.
         let length_at = text.len();
         text.extend_from_slice(&[0; 8]);
         if !canonical(self.body, |member| IGNORED.contains(&member) || is_label(member), &mut text) {

@@ -1,4 +1,4 @@
-//! The completion cache: what was answered once is not asked again, and what is being asked is asked once.
+//! The completion cache: a question that was answered is not asked again, and identical questions under way are asked once.
 //!
 //! ```text
 //! body ─▶ policy: may it be cached? ─▶ key ─▶ store: memory ─▶ disk ──▶ Found (fresh | expired | purged)
@@ -15,7 +15,7 @@
 //! | `store` | memory first, then the tiers below it: the disk |
 //! | `tier` | an entry as what pingora-cache stores |
 //! | `flight` | one upstream call for any number of identical requests |
-//! | `purges` | what no longer counts, by tenant, model, key or all |
+//! | `purges` | which entries no longer count, by tenant, model, key or all |
 
 mod codec;
 mod entry;
@@ -41,34 +41,35 @@ use crate::{
     types::{TenantId, unix_now},
 };
 
-/// An entry from that far in the future was stored by a clock that has been set back since: its age says nothing.
+/// An entry dated further in the future than this was stored by a clock that has been set back since: its age is unknown.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// Everything that was answered, and everything that is being asked.
+/// All answers that are kept, and all flights under way.
 pub struct Cache {
     store: Store,
-    /// What no longer counts.
+    /// Decides which entries no longer count.
     pub purges: Arc<Purges>,
-    /// What is being asked.
+    /// The flights under way.
     pub flights: Arc<Flights>,
 }
 
-/// What the cache has for a key.
+/// The result of a look-up.
 #[derive(Clone, Debug)]
 pub enum Found {
     /// An answer, and its age.
     Fresh(Arc<Entry>, Duration),
-    /// One that has expired, and may be served when no deployment answers.
+    /// An answer that has expired, and may be served when no deployment answers.
     Stale(Arc<Entry>),
-    /// None.
+    /// No answer.
     Nothing,
 }
 
 impl Cache {
-    /// Opens what an earlier process has left on disk. A folder that cannot be used is said in the log, and done without.
+    /// Opens the entries that an earlier process has left on disk. If the folder cannot be used, the log says so, and the cache
+    /// works without it.
     ///
     /// # Errors
-    /// Memory or threads that the system does not give.
+    /// The system does not provide memory or threads.
     pub fn open(config: &config::Cache, purges: Arc<Purges>) -> io::Result<Self> {
         let disk = (config.disk > 0).then(|| store::DiskOptions { folder: config.folder.clone(), size: config.disk });
         let store =
@@ -76,7 +77,7 @@ impl Cache {
         Ok(Self { store, purges, flights: Arc::default() })
     }
 
-    /// Looks in memory, then in the tiers below it. `max_age` is the client's own idea of fresh.
+    /// Looks in memory, then in the tiers below it. `max_age` is the greatest age that the client accepts as fresh.
     pub async fn find(&self, key: &Key, tenant: &TenantId, rules: &CacheRules, max_age: Option<Duration>) -> Found {
         let entry = match self.store.peek(key) {
             Some(entry) => entry,
@@ -89,7 +90,7 @@ impl Cache {
         self.judge(key, entry, rules, max_age)
     }
 
-    /// A fresh answer in memory, and its age.
+    /// A fresh answer in memory, and its age. Does not wait for a tier.
     pub fn find_now(&self, key: &Key, rules: &CacheRules, max_age: Option<Duration>) -> Option<(Arc<Entry>, Duration)> {
         match self.judge(key, self.store.peek(key)?, rules, max_age) {
             Found::Fresh(entry, age) => Some((entry, age)),
@@ -111,7 +112,7 @@ impl Cache {
         let fresh = age < rules.ttl;
         match fresh && max_age.is_none_or(|most| age <= most) {
             true => Found::Fresh(entry, age),
-            // Also one that is only too old for this client: better than an error.
+            // This includes an entry that is only too old for this client: it is better than an error.
             false if !rules.stale_if_error.is_zero() => Found::Stale(entry),
             false => Found::Nothing,
         }
@@ -125,23 +126,23 @@ impl Cache {
         }
     }
 
-    /// How full it is.
+    /// How full the store is.
     pub fn usage(&self) -> StoreUsage {
         self.store.usage()
     }
 
-    /// How many answers are being made.
+    /// Number of flights under way.
     pub fn flights(&self) -> usize {
         self.flights.count()
     }
 
-    /// Writes what still waits for the disk.
+    /// Writes the entries that still wait for the disk, for at most `patience`. Blocks.
     pub fn close(&self, patience: Duration) {
         self.store.close(patience);
     }
 }
 
-/// The tenant that an answer is for; empty where all share it.
+/// The tenant that an answer is for; empty if all tenants share it.
 fn owner<'a>(tenant: &'a TenantId, rules: &CacheRules) -> &'a str {
     match rules.namespace {
         Namespace::Tenant => tenant.as_str(),
@@ -149,5 +150,5 @@ fn owner<'a>(tenant: &'a TenantId, rules: &CacheRules) -> &'a str {
     }
 }
 
-/// What the configuration allows at most.
+/// The largest body that the configuration may allow, in bytes.
 const MAX_ENTRY: usize = 16 << 20;

@@ -1,4 +1,4 @@
-//! Which requests may be answered from the cache, and what a client's headers ask for.
+//! The cache policy: which requests may be answered from the cache, and what a client's headers ask for.
 
 mod directives;
 
@@ -12,28 +12,28 @@ use crate::types::matches;
 
 pub use directives::Directives;
 
-/// A request, as far as it decides whether it may be cached.
+/// The parts of a request that decide whether it may be cached.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// Where it goes.
+    /// The endpoint that is asked.
     pub endpoint: &'a Endpoint,
-    /// What was read in its body.
+    /// The fields that were read from the body.
     pub peek: &'a Peek,
     /// The body that `peek` was parsed from.
     pub body: &'a [u8],
-    /// What its headers say.
+    /// What the client's headers say about the cache.
     pub directives: &'a Directives,
-    /// Names of tools that act on the world, so that their call must be generated anew each time. One that ends in `*`
-    /// means all that start like it.
+    /// Names of tools that act on the world, so that their calls must be generated anew each time. A name that ends in `*` stands
+    /// for all names with that beginning.
     pub side_effect_tools: &'a [String],
 }
 
 /// Whether a request may be cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Its reply may come from the cache and go into it.
+    /// The reply may come from the cache, and be kept in it.
     Cache,
-    /// It goes past the cache. The word says why, in logs and metrics; it is one of a fixed set.
+    /// The request goes past the cache. The word gives the reason, in logs and metrics; it is one of a fixed set.
     Bypass(&'static str),
 }
 
@@ -83,13 +83,13 @@ pub fn decide(asked: &Asked<'_>) -> Decision {
     body(asked, one_choice).map_or(Decision::Cache, Decision::Bypass)
 }
 
-/// A reason in what the peek does not know.
+/// A reason that the body gives in members that `peek` does not have.
 fn body(asked: &Asked<'_>, one_choice: bool) -> Option<&'static str> {
     let mut reason = None;
     let read = walk(std::str::from_utf8(asked.body).unwrap_or_default(), |member| {
         if reason.is_none() && member.value != "null" {
             reason = match member.key().as_ref() {
-                // Some servers also take a number in quotes, so what is no number counts as several.
+                // Some servers also take a number in quotes, so a value that is no number counts as several.
                 "best_of" if one_choice && member.value.parse::<f64>().is_ok_and(|best_of| best_of <= 1.0) => None,
                 "best_of" if one_choice => Some("several_choices"),
                 "modalities" if !has_audio(member.value) => None,
@@ -97,7 +97,7 @@ fn body(asked: &Asked<'_>, one_choice: bool) -> Option<&'static str> {
                 "background" if member.value != "false" => Some("background"),
                 // Anthropic's container keeps files between requests.
                 "conversation" | "container" => Some("conversation"),
-                // Kept by the provider, and changed there.
+                // A stored prompt is kept by the provider, and may be changed there.
                 "prompt" if member.value.starts_with('{') => Some("stored_prompt"),
                 // OpenAI; Anthropic; xAI; OpenRouter; Azure; Qwen.
                 "mcp_servers" if member.value != "[]" => Some("hosted_tool"),
@@ -112,14 +112,14 @@ fn body(asked: &Asked<'_>, one_choice: bool) -> Option<&'static str> {
 }
 
 fn has_audio(modalities: &str) -> bool {
-    // A list that cannot be read may hold anything.
+    // A list that cannot be read may contain anything.
     let mut found = false;
     let is_audio = |one: &str| serde_json::from_str::<Cow<'_, str>>(one).map_or(true, |one| one == "audio");
     let read = elements(modalities, |one| found |= is_audio(one));
     found || read.is_err()
 }
 
-/// A reason in the list of tools; of the older `functions` too, which have no type and their name one level up.
+/// A reason in the list of tools. Also reads the older `functions`, which have no type and whose name is one level up.
 fn tools(list: &str, side_effect_tools: &[String]) -> Option<&'static str> {
     let reason = |tool: &str| {
         let (mut hosted, mut acts) = (false, false);
@@ -127,7 +127,7 @@ fn tools(list: &str, side_effect_tools: &[String]) -> Option<&'static str> {
             "type" => hosted |= !is_run_by_client(member.value),
             "name" => acts |= is_listed(member.value, side_effect_tools),
             "function" | "custom" if !side_effect_tools.is_empty() => {
-                // What is not an object has no name.
+                // A value that is not an object has no name.
                 let _ = walk(member.value, |member| {
                     acts |= member.key() == "name" && is_listed(member.value, side_effect_tools);
                 });
@@ -147,7 +147,7 @@ fn tools(list: &str, side_effect_tools: &[String]) -> Option<&'static str> {
     }
 }
 
-/// Whether a tool's `type` says that the client runs it. A type that is not invented yet may be anything.
+/// Whether a tool's `type` says that the client runs it. An unknown type may be anything.
 fn is_run_by_client(kind: &str) -> bool {
     let kind = serde_json::from_str::<Option<String>>(kind);
     kind.is_ok_and(|kind| matches!(kind.as_deref(), None | Some("function" | "custom")))
@@ -157,7 +157,7 @@ fn is_listed(name: &str, side_effect_tools: &[String]) -> bool {
     if side_effect_tools.is_empty() || name == "null" {
         return false;
     }
-    // A name that cannot be read may be any.
+    // A name that cannot be read may be any name.
     serde_json::from_str::<String>(name)
         .map_or(true, |name| side_effect_tools.iter().any(|listed| matches(listed, &name)))
 }

@@ -1,9 +1,9 @@
-//! What no longer counts.
+//! Purges: which entries no longer count.
 //!
 //! A purge removes nothing: it is a stamp, and an entry counts if its request was sent after every stamp that covers it. So a
-//! purge costs the same whatever the cache holds, an answer that is still being made is covered too, and other processes, or
-//! this one after a restart, learn of it from a row in the database. What is dead leaves the cache when it is looked at, or
-//! when room is needed.
+//! purge costs the same however much the cache holds, covers an answer that is still being made, and other processes, or this one
+//! after a restart, learn of it from a row in the database. A purged entry leaves the cache when it is looked up, or when room is
+//! needed.
 
 mod request;
 mod stamps;
@@ -28,8 +28,8 @@ pub use request::PurgeRequest;
 /// which the configuration bounds to 30 days each.
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
 
-/// Stamps for models and keys that a tenant has at most. Then one that covers all that is the tenant's takes the place of the
-/// older half: more than was asked is purged, but nothing that is younger than what was.
+/// The most stamps for models and keys that a tenant may have. Beyond that, one stamp for all of the tenant's answers replaces
+/// the older half: more is purged than was asked, but nothing younger than the newest stamp it replaces.
 const MOST: usize = 10_000;
 
 /// What to purge.
@@ -37,24 +37,24 @@ const MOST: usize = 10_000;
 pub enum Purge {
     /// Everything.
     All,
-    /// What one tenant has paid for.
+    /// The answers that one tenant has paid for.
     Tenant(TenantId),
-    /// What a model has answered: by the provider's name for it, alone or as `provider/model`, or by the configured route.
+    /// The answers of a model: by the provider's name for it, alone or as `provider/model`, or by the configured route.
     Model(String),
     /// One answer.
     Key(Key),
 }
 
-/// Everything that was purged, in memory.
+/// All purges, in memory.
 pub struct Purges {
     stamps: Arc<ArcSwap<Stamps>>,
     follower: Arc<TableFollower>,
 }
 
 impl Purges {
-    /// Reads the table, and goes on following it in a thread that ends with the purges: what another process purges counts
-    /// here within [`crate::store::LOOK`]. While the file cannot be read, what is known goes on counting; it is written into a
-    /// file that takes the place of one that was deleted or replaced.
+    /// Reads the table of purges, and follows it in a thread that ends when this value is dropped: a purge by another process
+    /// takes effect here within [`crate::store::LOOK`]. While the file cannot be read, the known purges stay in effect; they are
+    /// written into a file that replaces one that was deleted or replaced.
     pub fn follow(store: Arc<dyn Store>) -> Arc<Self> {
         let stamps = Arc::new(ArcSwap::from_pointee(Stamps::default()));
         let known = stamps.clone();
@@ -62,7 +62,7 @@ impl Purges {
         let carry = move |standings: &mut dyn Standings| table::keep(standings, &carried.load().all());
         let read = move |session: &dyn Session| {
             let rows = table::all(session)?;
-            // Stamps only grow. One that could not be written down, or is not yet, stays.
+            // Stamps only grow. A stamp that could not be written, or is not written yet, stays.
             known.rcu(|stamps| {
                 let mut stamps = Stamps::clone(stamps);
                 rows.iter().for_each(|(request, at)| stamps.put(request, *at));
@@ -82,34 +82,34 @@ impl Purges {
             || entry.born > stamps.of(key, &entry.tenant, &entry.route, Some((&entry.provider, &entry.model)))
     }
 
-    /// The newest stamp that covers an answer, 0 for none. For one that is still being made: who serves it, as
+    /// The newest stamp that covers an answer, 0 if none does. For an answer that is still being made, `served`, the pair
     /// `(provider, model)`, may not be known yet.
     pub fn stamp_of(&self, key: &Key, tenant: &TenantId, route: &str, served: Option<(&str, &str)>) -> u64 {
         self.stamps.load().of(key, tenant, route, served)
     }
 
-    /// Purges; with `tenant` only what that tenant has paid for. Returns the stamp, in milliseconds since 1970. Blocks on the
-    /// database.
+    /// Purges; with `tenant`, only answers that this tenant has paid for. Returns the stamp, in milliseconds since 1970. Blocks
+    /// on the database.
     ///
     /// # Errors
-    /// The purge could not be written down: other processes do not learn of it, and this one forgets it when it ends. In this
-    /// process it has taken effect all the same.
+    /// The purge could not be written: other processes do not learn of it, and this one forgets it when it ends. It has taken
+    /// effect in this process all the same.
     pub fn purge(&self, purge: &Purge, tenant: Option<&TenantId>) -> Result<u64, StoreError> {
         match PurgeRequest::new(purge, tenant) {
             Some(request) => self.run(&request),
-            // What two tenants have both paid for is nothing.
+            // No answer is paid for by two tenants.
             None => Ok(unix_now()),
         }
     }
 
-    /// Does what was asked, as [`Self::purge`] does.
+    /// Carries out a request to purge, as [`Self::purge`] does.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Self::purge`].
     pub fn run(&self, request: &PurgeRequest) -> Result<u64, StoreError> {
         let now = unix_now();
         self.put(request, now);
-        // The clock may have been put back: then an earlier purge has the newer stamp.
+        // If the clock was put back, an earlier purge has the newer stamp.
         let at = request.write(&mut *self.follower.store().connect()?.0, now)?;
         self.put(request, at);
         Ok(at)
@@ -123,7 +123,7 @@ impl Purges {
         });
     }
 
-    /// False while the file cannot be read: what other processes purge is not learned.
+    /// False while the file cannot be read: purges by other processes are not learned.
     pub fn is_up(&self) -> bool {
         self.follower.is_up()
     }

@@ -1,15 +1,15 @@
-//! Where entries are kept: in memory first, on disk second, both bounded.
+//! The store of entries: in memory first, on disk second, both bounded.
 //!
 //! ```text
 //! peek ──▶ memory (S3-FIFO, sharded) ─ miss ─▶ may_hold? ─ load ─▶ tiers below: disk (foyer's blocks, a thread of their own)
 //! insert ─▶ memory at once ─────────────────────── dropped when busy ─▶ tiers below
 //! ```
 //!
-//! A tier is what pingora-cache calls storage, see `tier`.
+//! A tier is a pingora-cache storage, see `tier`.
 //!
-//! Memory evicts by S3-FIFO: what is asked once passes through a tenth of the space and leaves what is asked again
-//! alone, and a hit takes a shared lock only. The disk is a convenience: without it, full, broken or slow, requests go
-//! on as if it were empty.
+//! Memory evicts by S3-FIFO: entries that are asked for once pass through a tenth of the space and do not displace those that are
+//! asked for again, and a hit takes a shared lock only. The disk is optional: without it, or when it is full, broken or slow,
+//! requests go on as if it were empty.
 
 mod disk;
 #[cfg(test)]
@@ -44,20 +44,20 @@ use super::{
 /// How much may be kept, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreOptions {
-    /// Bytes of memory, with all that an entry costs beside its body.
+    /// Bytes of memory, including the overhead of each entry.
     pub memory: usize,
-    /// What survives a restart; nothing does without.
+    /// The disk, which survives a restart; `None` for memory only.
     pub disk: Option<DiskOptions>,
     /// The largest body that is kept, in bytes.
     pub max_entry: usize,
 }
 
-/// Where and how much may be kept on disk.
+/// Where entries are kept on disk, and how much.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskOptions {
-    /// A folder of its own, for one process at a time.
+    /// A folder for this purpose only, used by one process at a time.
     pub folder: PathBuf,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
 }
 
@@ -68,11 +68,11 @@ pub struct StoreUsage {
     pub memory_bytes: u64,
     /// Entries in memory.
     pub memory_entries: u64,
-    /// Bytes that they may cost.
+    /// Bytes that the entries in memory may cost.
     pub memory_limit: u64,
     /// Bytes taken on disk, as the file system counts them.
     pub disk_bytes: u64,
-    /// Bytes that may be taken on disk; zero without one.
+    /// Bytes that may be taken on disk; zero without a disk.
     pub disk_limit: u64,
     /// How often the disk failed or was too slow.
     pub disk_errors: u64,
@@ -85,9 +85,9 @@ pub struct Store {
     memory: Memory,
     limit: usize,
     max_entry: usize,
-    /// First to last.
+    /// The tiers below memory, first to last.
     below: Vec<Tier>,
-    /// The first of them, where there is one on disk.
+    /// The first of `below`, if there is a disk.
     disk: Option<&'static Disk>,
     /// Counts removals, so that a slow tier cannot bring back what was removed meanwhile.
     removals: Arc<AtomicU64>,
@@ -98,28 +98,28 @@ pub struct Store {
 type Memory = Cache<Key, Arc<Entry>, KeyHashes>;
 type KeyHashes = BuildHasherDefault<KeyHasher>;
 
-/// What an entry costs in memory beside its body and its texts: foyer's record, its slots in the index and in the queue of
-/// the lately evicted, the entry itself, and what the allocator adds to nine pieces. Measured: 620 with mimalloc, 660 with
-/// glibc; see `tests::memory_stays_within_its_bound`.
+/// Bytes that an entry costs in memory besides its body and its texts: foyer's record, its slots in the index and in the queue of
+/// recently evicted keys, the entry itself, and what the allocator adds to nine allocations. Measured: 620 with mimalloc, 660
+/// with glibc; see `tests::memory_stays_within_its_bound`.
 const OVERHEAD: usize = 704;
 
-/// How long a request waits for a tier, which has to be less patient itself.
+/// How long a request waits for a tier; the tier's own timeout has to be shorter.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long a tier may take to write, and how many writes may be under way.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 const WRITES: usize = 256;
 
-/// What the texts of an entry seldom exceed.
+/// Bytes that the texts of an entry seldom exceed.
 const NAMES: usize = 1 << 10;
 
 impl Store {
-    /// Opens it. A disk that cannot be used costs a line in the log, not the start.
+    /// Opens the store. If the disk cannot be used, the log says so, and the store works without it.
     ///
-    /// Blocks for some milliseconds, and a little longer while a full disk is read in; call it outside of a runtime.
+    /// Blocks for some milliseconds, and a little longer while a full disk is read in; must be called outside a runtime.
     pub fn open(options: &StoreOptions) -> io::Result<Self> {
         let disk = options.disk.clone().map(|disk| Disk::open(disk, options.max_entry)).transpose()?;
-        // A tier lives as long as the process; what it holds of the system ends with this store.
+        // A tier lives as long as the process; its system resources are released with this store.
         let disk: Option<&'static Disk> = disk.map(|disk| &*Box::leak(Box::new(disk)));
         let below = disk.map(|disk| disk as Tier).into_iter().collect();
         let shards = shards(options.memory, options.max_entry);
@@ -130,7 +130,7 @@ impl Store {
             .with_eviction_config(S3FifoConfig::default())
             .with_hash_builder(KeyHashes::default())
             .with_weighter(|_: &Key, entry: &Arc<Entry>| weigh(entry))
-            // What a shard cannot hold would stay in it all the same.
+            // An entry that a shard cannot hold would stay in it all the same.
             .with_filter(move |_: &Key, entry: &Arc<Entry>| weigh(entry) <= largest)
             .build();
         Ok(Self {
@@ -144,7 +144,7 @@ impl Store {
         })
     }
 
-    /// With one more tier, below the others.
+    /// Adds a tier below the others.
     #[must_use]
     pub fn with_tier(mut self, tier: Tier) -> Self {
         self.below.push(tier);
@@ -156,13 +156,14 @@ impl Store {
         self.memory.get(key).map(|held| held.value().clone())
     }
 
-    /// Whether [`Self::load`] may find something; a no is certain, a yes is not.
+    /// Whether [`Self::load`] may find something: false is certain, true is not.
     pub fn may_hold(&self, key: &Key) -> bool {
         let others = self.below.len() - usize::from(self.disk.is_some());
         self.memory.contains(key) || others > 0 || self.disk.is_some_and(|disk| disk.may_hold(key))
     }
 
-    /// The entry of a key, from memory or else from the first tier below that has it in time. `owner` is the tenant that it is for.
+    /// The entry of a key, from memory or else from the first tier below that has it in time. `owner` is the tenant that the
+    /// entry is for, or empty.
     pub async fn load(&self, key: &Key, owner: &str) -> Option<Arc<Entry>> {
         if let Some(entry) = self.peek(key) {
             return Some(entry);
@@ -182,7 +183,7 @@ impl Store {
             if removals != self.removals.load(Ordering::Acquire) {
                 return None;
             }
-            // It may have come anew while the tier was read.
+            // The entry may have been stored again while the tier was read.
             if let Some(entry) = self.peek(key) {
                 return Some(entry);
             }
@@ -192,8 +193,8 @@ impl Store {
         None
     }
 
-    /// Keeps an entry: in memory at once, below soon. Larger ones than allowed are let go, and below also what comes while a
-    /// tier is busy.
+    /// Keeps an entry: in memory at once, in the tiers below soon. An entry that is too large is not kept; an entry that comes
+    /// while a tier is busy is not kept in that tier.
     pub fn insert(&self, key: Key, entry: Arc<Entry>, shelf: &Shelf) {
         if entry.body.len() > self.max_entry {
             return;
@@ -224,7 +225,7 @@ impl Store {
         });
     }
 
-    /// Forgets a key. A record already on disk may come back after a restart.
+    /// Removes the entry of a key. A record on disk may come back after a restart.
     pub fn remove(&self, key: &Key) {
         self.removals.fetch_add(1, Ordering::AcqRel);
         self.memory.remove(key);
@@ -241,7 +242,7 @@ impl Store {
         }
     }
 
-    /// How full it is. Asks the file system, so it is for a scrape, not for a request.
+    /// How full the store is. Asks the file system, so it is meant for a scrape and not for a request.
     pub fn usage(&self) -> StoreUsage {
         let memory = StoreUsage {
             memory_bytes: self.memory.usage() as u64,
@@ -258,7 +259,7 @@ impl Store {
         })
     }
 
-    /// Writes what waits for the disk, for at most this long, and leaves the disk to the next process. What is in
+    /// Writes the entries that wait for the disk, for at most `patience`, and releases the disk for the next process. Entries in
     /// memory can still be read.
     pub fn close(&self, patience: Duration) {
         if let Some(disk) = &self.disk {
@@ -275,7 +276,7 @@ impl Drop for Store {
     }
 }
 
-/// Does what a tier that only queues it has done at once, and another one within its time.
+/// Does the work at once if it only queues something; otherwise in the background, within [`WRITE_PATIENCE`].
 fn soon(work: impl Future<Output = ()> + Send + 'static) {
     let mut work = Box::pin(work);
     if (&mut work).now_or_never().is_some() {
@@ -296,22 +297,22 @@ impl fmt::Debug for Store {
     }
 }
 
-/// Enough shards that threads seldom meet, few enough that each holds the largest entry; an odd number, because foyer
-/// chooses the shard by the bits that its tables use as well.
+/// Enough shards that threads seldom meet, and few enough that each can hold the largest entry. An odd number, because foyer
+/// chooses the shard by bits that its tables use as well.
 fn shards(memory: usize, max_entry: usize) -> usize {
     let largest = OVERHEAD + NAMES + max_entry.saturating_add(max_entry / 8);
     let fitting = (memory / largest).clamp(1, 15);
     if fitting.is_multiple_of(2) { fitting - 1 } else { fitting }
 }
 
-/// What an entry costs in memory. An allocator rounds a body up by at most an eighth.
+/// Bytes that an entry costs in memory. An allocator rounds a body up by at most an eighth.
 fn weigh(entry: &Entry) -> usize {
     let texts = entry.tenant.as_str().len() + entry.route.len() + entry.provider.len() + entry.model.len();
     let body = entry.body.len();
     OVERHEAD + texts + body + body / 8
 }
 
-/// Keys are uniform already: their first eight bytes are the hash. It is stored on disk, so it must not change.
+/// Keys are uniform already: their first eight bytes are the hash. The hash is stored on disk, so it must not change.
 #[derive(Default)]
 struct KeyHasher(u64);
 
@@ -322,7 +323,7 @@ impl Hasher for KeyHasher {
         }
     }
 
-    /// The length, which is always the same.
+    /// Ignores the length, which is constant.
     fn write_usize(&mut self, _: usize) {}
 
     fn finish(&self) -> u64 {

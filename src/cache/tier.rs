@@ -1,8 +1,8 @@
-//! Tiers below memory: what pingora-cache calls [`Storage`].
+//! Tiers below memory: implementations of pingora-cache's [`Storage`].
 //!
-//! An entry goes there as a response: its key as a [`CacheKey`], who may share it as the key's user tag, when it expires as
-//! [`CacheMeta`], what else is known of it as one header field, and its body. What comes back has to name the key that was asked
-//! for and the length of its body, or it is a miss.
+//! A tier gets an entry as a response: the entry's key as a [`CacheKey`], its owner as the key's user tag, its expiry as
+//! [`CacheMeta`], all its other facts as one header field, and its body. An entry that a tier returns has to name the key that
+//! was asked for and the length of its body, or it is a miss.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,24 +21,24 @@ use serde::{Deserialize, Serialize};
 use super::{Entry, Form, Key};
 use crate::types::{NanoUsd, Usage};
 
-/// A tier. It lives as long as the process, as pingora-cache wants it.
+/// A tier. It lives as long as the process, as pingora-cache requires.
 pub type Tier = &'static (dyn Storage + Sync);
 
-/// The header field with what is known of an entry.
+/// The header field with the facts about an entry.
 const FACTS: &str = "x-chittycan-entry";
 
 /// How long an entry may be used, and by whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shelf {
-    /// From when it was complete.
+    /// Time from the completion of the entry until it expires.
     pub ttl: Duration,
-    /// After that, where no deployment answers.
+    /// Time after `ttl` during which the entry may be served if no deployment answers.
     pub stale_if_error: Duration,
-    /// The tenant that it is for; empty where all share it.
+    /// The tenant that the entry is for; empty if all tenants share it.
     pub owner: String,
 }
 
-/// What is known of an entry beside its form, its age and its body.
+/// The facts about an entry besides its form, its age and its body.
 #[derive(Serialize, Deserialize)]
 struct Facts {
     /// In hexadecimal digits.
@@ -56,14 +56,14 @@ struct Facts {
     cost: u64,
 }
 
-/// The key as pingora-cache has it. Its bits are uniform, so half of them stand for its hash.
+/// The key in pingora-cache's form. Its bits are uniform, so half of them serve as its hash.
 pub fn cache_key(key: &Key, owner: &str) -> CacheKey {
     let mut named = CacheKey::new(key.0.as_slice(), owner);
     named.set_primary_bin_override(key.half());
     named
 }
 
-/// The key that [`cache_key`] was made of.
+/// The key that [`cache_key`] was made from.
 pub fn own_key(key: &CacheKey) -> Option<Key> {
     key.primary_key().try_into().ok().map(Key)
 }
@@ -71,7 +71,7 @@ pub fn own_key(key: &CacheKey) -> Option<Key> {
 /// An entry as the header of a response.
 ///
 /// # Errors
-/// A name that cannot stand in a header.
+/// A name cannot be written in a header.
 pub fn meta(key: &Key, entry: &Entry, shelf: &Shelf) -> Result<CacheMeta> {
     let facts = Facts {
         key: key.to_string(),
@@ -100,7 +100,8 @@ pub fn meta(key: &Key, entry: &Entry, shelf: &Shelf) -> Result<CacheMeta> {
     Ok(CacheMeta::new(fresh_until, created, 0, stale_if_error, header))
 }
 
-/// The entry that [`meta`] was made of, without its body, and the length of that. `None` where it is not one of this key.
+/// The entry that [`meta`] was made from, without its body, and the length of the body in bytes. `None` if it has another key or
+/// form.
 fn facts_of(key: &Key, meta: &CacheMeta) -> Option<(Entry, usize)> {
     let field = meta.headers().get(FACTS)?;
     let facts: Facts = serde_json::from_slice(field.as_bytes()).ok()?;
@@ -129,18 +130,18 @@ fn facts_of(key: &Key, meta: &CacheMeta) -> Option<(Entry, usize)> {
     Some((entry, facts.length))
 }
 
-/// An entry that a tier is about to take, without its body, and the length of that.
+/// An entry that a tier is about to take, without its body, and the length of the body in bytes.
 ///
 /// # Errors
-/// It is none of this cache's.
+/// The entry was not made by this cache.
 pub fn announced(key: &Key, meta: &CacheMeta) -> Result<(Entry, usize)> {
     facts_of(key, meta).ok_or_else(|| Error::explain(ErrorType::InternalError, "not an entry of this cache"))
 }
 
-/// Reads an entry; `None` where the tier has none of this key, has not all of it, or has more than `most` bytes.
+/// Reads an entry; `None` if the tier has none of this key, has only a part of it, or has more than `most` bytes.
 ///
 /// # Errors
-/// Those of the tier.
+/// The error of the tier.
 pub async fn read(tier: Tier, key: &Key, owner: &str, most: usize) -> Result<Option<Entry>> {
     let (named, span) = (cache_key(key, owner), Span::inactive().handle());
     let Some((meta, mut hit)) = tier.lookup(&named, &span).await? else { return Ok(None) };
@@ -156,10 +157,10 @@ pub async fn read(tier: Tier, key: &Key, owner: &str, most: usize) -> Result<Opt
     Ok((body.length() == length).then(|| Entry { body: body.whole(), ..entry }))
 }
 
-/// Writes an entry. It is dropped before its end where it does not count any more.
+/// Writes an entry. If `counts` returns false, writing ends before the entry is complete.
 ///
 /// # Errors
-/// Those of the tier.
+/// The error of the tier.
 pub async fn write(tier: Tier, key: &CacheKey, meta: &CacheMeta, body: Bytes, counts: impl Fn() -> bool) -> Result<()> {
     let span = Span::inactive().handle();
     let mut miss = tier.get_miss_handler(key, meta, &span).await?;
@@ -170,7 +171,7 @@ pub async fn write(tier: Tier, key: &CacheKey, meta: &CacheMeta, body: Bytes, co
     Ok(())
 }
 
-/// A body that comes in pieces: copied only where there are several.
+/// A body that arrives in pieces; copied only if there are several.
 #[derive(Debug, Default)]
 pub struct Pieces {
     first: Bytes,
@@ -178,7 +179,7 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// The next piece.
+    /// Adds a piece.
     pub fn push(&mut self, piece: Bytes) {
         if self.length() == 0 {
             self.first = piece;
@@ -190,18 +191,18 @@ impl Pieces {
         self.all.extend_from_slice(&piece);
     }
 
-    /// Bytes so far.
+    /// Number of bytes so far.
     pub fn length(&self) -> usize {
         self.all.len().max(self.first.len())
     }
 
-    /// All of it.
+    /// The whole body.
     pub fn whole(self) -> Bytes {
         if self.all.is_empty() { self.first } else { self.all.freeze() }
     }
 }
 
-/// A body that was found whole.
+/// A body that is read in one piece.
 #[derive(Debug)]
 pub struct WholeHit(pub Option<Bytes>);
 

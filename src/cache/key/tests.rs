@@ -1,4 +1,4 @@
-//! Random bodies in random spellings, and what must tell two requests apart.
+//! Random bodies in random spellings, and the differences that must give two requests different keys.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ fn body() -> impl Strategy<Value = Tree> {
     prop::collection::btree_map(text(), tree(), 0..5).prop_map(Tree::Object)
 }
 
-/// Choices without end from one number.
+/// An endless sequence of choices from one seed.
 struct Dice(u64);
 
 impl Dice {
@@ -176,7 +176,7 @@ fn mutate(tree: &mut Tree, dice: &mut Dice) {
     let at = dice.roll(size(tree));
     let node = nth(tree, &mut at.clone()).unwrap();
     if at > 0 && dice.roll(4) == 0 {
-        // Another type, as close as it gets.
+        // Another type, as close as possible.
         *node = match node.clone() {
             Tree::Null => Tree::Text(units("null")),
             Tree::Bool(yes) => Tree::Text(units(if yes { "true" } else { "false" })),
@@ -314,7 +314,7 @@ fn every_part_counts() {
     assert_eq!(KeyParts { body: b"[]", ..PARTS }.key(), None);
 }
 
-/// If this fails, what is in a cache on disk is lost: change the version in `DOMAIN` along with it.
+/// If this fails, every entry on disk becomes unreachable: change the version in `DOMAIN` with it.
 #[test]
 fn a_key_stays_what_it_is() {
     let body = br#"{"model":"a","input":["x","\u00e9"],"dimensions":256,"stream":false}"#;

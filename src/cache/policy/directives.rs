@@ -1,4 +1,4 @@
-//! What a client's headers say about the cache.
+//! The headers by which a client controls the cache.
 
 use http::HeaderMap;
 use http::header::CACHE_CONTROL;
@@ -12,18 +12,19 @@ pub struct Directives {
     pub no_cache: bool,
     /// `no-store`: neither take from the cache nor put into it.
     pub no_store: bool,
-    /// `max-age`: the oldest reply that is wanted, in seconds. One that cannot be read is 0, as for HTTP a stale reply.
+    /// `max-age`: the oldest reply that the client accepts, in seconds. A value that cannot be read is 0, as HTTP treats a stale
+    /// reply.
     pub max_age: Option<u64>,
     /// `only-if-cached`: do not ask the provider.
     pub only_if_cached: bool,
     /// `X-ChittyCan-Cache: skip`
     pub skip: bool,
-    /// `X-ChittyCan-Cache: force`: cache also what is not deterministic.
+    /// `X-ChittyCan-Cache: force`: cache requests that are not deterministic too.
     pub force: bool,
 }
 
 impl Directives {
-    /// Reads both headers. The error is a sentence for the client, whose fault it is.
+    /// Reads both headers. The error is a sentence for the client, which is at fault.
     pub fn read(headers: &HeaderMap) -> Result<Directives, String> {
         let mut all = Directives::default();
         for line in headers.get_all(CACHE_CONTROL) {
@@ -51,13 +52,14 @@ impl Directives {
             self.only_if_cached = true;
         } else if name.eq_ignore_ascii_case("max-age") {
             let age = seconds(value.unwrap_or_default());
-            // Of several the strictest counts.
+            // Of several values the strictest counts.
             self.max_age = Some(self.max_age.map_or(age, |other| other.min(age)));
         }
     }
 }
 
-/// A number of seconds, also in quotes; one too large to write down is the largest, what is no number is 0.
+/// A number of seconds, with or without quotes; one that is too large becomes the largest number, and a value that is no number
+/// 0.
 fn seconds(text: &str) -> u64 {
     let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text).trim();
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -66,7 +68,7 @@ fn seconds(text: &str) -> u64 {
     digits.parse().unwrap_or(u64::MAX)
 }
 
-/// Calls `each` with the name and value of every directive in a line. Commas and equals signs inside of quotes are text.
+/// Calls `each` with the name and value of every directive in a line. Commas and equals signs inside quotes are text.
 fn directives(line: &str, mut each: impl FnMut(&str, Option<&str>)) {
     let (mut quoted, mut escaped) = (false, false);
     for directive in line.split(|c| {

@@ -16,7 +16,7 @@ fn decided(endpoint: &Endpoint, body: &str, directives: Directives, side_effect_
     }
 }
 
-/// A chat request that is deterministic but for what is added.
+/// A chat request that is deterministic, apart from the members that are added.
 fn chat(rest: &str) -> &'static str {
     decided(&CHAT, &format!("{{\"temperature\":0,{rest}}}"), Directives::default(), &[])
 }
@@ -76,7 +76,7 @@ fn only_what_is_deterministic_is_cached() {
         (r#"{"temperature":0,"best_of":3}"#, "several_choices", "cache"),
         (r#"{"temperature":0,"best_of":"3"}"#, "several_choices", "cache"),
         (r#"{"seed":7,"n":2,"best_of":3}"#, "cache", "cache"),
-        // What `force` does not lift.
+        // Reasons that `force` does not lift.
         (r#"{"temperature":0,"store":true}"#, "store", "store"),
         (r#"{"store":true}"#, "store", "store"),
         (r#"{"seed":1,"store":false}"#, "cache", "cache"),
@@ -186,7 +186,7 @@ fn tools_with_side_effects_are_not_cached() {
             assert_eq!(decided(&CHAT, &body, Directives::default(), &["*"]), "side_effect_tool", "{body}");
         }
     }
-    // Not a name of a tool; no name at all.
+    // The first is not the name of a tool; the second has no name at all.
     for tool in [r#"{"parameters":{"name":"ab"}}"#, r#"{"name":null,"function":{"name":null}}"#, r#"{"function":"ab"}"#]
     {
         let body = format!("{{\"seed\":1,\"tools\":[{tool}]}}");

@@ -1,4 +1,4 @@
-//! What somebody asks to purge, in the words of the API: the same for operators and for clients.
+//! A request to purge, as the API reads and writes it, for operators and clients alike.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 
@@ -11,18 +11,18 @@ pub(super) const MAX_MODEL: usize = 512;
 const USAGE: &str =
     r#"Say what to purge: {"all": true}, or `tenant`, `model` and `key` (one of the last two at most)."#;
 
-/// What to purge, and whose.
+/// What to purge, and whose answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PurgeRequest {
-    /// Only what this tenant has paid for; `None`: what anyone has.
+    /// Only answers that this tenant has paid for; `None`: any tenant.
     pub(super) tenant: Option<TenantId>,
-    /// Never [`Purge::Tenant`], and with a name that can be one.
+    /// Never [`Purge::Tenant`]; a model's name is valid.
     pub(super) what: Purge,
 }
 
 impl PurgeRequest {
-    /// A purge among what `tenant` has paid for, or anyone. `None` if it can cover nothing: what belongs to two tenants, or a
-    /// model without a name.
+    /// A purge of answers that `tenant` has paid for, or any tenant. `None` if it can cover nothing: two different tenants are
+    /// named, or the name of a model is not valid.
     pub fn new(purge: &Purge, tenant: Option<&TenantId>) -> Option<Self> {
         let (what, own) = match purge {
             Purge::Tenant(own) => (Purge::All, Some(own)),
@@ -38,7 +38,7 @@ impl PurgeRequest {
     /// Reads the body of a request: `{"all": true}`, or members of `tenant`, `model` and `key`.
     ///
     /// # Errors
-    /// What is wrong with it, as a sentence.
+    /// The fault of the body, as a sentence.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         let text = body.trim_ascii();
         if text.is_empty() {
@@ -51,20 +51,20 @@ impl PurgeRequest {
         members.check()
     }
 
-    /// Whose answers; `None`: anyone's.
+    /// The tenant whose answers are purged; `None`: any tenant's.
     pub fn tenant(&self) -> Option<&TenantId> {
         self.tenant.as_ref()
     }
 
-    /// Which of them: [`Purge::All`], a model's or a key's.
+    /// Which answers are purged: [`Purge::All`], a model's or a key's.
     pub fn what(&self) -> &Purge {
         &self.what
     }
 
-    /// The same for one tenant's answers only. A client asks this way: what it names no tenant for is its own.
+    /// The request for answers of `tenant` only: a client may purge no others.
     ///
     /// # Errors
-    /// It names another tenant.
+    /// The other tenant that the request names.
     pub fn confined_to(self, tenant: &TenantId) -> Result<Self, TenantId> {
         match self.tenant {
             Some(other) if other != *tenant => Err(other),
@@ -73,7 +73,7 @@ impl PurgeRequest {
     }
 }
 
-/// As [`PurgeRequest::parse`] reads it.
+/// The form that [`PurgeRequest::parse`] reads.
 impl Serialize for PurgeRequest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
@@ -103,7 +103,7 @@ struct Members {
     key: Option<String>,
 }
 
-/// A member that is there is no `null`: a script whose variable is empty must not purge more than it meant.
+/// A member that is present must not be `null`: a script whose variable is empty must not purge more than it meant.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
@@ -138,7 +138,7 @@ impl Members {
     }
 }
 
-/// Whether a model may be called so.
+/// Checks that a model can have this name.
 fn check_model(name: &str) -> Result<(), String> {
     match name {
         "" => Err("a model has a name".into()),
@@ -148,7 +148,7 @@ fn check_model(name: &str) -> Result<(), String> {
     }
 }
 
-/// Reads a key as replies name it.
+/// Reads a key in the form that replies have it.
 fn read_key(text: &str) -> Result<Key, String> {
     text.parse().map_err(|_| "not a key: 64 hexadecimal digits".into())
 }

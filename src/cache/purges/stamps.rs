@@ -1,11 +1,11 @@
-//! Stamps in memory: who looks pays for a few maps at most, and for one comparison where nothing was purged since.
+//! Stamps in memory. A look-up costs a few maps at most, and one comparison if nothing was purged since.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::{MOST, Purge, PurgeRequest};
 use crate::{cache::Key, types::TenantId};
 
-/// When what was purged last, in milliseconds since 1970; 0 is never.
+/// When each scope was last purged, in milliseconds since 1970; 0 is never.
 #[derive(Clone, Default)]
 pub(super) struct Stamps {
     newest: u64,
@@ -13,7 +13,7 @@ pub(super) struct Stamps {
     tenants: HashMap<TenantId, Arc<Scope>>,
 }
 
-/// Stamps for what one tenant, or anyone, has paid for.
+/// Stamps for the answers that one tenant, or any tenant, has paid for.
 #[derive(Clone, Default)]
 struct Scope {
     all: u64,
@@ -22,18 +22,18 @@ struct Scope {
 }
 
 impl Stamps {
-    /// No stamp is newer.
+    /// The newest stamp of all.
     pub(super) fn newest(&self) -> u64 {
         self.newest
     }
 
-    /// The newest one that covers an answer.
+    /// The newest stamp that covers an answer.
     pub(super) fn of(&self, key: &Key, tenant: &TenantId, route: &str, served: Option<(&str, &str)>) -> u64 {
         let of = |scope: &Scope| scope.of(key, route, served);
         of(&self.any).max(self.tenants.get(tenant).map_or(0, |scope| of(scope)))
     }
 
-    /// Takes a stamp up, unless there is a newer one.
+    /// Adds a stamp, unless there is a newer one.
     pub(super) fn put(&mut self, request: &PurgeRequest, at: u64) {
         self.newest = self.newest.max(at);
         match &request.tenant {
@@ -42,7 +42,7 @@ impl Stamps {
         }
     }
 
-    /// Drops stamps that say nothing: those older than `before`, and those that a wider one covers.
+    /// Drops stamps without effect: those older than `before`, and those that a wider one covers.
     pub(super) fn forget(&mut self, before: u64) {
         if self.any.has_idle(before) {
             Arc::make_mut(&mut self.any).forget(before);
@@ -56,7 +56,7 @@ impl Stamps {
         });
     }
 
-    /// Every stamp with what it covers.
+    /// Every stamp with its request.
     pub(super) fn all(&self) -> Vec<(PurgeRequest, u64)> {
         let scopes = self.tenants.iter().map(|(tenant, scope)| (Some(tenant), scope));
         let mut all = Vec::new();
@@ -105,12 +105,12 @@ impl Scope {
         }
     }
 
-    /// How many stamps cover a model or a key only.
+    /// Number of stamps that cover one model or key only.
     fn narrow(&self) -> usize {
         self.models.len() + self.keys.len()
     }
 
-    /// Puts one stamp for all in the place of the older half.
+    /// Replaces the older half of the stamps by one that covers everything.
     fn fold(&mut self) {
         let mut stamps: Vec<u64> = self.models.values().chain(self.keys.values()).copied().collect();
         let middle = stamps.len() / 2;
@@ -118,7 +118,7 @@ impl Scope {
         self.forget(0);
     }
 
-    /// Whether it has stamps that [`Self::forget`] would drop.
+    /// Whether there are stamps that [`Self::forget`] would drop.
     fn has_idle(&self, before: u64) -> bool {
         let covered = before.max(self.all);
         (1..=before).contains(&self.all) || self.models.values().chain(self.keys.values()).any(|at| *at <= covered)

@@ -1,4 +1,4 @@
-//! Stamps as they are kept. A name that is empty stands for any.
+//! Stamps in the database. An empty name stands for any.
 
 use super::{KEPT, MOST, Purge, PurgeRequest, millis};
 use crate::{
@@ -15,7 +15,7 @@ pub(super) fn all(session: &dyn Session) -> Result<Vec<(PurgeRequest, u64)>, Sto
             (model, "") => Purge::Model(model),
             (_, key) => match key.parse() {
                 Ok(key) => Purge::Key(key),
-                // Another version's: its entries are not ours.
+                // Written by another version, whose entries this version does not read.
                 Err(_) => continue,
             },
         };
@@ -25,13 +25,13 @@ pub(super) fn all(session: &dyn Session) -> Result<Vec<(PurgeRequest, u64)>, Sto
     Ok(found)
 }
 
-/// Writes stamps into other tables than those they were read from. Those that are there and newer stay.
+/// Writes stamps into tables other than those they were read from. Newer stamps that are there stay.
 pub(super) fn keep(standings: &mut dyn Standings, stamps: &[(PurgeRequest, u64)]) -> Result<(), StoreError> {
     stamps.iter().try_for_each(|(request, at)| standings.keep_purge(&request.row(*at)))
 }
 
 impl PurgeRequest {
-    /// As it is kept.
+    /// The request as a row of the table.
     fn row(&self, at: u64) -> PurgeRow {
         let key = match &self.what {
             Purge::Key(key) => key.to_string(),
@@ -44,11 +44,11 @@ impl PurgeRequest {
         PurgeRow { tenant: self.tenant.as_ref().map_or_else(String::new, ToString::to_string), model, key, at }
     }
 
-    /// Writes the purge down; gateways that follow the store learn of it within [`crate::store::LOOK`]. Returns its stamp: `at`,
-    /// unless the same was purged later, by a clock that has been put back since.
+    /// Writes the purge to the database; gateways that follow the store learn of it within [`crate::store::LOOK`]. Returns its
+    /// stamp: `at`, unless an earlier purge of the same scope has a newer stamp, from a clock that has been put back since.
     ///
     /// # Errors
-    /// A store that cannot be written.
+    /// The store cannot be written.
     pub fn write(&self, table: &mut dyn PurgeTable, at: u64) -> Result<u64, StoreError> {
         let row = self.row(at);
         let bounds = PurgeBounds { narrow: MOST, since: unix_now().saturating_sub(millis(KEPT)) };

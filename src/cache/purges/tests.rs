@@ -93,7 +93,7 @@ fn another_process_learns_of_it_soon() {
         assert!(begun.elapsed() < Duration::from_secs(2));
         std::thread::sleep(Duration::from_millis(5));
     }
-    // The command line has no gateway at hand.
+    // The command line runs without a gateway.
     let begun = Instant::now();
     let request = PurgeRequest::new(&Purge::All, None).unwrap();
     request.write(&mut *sqlite::at(&path).connect().unwrap().0, unix_now()).unwrap();
@@ -113,7 +113,7 @@ fn without_a_database_what_is_known_goes_on_counting() {
     assert!(purges.counts(&key(1), &old));
     assert!(purges.purge(&Purge::All, None).is_err(), "nobody else learns of it");
     assert!(!purges.counts(&key(1), &old), "but here it holds");
-    // The database comes up: what was not written down stays.
+    // The database becomes reachable: purges that were not written stay in effect.
     std::fs::create_dir_all(missing.parent().unwrap()).unwrap();
     let other = PurgeRequest::new(&model("x"), None).unwrap();
     other.write(&mut *sqlite::at(&missing).connect().unwrap().0, unix_now()).unwrap();

@@ -1,4 +1,4 @@
-//! The second tier: records in foyer's blocks, written behind, read with little patience.
+//! The on-disk tier: records in foyer's blocks, written in the background, read with a short timeout.
 //!
 //! ```text
 //!            ┌────────────── lock taken, folder unusable ──────────────┐
@@ -7,9 +7,9 @@
 //!                                  ▲──────── one comes back ─────┘
 //! ```
 //!
-//! A thread of its own, the keeper, walks this drawing. foyer does not report failed writes, and its writer may stop
-//! for good after one, so the keeper writes a trial record from time to time, as long as there is something to write,
-//! and looks whether it arrives. Requests only look at what is attached.
+//! The keeper, a thread of its own, walks through these states. foyer does not report failed writes, and its writer may stop for
+//! good after one. So the keeper writes a trial record from time to time, as long as there is something to write, and checks
+//! whether it arrives. Requests only use the disk while it is attached.
 
 mod attach;
 
@@ -50,30 +50,30 @@ use crate::cache::{
 
 /// How long a request waits for the disk.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How long a start waits for it.
+/// How long a start waits for the disk.
 const OPEN_PATIENCE: Duration = Duration::from_millis(10);
-/// Reads at a time; further ones find nothing.
+/// Reads at a time; a read beyond that is a miss.
 const READS: usize = 64;
-/// After so many failed reads in a row the disk is left alone for [`REST`].
+/// After this many failed reads in a row the disk is not read for [`REST`].
 const STRIKES: u32 = 3;
 const REST: Duration = Duration::from_secs(10);
-/// How often the keeper looks after the disk.
+/// How often the keeper checks the disk.
 const PERIOD: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 5_000 });
 /// How long a trial record may take.
 const TRIAL: Duration = Duration::from_millis(if cfg!(test) { 1_000 } else { 10_000 });
-/// After so many lost trial records it is attached anew.
+/// After this many lost trial records in a row the disk is attached anew.
 const TRIALS: u32 = 3;
 
-/// What was found on disk.
+/// An entry that was found on disk.
 pub(super) struct Found {
     pub(super) entry: Arc<Entry>,
-    /// Its block goes next: whoever still wants it must write it again.
+    /// The entry's block is the next to be evicted: to be kept, the entry has to be written again.
     pub(super) leaving: bool,
 }
 
 pub(super) struct Disk {
     shared: Arc<Shared>,
-    /// Wakes the keeper, by going away, to end.
+    /// Dropping the sender wakes the keeper, which then ends.
     keeper: Mutex<Option<mpsc::Sender<()>>>,
 }
 
@@ -81,23 +81,23 @@ struct Shared {
     options: DiskOptions,
     max_entry: usize,
     attached: ArcSwapOption<Attached>,
-    /// Records that may still wait to be written, by half of their key: they must not come back once removed.
+    /// Records that may still wait to be written, by half of their key: once removed, they must not come back.
     waiting: Mutex<Waiting>,
     /// Whether the last trial record arrived.
     writable: AtomicBool,
-    /// Whether something was written since.
+    /// Whether something was written since the last trial record.
     written: AtomicBool,
     closed: AtomicBool,
     errors: AtomicU64,
     reads: Arc<Semaphore>,
     strikes: AtomicU32,
-    /// Until when it is left alone, in milliseconds since `begun`.
+    /// Until when the disk is not read, in milliseconds since `begun`.
     rests: AtomicU64,
     begun: Instant,
 }
 
 impl Disk {
-    /// Attaches it, in the background if that takes long.
+    /// Attaches the disk, in the background if that takes long.
     pub(super) fn open(options: DiskOptions, max_entry: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             options,
@@ -132,7 +132,7 @@ impl Disk {
             return None;
         }
         let disk = shared.attached.load_full()?;
-        // Held until the read ends, however late: a disk that hangs gets no more than these.
+        // Held until the read ends, however late: a disk that hangs gets no more than [`READS`] of them.
         let Ok(permit) = shared.reads.clone().try_acquire_owned() else {
             shared.errors.fetch_add(1, Ordering::Relaxed);
             return None;
@@ -157,13 +157,13 @@ impl Disk {
         }
     }
 
-    /// Queues a record; a full queue lets it go.
+    /// Queues a record; if the queue is full, the record is dropped.
     fn write(&self, key: Key, entry: Arc<Entry>) {
         if let Some(disk) = &*self.shared.attached.load() {
             self.shared.written.store(true, Ordering::Relaxed);
             if self.shared.writable.load(Ordering::Relaxed) {
                 let stored = Stored::new(key, entry);
-                // Held until it is queued: a removal comes before both or after both.
+                // The lock is held until the record is queued: a removal comes before both steps or after both.
                 let mut waiting = self.shared.waiting();
                 waiting.add(&key, &stored);
                 disk.queue(key, stored);
@@ -171,14 +171,14 @@ impl Disk {
         }
     }
 
-    /// Forgets what has this half of a key. foyer finds records by their hash, which is in that half.
+    /// Removes the records with this half of a key. foyer finds records by their hash, which is in that half.
     fn remove(&self, half: [u8; 16]) {
         let mut waiting = self.shared.waiting();
         let waits = waiting.retire(&half);
         let mut key = Key([0; 32]);
         key.0[..half.len()].copy_from_slice(&half);
         if let Some(disk) = &*self.shared.attached.load() {
-            // A removal is queued without a bound: only what is there needs one.
+            // foyer's queue of removals has no bound, so only records that may be there are removed.
             if waits || disk.storage().may_contains(&key) {
                 disk.storage().delete(&key);
             }
@@ -210,14 +210,14 @@ impl Disk {
         shared.attached.load().is_some() && shared.writable.load(Ordering::Relaxed) && !shared.is_resting()
     }
 
-    /// Ends the keeper and gives the folder free.
+    /// Ends the keeper and releases the folder.
     pub(super) fn release(&self) {
         self.shared.closed.store(true, Ordering::SeqCst);
         drop(self.keeper.lock().take());
         self.shared.attached.store(None);
     }
 
-    /// Ends the keeper, writes what is queued, and gives the folder free.
+    /// Ends the keeper, writes the queued records, and releases the folder.
     pub(super) fn close(&self, patience: Duration) {
         self.shared.closed.store(true, Ordering::SeqCst);
         drop(self.keeper.lock().take());
@@ -230,7 +230,7 @@ impl Disk {
     }
 }
 
-/// A record is written whole or not at all: it is in memory before, and small. How long it may be used is the reader's to say.
+/// A record is written whole or not at all: it is in memory already, and small. The reader decides how long it may be used.
 #[async_trait]
 impl Storage for Disk {
     async fn lookup(&'static self, key: &CacheKey, _trace: &SpanHandle) -> Result<Option<(CacheMeta, HitHandler)>> {
@@ -303,11 +303,11 @@ impl HandleMiss for Writing {
     }
 }
 
-/// Records that may still wait to be written. A record tells by itself when it is gone.
+/// Records that may still wait to be written. Its weak reference shows when a record is gone.
 #[derive(Debug, Default)]
 struct Waiting {
     records: HashMap<[u8; 16], Weak<AtomicBool>>,
-    /// How many there were after the last look for those that are written.
+    /// Number of records after the last removal of those that are written.
     after: usize,
 }
 
@@ -320,7 +320,7 @@ impl Waiting {
         self.records.insert(key.half(), stored.mark());
     }
 
-    /// Whether one waits.
+    /// Marks a record as removed. Returns whether it may still wait.
     fn retire(&mut self, half: &[u8; 16]) -> bool {
         let gone = self.records.remove(half).and_then(|gone| gone.upgrade());
         if let Some(gone) = &gone {
@@ -354,7 +354,7 @@ impl Shared {
         }
     }
 
-    /// The keeper's life. `first` learns when the first attempt is over.
+    /// The keeper's loop. `first` is dropped when the first attempt to attach is over.
     fn keep(&self, orders: &mpsc::Receiver<()>, first: mpsc::Sender<()>) {
         let mut pause = PERIOD;
         let mut last = None;
@@ -386,7 +386,7 @@ impl Shared {
                 tracing::error!("cache: the disk takes no entries; memory goes on alone");
             }
             if lost >= TRIALS {
-                // Its writer may be dead. A new one has more luck, or not: then less and less often.
+                // foyer's writer may be dead. A new one may work; if not, it is tried less and less often.
                 self.attached.store(None);
                 lost = 1;
                 pause = (pause * 2).min(PERIOD * 64);
@@ -406,7 +406,7 @@ impl Shared {
             }
             Err(refused) => {
                 let reason = refused.to_string();
-                // Said once, not at every attempt.
+                // Logged once, not at every attempt.
                 if last.as_ref() != Some(&reason) {
                     let folder = self.options.folder.display();
                     match refused {
@@ -425,10 +425,10 @@ impl Shared {
     }
 }
 
-/// What became of a trial record.
+/// The outcome of a trial record.
 enum Trial {
     Arrived,
     Lost,
-    /// The writer does not move.
+    /// The writer is stuck.
     Stuck,
 }

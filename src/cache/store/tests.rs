@@ -30,7 +30,7 @@ fn key(number: u64) -> Key {
     Key(key)
 }
 
-/// An entry of which every part tells the number.
+/// An entry whose every part shows the number.
 fn entry(number: u64, size: usize) -> Arc<Entry> {
     let body: Vec<u8> = number.to_le_bytes().into_iter().cycle().take(size).collect();
     Arc::new(Entry {
@@ -69,7 +69,7 @@ fn what_is_too_large_is_not_kept() {
     store.insert(key(1), entry(1, MIB), &Shelf::default());
     store.insert(key(2), entry(2, MIB + 1), &Shelf::default());
     assert!(store.peek(&key(1)).is_some() && store.peek(&key(2)).is_none());
-    // Nor what memory as a whole cannot hold, even if it is allowed.
+    // Nor are entries that memory as a whole cannot hold, even if they are allowed.
     let store = in_memory(MIB / 2);
     store.insert(key(1), entry(1, MIB), &Shelf::default());
     assert!(store.peek(&key(1)).is_none());
@@ -144,7 +144,7 @@ fn resident() -> usize {
     (pages[1] - pages[2]) * 4_096
 }
 
-/// In a process of its own, because its memory is measured.
+/// Runs in a process of its own, because its memory is measured.
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_stays_within_its_bound() {
@@ -157,7 +157,7 @@ fn memory_stays_within_its_bound() {
         return;
     }
     let limit = 16 * MIB;
-    // What the harness and the first use of everything cost.
+    // The cost of the harness and of the first use of everything.
     drop(in_memory(MIB));
     let before = resident();
     let store = in_memory(limit);

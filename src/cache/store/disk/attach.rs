@@ -1,4 +1,4 @@
-//! A folder in use: its lock, its blocks, and the threads that read and write them.
+//! A folder in use: its lock, its blocks, and the threads that read and write these.
 
 use std::{
     fmt, fs, io,
@@ -28,16 +28,16 @@ type Storage = foyer::Store<Key, Stored, KeyHashes, HybridCacheProperties>;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-/// How a record's names may lengthen it.
+/// The most bytes by which a record's names may lengthen it.
 const NAMES: u64 = 64 * KIB;
-/// The index in front of each run of records in a block: foyer's own.
+/// The size of foyer's index in front of each run of records in a block.
 const BLOB_INDEX: u64 = 4 * KIB;
-/// What foyer calls its files.
+/// The beginning of foyer's file names.
 const PREFIX: &str = "foyer-storage-direct-fs-";
 
 /// Why a folder is not used.
 pub(super) enum Refused {
-    /// Another process has it.
+    /// Another process uses the folder.
     Taken,
     Unusable(String),
 }
@@ -59,15 +59,15 @@ impl From<io::Error> for Refused {
 
 pub(super) struct Attached {
     hybrid: HybridCache<Key, Stored, KeyHashes>,
-    /// Present until it is dropped.
+    /// Present until `self` is dropped.
     runtime: Option<Runtime>,
     blocks: PathBuf,
-    /// Held while the folder is in use.
+    /// Locked while the folder is in use.
     _lock: fs::File,
 }
 
 impl Attached {
-    /// Takes the folder and finds out what is in it; `afresh` throws that away.
+    /// Takes the folder and recovers its records; with `afresh` they are deleted.
     pub(super) fn new(options: &DiskOptions, max_entry: usize, afresh: bool) -> Result<Self, Refused> {
         let geometry = Geometry::of(options.size, max_entry as u64)?;
         private_folder(&options.folder)?;
@@ -77,7 +77,7 @@ impl Attached {
             Err(fs::TryLockError::WouldBlock) => return Err(Refused::Taken),
             Err(fs::TryLockError::Error(error)) => return Err(error.into()),
         }
-        // A folder inside of the given one, which may be older and open to others.
+        // A folder inside the configured one, which may be older and open to others.
         let blocks = options.folder.join("v1");
         private_folder(&blocks)?;
         fs::set_permissions(&blocks, fs::Permissions::from_mode(0o700))?;
@@ -100,13 +100,13 @@ impl Attached {
         self.runtime.as_ref()
     }
 
-    /// What the blocks take, holes left out.
+    /// Bytes that the blocks take on disk, without holes.
     pub(super) fn bytes(&self) -> u64 {
         let files = fs::read_dir(&self.blocks).into_iter().flatten().flatten();
         files.filter_map(|file| file.metadata().ok()).map(|file| file.blocks() * 512).sum()
     }
 
-    /// Waits until everything queued is written; false if that takes too long.
+    /// Waits until everything queued is written; false if that fails or takes too long.
     pub(super) fn flush(&self, patience: Duration) -> bool {
         let storage = self.storage().clone();
         self.wait(patience, async move { storage.close().await.is_ok() }) == Some(true)
@@ -117,7 +117,7 @@ impl Attached {
         self.hybrid.storage_writer(key).force().insert(stored);
     }
 
-    /// Writes a record and reads it back.
+    /// Writes a trial record and reads it back.
     pub(super) fn try_out(&self, patience: Duration) -> Trial {
         let key = Key([0; 32]);
         let now = unix_now();
@@ -150,7 +150,7 @@ impl Attached {
         }
     }
 
-    /// Blocks, from whatever thread, until a task on the disk's own one is done.
+    /// Blocks, on any thread, until a task on the disk's own runtime is done; `None` if that takes too long.
     pub(super) fn wait<T: Send + 'static>(
         &self,
         patience: Duration,
@@ -165,24 +165,24 @@ impl Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Not to wait for a disk that hangs, nor to panic inside of another runtime.
+            // This neither waits for a disk that hangs, nor panics inside another runtime.
             runtime.shutdown_background();
         }
     }
 }
 
-/// How the disk is cut.
+/// How the disk is divided into blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Geometry {
-    /// Bytes of a block: a file, and what is evicted at once.
+    /// Bytes of a block: one file, and the unit of eviction.
     block: u64,
     count: u64,
-    /// Bytes of each of the two buffers that are written and filled in turn.
+    /// Bytes of each of the two buffers that are filled and written in turn.
     buffer: u64,
 }
 
 impl Geometry {
-    /// About 64 blocks, so that files are few, but none smaller than the largest entry needs.
+    /// About 64 blocks, so that there are few files, but no block smaller than the largest entry needs.
     pub(super) fn of(size: u64, max_entry: u64) -> Result<Self, Refused> {
         let record = max_entry.saturating_add(NAMES);
         let block = (size / 64).max(record.saturating_add(BLOB_INDEX)).max(MIB).next_multiple_of(MIB);
@@ -194,7 +194,7 @@ impl Geometry {
         Ok(Self { block, count, buffer: record.max(2 * MIB).next_multiple_of(4 * KIB) })
     }
 
-    /// Removes files of another geometry, or all of them.
+    /// Removes files of another geometry; with `afresh`, all files.
     fn tidy(self, blocks: &Path, afresh: bool) -> io::Result<()> {
         for file in fs::read_dir(blocks)? {
             let file = file?;
@@ -218,9 +218,9 @@ impl Geometry {
             .with_submit_queue_size_threshold(size(self.buffer)?)
             .with_indexer_shards(16)
             .with_recover_concurrency(2)
-            // foyer frees a block when it takes one, not at the start: a spare one so that it never starts without.
+            // foyer frees a block when it takes one, not at the start: a spare block, so that it never starts without one.
             .with_clean_block_threshold(2);
-        // Its memory is not used: ours is there before the disk is, and stays when it goes.
+        // foyer's memory is not used: the store's own memory exists before the disk is attached, and after it is released.
         HybridCacheBuilder::new()
             .with_name("can")
             .with_policy(HybridCachePolicy::WriteOnInsertion)
@@ -239,7 +239,7 @@ impl Geometry {
     }
 }
 
-/// Makes a folder, in one that is there: where the database cannot be, nothing of ours appears.
+/// Makes a folder inside an existing one: if the database's folder is missing, it is not created here.
 fn private_folder(path: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),

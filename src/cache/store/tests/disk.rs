@@ -1,4 +1,4 @@
-//! The second tier, on real files.
+//! The on-disk tier, on real files.
 
 use std::{
     fs,
@@ -36,7 +36,7 @@ fn load(store: &Store, key: &Key) -> Option<Arc<Entry>> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(store.load(key, ""))
 }
 
-/// Writes that many entries, slowly enough that none is dropped.
+/// Writes this many entries, slowly enough that none is dropped.
 fn fill(store: &Store, numbers: std::ops::Range<u64>, size: usize) {
     let handed_over = numbers.end;
     for number in numbers {
@@ -53,7 +53,7 @@ fn settle(store: &Store, number: u64) {
     until("a record is written", || !probe.is_waiting(&key(number)));
 }
 
-/// How many of them are found in another process's view: each exactly as it was, or not at all.
+/// How many of the entries are found in another process's view: each exactly as it was, or not at all.
 fn right_answers(store: &Store, numbers: std::ops::Range<u64>, size: usize) -> usize {
     numbers
         .filter(|number| {
@@ -100,7 +100,7 @@ fn what_was_written_survives_a_kill() {
     fill(&store, 0..100, 2_000);
     let writing = std::thread::scope(|scope| {
         let writer = scope.spawn(|| fill(&store, 100..600, 2_000));
-        // What a kill leaves is what the files hold at some moment.
+        // A kill leaves the files as they are at some moment.
         fs::create_dir(copy.path().join("v1")).unwrap();
         for block in blocks(folder.path()) {
             fs::copy(&block, copy.path().join("v1").join(block.file_name().unwrap())).unwrap();
@@ -154,7 +154,7 @@ fn damaged_files_give_right_answers_or_none() {
         let store = open(folder.path());
         let right = right_answers(&store, 0..400, 2_000);
         assert!(round > 0 || right > 0);
-        // And it goes on.
+        // The store goes on working.
         store.insert(key(1_000 + round), entry(1_000 + round, 2_000), &Shelf::default());
         store.close(Duration::from_secs(10));
     }

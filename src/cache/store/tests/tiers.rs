@@ -1,4 +1,4 @@
-//! A second implementation below memory: pingora-cache's own, and ones that misbehave.
+//! Other tiers below memory: pingora-cache's own, and ones that misbehave.
 
 use std::{any::Any, sync::Mutex};
 
@@ -38,7 +38,7 @@ async fn what_memory_has_let_go_comes_back_from_a_tier_that_is_not_ours() {
     assert_eq!(in_memory(16 * MIB).with_tier(tier).load(&key(1), "team").await, None, "the tier has removed it too");
 }
 
-/// Notes what it is given, and answers as it is told.
+/// Records what it is given, and answers as it was told.
 struct Scripted {
     answer: Answer,
     taken: Mutex<Vec<(CacheKey, CacheMeta)>>,
