@@ -1,4 +1,4 @@
-//! The composition root: configuration → snapshot → a Pingora server, its reloads and its end.
+//! The composition root: builds a snapshot from a configuration, and a Pingora server; also its reloads and its end.
 
 mod ending;
 mod front;
@@ -62,13 +62,14 @@ use crate::{
     tenants::{SharedState, TenantTable},
 };
 
-/// Long enough for a load balancer's health checks, where nobody waits at a terminal.
+/// The default lame duck time if stderr is no terminal: long enough for a load balancer's health checks.
 const LAME_DUCK: Duration = Duration::from_secs(5);
 
-/// At the end the ledger's last entries have this long to be written. What is not written then is recovered at the next start.
+/// How long the last entries of the ledger may take to be written at the end. An entry that is not written then is recovered at
+/// the next start.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
-/// Why the gateway cannot start or reload; each line names its place.
+/// Why the gateway cannot start or reload; each line names the place of its fault.
 #[derive(Debug)]
 pub struct StartError(pub Vec<String>);
 
@@ -80,53 +81,55 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Loads the configuration afresh; called on every reload.
+/// Loads the configuration anew; called on every reload.
 pub type Load = Box<dyn Fn() -> Result<Loaded, StartError> + Send>;
 
 /// A gateway that is composed but not running yet.
 pub struct Server {
     pingora: PingoraServer,
-    /// Where the client API will listen, free ports filled in.
+    /// Addresses of the client API, with ports that the system chose filled in.
     pub addresses: Vec<SocketAddr>,
-    /// Where the admin API will listen.
+    /// Address of the admin API, if there is one.
     pub admin: Option<SocketAddr>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     shared: Arc<SharedState>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
     certificates: Arc<Certificates>,
-    /// The gateway that this one takes over from.
+    /// The connection to the gateway that this one takes over from.
     before: Option<Incoming>,
     outgoing: Arc<Outgoing>,
     ending: Arc<Ending>,
 }
 
-/// What a program around the gateway adds to it. The product itself has none.
+/// What a program that embeds the gateway adds to it. The product itself adds nothing.
 #[derive(Clone, Default)]
 pub struct Plugins {
-    /// What looks at prompts and replies.
+    /// Guards, which inspect prompts and replies.
     pub guards: Guards,
     /// Authorizers, by the name of their provider.
     pub authorizers: Authorizers,
-    /// What knows credentials of clients besides the tokens, on both listeners. A reload changes nothing about them.
+    /// Authenticators for clients' credentials besides the tokens, on both listeners. A reload does not change them.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
-    /// Where budgets have their money from, and meters their part of a limit; `None` is this process alone. A reload changes
-    /// nothing about it.
+    /// Where budgets draw their money, and meters their part of a limit; `None` for this process alone. A reload does not change
+    /// it.
     pub treasury: Option<Arc<dyn Treasury>>,
 }
 
 impl Server {
-    /// Builds the first snapshot and binds nothing yet but the ports that the system is to choose.
+    /// Builds the first snapshot and binds the listeners; no connection is accepted yet.
     ///
-    /// With `upgrade`, reservations, database and listeners are taken over from the process that gets SIGQUIT; this waits for it.
+    /// With `upgrade`, reservations, database and listeners are taken over from the process that gets SIGQUIT; this call waits
+    /// for that process.
     ///
     /// # Errors
-    /// A database that another gateway owns, a gateway that does not hand over, an address in use, an unreadable certificate or price file.
+    /// A database that another gateway owns, a gateway that does not hand over, an address in use, an unreadable certificate or
+    /// price file.
     pub fn compose(config: Config, upgrade: bool) -> Result<Self, StartError> {
         Self::compose_with(config, upgrade, Plugins::default())
     }
 
-    /// The same with plugins, which a reload keeps.
+    /// Like [`Self::compose`], with plugins, which a reload keeps.
     ///
     /// # Errors
     /// As for [`Self::compose`].
@@ -170,7 +173,7 @@ impl Server {
             grace_period_seconds: Some(config.server.shutdown_grace.as_secs()),
             graceful_shutdown_timeout_seconds: Some(1),
             upstream_keepalive_pool_size: config.server.upstream_pool,
-            // Our own plan bounds the attempts, also after a reload; this is the fail-safe behind it.
+            // The gateway's own plan bounds the attempts, even after a reload; this limit is a fail-safe.
             max_retries: 255,
             ..ServerConf::default()
         };
@@ -208,7 +211,7 @@ impl Server {
                 endpoints: vec![endpoint],
                 connections: Connections::new(limits::OF_ADMIN),
                 startup: startup.clone(),
-                // It says how the gateway ends, to the end.
+                // The admin API reports on the gateway to its very end.
                 draining: watch::Sender::new(false),
             });
         }
@@ -256,25 +259,25 @@ impl Server {
         }
     }
 
-    /// Set once the client API accepts connections, cleared when it stops.
+    /// Set once all listeners accept connections, cleared when the gateway begins to end.
     pub fn ready(&self) -> Arc<AtomicBool> {
         self.ready.clone()
     }
 
-    /// The signals that end the process: SIGQUIT hands over to a successor, SIGTERM lets open requests end, SIGINT does not.
+    /// The signals that end the process: SIGQUIT hands over to a successor, SIGTERM waits for open requests, SIGINT does not.
     pub fn signals(&self) -> RunArgs {
         RunArgs { shutdown_signal: Box::new(Signals { outgoing: self.outgoing.clone(), ending: self.ending.clone() }) }
     }
 
-    /// How long a connection may be idle after a successor has the listeners: its client may believe it to be kept. Half of
-    /// the time that open requests have leaves the other half to one that comes last.
+    /// How long a connection may be idle after a successor has the listeners: its client may believe that it is kept open. At
+    /// most half of the grace period, so that the other half is left to a request that comes last.
     fn kept(&self) -> Duration {
         let config = &self.snapshot.load().config;
         config.http.keepalive.min(config.server.shutdown_grace / 2)
     }
 
-    /// Serves until a signal of `args` ends it. `on_idle` is called once, when a graceful end has begun and no request is
-    /// open any more; the binary exits there, since Pingora itself would wait for the whole grace period.
+    /// Serves until a signal of `args` ends it. `on_idle` is called once, when a graceful end has begun and no request is open
+    /// any more; the binary exits there, since Pingora itself would wait for the whole grace period.
     pub fn run(mut self, args: RunArgs, on_idle: impl FnOnce() + Send + 'static) {
         if let Some(before) = self.before.take() {
             let (snapshot, shared) = (self.snapshot.clone(), self.shared.clone());
@@ -297,12 +300,12 @@ impl Server {
                     }
                     Ok(ExecutionPhase::ShutdownGracePeriod) => break,
                     Ok(_) => {}
-                    // Lagging skips phases, never the wait for the last one.
+                    // A receiver that lags skips phases, but never misses the wait for the last one.
                     Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 }
             }
-            // Without a successor a client comes back in vain, whether its connection is kept or not.
+            // Without a successor, a client that comes back finds no listener, whether its connection was kept or not.
             ending.wait(if outgoing.has_successor() { kept } else { Duration::ZERO });
             outgoing.drained();
             last_writes(&shared);
@@ -310,12 +313,12 @@ impl Server {
         });
         let shared = self.shared.clone();
         self.pingora.run(args);
-        // An end that did not wait for open requests: SIGINT, or a grace period that was too short.
+        // For an end that did not wait for open requests: SIGINT, or a grace period that was too short.
         last_writes(&shared);
     }
 }
 
-/// Holds in the budgets of the tenants what the gateway before this one may still spend.
+/// Holds, in the budgets of the tenants, the money that the gateway before this one may still spend.
 fn inherit(snapshot: &ArcSwap<Snapshot>, shared: &SharedState, handed: &HandoverSnapshot) {
     let snapshot = snapshot.load();
     shared.ledger.inherit(handed, |tenant| Some(snapshot.tenants.of(tenant)?.account.clone()));
@@ -331,7 +334,7 @@ fn last_writes(shared: &SharedState) {
     }
 }
 
-/// Where the client API listens.
+/// The listeners of the client API.
 fn listeners(
     config: &Config,
     upgrade: bool,
@@ -394,7 +397,7 @@ fn read_authorities(file: &Path) -> Result<Arc<Authorities>, String> {
     if certificates.is_empty() {
         return Err("holds no certificate".to_owned());
     }
-    // Pingora parses them with a panic on failure; what rustls takes as an anchor parses.
+    // Pingora panics on a certificate that it cannot parse; a certificate that rustls accepts as an anchor can be parsed.
     let mut check = RootCertStore::empty();
     for certificate in &certificates {
         check.add(certificate.clone()).map_err(|e| e.to_string())?;
@@ -422,7 +425,8 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Loads and applies the configuration; a faulty one is refused and the old one stays. Returns the files to watch now.
+    /// Loads and applies the configuration; a faulty one is refused and the snapshot in force stays. Returns the files to watch
+    /// from now on.
     ///
     /// # Errors
     /// Every fault of the new configuration.
@@ -430,7 +434,7 @@ impl Reloader {
         self.apply(|_, _| None)
     }
 
-    /// The same where nobody asked for it, but a file was seen to change: what looks like an interrupted write is refused.
+    /// Like [`Self::reload`], for a file that was seen to change: a file that looks like an interrupted write is refused.
     ///
     /// # Errors
     /// Every fault of the new configuration.
@@ -476,7 +480,7 @@ impl Reloader {
         let renewal = self.certificates.read(&config).map_err(StartError)?;
         let snapshot_now = self.snapshot.load();
         let (guards, authorizers) = (snapshot_now.guards.clone(), snapshot_now.authorizers.clone());
-        // The authenticators and the treasury are with what outlives a reload.
+        // The authenticators and the treasury are kept outside the snapshot, and survive a reload.
         let plugins = Plugins { guards, authorizers, ..Plugins::default() };
         Ok((snapshot(config, &self.shared, &self.metrics, plugins)?, text, files, renewal))
     }

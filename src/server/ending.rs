@@ -1,4 +1,4 @@
-//! The end of a gateway that others still send requests to: it says that it goes before it goes.
+//! The end of a gateway that still gets requests: the gateway announces its end first.
 //!
 //! ```text
 //! SIGTERM ─▶ /readyz 503, replies say `Connection: close` ─ lame duck ─▶ listeners close ─▶ open requests end ─▶ exit
@@ -19,26 +19,26 @@ use tokio::sync::watch;
 
 use crate::{connections::Connections, telemetry::Metrics};
 
-/// After the listeners closed, the process waits this long without an open request before it exits: a connection that
-/// was accepted in the last moment has not become a request yet.
+/// After the listeners closed, the process waits this long without an open request before it exits: a connection that was
+/// accepted in the last moment may not have become a request yet.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// What has to be told and waited for at the end.
+/// What has to be informed and waited for at the end.
 pub struct Ending {
-    /// Cleared at once: no new client is to come.
+    /// Cleared at once, so that no new client comes.
     pub ready: Arc<AtomicBool>,
-    /// From now on replies are the last on their connections.
+    /// When set, each reply is the last one on its connection.
     pub draining: watch::Sender<bool>,
-    /// Those of clients.
+    /// The clients' connections.
     pub connections: Arc<Connections>,
-    /// The requests that are open.
+    /// Counts the open requests.
     pub metrics: Arc<Metrics>,
-    /// The listeners stay open for this long.
+    /// How long the listeners stay open after the announcement.
     pub lame_duck: Duration,
 }
 
 impl Ending {
-    /// Tells clients and load balancers that this gateway ends, and gives them time to notice.
+    /// Announces to clients and load balancers that this gateway ends, and gives them time to notice.
     pub async fn announce(&self) {
         self.ready.store(false, Ordering::Release);
         self.draining.send_replace(true);
@@ -48,8 +48,8 @@ impl Ending {
         }
     }
 
-    /// After the listeners closed: waits until no request is open, and none can come on a connection that clients may
-    /// believe to be kept. Those are closed after `patience`. Blocks.
+    /// To be called after the listeners closed: waits until no request is open, and none can come on a connection that clients
+    /// may believe to be kept open. Idle connections are closed after `patience`. Blocks.
     pub fn wait(&self, patience: Duration) {
         self.connections.drain(patience);
         let is_open = || self.metrics.open_requests() > 0 || !patience.is_zero() && self.connections.live() > 0;

@@ -1,4 +1,5 @@
-//! The two APIs on a connection: the Pingora proxy for clients, a router for operators. Both say when requests begin and end.
+//! The two APIs on a connection: the Pingora proxy for clients, a router for operators. Both report to the connection when
+//! requests begin and end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,19 +25,19 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Prometheus comes every minute at the latest.
+/// Timeouts of the admin API; Prometheus scrapes at least once a minute.
 const ADMIN_TIMEOUTS: Timeouts = Timeouts { header: Duration::from_secs(15), idle: Duration::from_secs(90) };
 
 /// The client API.
 pub struct ClientApi {
     proxy: Arc<HttpProxy<Gateway>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    /// For connections without TLS on which HTTP/2 may be used.
+    /// Options for connections without TLS on which HTTP/2 may be used.
     h2c: HttpServerOptions,
 }
 
 impl ClientApi {
-    /// Serves with a proxy; `snapshot` has the timeouts in force.
+    /// Serves with this proxy; `snapshot` has the timeouts in force.
     pub fn new(proxy: HttpProxy<Gateway>, snapshot: Arc<ArcSwap<Snapshot>>) -> Self {
         let mut h2c = HttpServerOptions::default();
         h2c.h2c = true;
@@ -61,7 +62,7 @@ impl Api for ClientApi {
     }
 }
 
-/// One connection that is served.
+/// One connection that is being served.
 struct Served {
     proxy: Arc<HttpProxy<Gateway>>,
     connection: Arc<Connection>,
@@ -76,11 +77,11 @@ impl HttpServerApp for Served {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         if session.is_http2() {
-            // Its header has come.
+            // In HTTP/2 the request's header has arrived by now.
             let _request = self.connection.request();
             return self.proxy.process_new_http(session, shutdown).await;
         }
-        // The gateway gets it, and says so to the connection, once the header has come.
+        // The gateway gets the connection, and tells it when the request's header has arrived.
         session.set_connection_user_context(Some(Box::new(self.connection.clone())));
         let reused = self.proxy.process_new_http(session, shutdown).await;
         if reused.is_some() {
@@ -100,7 +101,7 @@ pub struct AdminApi {
 }
 
 impl AdminApi {
-    /// Serves a router.
+    /// Serves this router.
     pub fn new(router: Router) -> Self {
         Self { router }
     }
@@ -123,7 +124,7 @@ impl Api for AdminApi {
         let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         tokio::pin!(served);
         tokio::select! {
-            // A client that breaks off is no news.
+            // A client that breaks off is not reported.
             _ = served.as_mut() => return,
             _ = draining.wait_for(|draining| *draining) => {}
         }

@@ -1,17 +1,17 @@
-//! The hand-over of an upgrade: a running gateway gives its sockets, its reservations and its database to its successor.
+//! The handover of an upgrade: a running gateway gives its sockets, its reservations and its database to its successor.
 //!
 //! ```text
 //! can serve --upgrade        listens on `server.upgrade_socket`, in a folder that only its user can enter
 //! SIGQUIT to the old one     connects; each side checks the uid of the other before a byte is exchanged
 //!   old ─▶ Hello ◀─ new      the same protocol, the same database
-//!   old ─▶ HandoverSnapshot          its budgets are frozen and the database is let go of
+//!   old ─▶ HandoverSnapshot          its budgets are frozen and the database is released
 //!   new ─▶ Ready             it owns the database, holds what the old one may still spend, and waits for the listeners
 //!   Pingora sends the listeners over a socket of its own in the same folder
-//!   old ─▶ HandoverSnapshot          its listeners are closed: no allowance any more
+//!   old ─▶ HandoverSnapshot          its listeners are closed: it needs no allowance any more
 //!   the connection ends      with the old process
 //! ```
 //!
-//! If anything fails before `Ready`, the old gateway takes its database back and goes on as if nothing had happened.
+//! If anything fails before `Ready`, the old gateway takes its database back and continues as before.
 
 use std::{
     fmt, fs,
@@ -41,31 +41,31 @@ use crate::{
     store::Store,
 };
 
-/// Both sides have to speak the same version of the protocol.
+/// The version of the protocol; both sides have to speak the same one.
 const VERSION: u32 = 1;
 
-/// A successor waits this long for the gateway that is to hand over, that is: for its SIGQUIT.
+/// How long a successor waits for the SIGQUIT that makes the running gateway hand over.
 const SIGQUIT: Duration = Duration::from_secs(30);
 
-/// After SIGQUIT the successor is awaited this long.
+/// How long the running gateway waits for a successor after SIGQUIT.
 const SUCCESSOR: Duration = Duration::from_secs(5);
 
-/// Between two looks at something that is awaited.
+/// Time between two looks at something that is awaited.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// For each step that takes no time by itself.
+/// Timeout of each step that takes no time by itself.
 const STEP: Duration = Duration::from_secs(5);
 
-/// The old gateway may write down what is settled for this long, and the successor may read what was spent.
+/// How long the old gateway may take to write settled requests, and the successor to read what was spent.
 const WORK: Duration = Duration::from_secs(60);
 
-/// The largest message that is read: more than a million open requests.
+/// The largest message that is read, in bytes: enough for more than a million open requests.
 const MAX_MESSAGE: u32 = 256 << 20;
 
-/// What Pingora's socket is called, besides the name of ours.
+/// Suffix of the name of Pingora's socket, after that of the upgrade socket.
 const LISTENERS: &str = "-listeners";
 
-/// The longest path of a Unix socket.
+/// The longest path of a Unix socket, in bytes.
 const MAX_PATH: usize = 107;
 
 /// The first message of each side.
@@ -73,24 +73,25 @@ const MAX_PATH: usize = 107;
 struct Hello {
     version: u32,
     pid: u32,
-    /// By the one name of its store; `None` while its folder is not there.
+    /// The name by which every process knows the store; `None` while its folder does not exist.
     database: Option<String>,
 }
 
-/// The successor has taken over.
+/// Message of the successor: it has taken over.
 #[derive(Debug, Serialize, Deserialize)]
 struct Ready;
 
-/// Pingora's socket, over which it sends the listeners. It makes it accessible to everybody, so it lies in the same folder.
+/// Pingora's socket, over which it sends the listeners. Pingora makes it accessible to everybody, so it is in the same private
+/// folder.
 pub fn listeners_socket(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(LISTENERS);
     path.into()
 }
 
-/// What a successor got from the gateway before it, and the connection to that.
+/// What a successor got from the gateway before it, and the connection to that gateway.
 pub struct Incoming {
-    /// What the old gateway may still spend.
+    /// The money that the old gateway may still spend.
     pub handed: HandoverSnapshot,
     stream: UnixStream,
 }
@@ -99,8 +100,7 @@ impl Incoming {
     /// Waits for the running gateway to hand over. Blocks.
     ///
     /// # Errors
-    /// A folder that is not private, or a gateway that does not come in time, belongs to another user or has another
-    /// database.
+    /// The folder is not private, or the running gateway does not come in time, belongs to another user or has another database.
     pub fn wait(socket: &Path, store: &dyn Store) -> Result<Self, String> {
         let uid = own_uid().map_err(|error| error.to_string())?;
         private_folder(socket, uid, true)?;
@@ -109,7 +109,7 @@ impl Incoming {
         if UnixStream::connect(socket).is_ok() {
             return Err(format!("server.upgrade_socket: {shown}: another upgrade is under way"));
         }
-        // Left behind by processes that are gone.
+        // Sockets left behind by processes that are gone.
         for left in [socket, &listeners_socket(socket)] {
             match fs::remove_file(left) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
@@ -118,7 +118,7 @@ impl Incoming {
         }
         let listener = UnixListener::bind(socket).map_err(at)?;
         let _remove = RemoveOnDrop(socket);
-        // Nobody else can enter the folder; the mode says so once more.
+        // Nobody else can enter the folder; the mode repeats that.
         fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(at)?;
         let mut stream = accept(&listener, socket, uid)?;
         let failed = |error: io::Error| format!("the running gateway did not hand over: {error}");
@@ -129,15 +129,15 @@ impl Incoming {
         Ok(Self { handed, stream })
     }
 
-    /// Tells the old gateway to send its listeners, once Pingora's socket is there; then passes its further snapshots on,
-    /// until the connection ends. Blocks.
+    /// Tells the old gateway to send its listeners, once Pingora's socket is there. Then passes each further snapshot of that
+    /// gateway to `inherit`, until the connection ends. Blocks.
     pub fn follow(mut self, listeners: &Path, mut inherit: impl FnMut(HandoverSnapshot)) {
         let begun = Instant::now();
         while !listeners.exists() && begun.elapsed() < STEP {
             thread::sleep(LOOK);
         }
         if let Err(error) = send(&mut self.stream, &Ready) {
-            // Pingora gives up too when it gets no listeners.
+            // Pingora gives up too if it gets no listeners.
             tracing::error!(%error, "the gateway before this one did not wait to be taken over");
             return;
         }
@@ -184,21 +184,21 @@ pub struct Outgoing {
     successor: Mutex<Option<UnixStream>>,
 }
 
-/// Why there was no hand-over; this gateway goes on.
+/// Why there was no handover; this gateway continues.
 #[derive(Debug)]
 pub enum Failure {
     /// No successor came in time.
     Nobody(PathBuf),
-    /// Something is not as it must be.
+    /// A check failed; the message says which.
     Refused(String),
-    /// What is spent and reserved cannot be told.
+    /// The ledger cannot state what is spent and reserved.
     Ledger(NoHandover),
     /// The connection to the successor failed, or the successor did.
     Io(io::Error),
 }
 
 impl Outgoing {
-    /// Nothing happens before a signal.
+    /// Does nothing until a signal comes.
     pub fn new(socket: PathBuf, ledger: Arc<Ledger>) -> Arc<Self> {
         Arc::new(Self { socket, ledger, successor: Mutex::default() })
     }
@@ -219,7 +219,7 @@ impl Outgoing {
                 Ok(())
             }
             Err(error) => {
-                // A successor that is late learns by this that it is none.
+                // The closed connection tells a late successor that it has not taken over.
                 drop(stream);
                 while let Err(error) = self.ledger.take_back(STEP) {
                     tracing::error!(%error, "the successor failed and keeps the database; nothing new is granted");
@@ -248,12 +248,12 @@ impl Outgoing {
         Err(Failure::Nobody(self.socket.clone()))
     }
 
-    /// Another gateway has taken over.
+    /// Whether another gateway has taken over.
     pub fn has_successor(&self) -> bool {
         self.successor.lock().is_some()
     }
 
-    /// The listeners are closed: no request comes any more, so the successor gets the allowance back. Blocks.
+    /// To be called when the listeners are closed: no request comes any more, so the successor gets the allowance back. Blocks.
     pub fn drained(&self) {
         let mut successor = self.successor.lock();
         let Some(stream) = &mut *successor else { return };
@@ -288,9 +288,9 @@ impl fmt::Display for Failure {
 
 /// The signals that end a gateway: SIGQUIT hands over to a successor, SIGTERM lets open requests end, SIGINT does not.
 pub struct Signals {
-    /// Hands over.
+    /// Hands over to a successor.
     pub outgoing: Arc<Outgoing>,
-    /// Ends without a successor.
+    /// Ends the gateway without a successor.
     pub ending: Arc<Ending>,
 }
 
@@ -305,7 +305,7 @@ impl ShutdownSignalWatch for Signals {
                 next(&mut quit).await;
                 let (done, outcome) = oneshot::channel();
                 let outgoing = self.outgoing.clone();
-                // Not on the runtime: its end would wait for it.
+                // Not on the runtime, which would wait for this work when it ends.
                 let spawned = thread::Builder::new().name("handover".into()).spawn(move || {
                     // Another signal may have ended the wait.
                     let _ = done.send(outgoing.hand_over());
@@ -326,7 +326,7 @@ impl ShutdownSignalWatch for Signals {
         }
         tokio::select! {
             () = self.ending.announce() => ShutdownSignal::GracefulTerminate,
-            // Whoever asks twice does not want to wait.
+            // Whoever sends the signal twice does not want to wait.
             () = next(&mut terminate) => ShutdownSignal::GracefulTerminate,
             () = next(&mut interrupt) => ShutdownSignal::FastShutdown,
         }
@@ -371,7 +371,7 @@ fn agree(other: &Hello, store: &dyn Store) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that the folder of the socket belongs to this user and lets nobody else in. `make` makes it where it is missing.
+/// Checks that the folder of the socket belongs to this user and is closed to others. With `make`, a missing folder is made.
 fn private_folder(socket: &Path, uid: u32, make: bool) -> Result<(), String> {
     let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fault = |what: String| Err(format!("server.upgrade_socket: the folder {} {what}", folder.display()));
@@ -397,7 +397,7 @@ fn private_folder(socket: &Path, uid: u32, make: bool) -> Result<(), String> {
     }
 }
 
-/// Checks whose process is at the other end.
+/// Checks which user's process is at the other end.
 fn check_peer(stream: &UnixStream, uid: u32) -> Result<(), String> {
     match stream.try_clone().and_then(peer_uid).and_then(|peer| stream.set_nonblocking(false).map(|()| peer)) {
         Ok(peer) if peer == uid => Ok(()),
@@ -406,7 +406,7 @@ fn check_peer(stream: &UnixStream, uid: u32) -> Result<(), String> {
     }
 }
 
-/// The effective user of this process, as others see it at the end of a socket.
+/// The effective user of this process, as others see it at the other end of a socket.
 fn own_uid() -> io::Result<u32> {
     let (one, _other) = UnixStream::pair()?;
     peer_uid(one)
@@ -429,7 +429,7 @@ fn send(stream: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
     stream.write_all(&text)
 }
 
-/// Reads a message; `Duration::MAX` waits for ever.
+/// Reads a message; with `Duration::MAX` it waits without a limit.
 fn read<T: DeserializeOwned>(stream: &mut UnixStream, patience: Duration) -> io::Result<T> {
     stream.set_read_timeout(Some(patience).filter(|patience| *patience != Duration::MAX))?;
     let mut length = [0; 4];

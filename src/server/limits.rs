@@ -1,25 +1,25 @@
-//! How many connections clients may have: what the process's file descriptors allow.
+//! How many connections clients may have: the most that the process's file descriptors allow.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{config, connections::Limits};
 
-/// Descriptors that are kept for the database, the cache, the admin API, and idle connections to providers.
+/// File descriptors reserved for the database, the cache, the admin API, and idle connections to providers.
 const RESERVE: u64 = 256;
 
-/// Each request in flight has a connection to a provider beside the client's.
+/// File descriptors per connection: each request in flight has a connection to a provider besides the client's.
 const DESCRIPTORS_EACH: u64 = 2;
 
-/// However few descriptors there are.
+/// The least number of connections, however few descriptors there are.
 const LEAST: u64 = 64;
 
-/// Without a setting of its own: about 12 KiB of memory for each that is idle.
+/// The most connections without a setting: each takes about 12 KiB of memory when idle.
 const MOST: u64 = 50_000;
 
-/// Connections to the admin API.
+/// Limits for connections to the admin API.
 pub const OF_ADMIN: Limits = Limits { all: 256, per_address: 192 };
 
-/// The bounds of the client API, for as many descriptors as the system lets the process have.
+/// Limits for connections to the client API, for as many descriptors as the system lets the process have.
 pub fn of_clients(settings: &config::Server) -> Limits {
     let descriptors = raise();
     let affordable = (descriptors.saturating_sub(RESERVE) / DESCRIPTORS_EACH).max(LEAST);

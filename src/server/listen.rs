@@ -24,42 +24,42 @@ use tokio::{net::TcpListener, sync::watch, time};
 use super::stream::ClientStream;
 use crate::connections::{Connection, Connections, Place, Timeouts};
 
-/// Connections that the system keeps until they are accepted; it takes less if it allows less.
+/// Connections that the system queues until they are accepted; the system may lower this number.
 const BACKLOG: i32 = 65_535;
 
-/// The longest time between two looks at how long connections take.
+/// The longest time between two sweeps for connections that take too long.
 const SWEEP: Duration = Duration::from_millis(250);
 
-/// After the process ran out of descriptors nothing is accepted for this long.
+/// How long nothing is accepted after the process ran out of descriptors.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
-/// What serves connections.
+/// An API that serves connections.
 #[async_trait]
 pub trait Api: Send + Sync + 'static {
-    /// Serves a connection to its end. `http2` where it may be used. `draining` turns true when the process begins to end.
+    /// Serves a connection to its end. `http2`: HTTP/2 may be used. `draining` turns true when the process begins to end.
     async fn serve(&self, stream: Stream, connection: Arc<Connection>, http2: bool, draining: &ShutdownWatch);
 
-    /// How long its connections may take at the moment.
+    /// The timeouts of connections that are in force now.
     fn timeouts(&self) -> Timeouts;
 }
 
-/// Where connections are accepted.
+/// An address on which connections are accepted.
 pub struct Endpoint {
     /// Address and port.
     pub address: SocketAddr,
-    /// HTTP/2 beside HTTP/1.1.
+    /// HTTP/2 may be used besides HTTP/1.1.
     pub http2: bool,
-    /// For a listener that speaks TLS.
+    /// The TLS acceptor, for a listener that speaks TLS.
     pub tls: Option<Acceptor>,
-    /// `None` where another process listens there, which is to hand its listener over.
+    /// `None` if another process listens there, which is to hand its listener over.
     listener: Option<std::net::TcpListener>,
 }
 
 impl Endpoint {
-    /// Listens on an address; port 0 takes a free one. With `upgrade` the address may be one that another gateway listens on.
+    /// Listens on an address; port 0 takes a free one. With `upgrade`, another gateway may listen on the address.
     ///
     /// # Errors
-    /// The address is in use, or none of this machine.
+    /// The address is in use, or does not belong to this machine.
     pub fn bind(address: SocketAddr, upgrade: bool) -> io::Result<Self> {
         let listener = match listen(address) {
             Ok(listener) => Some(listener),
@@ -80,7 +80,7 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Tells when all listeners accept connections.
+/// Sets the gateway ready when all listeners accept connections.
 pub struct Startup {
     missing: AtomicUsize,
     ready: Arc<AtomicBool>,
@@ -88,7 +88,7 @@ pub struct Startup {
 }
 
 impl Startup {
-    /// After as many listeners. `addresses` are told in the log.
+    /// Ready after this many listeners. `addresses` are written to the log.
     pub fn new(listeners: usize, ready: Arc<AtomicBool>, addresses: String) -> Arc<Self> {
         Arc::new(Self { missing: AtomicUsize::new(listeners), ready, addresses })
     }
@@ -103,17 +103,17 @@ impl Startup {
 
 /// An API on its listeners, as a service of Pingora's.
 pub struct Listening<A> {
-    /// In the log.
+    /// The API's name in the log.
     pub name: &'static str,
-    /// Worker threads; `None`: as many as the process's default.
+    /// Number of worker threads; `None` for the process's default.
     pub threads: Option<usize>,
     /// What serves the connections.
     pub api: Arc<A>,
-    /// Where they come from.
+    /// Where connections are accepted.
     pub endpoints: Vec<Endpoint>,
-    /// Those that are open.
+    /// The open connections.
     pub connections: Arc<Connections>,
-    /// Told of each endpoint.
+    /// Informed of each endpoint that accepts connections.
     pub startup: Arc<Startup>,
     /// Turns true when the process begins to end.
     pub draining: watch::Sender<bool>,
@@ -141,10 +141,10 @@ impl<A: Api> Service for Listening<A> {
             }
         }
         for task in accepting {
-            // It has panicked: the others go on.
+            // If a task has panicked, the others go on.
             let _ = task.await;
         }
-        // Replies are the last on their connections from now on.
+        // From now on each reply is the last one on its connection.
         self.draining.send_replace(true);
     }
 
@@ -161,7 +161,7 @@ impl<A: Api> Service for Listening<A> {
     }
 }
 
-/// The listener that was handed over, else the one of our own; the table of an upgrade to come knows it then.
+/// The listener that was handed over, or else the endpoint's own; adds it to the table for the next upgrade.
 fn open(mut endpoint: Endpoint, fds: Option<&ListenFds>) -> io::Result<(TcpListener, Endpoint)> {
     let own = endpoint.listener.take();
     let name = endpoint.address.to_string();
@@ -179,14 +179,14 @@ fn open(mut endpoint: Endpoint, fds: Option<&ListenFds>) -> io::Result<(TcpListe
     Ok((TcpListener::from_std(listener)?, endpoint))
 }
 
-/// Takes a listener over that came from another process.
+/// Takes over a listener that came from another process.
 #[expect(unsafe_code, reason = "Pingora hands descriptors over as numbers")]
 fn adopt(fd: RawFd) -> std::net::TcpListener {
     // SAFETY: Pingora received it for this address and leaves it to the one service that listens there.
     unsafe { std::net::TcpListener::from_raw_fd(fd) }
 }
 
-/// Closes connections that take too long, as long as the process lives.
+/// Closes connections that take too long, for as long as the process lives.
 async fn sweep<A: Api>(api: Arc<A>, connections: Arc<Connections>) {
     loop {
         let timeouts = api.timeouts();
@@ -216,7 +216,7 @@ impl<A: Api> Accepting<A> {
             };
             match accepted {
                 Ok((socket, peer)) => {
-                    // Where there is no room it is closed: nothing is known of it that could be answered.
+                    // If there is no room, the connection is closed: no request was read that could be answered.
                     let Ok(place) = self.connections.admit(peer.ip()) else { continue };
                     self.serve(socket, peer, place);
                 }
@@ -225,7 +225,7 @@ impl<A: Api> Accepting<A> {
                     self.connections.relieve();
                     time::sleep(EXHAUSTED).await;
                 }
-                // The client had left already.
+                // The client has left already.
                 Err(error) => tracing::debug!(%error, "a connection was not accepted"),
             }
         }
@@ -234,7 +234,7 @@ impl<A: Api> Accepting<A> {
     fn serve(&self, socket: tokio::net::TcpStream, peer: SocketAddr, place: Place) {
         let (api, endpoint, draining) = (self.api.clone(), self.endpoint.clone(), self.draining.clone());
         tokio::spawn(async move {
-            // It is closed already, where this fails.
+            // If this fails, the connection is closed already.
             let _ = socket.set_nodelay(true);
             let connection = place.connection.clone();
             let stream = ClientStream::new(socket, peer, place);
@@ -253,7 +253,7 @@ impl<A: Api> Accepting<A> {
     }
 }
 
-/// The process, or the system, has no descriptors left (EMFILE, ENFILE).
+/// True if the process, or the system, has no descriptors left (EMFILE, ENFILE).
 fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))
 }

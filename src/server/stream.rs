@@ -26,27 +26,26 @@ use crate::{
     connections::{Connection, Place},
 };
 
-/// Bytes read ahead. Requests are small, and large bodies bypass this buffer: less memory for each open stream.
+/// Size of the read buffer, in bytes. Requests are small, and large bodies bypass this buffer: less memory for each open stream.
 const READ_BUFFER: usize = 4096;
 
-/// Bytes collected before they are sent: a packet, as Pingora's own streams have it.
+/// Size of the write buffer, in bytes: one packet, as in Pingora's own streams.
 const WRITE_BUFFER: usize = 1460;
 
-/// What a client sends first that knows the server to speak HTTP/2; RFC 9113, section 3.4.
+/// The first bytes of a client that knows that the server speaks HTTP/2; RFC 9113, section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a client may go on sending the body of a request that was refused. nginx's figures (`lingering_time`,
 /// `lingering_timeout`).
 const LINGER: Duration = Duration::from_secs(30);
 
-/// How long it may be silent meanwhile.
+/// How long the client may be silent meanwhile.
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
 
-/// How much of it is read, and thrown away.
+/// The most bytes of that body that are read and discarded.
 const LINGER_BYTES: u64 = 256 << 20;
 
-/// A client's connection. It reads the end of the stream once [`Connection::is_closed`], and takes back its place when it
-/// is dropped.
+/// A client's connection. Reading returns the end of the stream once [`Connection::is_closed`]. Dropping it gives its place back.
 #[derive(Debug)]
 pub struct ClientStream {
     /// `None` after it was taken in [`Drop`].
@@ -57,11 +56,11 @@ pub struct ClientStream {
 struct Inner {
     socket: BufReader<BufWriter<TcpStream>>,
     place: Place,
-    /// Was looked at and is to be read again.
+    /// Bytes that were peeked at and are to be read again.
     ahead: Vec<u8>,
     digest: Arc<SocketDigest>,
     established: SystemTime,
-    /// The client has sent all, or nothing can be read any more.
+    /// The client has sent everything, or nothing can be read any more.
     ended: bool,
     /// Something was sent to the client.
     written: bool,
@@ -72,7 +71,7 @@ impl ClientStream {
     /// A connection that was just accepted.
     pub fn new(socket: TcpStream, peer: std::net::SocketAddr, place: Place) -> Self {
         let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
-        // Known already; it need not be asked for.
+        // The address is known already, so it need not be asked for.
         let _ = digest.peer_addr.set(Some(SocketAddr::Inet(peer)));
         let socket = BufReader::with_capacity(READ_BUFFER, BufWriter::with_capacity(WRITE_BUFFER, socket));
         let inner = Inner {
@@ -132,7 +131,7 @@ impl Inner {
             }
             Poll::Pending => {
                 self.connection().watch(cx.waker());
-                // It may have been closed just before.
+                // The connection may have been closed just before.
                 if self.connection().is_closed() {
                     self.ended = true;
                     return Poll::Ready(Ok(()));
@@ -142,8 +141,8 @@ impl Inner {
         }
     }
 
-    /// Whether the client may still be sending, so that the end of the connection would take what was sent to it with it:
-    /// bytes that nobody has read make the kernel reset it.
+    /// Whether the client may still be sending, so that closing the connection would lose what was sent to it: the kernel resets
+    /// a connection with bytes that nobody has read.
     fn would_reset(&self) -> bool {
         !self.lingering && self.written && !self.ended && self.connection().is_unread()
     }
@@ -162,7 +161,7 @@ impl Drop for ClientStream {
     }
 }
 
-/// Lets a client that is still sending read its reply: ends our side, then reads and throws away what comes.
+/// Lets a client that is still sending read its reply: closes the gateway's side for writing, then reads and discards what comes.
 async fn linger(mut stream: ClientStream) {
     let rest = async {
         AsyncWriteExt::shutdown(&mut stream).await?;
@@ -222,8 +221,7 @@ impl AsyncWrite for ClientStream {
 
 #[async_trait]
 impl Peek for ClientStream {
-    /// Looks whether the client speaks HTTP/2. Waits for no more bytes than that takes: as long as they could be the preface.
-    /// The rest of `buffer` is zero.
+    /// Checks whether the client speaks HTTP/2. Reads only as many bytes as could be the preface. The rest of `buffer` is zero.
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         let mut length = 0;
         while length < buffer.len() && PREFACE.starts_with(&buffer[..length]) {
@@ -245,7 +243,7 @@ impl Peek for ClientStream {
 #[async_trait]
 impl Shutdown for ClientStream {
     async fn shutdown(&mut self) {
-        // The client may be gone.
+        // This fails if the client is gone.
         let _ = AsyncWriteExt::shutdown(self).await;
     }
 }

@@ -1,8 +1,7 @@
-//! Certificates of the TLS listeners: read and checked as pairs, swapped on a reload, their expiry told.
+//! Certificates of the TLS listeners: read and checked as pairs, swapped on a reload, with warnings before they expire.
 //!
 //! A pair is checked as a whole before it is used: a key that belongs to another certificate is a fault of `can check`, of the
-//! start and of a reload. A reload replaces the pair for connections that are made from then on; those that are open keep
-//! what they were made with.
+//! start and of a reload. A reload replaces the pair for connections made from then on; open connections keep theirs.
 
 use std::{fmt, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
 
@@ -19,17 +18,17 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// A certificate that ends within this time is warned of.
+/// Certificates that expire within this time cause a warning.
 pub const SOON: Duration = Duration::from_secs(14 * 86_400);
 
-/// Between two looks at the certificates in force while the process runs.
+/// Time between two checks of the certificates in force while the process runs.
 const AGAIN: Duration = Duration::from_secs(86_400);
 
 /// A certificate with its chain, and the key that belongs to it.
 #[derive(Clone)]
 pub struct Pair {
     key: Arc<CertifiedKey>,
-    /// When the listener's own certificate ends; `None` where its dates cannot be read.
+    /// When the listener's own certificate expires; `None` if its dates cannot be read.
     expires: Option<Timestamp>,
 }
 
@@ -39,7 +38,7 @@ impl Pair {
     /// # Errors
     /// The member of `tls` that is at fault (`cert` or `key`), and what is wrong with it. Never the key itself.
     pub fn read(tls: &Tls) -> Result<Self, (&'static str, String)> {
-        // Pingora does the same when it builds the listener.
+        // Pingora installs the same provider when it builds the listener.
         install_default_crypto_provider();
         let chain = certificates(&tls.cert).map_err(|error| ("cert", error))?;
         let expires = chain.first().and_then(|own| not_after(own));
@@ -60,7 +59,7 @@ impl Pair {
         Ok(Self { key: Arc::new(key), expires })
     }
 
-    /// What to say about its end at a moment: it has come, or comes within [`SOON`].
+    /// A warning for this moment, if the certificate has expired or expires within [`SOON`].
     pub fn warning(&self, now: Timestamp) -> Option<String> {
         let expires = self.expires?;
         let left = expires.as_second() - now.as_second();
@@ -85,12 +84,12 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(chain)
 }
 
-/// What there is to say about the certificates of a configuration.
+/// The faults and warnings about the certificates of a configuration.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// Pairs that cannot be used.
     pub faults: Vec<Fault>,
-    /// Pairs that end soon, or have ended.
+    /// Pairs that expire soon, or have expired.
     pub warnings: Vec<Fault>,
 }
 
@@ -114,7 +113,7 @@ fn fault(index: usize, member: &str, message: String) -> Fault {
     Fault { line: None, path: format!("listen[{index}].tls.{member}"), message }
 }
 
-/// Gives a listener's connections the pair that is in force when they are made.
+/// Gives each new connection of a listener the pair in force.
 struct Resolver(ArcSwap<Pair>);
 
 impl ResolvesServerCert for Resolver {
@@ -129,9 +128,9 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// A listener that has a pair.
+/// A listener that serves a pair.
 struct Served {
-    /// As the configuration has it.
+    /// The address in the configuration.
     address: SocketAddr,
     /// The address with the port filled in.
     name: String,
@@ -155,7 +154,7 @@ impl Certificates {
     pub fn serve(&mut self, listener: &Listener, tls: &Tls, name: String) -> Result<TlsSettings, String> {
         let pair = Pair::read(tls).map_err(|(_, message)| message)?;
         let resolver = Arc::new(Resolver(ArcSwap::from_pointee(pair)));
-        // Neither path is read by Pingora once there is a resolver.
+        // Pingora does not read these two paths once there is a resolver.
         let mut settings = TlsSettings::intermediate("", "").map_err(|error| error.to_string())?;
         settings.set_cert_resolver(resolver.clone());
         if listener.http2 {
@@ -165,14 +164,14 @@ impl Certificates {
         Ok(settings)
     }
 
-    /// Reads the pairs that a configuration names for the listeners that run. Its other listeners begin with the next start, but
+    /// Reads the pairs that a configuration names for the running listeners. Its other listeners begin with the next start, but
     /// their pairs are checked too.
     ///
     /// # Errors
     /// Every pair that cannot be used.
     pub fn read(&self, config: &Config) -> Result<Renewal, Vec<String>> {
         let (mut pairs, mut faults) = (Vec::new(), Vec::new());
-        // Addresses differ, but for those that the system chooses (port 0): these are told apart by their order.
+        // Addresses differ, except those with a port that the system chooses (port 0): these are told apart by their order.
         let mut left: Vec<usize> = (0..self.served.len()).collect();
         for (index, listener) in config.listeners.iter().enumerate() {
             let Some(tls) = &listener.tls else { continue };
@@ -207,7 +206,7 @@ impl Certificates {
         }
     }
 
-    /// Tells again once a day, for a process that runs long. Nothing is started where no listener speaks TLS.
+    /// Repeats [`Self::tell`] once a day, in a thread. No thread is started if no listener speaks TLS.
     pub fn watch(self: &Arc<Self>, metrics: &Arc<Metrics>) {
         if self.served.is_empty() {
             return;
@@ -226,15 +225,15 @@ impl Certificates {
     }
 }
 
-/// When a certificate ends (RFC 5280, 4.1.2.5). It has been parsed before; what is unexpected all the same gives `None`.
+/// When a certificate expires (RFC 5280, 4.1.2.5). It was parsed before; anything unexpected still gives `None`.
 fn not_after(certificate: &[u8]) -> Option<Timestamp> {
     let mut outer = Der(certificate);
     let mut certificate = Der(outer.take(SEQUENCE)?);
     let mut fields = Der(certificate.take(SEQUENCE)?);
-    // The version, which is left out where it is 1.
+    // The version, which is left out if it is 1.
     let _ = fields.take(VERSION);
     fields.take(INTEGER)?;
-    // The algorithm of the signature and the issuer.
+    // The algorithm of the signature, and the issuer.
     fields.take(SEQUENCE)?;
     fields.take(SEQUENCE)?;
     let mut validity = Der(fields.take(SEQUENCE)?);
@@ -243,7 +242,7 @@ fn not_after(certificate: &[u8]) -> Option<Timestamp> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
     let digits = |range: std::ops::Range<usize>| text.get(range)?.parse::<i16>().ok();
     let (year, rest) = match tag {
-        // Two digits of the year: 50 to 99 are of the last century.
+        // A year of two digits: 50 to 99 are in the last century.
         UTC_TIME => (digits(0..2).map(|year| if year < 50 { 2000 + year } else { 1900 + year })?, 2),
         GENERALIZED_TIME => (digits(0..4)?, 4),
         _ => return None,
@@ -259,7 +258,7 @@ const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 
-/// DER values that follow each other (ITU-T X.690, 8.1).
+/// A sequence of DER values (ITU-T X.690, 8.1).
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
@@ -280,7 +279,7 @@ impl<'a> Der<'a> {
         Some((tag, value))
     }
 
-    /// The next value where it has this tag; else it stays.
+    /// The next value if it has this tag; otherwise nothing is read.
     fn take(&mut self, wanted: u8) -> Option<&'a [u8]> {
         let before = self.0;
         match self.next() {
@@ -318,7 +317,7 @@ mod tests {
             assert_eq!(Pair::read(&tls).ok().unwrap().expires, Some(expected));
             let whole = certificates(&tls.cert).unwrap().remove(0).to_vec();
             for end in 0..whole.len() {
-                // A panic would take the reload with it.
+                // A panic would abort the reload.
                 let _ = not_after(&whole[..end]);
             }
         }
