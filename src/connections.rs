@@ -1,4 +1,4 @@
-//! The clients' connections to one API: how many there may be, what each is doing, and which have to go.
+//! The clients' connections to one API: how many there may be, what each one is doing, and which are closed.
 //!
 //! ```text
 //! admit ─▶ Opening ──request──▶ Busy ◀──request── Header
@@ -9,10 +9,11 @@
 //!             └──────────────▶ Closed ◀──────────────┘
 //! ```
 //!
-//! Where there is no room for another one, the oldest has to go: of those that have never been served, else of the idle ones.
+//! If there is no room for another connection, the oldest ones are closed: first those that have never been served, then idle
+//! ones.
 //!
-//! A connection that serves a request is never closed from here. Nothing here is done per read or write but one look at a
-//! number: time is looked at by [`Connections::sweep`], which somebody calls a few times a second.
+//! A connection that serves a request is never closed by this module. A read or write costs one look at a number: time is checked
+//! by [`Connections::sweep`], which is to be called a few times a second.
 
 use std::{
     collections::HashMap,
@@ -29,25 +30,26 @@ use futures::task::AtomicWaker;
 use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
-/// Where there is no room, this part of the connections makes room at once: looking for the oldest takes time.
+/// If there is no room, one in this many connections is closed at once: finding the oldest takes time.
 const MADE_ROOM: usize = 64;
 
-/// Connections that one sweep closes at most, but for the end: each wakes a task, and others wait for all of them.
+/// The most connections that one sweep closes, except while the gateway ends: each wakes a task, and others wait for all of them.
 const SWEPT: usize = 256;
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// In all.
+    /// Connections in all.
     pub all: usize,
-    /// From one IPv4 address, or from one IPv6 network of 64 bits.
+    /// Connections from one IPv4 address, or from one IPv6 network of 64 bits.
     pub per_address: usize,
 }
 
 /// How long a connection may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From its first byte, or from its beginning, to the end of the header of a request; handshakes included.
+    /// From the connection's beginning, or the first byte of a further request, to the end of the request's header; includes
+    /// handshakes.
     pub header: Duration,
     /// Between two requests.
     pub idle: Duration,
@@ -56,30 +58,30 @@ pub struct Timeouts {
 /// Why there is no room for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// All serve a request.
+    /// All connections serve a request.
     Full,
-    /// All from its address do.
+    /// All connections from the address serve a request.
     Address,
 }
 
-/// Why a connection was closed from here.
+/// Why this module closed a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The header of a request did not come in time.
     Header,
-    /// No request came.
+    /// No request came in time.
     Idle,
-    /// Another one needed its place.
+    /// Another connection needed the place.
     Room,
     /// The gateway ends.
     Drained,
 }
 
 impl Cause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Self; 4] = [Self::Header, Self::Idle, Self::Room, Self::Drained];
 
-    /// As a metric has it.
+    /// The cause's label in the metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Header => "header_timeout",
@@ -94,17 +96,17 @@ impl Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Phase {
-    /// Nothing has come of it yet: the handshake of TLS, the preface of HTTP/2 or the first header is awaited.
+    /// No request has arrived yet: the TLS handshake, the HTTP/2 preface or the first header is awaited.
     Opening,
     /// The header of a further request has begun.
     Header,
-    /// It serves a request.
+    /// The connection serves a request.
     Busy,
-    /// It has served a request and waits for the next one.
+    /// The connection has served a request and waits for the next one.
     Idle,
-    /// It is closed for writing, and what the client still sends is thrown away.
+    /// The connection is closed for writing, and what the client still sends is discarded.
     Lingering,
-    /// Its owner is to drop it.
+    /// The owner of the connection is to drop it.
     Closed,
 }
 
@@ -135,15 +137,15 @@ impl State {
 /// Counts of connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Those that serve a request.
+    /// Connections that serve a request.
     pub busy: usize,
-    /// Those that wait for one, or for its end.
+    /// Connections that wait for a request, or for their end.
     pub waiting: usize,
-    /// As many as there may be.
+    /// The most connections that there may be.
     pub limit: usize,
-    /// Closed from here since the start, in the order of [`Cause::ALL`].
+    /// Connections that this module closed since the start, in the order of [`Cause::ALL`].
     pub closed: [u64; 4],
-    /// Not let in since the start: no room at all, no room for their address.
+    /// Connections that were refused since the start: no room at all, no room for their address.
     pub refused: [u64; 2],
 }
 
@@ -154,7 +156,7 @@ pub struct Connections {
     begun: Instant,
     /// Milliseconds from `begun` to the last sweep.
     now: AtomicU64,
-    /// While the gateway ends: for how many milliseconds a connection may be idle. Else the largest number.
+    /// While the gateway ends: for how many milliseconds a connection may be idle. Otherwise `u64::MAX`.
     patience: AtomicU64,
     registry: Mutex<Registry>,
     closed: [AtomicU64; 4],
@@ -164,7 +166,7 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Registry {
     open: Slab<Arc<Connection>>,
-    /// Those that are not closed.
+    /// Number of connections that are not closed.
     live: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -174,29 +176,29 @@ struct Registry {
 pub struct Connection {
     state: AtomicU64,
     requests: AtomicU32,
-    /// It speaks HTTP/2.
+    /// The connection speaks HTTP/2.
     multiplexed: AtomicBool,
-    /// It ends although the client may still be sending.
+    /// The connection ends although the client may still be sending.
     unread: AtomicBool,
     waker: AtomicWaker,
     address: IpAddr,
     all: Arc<Connections>,
 }
 
-/// A connection's place among those that there may be; given back on drop.
+/// A connection's place within the limits; given back on drop.
 #[derive(Debug)]
 pub struct Place {
-    /// What it is the place of.
+    /// The connection that has the place.
     pub connection: Arc<Connection>,
     key: usize,
 }
 
-/// A request of a connection; it ends on drop.
+/// A request on a connection; ends on drop.
 #[derive(Debug)]
 pub struct Request(Arc<Connection>);
 
 impl Connections {
-    /// Without any.
+    /// No connections yet.
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
@@ -209,11 +211,11 @@ impl Connections {
         })
     }
 
-    /// Lets a connection in; where there is no room, the oldest of those that have never been served have to go, else the oldest
-    /// idle ones.
+    /// Admits a connection. If there is no room, closes the oldest connections: those that have never been served, or else idle
+    /// ones.
     ///
     /// # Errors
-    /// All that could make room serve a request.
+    /// All connections that could make room serve a request.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refused> {
         let address = network(address);
         let mut registry = self.registry();
@@ -245,14 +247,14 @@ impl Connections {
         Ok(Place { connection, key })
     }
 
-    /// Closes some that serve no request, the oldest first, because the process has no descriptors left.
+    /// Closes some connections that serve no request, the oldest first, because the process has no descriptors left.
     pub fn relieve(&self) {
         let mut registry = self.registry();
         let live = registry.live;
         self.make_room(&mut registry, live, None);
     }
 
-    /// Closes those that took too long, the oldest first and not all at once where they are many.
+    /// Closes connections that took too long, the oldest first, and not all at once if there are many.
     pub fn sweep(&self, timeouts: Timeouts) {
         let now = self.elapsed();
         self.now.store(now, Ordering::Relaxed);
@@ -281,18 +283,18 @@ impl Connections {
         }
     }
 
-    /// From now on a connection that waits for a request for longer than this is closed.
+    /// From now on a connection that waits for a request for longer than `patience` is closed.
     pub fn drain(&self, patience: Duration) {
         self.patience.store(millis(patience), Ordering::Relaxed);
     }
 
-    /// How many there are on which a request is served or may come.
+    /// Number of connections on which a request is served or may come.
     pub fn live(&self) -> usize {
         let registry = self.registry();
         registry.open.iter().filter(|(_, c)| !matches!(c.state().phase(), Phase::Lingering | Phase::Closed)).count()
     }
 
-    /// What they are doing, and what became of others.
+    /// Counts of open connections by what they are doing, and of closed and refused ones.
     pub fn counts(&self) -> Counts {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut counts = Counts {
@@ -311,14 +313,14 @@ impl Connections {
         counts
     }
 
-    /// `None` where nothing could be closed.
+    /// Closes some of the oldest connections without a request; `None` if none could be closed.
     fn make_room(&self, registry: &mut Registry, limit: usize, from: Option<IpAddr>) -> Option<()> {
         let mut idle: Vec<_> = (registry.open.iter())
             .filter(|(_, connection)| from.is_none_or(|address| address == connection.address))
             .map(|(_, connection)| (connection.clone(), connection.state()))
             .filter(|(_, state)| !matches!(state.phase(), Phase::Busy | Phase::Closed))
             .collect();
-        // Who has been served is likely to ask again, and goes only when nobody else can.
+        // A connection that was served is likely to be used again, and is closed only if no other can be.
         let is_new = |state: &State| matches!(state.phase(), Phase::Opening | Phase::Lingering);
         if idle.iter().any(|(_, state)| is_new(state)) {
             idle.retain(|(_, state)| is_new(state));
@@ -329,7 +331,7 @@ impl Connections {
         }
         idle.select_nth_unstable_by_key(wanted - 1, |(_, state)| state.since());
         let closed = idle[..wanted].iter().filter(|(connection, state)| {
-            // One that has got a request meanwhile stays.
+            // A connection that has got a request meanwhile stays.
             self.close(registry, connection, *state, Cause::Room)
         });
         (closed.count() > 0).then_some(())
@@ -368,12 +370,12 @@ impl Registry {
 }
 
 impl Connection {
-    /// It speaks HTTP/2: what comes between requests need not be the beginning of one.
+    /// The connection speaks HTTP/2: bytes between requests need not be the beginning of one.
     pub fn set_multiplexed(&self) {
         self.multiplexed.store(true, Ordering::Relaxed);
     }
 
-    /// Something was read from it. False where it is closed: nobody is to see what was read.
+    /// Reports that bytes were read. False if the connection is closed: then the bytes must be discarded.
     pub fn bytes_came(&self) -> bool {
         match self.state().phase() {
             Phase::Closed => false,
@@ -382,12 +384,12 @@ impl Connection {
         }
     }
 
-    /// It is to be dropped.
+    /// The connection is closed, and is to be dropped.
     pub fn is_closed(&self) -> bool {
         self.state().phase() == Phase::Closed
     }
 
-    /// Wakes this task when the connection is closed. It has to look at [`Self::is_closed`] afterwards.
+    /// Wakes this task when the connection is closed. The task has to check [`Self::is_closed`] after this call.
     pub fn watch(&self, waker: &Waker) {
         self.waker.register(waker);
     }
@@ -402,30 +404,30 @@ impl Connection {
     pub fn request_ended(&self) {
         if self.requests.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.enter(Phase::Idle);
-            // Another one may have come just now.
+            // Another request may have come just now.
             if self.requests.load(Ordering::Acquire) > 0 {
                 self.enter(Phase::Busy);
             }
         }
     }
 
-    /// A request of it, to its end.
+    /// Begins a request, which ends when the returned value is dropped.
     pub fn request(self: &Arc<Self>) -> Request {
         self.request_began();
         Request(self.clone())
     }
 
-    /// The client may still be sending the body of a request that is answered.
+    /// Reports that the client may still be sending the body of a request that is answered.
     pub fn leave_unread(&self) {
         self.unread.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it ends although the client may still be sending: then the reply is lost, if the connection is closed at once.
+    /// Whether the connection ends although the client may still be sending: closing it at once would lose the reply.
     pub fn is_unread(&self) -> bool {
         self.unread.load(Ordering::Relaxed) || matches!(self.state().phase(), Phase::Opening | Phase::Header)
     }
 
-    /// Nothing is written to it any more. False where it is closed.
+    /// Reports that nothing more is written. False if the connection is closed.
     pub fn begin_to_linger(&self) -> bool {
         self.enter(Phase::Lingering)
     }
@@ -457,7 +459,7 @@ impl Drop for Request {
     }
 }
 
-/// Who has one IPv6 address usually has all of its network of 64 bits.
+/// Replaces an IPv6 address by its network of 64 bits, all of which one client usually has.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

@@ -1,5 +1,5 @@
-//! Who asks, with everything that holds for them: the tenant's rules, its meters and its budgets, and those of its
-//! ancestors and of the token.
+//! The client of a request with everything that applies to it: the tenant policy, with the tenant's meters and budgets and those
+//! of its ancestors, and the token's meter.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,33 +19,33 @@ use crate::{
     types::{TenantId, TokenId, matches},
 };
 
-/// A chain of meters that a request has to pass: its token's, its tenant's, the ancestors'.
+/// The chain of meters that a request has to pass: the token's, the tenant's, and those of the tenant's ancestors.
 pub type Meters = Arc<[Arc<Meter>]>;
 
-/// What lives as long as the process: reloads change its rules and keep its counts and answers.
+/// State that lives as long as the process: a reload changes its rules, and keeps its counts and answers.
 pub struct SharedState {
-    /// Tokens.
+    /// The tokens.
     pub directory: Arc<Directory>,
-    /// All that know a credential: the tokens, and what a program around the gateway adds.
+    /// All authenticators: the tokens, and those of a program that embeds the gateway.
     pub authenticators: Authenticators,
-    /// Money.
+    /// The ledger, which keeps reservations and spend.
     pub ledger: Arc<Ledger>,
-    /// Answers.
+    /// The completion cache.
     pub cache: Arc<Cache>,
-    /// Whose the providers' objects are.
+    /// The owners of the providers' objects.
     pub objects: Arc<Objects>,
-    /// Responses that are kept for providers that keep none.
+    /// Responses that the gateway keeps for providers that keep none.
     pub stored_responses: Arc<StoredResponses>,
-    /// Memory, and threads for long work.
+    /// The memory budget, and threads for long work.
     pub capacity: Arc<Capacity>,
-    /// What is learnt of models at providers.
+    /// Facts learnt about models at providers.
     pub deployments: Arc<Deployments>,
     tenant_meters: Mutex<HashMap<TenantId, Arc<Meter>>>,
     token_meters: Mutex<HashMap<TokenId, Arc<Meter>>>,
 }
 
 impl SharedState {
-    /// Nothing is counted yet.
+    /// State in which nothing is counted yet.
     pub fn new(
         directory: Arc<Directory>,
         authenticators: Authenticators,
@@ -72,30 +72,30 @@ impl SharedState {
     }
 }
 
-/// A tenant with all that holds for it.
+/// A tenant policy: a tenant with everything that applies to it.
 pub struct TenantPolicy {
-    /// Who pays.
+    /// The tenant, which pays.
     pub id: TenantId,
-    /// The names behind [`Self::meters`].
+    /// The tenants that [`Self::meters`] belong to.
     lineage: Vec<TenantId>,
     meters: Meters,
-    /// Its account at the ledger, with its budgets and its ancestors'.
+    /// The tenant's account at the ledger, with its budgets and those of its ancestors.
     pub account: Arc<Account>,
-    /// It or an ancestor has a budget.
+    /// The tenant or an ancestor has a budget.
     has_budget: bool,
-    /// One of them refuses.
+    /// The tenant or an ancestor has a hard budget, which refuses requests.
     pub has_hard_budget: bool,
-    /// Its headers over its ancestors'.
+    /// The tenant's headers, and those of its ancestors that it does not override.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Lists of models that all have to allow one; its own and its ancestors'.
+    /// The lists of models of the tenant and its ancestors; all of them have to allow a model.
     models: Vec<Vec<String>>,
-    /// The longest answer of clients that state no limit; its own, or its nearest ancestor's.
+    /// The limit of an answer, in tokens, for clients that state none: the tenant's own, or its nearest ancestor's.
     pub default_max_tokens: Option<u64>,
-    /// Money is limited per minute, for it or for an ancestor.
+    /// Money is limited per minute, for the tenant or an ancestor.
     limits_money: bool,
     /// Paths whose cost cannot be told are allowed.
     pub unmetered_paths: bool,
-    /// Which of the providers' objects it may see.
+    /// Which of the providers' objects the tenant may see.
     pub objects: ProviderObjects,
     /// Paths that manage a provider's account are allowed.
     pub provider_admin: bool,
@@ -106,25 +106,25 @@ pub struct TenantTable {
     config: Arc<Config>,
     shared: Arc<SharedState>,
     known: RwLock<HashMap<TenantId, Arc<TenantPolicy>>>,
-    /// Chains that begin with a token's own meter, or that of another identity.
+    /// Chains that begin with the meter of a token or another identity.
     tokens: RwLock<HashMap<TokenId, (Arc<Identity>, Meters)>>,
 }
 
-/// Who asks.
+/// The client of a request.
 #[derive(Clone)]
 pub struct Principal {
-    /// The tenant.
+    /// The policy of the client's tenant.
     pub policy: Arc<TenantPolicy>,
-    /// Whom its credential stands for; `None` for a client that presented none of ours.
+    /// The identity that the credential stands for; `None` for a client without a credential of the gateway's.
     pub identity: Option<Arc<Identity>>,
-    /// What it has to pass.
+    /// The meters that its requests have to pass.
     pub meters: Meters,
-    /// A stranger: nothing of the gateway's own keys, and of what was answered with them.
+    /// The client may not use the gateway's own keys, nor answers that were made with them.
     pub own_keys_only: bool,
 }
 
 impl TenantTable {
-    /// Takes up every tenant that the configuration names. Blocks on the ledger's file.
+    /// Makes the policy of every tenant that the configuration names. Blocks on the ledger's file.
     pub fn new(config: Arc<Config>, shared: Arc<SharedState>) -> Self {
         let all = config.tenants.values().chain(&config.other_tenants);
         let rules: Vec<_> = all.flat_map(|tenant| tenant.budgets.clone()).collect();
@@ -142,7 +142,7 @@ impl TenantTable {
         for id in tenants.config.tenants.keys() {
             tenants.of(id);
         }
-        // Tenants that the entry `*` stands for were metered before: their rules may have changed too.
+        // Tenants under the entry `*` had meters before: their rules may have changed too.
         let metered: Vec<_> = tenants.shared.tenant_meters.lock().keys().cloned().collect();
         for id in metered {
             tenants.of(&id);
@@ -150,7 +150,7 @@ impl TenantTable {
         tenants
     }
 
-    /// The tenant of this name; `None` where the configuration has none.
+    /// The policy of the tenant with this name; `None` if the configuration has none.
     pub fn of(&self, id: &TenantId) -> Option<Arc<TenantPolicy>> {
         if let Some(policy) = self.known.read().get(id) {
             return Some(policy.clone());
@@ -160,12 +160,12 @@ impl TenantTable {
         Some(known.entry(id.clone()).or_insert(policy).clone())
     }
 
-    /// The tenant of clients without a token.
+    /// The policy of the default tenant, for clients without a token.
     pub fn default_policy(&self) -> Option<Arc<TenantPolicy>> {
         self.of(&self.config.auth.default_tenant)
     }
 
-    /// A client without a token, as its tenant.
+    /// The principal for a client without a token.
     pub fn anonymous(&self) -> Option<Principal> {
         let own_keys_only = !self.config.serves_strangers(self.shared.authenticators.has_callers());
         let policy = match &self.config.auth.anonymous {
@@ -175,7 +175,7 @@ impl TenantTable {
         Some(Principal { meters: policy.meters.clone(), policy, identity: None, own_keys_only })
     }
 
-    /// The holder of a credential; `None` where its tenant is not configured.
+    /// The principal for the holder of a credential; `None` if its tenant is not configured.
     pub fn holder(&self, identity: Arc<Identity>) -> Option<Principal> {
         let policy = self.of(&identity.tenant)?;
         if rules(&identity.limits).is_empty() {
@@ -204,8 +204,8 @@ impl TenantTable {
         Some(Principal { policy, identity: Some(identity), meters, own_keys_only: false })
     }
 
-    /// Whether a tenant that has objects of its own only may see what this owner has made: a tenant what it and those below it
-    /// have made, a client without a token what such clients have made, which is anybody.
+    /// Whether a principal that sees only its own objects may see those of this owner. A tenant sees the objects of its own and
+    /// of the tenants below it; a client without a token sees those that any client without a token has made.
     pub fn may_see(&self, who: &Principal, owner: &Owner) -> bool {
         match who.identity {
             Some(_) => lineage(&self.config, &owner.tenant).contains(&who.policy.id),
@@ -260,7 +260,7 @@ impl TenantTable {
         meter
     }
 
-    /// The part of limits that is counted to here.
+    /// The part of the limits that this process counts to.
     fn share(&self, of: &str, limits: &config::Limits) -> Rules {
         let treasury = self.shared.ledger.treasury();
         rules(limits).map(|kind, limit| treasury.share(of, kind.label(), limit))
@@ -268,18 +268,18 @@ impl TenantTable {
 }
 
 impl Principal {
-    /// Whether anything bounds what it spends: then nothing may pass whose cost is not known.
+    /// Whether anything bounds the client's spend: then nothing may pass whose cost is not known.
     pub fn counts_money(&self) -> bool {
         let by_token = || self.identity.as_ref().is_some_and(|who| who.limits.usd_per_minute.is_some());
         self.policy.has_budget || self.policy.limits_money || by_token()
     }
 
-    /// Whether it may do this.
+    /// Whether the client has this scope.
     pub fn may(&self, scope: Scope) -> bool {
         self.identity.as_ref().map_or(Scopes::CLIENT, |who| who.scopes).has(scope)
     }
 
-    /// Whether it may ask for a model, under the name the client gives it or that of its route.
+    /// Whether the client may ask for a model, by the name that it uses or by that of its route.
     pub fn may_ask(&self, model: &str, route: Option<&str>) -> bool {
         let allows = |list: &Vec<String>| {
             list.is_empty()
@@ -288,22 +288,22 @@ impl Principal {
         self.policy.models.iter().all(allows) && self.identity.as_ref().is_none_or(|who| allows(&who.models))
     }
 
-    /// Whether every model is allowed.
+    /// Whether the client may ask for every model.
     pub fn may_ask_all(&self) -> bool {
         self.policy.models.is_empty() && self.identity.as_ref().is_none_or(|who| who.models.is_empty())
     }
 
-    /// It has presented no credential of ours: it may be anybody.
+    /// The client has presented no credential of the gateway's: it may be anybody.
     pub fn is_anonymous(&self) -> bool {
         self.identity.is_none()
     }
 
-    /// To whom what it makes belongs.
+    /// The owner of the objects that the client makes.
     pub fn as_owner(&self) -> Owner {
         Owner { tenant: self.policy.id.clone(), anonymous: self.is_anonymous() }
     }
 
-    /// Whose limit a meter of the chain is, in words.
+    /// The owner of a meter of the chain, in words for an error.
     pub fn owner(&self, meter: usize) -> String {
         let tokens = self.meters.len() - self.policy.meters.len();
         match self.policy.lineage.get(meter.wrapping_sub(tokens)) {
@@ -316,7 +316,7 @@ impl Principal {
     }
 }
 
-/// A tenant and its ancestors, nearest first. The configuration has refused circles.
+/// A tenant and its ancestors, nearest first. The configuration refuses circles.
 fn lineage(config: &Config, id: &TenantId) -> Vec<TenantId> {
     let mut names = vec![id.clone()];
     while let Some(parent) = config.tenant(&names[names.len() - 1]).and_then(|tenant| tenant.parent.clone()) {
