@@ -1,19 +1,20 @@
 //! One budget of bytes for all requests of the process.
 //!
-//! What is larger than [`SMALL`] is drawn before the memory is taken, and given back when the last holder of the bytes lets go
-//! of them. Three kinds of things are drawn:
+//! Memory for anything larger than [`SMALL`] is drawn from the budget before it is taken, and given back when the last holder of
+//! the bytes drops them. The budget has four parts:
 //!
 //! | part | what | most | if there is no room |
 //! |---|---|---|---|
-//! | bodies | what clients send | half of the budget; five eighths with those of up to 1 MiB | waits |
+//! | bodies | the bodies that clients send | half of the budget; five eighths with bodies of up to 1 MiB | waits |
 //! | work | trees, translated and rewritten bodies | all of it | waits |
-//! | replies | what is held until its cost is known | half of it | fails |
-//! | stored responses | what is kept for later requests | an eighth of it | something older goes, or it is not kept |
+//! | replies | replies that are held until their cost is known | half of it | fails |
+//! | stored responses | responses that are kept for later requests | an eighth of it | an older one is dropped, or the new one is
+//! not kept |
 //!
-//! No deadlock: a request may hold a body while it waits for work, but nobody waits for a body while holding anything, the
-//! holder of work waits for nothing here, and what grows (a chunked body, a held reply) never waits. Each wait has an end.
-//! Bodies can never fill the budget, so that work always gets its turn. Within one part the first who came is the first who is
-//! served; large bodies have a queue of their own, so that they do not stand before small ones.
+//! There is no deadlock: a request may hold a body while it waits for work, but none waits for a body while it holds anything,
+//! the holder of work never waits for more, and whatever grows (a chunked body, a held reply) never waits. Each wait has an end.
+//! Bodies can never fill the budget, so that work always gets its turn. Within one part, requests are served in the order in
+//! which they came; large bodies have a queue of their own, so that they do not delay small ones.
 
 use std::{
     collections::VecDeque,
@@ -28,18 +29,19 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::timeout};
 
-/// What is not larger needs no room in the budget: such pieces are bounded by the number of connections.
+/// The largest piece of memory, in bytes, that is not drawn from the budget: such pieces are bounded by the number of
+/// connections.
 pub const SMALL: usize = 64 << 10;
 
-/// Bodies above this wait in a queue of their own, and may use less.
+/// Bodies above this size, in bytes, wait in a queue of their own, and may use less.
 const LARGE: u64 = 1 << 20;
 
-/// For what the bytes are drawn.
+/// What the bytes are drawn for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// A request's body as it came.
+    /// A request's body as it arrived.
     Body,
-    /// What is made of it: trees, and bodies as providers get them.
+    /// Data that is made from a body: trees, and bodies as providers get them.
     Work,
     /// A reply that is held.
     Reply,
@@ -48,35 +50,35 @@ pub enum Part {
 }
 
 impl Part {
-    /// The parts in the order of [`Usage::used`], under the names that metrics have.
+    /// Names of the parts in the metrics, in the order of [`Usage::used`].
     pub const LABELS: [&'static str; 4] = ["bodies", "work", "replies", "stored_responses"];
 }
 
 /// Why nothing could be drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It would not fit into an empty budget; this much would.
+    /// The bytes would not fit into an empty budget; this many would.
     Never(u64),
-    /// Others hold what is left.
+    /// Other requests hold what is left.
     Full,
 }
 
-/// How a budget stands.
+/// The state of a budget.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes in all.
+    /// Size of the budget, in bytes.
     pub limit: u64,
     /// Bytes that are held, by [`Part`].
     pub used: [u64; 4],
-    /// Requests that wait at the moment.
+    /// Number of requests that wait at the moment.
     pub waiting: usize,
-    /// How many have waited so far, with or without success.
+    /// How many requests have waited so far, with or without success.
     pub waits: u64,
-    /// How many were refused so far.
+    /// How many requests were refused so far.
     pub refusals: u64,
 }
 
-/// The budget.
+/// A budget of bytes for all requests of the process.
 pub struct MemoryBudget {
     limit: AtomicU64,
     waits: AtomicU64,
@@ -97,7 +99,7 @@ struct Waiter {
     turn: oneshot::Sender<Share>,
 }
 
-/// Whose turn comes before whose: what is under way is finished first.
+/// The queues, in the order in which they are served: requests under way are finished first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Queue {
     Work,
@@ -124,7 +126,7 @@ impl Queue {
     }
 }
 
-/// The most that a part may have.
+/// The most bytes that a part may hold.
 fn most(part: Part, bytes: u64, limit: u64) -> u64 {
     match part {
         Part::Body if bytes > LARGE => limit / 2,
@@ -144,7 +146,7 @@ impl State {
 }
 
 impl MemoryBudget {
-    /// A budget of so many bytes.
+    /// A budget of `limit` bytes.
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
             limit: AtomicU64::new(limit),
@@ -154,23 +156,23 @@ impl MemoryBudget {
         })
     }
 
-    /// Bytes in all.
+    /// Size of the budget, in bytes.
     pub fn limit(&self) -> u64 {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// The most that all of a part together may have.
+    /// The most bytes that a part may hold.
     pub fn most(&self, part: Part) -> u64 {
         most(part, 0, self.limit())
     }
 
-    /// Changes the size. What is held stays held.
+    /// Changes the size. Shares that are held stay held.
     pub fn set_limit(self: &Arc<Self>, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);
         self.serve();
     }
 
-    /// How it stands.
+    /// The state of the budget.
     pub fn usage(&self) -> Usage {
         let state = self.lock();
         Usage {
@@ -182,10 +184,10 @@ impl MemoryBudget {
         }
     }
 
-    /// Draws bytes, and waits for them if others hold what is left.
+    /// Draws bytes; waits if other requests hold what is left.
     ///
     /// # Errors
-    /// They would never fit, or others held them for all of `patience`.
+    /// The bytes would never fit, or did not come free within `patience`.
     pub async fn draw(self: &Arc<Self>, part: Part, bytes: u64, patience: Duration) -> Result<Share, Refused> {
         let queue = Queue::of(part, bytes);
         let (ticket, mut turn) = {
@@ -205,7 +207,7 @@ impl MemoryBudget {
         };
         self.waits.fetch_add(1, Ordering::Relaxed);
         let served = timeout(patience, &mut turn).await;
-        // Off the queue; from here on either the share is in the channel or it never will be.
+        // The request leaves the queue; from here on, either the share is in the channel or it will never be.
         drop(ticket);
         match served {
             Ok(Ok(share)) => Ok(share),
@@ -216,7 +218,7 @@ impl MemoryBudget {
     /// Draws bytes if there is room for them now.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no room.
     pub fn try_draw(self: &Arc<Self>, part: Part, bytes: u64) -> Result<Share, Refused> {
         let limit = self.limit();
         let mut state = self.lock();
@@ -249,7 +251,7 @@ impl MemoryBudget {
         }
     }
 
-    /// Gives those who wait what has become free.
+    /// Gives bytes that have become free to those who wait.
     fn serve(self: &Arc<Self>) {
         let limit = self.limit();
         let mut served = Vec::new();
@@ -264,7 +266,7 @@ impl MemoryBudget {
         }
         drop(state);
         for (turn, share) in served {
-            // One who has left gives it back by dropping it.
+            // If the receiver has left, dropping the share gives it back.
             let _ = turn.send(share);
         }
     }
@@ -290,7 +292,7 @@ impl Drop for Ticket<'_> {
         let others = at == 0 && !queue.is_empty();
         drop(state);
         if others {
-            // A smaller one behind it may fit.
+            // A smaller request behind it may fit.
             self.budget.serve();
         }
     }
@@ -304,12 +306,12 @@ pub struct Share {
 }
 
 impl Share {
-    /// How many.
+    /// Number of bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Draws so many more, without waiting.
+    /// Draws `more` bytes, without waiting.
     ///
     /// # Errors
     /// There is no room.
@@ -322,7 +324,7 @@ impl Share {
         Ok(())
     }
 
-    /// Gives back what is beyond `bytes`.
+    /// Gives back the bytes beyond `bytes`.
     pub fn shrink_to(&mut self, bytes: u64) {
         if let Some(less) = self.bytes.checked_sub(bytes).filter(|less| *less > 0) {
             self.bytes = bytes;
@@ -330,7 +332,7 @@ impl Share {
         }
     }
 
-    /// Ties the share to the bytes that it stands for: it is given back when the last clone of them is dropped.
+    /// Ties the share to the bytes that it stands for: the share is given back when their last clone is dropped.
     pub fn hold(mut self, bytes: Bytes) -> Bytes {
         struct Held {
             bytes: Bytes,

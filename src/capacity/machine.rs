@@ -1,12 +1,12 @@
-//! How much memory the process may use: what the machine has, within the limits of its control groups.
+//! How much memory the process may use: that of the machine, within the limits of the process's control groups.
 
 use std::{fs, path::Path};
 
-/// Where neither the machine nor a control group says.
+/// Bytes that are assumed if neither the machine nor a control group states a limit.
 const ASSUMED: u64 = 2 << 30;
 
 /// Bytes of memory that this process may use: the least of the machine's memory and the limits of the process's control groups
-/// (`memory.max` of version 2, `memory.limit_in_bytes` of version 1) and of all above them. 2 GiB where nothing can be read.
+/// (`memory.max` of version 2, `memory.limit_in_bytes` of version 1) and of all groups above them. 2 GiB if nothing can be read.
 pub fn usable_memory() -> u64 {
     usable_under(Path::new("/"))
 }
@@ -19,14 +19,14 @@ fn usable_under(root: &Path) -> u64 {
     physical.into_iter().chain(limits).min().unwrap_or(ASSUMED)
 }
 
-/// `MemTotal:       16384000 kB`
+/// The bytes of a line such as `MemTotal:       16384000 kB`.
 fn physical(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// The limits of one line of `/proc/self/cgroup`: `0::/path` is version 2's, `4:memory:/path` one of version 1. Inside a
-/// container the path may be the host's, which is not there: then the mount's root is the container's own group.
+/// container the path may be the host's, which does not exist there: then the mount's root is the container's own group.
 fn limits(root: &Path, line: &str) -> Vec<u64> {
     let mut parts = line.splitn(3, ':');
     let (Some(number), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
@@ -38,7 +38,7 @@ fn limits(root: &Path, line: &str) -> Vec<u64> {
         _ => return Vec::new(),
     };
     let path = path.trim_start_matches('/');
-    // A limit of a group holds for all below it. `max`, and version 1's number beyond all memory, are no limit.
+    // A group's limit holds for all groups below it. `max`, and version 1's number beyond all memory, are no limit.
     Path::new(path)
         .ancestors()
         .filter_map(|group| fs::read_to_string(root.join(mount).join(group).join(file)).ok()?.trim().parse().ok())

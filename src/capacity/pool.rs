@@ -1,7 +1,7 @@
-//! Threads for work that takes long, so that the workers that serve connections never wait for it.
+//! Pools of threads for work that takes long, so that the workers that serve connections never wait for it.
 //!
-//! The threads have a lower priority than the others of the process, where the system has one for each thread (Linux): while
-//! they are busy a small request gets its processor first. A thread without work ends, and gives its memory back.
+//! The threads have a lower priority than the others of the process, on systems that have one for each thread (Linux): while they
+//! are busy, a small request gets its processor first. A thread without work ends, and releases its memory.
 
 use std::{
     collections::VecDeque,
@@ -26,9 +26,9 @@ const IDLE: Duration = Duration::from_secs(5);
 /// Why work was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotRun {
-    /// Others had all threads for as long as the one who asked would wait, or too many waited before it.
+    /// No thread came free in the time that the caller would wait, or too many waited already.
     Busy,
-    /// It panicked, or no thread could be started.
+    /// The work panicked, or no thread could be started.
     Failed,
 }
 
@@ -52,13 +52,13 @@ struct Shared {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
-    /// Threads that wait for a job, without those that have been called for one.
+    /// Threads that wait for a job, without those that were given one already.
     idle: usize,
 }
 
 impl Pool {
-    /// So many threads, which are started when there is work, and so many who may wait for one. The threads are by `nice` nicer
-    /// than those that serve connections (`nice(2)`).
+    /// A pool of at most `threads` threads, started when there is work, and at most `queue` callers that wait for one. The
+    /// threads' nice value (`nice(2)`) is `nice` higher than that of those that serve connections.
     pub fn new(name: &'static str, threads: usize, queue: usize, nice: i32) -> Self {
         Self {
             places: Arc::new(Semaphore::new(threads)),
@@ -68,11 +68,11 @@ impl Pool {
         }
     }
 
-    /// Runs `work` on a thread of the pool, in its turn. What nobody waits for any more when its turn comes is not begun; what
-    /// has begun is finished.
+    /// Runs `work` on a thread of the pool, in its turn. Work whose caller has left before its turn is not begun; work that has
+    /// begun is finished.
     ///
     /// # Errors
-    /// Its turn did not come within `patience`, or the queue is full; or it panicked.
+    /// The turn did not come within `patience`, or the queue is full; or the work panicked.
     pub async fn run<T: Send + 'static>(
         &self,
         patience: Duration,
@@ -94,10 +94,10 @@ impl Pool {
         self.on_thread(place, work).await
     }
 
-    /// The same for work that has to be done: it waits for as long as it takes.
+    /// Like [`Self::run`], for work that has to be done: waits for as long as it takes.
     ///
     /// # Errors
-    /// It panicked.
+    /// The work panicked.
     pub async fn run_surely<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, NotRun> {
         let place = self.places.clone().acquire_owned().await.map_err(|_| NotRun::Failed)?;
         self.on_thread(place, work).await
@@ -110,7 +110,7 @@ impl Pool {
     ) -> Result<T, NotRun> {
         let (sender, outcome) = oneshot::channel();
         let job = move || {
-            // A panic drops the sender, which tells the one who waits, and the place.
+            // A panic drops the sender, which informs the caller, and the place.
             let done = work();
             drop(place);
             let _ = sender.send(done);
@@ -121,7 +121,7 @@ impl Pool {
 }
 
 impl Shared {
-    /// Gives a job to a thread that waits, or to a new one. There are never more jobs than places, so none waits for long.
+    /// Gives a job to an idle thread, or to a new one. There are never more jobs than places, so no job waits for long.
     fn take(self: Arc<Self>, job: Job) -> std::io::Result<()> {
         let mut state = self.lock();
         if state.idle > 0 {
@@ -140,7 +140,7 @@ impl Shared {
         yield_to_others(self.nice);
         let mut job = first;
         loop {
-            // The default hook has written what there is to say of a panic; the thread goes on.
+            // The default hook has logged the panic; the thread goes on.
             let _ = catch_unwind(AssertUnwindSafe(job));
             let mut state = self.lock();
             state.idle += 1;
@@ -163,7 +163,7 @@ impl Shared {
     }
 }
 
-/// Lowers the priority of the current thread. What fails here only makes it as important as all others.
+/// Lowers the priority of the current thread. If this fails, the thread only has the same priority as the others.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 fn yield_to_others(nice: i32) {
@@ -173,11 +173,11 @@ fn yield_to_others(nice: i32) {
     }
 }
 
-/// Elsewhere a priority is the whole process's.
+/// On other systems a priority applies to the whole process.
 #[cfg(not(target_os = "linux"))]
 fn yield_to_others(_: i32) {}
 
-/// Counts one who waits, until it is dropped.
+/// Counts a caller that waits, until it is dropped.
 struct Waiting<'a> {
     count: &'a AtomicUsize,
     before: usize,
@@ -235,7 +235,7 @@ mod tests {
             begins.await.unwrap();
             ends.push(end);
         }
-        // The third waits as long as it wants to.
+        // The third caller waits without a limit.
         assert_eq!(pool.run(Duration::from_millis(10), || ()).await, Err(NotRun::Busy));
         let waiting = tokio::spawn({
             let pool = pool.clone();

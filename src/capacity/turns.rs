@@ -1,15 +1,15 @@
-//! Turns: who moves many bytes at once lets others have their turn.
+//! Turns: a task that moves many bytes at once yields to others in between.
 
-/// So many bytes are moved in one turn.
+/// Bytes that a task moves in one turn.
 const TURN: usize = 256 << 10;
 
-/// Bytes that a task has moved since others last had their turn. Where both ends are as fast as we are it would keep its thread to
-/// itself: tokio makes a task yield only after 128 reads, which are 8 MB.
+/// Counts the bytes that a task has moved since it last yielded. If both ends are as fast as the gateway, the task would keep its
+/// thread to itself: tokio makes a task yield only after 128 reads, which are 8 MB.
 #[derive(Debug, Default)]
 pub struct Turns(usize);
 
 impl Turns {
-    /// So many bytes were moved; waits for the others where that makes a turn.
+    /// Reports bytes that were moved; yields to other tasks if that completes a turn.
     pub async fn took(&mut self, bytes: usize) {
         self.0 += bytes;
         if self.0 >= TURN {

@@ -69,7 +69,7 @@ async fn the_first_who_came_is_served_first_and_one_who_leaves_loses_its_place()
             tokio::task::yield_now().await;
         }
     }
-    // The one that would fill all the room leaves: those behind it no longer wait for it.
+    // The request that would fill all the room leaves: those behind it no longer wait for it.
     tasks.remove(1).abort();
     while budget.usage().waiting == 4 {
         tokio::task::yield_now().await;
