@@ -4,7 +4,7 @@
 //! body ─▶ policy: may it be cached? ─▶ key ─▶ store: memory ─▶ disk ──▶ Found (fresh | expired | purged)
 //!                                       │ nothing there
 //!                                       ▼
-//!                                    flight: Lead (asks the provider, and writes) | Follow (reads along)
+//!                                    flight: Lead (asks the provider, and writes) | Follow (reads the reply too)
 //! ```
 //!
 //! | file | what it knows |

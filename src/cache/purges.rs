@@ -54,7 +54,7 @@ pub struct Purges {
 impl Purges {
     /// Reads the table of purges, and follows it in a thread that ends when this value is dropped: a purge by another process
     /// takes effect here within [`crate::store::LOOK`]. While the file cannot be read, the known purges stay in effect; they are
-    /// written into a file that replaces one that was deleted or replaced.
+    /// written into the new file if the old one is deleted or replaced.
     pub fn follow(store: Arc<dyn Store>) -> Arc<Self> {
         let stamps = Arc::new(ArcSwap::from_pointee(Stamps::default()));
         let known = stamps.clone();

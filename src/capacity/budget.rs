@@ -8,8 +8,7 @@
 //! | bodies | the bodies that clients send | half of the budget; five eighths with bodies of up to 1 MiB | waits |
 //! | work | trees, translated and rewritten bodies | all of it | waits |
 //! | replies | replies that are held until their cost is known | half of it | fails |
-//! | stored responses | responses that are kept for later requests | an eighth of it | an older one is dropped, or the new one is
-//! not kept |
+//! | stored responses | responses kept for later requests | an eighth of it | an old one is dropped, or the new one is not kept |
 //!
 //! There is no deadlock: a request may hold a body while it waits for work, but none waits for a body while it holds anything,
 //! the holder of work never waits for more, and whatever grows (a chunked body, a held reply) never waits. Each wait has an end.

@@ -183,7 +183,7 @@ fn held(share: Option<Share>, body: Bytes) -> Bytes {
     }
 }
 
-/// Moves a body that did not say how long it is into a larger buffer. It does not wait for room: others may wait for what it
+/// Moves a body without a stated length into a larger buffer. Does not wait for room: others may wait for the room that this body
 /// holds.
 fn make_room(
     whole: &mut BytesMut,
