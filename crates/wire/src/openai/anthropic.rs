@@ -24,19 +24,19 @@ struct Inner<'a> {
     more: BTreeMap<&'a str, &'a Value>,
 }
 
-/// The body of an error reply with this status. `more` is one more member of the `error` object.
+/// The body of an error reply with this HTTP status. `more` is one additional member of the `error` object.
 pub fn error_body(status: u16, error: &ErrorBody, request_id: Option<&str>, more: Option<(&str, &Value)>) -> Bytes {
     to_json(kind_of_status(status), error, request_id, more)
 }
 
-/// Whether a body is an error in this shape already.
+/// Whether a body is already an error in Anthropic's shape.
 pub fn is_anthropic_error(body: &[u8]) -> bool {
     serde_json::from_slice::<Value>(body).is_ok_and(|value| {
         value["type"] == "error" && value["error"]["type"].is_string() && value["error"]["message"].is_string()
     })
 }
 
-/// The event that ends a broken stream.
+/// The `error` event that ends a broken stream.
 pub fn error_event(error: &ErrorBody) -> Bytes {
     let mut event = b"event: error\ndata: ".to_vec();
     event.extend_from_slice(&to_json(kind_of(error), error, None, None));
@@ -46,7 +46,7 @@ pub fn error_event(error: &ErrorBody) -> Bytes {
 
 fn to_json(kind: &str, error: &ErrorBody, request_id: Option<&str>, more: Option<(&str, &Value)>) -> Bytes {
     let message = match &error.param {
-        // Anthropic's errors have no `param`; its messages begin with the path instead.
+        // Anthropic's errors have no `param`; their messages begin with the path instead.
         Some(param) if !error.message.contains(param.as_str()) => format!("{param}: {}", error.message),
         _ => error.message.clone(),
     };
@@ -72,7 +72,7 @@ fn kind_of_status(status: u16) -> &'static str {
     }
 }
 
-/// The same for an error within a stream, which has no status: by its code, then by its type.
+/// Anthropic's word for an error within a stream, which has no status: chosen by the error's code, then by its type.
 fn kind_of(error: &ErrorBody) -> &'static str {
     let word = |word: &str| match word {
         "insufficient_quota" | "budget_exceeded" | "billing_error" => Some("billing_error"),

@@ -1,12 +1,13 @@
-//! How much a request can make a provider count at most, so that a budget can reserve it before the call.
+//! Upper bounds of what a request can make a provider count, so that a budget can reserve that much before the call.
 //!
 //! A token of any byte-pair encoding is at least one byte, and a text is never longer than the JSON that spells it. So a
-//! prompt has at most as many tokens as the body has bytes, but for images, the provider's own template, and what
-//! the provider fetches itself. To find those, one pass visits every string of the body and looks at the keys we know.
+//! prompt has at most as many tokens as the body has bytes, except for images, the provider's own template, and what
+//! the provider fetches itself. To find these exceptions, one pass visits every string of the body and looks for known keys.
 //! Keys and values with escapes are decoded first, so that no spelling slips through; what looks like a key inside a
 //! text does not count, because its quotes are escaped.
 //!
-//! A tokenizer that first expands characters (NFKC writes U+FDFA as eighteen) is beyond the rule; no chat model's does.
+//! The rule does not hold for a tokenizer that first expands characters (NFKC writes U+FDFA as eighteen); no chat model's
+//! tokenizer does so.
 
 use std::borrow::Cow;
 
@@ -18,66 +19,68 @@ use super::locate::{Depths, skip_space, value_end};
 use super::members::{elements, walk};
 use super::peek::{Field, Peek};
 
-/// Prompt tokens that one image can cost. The dearest known is gpt-4o-mini in high detail: 2833 and 5667 for each of at
-/// most 8 tiles, 48 169 in all (OpenAI's guide to images and vision).
+/// Most prompt tokens that one image can cost. The highest known cost is gpt-4o-mini's in high detail: 2833 and 5667 for each
+/// of at most 8 tiles, 48 169 in all (OpenAI's guide to images and vision).
 pub const IMAGE_TOKENS: u64 = 50_000;
 
-/// Prompt tokens that a provider's chat template can add to a request, unseen: gpt-oss starts with a system message of
-/// about 70, Claude with up to 530 when there are tools (Anthropic's guide to tool use). Counts for chat completions and
-/// the Responses API.
+/// Most prompt tokens that a provider's chat template can add to a request without showing them: gpt-oss starts with a system
+/// message of about 70, Claude with up to 530 when there are tools (Anthropic's guide to tool use). Counts for chat completions
+/// and the Responses API.
 pub const TEMPLATE_TOKENS: u64 = 1_024;
 
 /// Prompt tokens of a usual image: one of 1024 × 1024 in gpt-4o's high detail.
 pub const IMAGE_ESTIMATE: u64 = 765;
 
-/// Bytes of the longest key that may be taken for one of ours in another spelling.
+/// Length in bytes of the longest key that may be another spelling of a known key.
 const LONGEST_TWIN: usize = 48;
 
-/// What legacy completions generate when the client does not say (OpenAI's API reference).
+/// Output tokens of a legacy completion when the client sets no `max_tokens` (OpenAI's API reference).
 const COMPLETIONS_MAX_TOKENS: u64 = 16;
 
-/// Bounds of what a request can make a provider count.
+/// Upper bounds of what a request can make a provider count, and what makes a bound uncertain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// No provider counts more prompt tokens than this, unless [`Self::unbounded_prompt`]: the body's bytes,
+    /// No provider counts more prompt tokens than this, unless [`Self::unbounded_prompt`] is set: the body's bytes,
     /// [`IMAGE_TOKENS`] for each image, and [`TEMPLATE_TOKENS`]. It may exceed the model's longest prompt.
     pub prompt_tokens: u64,
     /// The provider adds what the body does not show: an earlier response, a conversation, a stored prompt or item, a
     /// file, sound or film, what a hosted tool or a search finds. Only the model's longest prompt is a bound then.
     pub unbounded_prompt: bool,
-    /// The same, but for the tools that `tools` names: what these add is known by what the reply tells of their calls.
+    /// Like [`Self::unbounded_prompt`], but disregarding the tools in `tools`: what these add is known from the calls that the
+    /// reply reports.
     pub unbounded_besides_tools: bool,
     /// Images in the prompt, at most.
     pub images: u64,
     /// Answers that are generated: `n`, or `best_of` when that is more, for each prompt of a legacy completion.
     pub choices: u64,
-    /// Output tokens of each answer, as the client limits them; `None` when it does not. The larger of two limits. A
+    /// Most output tokens of each answer, as the client limits them; `None` without a limit. The larger of two limits. A
     /// prediction is added, because OpenAI counts its rejected tokens as output. 0 for embeddings and moderations.
     pub max_output_tokens: Option<u64>,
-    /// Tokens of the prediction in it, at most.
+    /// Most tokens of the prediction, which [`Self::max_output_tokens`] includes.
     pub prediction: u64,
-    /// Something else than text may be generated: sound, images.
+    /// Something other than text may be generated: sound, images.
     pub media: bool,
     /// [`Self::max_output_tokens`] is OpenAI's default, which the client did not state; other vendors may have another.
     pub assumed_output: bool,
     /// The answer is made later and fetched with another request (Responses, `background`).
     pub background: bool,
-    /// Other models may answer than the one that is asked for (OpenRouter's `models`, Anthropic's `fallbacks`).
+    /// Models other than the requested one may answer (OpenRouter's `models`, Anthropic's `fallbacks`).
     pub fallbacks: bool,
     /// The answer costs more than the model's price says (Anthropic's `speed`, `inference_geo`).
     pub surcharge: bool,
-    /// The provider shortens the conversation on its way, and reads and writes it once more for that (Anthropic's and OpenAI's
+    /// The provider may shorten the conversation, which costs a further reading and writing of it (Anthropic's and OpenAI's
     /// `context_management`).
     pub compacts: bool,
-    /// The provider may run tools of its own, or something looks like it: [`super::Hosted::read`] knows.
+    /// The provider may run tools of its own, or the body looks like it: [`super::Hosted::read`] tells which.
     pub hosted: bool,
-    /// Likely prompt tokens, for rate limits: a quarter of the body's bytes without images, and 765 for each of these.
+    /// Likely prompt tokens, for rate limits: a quarter of the body's bytes without images, and [`IMAGE_ESTIMATE`] for each
+    /// image.
     pub estimate_tokens: u64,
 }
 
 impl Bound {
     /// The bounds of the request that `peek` was parsed from. For a body that is not valid JSON, which [`Peek::parse`]
-    /// refuses, the answer means nothing but is safe: the prompt is unbounded.
+    /// refuses, the numbers mean nothing, but the result is safe: the prompt is unbounded.
     pub fn of(endpoint: &Endpoint, body: &[u8], peek: &Peek) -> Bound {
         let bytes = body.len() as u64;
         let scan = Scan::of(endpoint, body, peek);
@@ -94,7 +97,7 @@ impl Bound {
                 (0, n.max(best_of).saturating_mul(prompts), max_tokens.or(Some(COMPLETIONS_MAX_TOKENS)))
             }
             Endpoint::Responses => (TEMPLATE_TOKENS, n, limit(peek.max_output_tokens)),
-            // Anthropic knows one answer and one limit.
+            // Anthropic's API has one answer and one limit.
             Endpoint::Messages => (TEMPLATE_TOKENS, 1, max_tokens),
             _ => (TEMPLATE_TOKENS, n, max_tokens.max(max_completion_tokens)),
         };
@@ -120,17 +123,17 @@ impl Bound {
     }
 }
 
-/// What one pass over the body's strings found. `tools` is read apart: its schemas may name properties like our keys, and
-/// only there a `type` names a tool.
+/// What one pass over the body's strings found. `tools` is read separately: its schemas may have properties named like known
+/// keys, and only inside `tools` does a `type` name a tool.
 #[derive(Debug, Default)]
 struct Scan {
     unbounded: bool,
-    /// `tools` has one that the provider may run.
+    /// `tools` has an entry that the provider may run.
     tools: bool,
     prediction: bool,
-    /// Something else than text is asked for.
+    /// Something other than text is asked for.
     media: bool,
-    /// An image has a key, a part's type, or both; so the larger number of each kind counts.
+    /// An image has a key, a part's type, or both; so of each kind the larger of the two counts is used.
     image_urls: u64,
     image_url_parts: u64,
     image_keys: u64,
@@ -147,7 +150,7 @@ struct Scan {
     hosted: bool,
 }
 
-/// The keys we know.
+/// The keys that matter for a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key {
     Other,
@@ -157,21 +160,21 @@ enum Key {
     Image,
     Url,
     Data,
-    /// Whatever it names is not in the body, or is more than the body shows.
+    /// Names something that is not in the body, or that is more than the body shows.
     Outside,
-    /// The same, but only in the top-level object: vendors' own names for a search.
+    /// Like [`Self::Outside`], but only in the top-level object: vendors' own names for a search.
     Search,
-    /// The same, but only in the top-level object of a Responses request.
+    /// Like [`Self::Outside`], but only in the top-level object of a Responses request.
     Stored,
     /// An earlier answer's sound, when it stands in a message.
     Audio,
     Prediction,
-    /// What is to be generated, in the top-level object.
+    /// Names the media to be generated, in the top-level object.
     Modalities,
-    /// Counts at the top only, like the next.
+    /// Counts in the top-level object only, as [`Self::Models`] does.
     Background,
     Models,
-    /// Makes the answer dearer than its model's price, in the top-level object.
+    /// Makes the answer cost more than its model's price, in the top-level object.
     Surcharge,
     /// May have the conversation shortened, in the top-level object.
     ContextManagement,
@@ -211,9 +214,9 @@ impl Key {
             }
             b"enterprise_web_search" => Self::Tool,
             b"extra_body" | b"google" => Self::Tool,
-            // In every request, and none of these in any spelling.
+            // Frequent keys that are no other spelling of a known key.
             b"role" | b"content" | b"text" | b"model" | b"messages" | b"input" | b"stream" => Self::Other,
-            // Other readers may take it for one of these.
+            // Another reader may take such a key for one of the known ones.
             _ if key.len() <= LONGEST_TWIN
                 && key.iter().any(|byte| !matches!(byte, b'a'..=b'z' | b'_' | b'0'..=b'9')) =>
             {
@@ -223,7 +226,7 @@ impl Key {
         }
     }
 
-    /// A key that is not written as we know it, as a reader that ignores case and separators takes it.
+    /// A key in another spelling, as a reader that ignores case and separators understands it.
     fn of_folded(key: &[u8]) -> Self {
         match std::str::from_utf8(key).ok().and_then(fold).as_deref() {
             Some("type") => Self::Type,
@@ -239,7 +242,7 @@ impl Key {
                 Self::Tool
             }
             Some("enterprisewebsearch") => Self::Tool,
-            // The others count in the top-level object only, where the peek refuses such a spelling.
+            // The other keys count in the top-level object only, where the peek refuses such a spelling.
             _ => Self::Other,
         }
     }
@@ -277,7 +280,7 @@ impl Scan {
                     }
                     _ => (),
                 }
-                // A translation makes a document of it, which has as many tokens as it has pages.
+                // A translation makes a document of such a URL; the number of its tokens depends on its pages.
                 let names_pdf = |text: &[u8]| text.windows(4).any(|end| end.eq_ignore_ascii_case(b".pdf"));
                 if matches!(key, Key::Url | Key::ImageUrl)
                     && (inside.starts_with(b"data:application/") || !inside.starts_with(b"data:") && names_pdf(inside))
@@ -351,10 +354,10 @@ impl Scan {
             b"item_reference" => self.unbounded = true,
             // An item that may stand for a stored one, see `has_reference`.
             b"reasoning" | b"compaction" => self.bare_id = true,
-            // Of these the API requires what they say, and they are in most requests.
+            // The API requires the content of these items, and they are in most requests.
             b"function_call" | b"custom_tool_call" => (),
             word if word.ends_with(b"_call") || word.starts_with(b"mcp_") => self.bare_id = true,
-            // Anthropic's: as many pages as the file has, or the link.
+            // Anthropic's documents: as many pages as the file, or the file behind the link, has.
             b"document" => self.unbounded = true,
             // Tools that an item of the input brings along.
             b"file_search" | b"code_interpreter" | b"mcp" | b"image_generation" | b"shell" => {
@@ -371,15 +374,15 @@ impl Scan {
     }
 }
 
-/// Whether a `type` inside `tools` is one of JSON Schema or of a tool that the client runs. Any other may be run by the
-/// provider, also one that is not invented yet.
+/// Whether a `type` inside `tools` belongs to JSON Schema or to a tool that the client runs. A tool of any other type may be
+/// run by the provider, even if the type does not exist yet.
 fn is_plain_tool(word: &[u8]) -> bool {
     const SCHEMA: [&str; 7] = ["string", "object", "number", "integer", "boolean", "array", "null"];
     const TOOLS: [&str; 5] = ["function", "custom", "namespace", "grammar", "text"];
     SCHEMA.iter().chain(&TOOLS).any(|known| word.eq_ignore_ascii_case(known.as_bytes()))
 }
 
-/// Whether a `context_management`, which `text` begins with, may ask for more than leaving something out (Anthropic's edits
+/// Whether a `context_management`, which `text` begins with, may ask for more than the removal of content (Anthropic's edits
 /// whose type begins with `clear_`).
 fn may_compact(text: &[u8]) -> bool {
     let end = value_end(text, 0).unwrap_or(text.len());
@@ -405,8 +408,9 @@ fn may_compact(text: &[u8]) -> bool {
     !(read.is_ok() && clears && any)
 }
 
-/// The members that make an item of a Responses `input` one of its own, by its type: a provider has nothing to look up then
-/// (OpenAI's API description). An item of another type that has an id stands for a stored one, whatever comes along.
+/// By an item's type, the members that make an item of a Responses `input` self-contained: the provider has nothing to look
+/// up then (OpenAI's API description). An item of another type that has an id stands for a stored item, whatever its other
+/// members are.
 const OWN: [(&str, &[&str]); 14] = [
     ("message", &["content"]),
     ("reasoning", &["encrypted_content", "content"]),
@@ -424,15 +428,16 @@ const OWN: [(&str, &[&str]); 14] = [
     ("mcp_list_tools", &["tools"]),
 ];
 
-/// Whether an item of a Responses `input` stands for a stored one: it has an id, and nothing of its own that the provider
-/// reads in the place of what it has stored. An image that it has made costs what an image does, whether it comes along or not.
+/// Whether an item of a Responses `input` stands for a stored one: it has an id, and no content of its own that the provider
+/// reads in place of what it has stored. An image that the provider generated costs what an image does, whether or not the
+/// item contains it.
 fn has_reference(body: &[u8]) -> bool {
     let is_reference = |item: &str| {
         let (mut id, mut empty, mut kinds, mut there) = (false, false, Vec::new(), Vec::new());
         let read = walk(item, |member| match member.key() {
             key if key == "id" => id |= member.value != "null",
             key if key == "type" => kinds.extend(serde_json::from_str::<String>(member.value)),
-            // An empty message is one; of the others nothing would be known.
+            // An empty message is self-contained; an empty item of another type tells nothing.
             key if key == "content" && member.value == "[]" => empty = true,
             key if !matches!(member.value, "null" | "[]" | "{}" | "\"\"") => there.push(key),
             _ => (),
@@ -445,7 +450,7 @@ fn has_reference(body: &[u8]) -> bool {
         let own = match &kinds[..] {
             [] => has(&"role") && (empty || has(&"content")),
             [kind] => is_own(kind),
-            // Which of them counts is the reader's choice.
+            // Which of several types counts depends on the reader.
             _ => false,
         };
         read.is_ok() && (id && !own || kinds.iter().any(|kind| kind == "image_generation_call"))
@@ -453,14 +458,14 @@ fn has_reference(body: &[u8]) -> bool {
     let mut found = false;
     let read = walk(std::str::from_utf8(body).unwrap_or_default(), |member| {
         if member.key() == "input" {
-            // What is no list has no items.
+            // A value that is not a list has no items.
             let _ = elements(member.value, |item| found |= is_reference(item));
         }
     });
     found || read.is_err()
 }
 
-/// Of a legacy completion: the number of prompts and `best_of`, both at least 1.
+/// The number of prompts of a legacy completion, and its `best_of`; both at least 1.
 fn completions(body: &[u8]) -> (u64, u64) {
     let (mut prompts, mut best_of) = (1, 1);
     // The peek has validated the text.
@@ -493,15 +498,15 @@ fn prompts_in(value: &[u8]) -> u64 {
 fn whole_number(value: &str) -> u64 {
     let text = serde_json::from_str::<String>(value);
     let number = text.as_deref().unwrap_or(value).trim().parse::<f64>();
-    // `as` saturates and turns what is no number into 0.
+    // `as` saturates and turns NaN into 0.
     number.map_or(0, |number| number.ceil() as u64)
 }
 
 /// A string of the body.
 struct Text {
-    /// Of its opening quote.
+    /// Offset of its opening quote.
     at: usize,
-    /// Behind its closing quote.
+    /// Offset behind its closing quote.
     end: usize,
     escaped: bool,
 }
@@ -512,7 +517,7 @@ impl Text {
         &body[self.at + 1..self.end - 1]
     }
 
-    /// The same decoded, when it may be one of our words.
+    /// The decoded string, when it may be a known word; otherwise what is between its quotes.
     fn word<'a>(&self, body: &'a [u8]) -> Cow<'a, [u8]> {
         // Every letter of a word may be spelled with six bytes.
         const LONGEST: usize = 6 * 32;
@@ -534,7 +539,7 @@ struct Strings<'a> {
 }
 
 impl Iterator for Strings<'_> {
-    /// `None` for one that does not end.
+    /// `None` for a string that does not end.
     type Item = Option<Text>;
 
     fn next(&mut self) -> Option<Option<Text>> {
@@ -559,14 +564,14 @@ impl Iterator for Strings<'_> {
     }
 }
 
-/// Where the first quote or backslash is. Most strings of a body are keys and short words, so the first eight bytes are
+/// The offset of the first quote or backslash. Most strings of a body are keys and short words, so the first eight bytes are
 /// looked at as one number before the search that is fast on long ones.
 fn quote_or_escape(text: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
     let Some((first, rest)) = text.split_first_chunk::<8>() else { return memchr2(b'"', b'\\', text) };
     let word = u64::from_le_bytes(*first);
-    // A byte's high bit is set where it equals `byte`; above the lowest such bit there may be wrong ones.
+    // The high bit of each byte that equals `byte` is set; bits above the lowest one that is set may be wrong.
     let equal = |byte: u8| {
         let zero = word ^ (ONES * u64::from(byte));
         zero.wrapping_sub(ONES) & !zero & HIGHS

@@ -1,4 +1,4 @@
-//! Whether a whole reply may be given again to whoever asks the same.
+//! Whether a complete reply may be stored and given again to an equal request.
 
 use std::borrow::Cow;
 
@@ -27,8 +27,8 @@ struct FinishedChoice<'a> {
     finish_reason: Option<Cow<'a, str>>,
 }
 
-/// True for a reply that came to its own end: every choice has one and none was ended by a content filter (chat and
-/// completions), `status` is `completed` (responses), the data is there (embeddings, moderations), and no error is told.
+/// True for a reply that is complete: every choice has a `finish_reason` and none was ended by a content filter (chat and
+/// completions), `status` is `completed` (responses), the data is there (embeddings, moderations), and it reports no error.
 pub fn is_good(endpoint: &Endpoint, json: &[u8]) -> bool {
     let Ok(reply) = serde_json::from_slice::<Reply<'_>>(json) else { return false };
     if reply.error.is_some_and(|error| error.get() != "null") {

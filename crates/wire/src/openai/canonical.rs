@@ -1,9 +1,9 @@
-//! The canonical form of a JSON object: bodies that say the same, in whatever spelling, become the same bytes.
+//! The canonical form of a JSON object: bodies with the same values, in whatever spelling, become the same bytes.
 //!
 //! Two passes, neither recursive, because a body may nest thousands deep. The first writes every value in its
 //! canonical spelling but in the order of the body, and notes the members of each object that is out of order. The
 //! second copies that text and takes the noted members in order. So a byte is copied twice, however deep it lies;
-//! to sort each object where it ends would copy it once per level.
+//! sorting each object where it ends would copy every byte once per level.
 
 mod scalar;
 
@@ -11,28 +11,27 @@ use scalar::{number, string};
 
 use super::locate::skip_space;
 
-/// Each level takes a few bytes, which is more than its bracket does.
+/// Each level takes a few bytes of memory, more than its bracket takes in the body.
 const MAX_DEPTH: usize = 1 << 16;
 
-/// Appends the canonical form of `body` to `out`, without the top-level members whose key `skip` names. `false`, with
-/// `out` as it was, for what is not one JSON object, and for what no request is: larger than 2 GiB, or nested deeper than
-/// 65 536 levels.
+/// Appends the canonical form of `body` to `out`, without the top-level members whose key `skip` names. Returns `false`,
+/// with `out` unchanged, for a body that is not one JSON object, is larger than 2 GiB, or is nested deeper than 65 536 levels.
 ///
 /// Two bodies have the same form if and only if they hold the same values:
 ///
-/// - Members are sorted by the bytes of their key's canonical text. A repeated key stays in its order, because which one
-///   counts is up to who reads it.
-/// - White space is gone.
+/// - Members are sorted by the bytes of their key's canonical text. Repeated keys keep their order, because it depends
+///   on the reader which of them counts.
+/// - White space between tokens is left out.
 /// - A string is compared by what it decodes to. Only `"`, `\` and control characters are escaped, and lone
 ///   surrogates, which have no other spelling.
 /// - A number is compared by its exact decimal value, whatever its size: its digits without zeros at either end, and a
 ///   power of ten unless that is 0 (`1.50` is `15e-1`). Zero has no sign.
 pub fn canonical(body: &[u8], skip: impl Fn(&str) -> bool, out: &mut Vec<u8>) -> bool {
-    // Places take 32 bits, and a number may grow by half: `10` becomes `1e1`.
+    // Offsets take 32 bits, and a number may grow by half: `10` becomes `1e1`.
     if body.len() > i32::MAX as usize || std::str::from_utf8(body).is_err() {
         return false;
     }
-    // Room for what most bodies need, so that nothing grows step by step.
+    // Capacity for most bodies, so that the buffers do not grow step by step.
     let mut flat = Flat {
         json: body,
         text: Vec::with_capacity(body.len() + 16),
@@ -59,22 +58,22 @@ struct Flat<'a> {
     open: Vec<Open>,
     /// Members of the open objects.
     pending: Vec<Member>,
-    /// The top-level member at hand is to be left out.
+    /// The current top-level member is to be left out.
     skipping: bool,
-    /// Objects in the order of their start. Those that turn out to be in order have no members noted.
+    /// Objects by their start. For objects whose members are in order already, no members are noted.
     objects: Vec<Object>,
-    /// The members of the others, sorted.
+    /// The sorted members of the objects that are out of order.
     members: Vec<Member>,
 }
 
 #[derive(Clone, Copy)]
 enum Open {
     Array,
-    /// Indices into `objects` and, of its first member, into `pending`.
+    /// The object's index into `objects`, and its first member's index into `pending`.
     Object(u32, u32),
 }
 
-/// Places in the text, and the first object that starts behind `start`.
+/// Offsets in the text, and the first object that starts behind `start`.
 #[derive(Clone, Copy)]
 struct Member {
     start: u32,
@@ -89,7 +88,7 @@ impl Member {
     }
 }
 
-/// Places in the text, the first object that starts behind `end`, and a range of `members`.
+/// Offsets in the text, the first object that starts behind `end`, and a range of `members`.
 #[derive(Clone, Copy, Default)]
 struct Object {
     start: u32,
@@ -189,7 +188,7 @@ impl Flat<'_> {
         Some(())
     }
 
-    /// A key and its colon.
+    /// Writes a key and its colon.
     fn key(&mut self, skip: &impl Fn(&str) -> bool) -> Option<()> {
         if self.byte()? != b'"' {
             return None;
@@ -217,7 +216,7 @@ impl Flat<'_> {
         Some(())
     }
 
-    /// The value of the last member of the innermost object is complete.
+    /// Called when the value of the innermost object's last member is complete.
     fn end_member(&mut self) {
         let Some(member) = self.pending.last_mut() else { return };
         member.end = self.text.len() as u32;
@@ -230,7 +229,7 @@ impl Flat<'_> {
         }
     }
 
-    /// The innermost array or object ends.
+    /// Ends the innermost array or object.
     fn close(&mut self) -> Option<()> {
         self.at += 1;
         let Open::Object(object, first) = self.open.pop()? else {
@@ -254,10 +253,10 @@ impl Flat<'_> {
         Some(())
     }
 
-    /// The second pass.
+    /// The second pass: copies the text to `out` and puts the noted members in order.
     fn arrange(&self, out: &mut Vec<u8>) {
         enum Job {
-            /// From one place to another, and the first object that starts behind the one.
+            /// Two offsets in the text, and the first object that starts behind the first of them.
             Copy(usize, usize, usize),
             /// A range of `members`.
             Members(usize, usize),
@@ -292,7 +291,7 @@ impl Flat<'_> {
     }
 }
 
-/// Whether `skip` names a key, given as canonical text. One with a lone surrogate has no name.
+/// Whether `skip` names a key, given as canonical text. A key with a lone surrogate has no name.
 fn names(key: &[u8], skip: &impl Fn(&str) -> bool) -> bool {
     let inner = &key[1..key.len() - 1];
     if memchr::memchr(b'\\', inner).is_none() {

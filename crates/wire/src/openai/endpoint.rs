@@ -1,11 +1,12 @@
-//! Which endpoint a request is for: one of OpenAI's, or of Anthropic's at the same door.
+//! Which endpoint a request is for: one of OpenAI's, or one of Anthropic's that the same listener serves.
 
 use http::Method;
 
-/// What OpenAI uses for a moderation that names no model: the one endpoint where the model is optional.
+/// The model that OpenAI uses for a moderation without `model`: the only endpoint where the model is optional.
 pub const DEFAULT_MODERATION_MODEL: &str = "omni-moderation-latest";
 
-/// The endpoints the gateway understands. All other paths under `/v1/` are [`Endpoint::Other`] and pass byte for byte.
+/// The endpoints the gateway understands. All other paths under `/v1/` are [`Endpoint::Other`]; their bodies pass
+/// byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `POST /v1/chat/completions`
@@ -18,22 +19,22 @@ pub enum Endpoint {
     Moderations,
     /// `POST /v1/responses`
     Responses,
-    /// `POST /v1/messages`: Anthropic's.
+    /// `POST /v1/messages`, Anthropic's.
     Messages,
-    /// `POST /v1/messages/count_tokens`: Anthropic's.
+    /// `POST /v1/messages/count_tokens`, Anthropic's.
     CountTokens,
     /// `GET /v1/models`
     Models,
     /// `GET /v1/models/{id}`; the id is percent-decoded and may contain `/`, as in `meta-llama/Llama-3`.
     Model(String),
-    /// `POST /v1/cache/invalidate`: the gateway's own.
+    /// `POST /v1/cache/invalidate`, the gateway's own.
     InvalidateCache,
     /// Anything else.
     Other,
 }
 
 impl Endpoint {
-    /// Reads method and path. The path has no query string.
+    /// The endpoint of a method and a path; the path has no query string.
     pub fn of(method: &Method, path: &str) -> Self {
         let Some(rest) = path.strip_prefix("/v1/") else { return Self::Other };
         if *method == Method::POST {
@@ -59,7 +60,7 @@ impl Endpoint {
         }
     }
 
-    /// The closed set of words used as a metric label.
+    /// The endpoint's word as a metric label, from a closed set.
     pub fn label(&self) -> &'static str {
         match self {
             Self::ChatCompletions => "chat_completions",
@@ -90,7 +91,7 @@ impl Endpoint {
         )
     }
 
-    /// Whether it is one of Anthropic's, whose clients read errors in another shape.
+    /// Whether the endpoint is Anthropic's, whose clients read errors in another shape.
     pub fn is_anthropic(&self) -> bool {
         matches!(self, Self::Messages | Self::CountTokens)
     }

@@ -1,4 +1,4 @@
-//! OpenAI's error body, and turning what providers send instead into it.
+//! OpenAI's error body, and the conversion of other providers' errors into it.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// The longest text of a body that is not an error object, in characters, that is repeated to the client.
+/// Most characters of a body that is not an error object that are repeated to the client.
 const MAX_TEXT: usize = 500;
 
 /// `{"error":{"message","type","param","code"}}`, always with all four keys.
@@ -37,7 +37,7 @@ impl ErrorBody {
         to_json(&Envelope { error: self })
     }
 
-    /// The same with one more member behind the four.
+    /// Like [`Self::to_bytes`], with one more member behind the four.
     pub fn to_bytes_with(&self, name: &str, value: &Value) -> Bytes {
         let mut object = Map::new();
         object.insert("message".into(), self.message.as_str().into());
@@ -48,19 +48,19 @@ impl ErrorBody {
         to_json(&Value::Object(Map::from_iter([("error".to_owned(), Value::Object(object))])))
     }
 
-    /// Reads any known error shape. `None` when `value` has no sign of an error.
+    /// Reads an error in any known shape. `None` when nothing in `value` tells of an error.
     ///
-    /// A number under `code` that is an HTTP status says more than `status` and fills the missing keys.
+    /// A number under `code` that is an HTTP status takes precedence over `status` when missing keys are filled in.
     pub(crate) fn read(status: u16, value: &Value) -> Option<Self> {
         match value {
-            // Gemini sends an array of one.
+            // Gemini sends an array with one element.
             Value::Array(all) => all.iter().find_map(|value| Self::read(status, value)),
             Value::Object(outer) => match outer.get("error") {
                 Some(Value::Object(inner)) if !inner.is_empty() => Some(Self::from_object(status, inner)),
                 Some(Value::Array(all)) if !all.is_empty() => Some(
                     Self::read(status, &all[0]).unwrap_or_else(|| Self::with_message(status, text(&all[0]), outer)),
                 ),
-                // xAI, Ollama: the message itself; type and code stand beside it.
+                // xAI, Ollama: `error` is the message itself; type and code are its siblings.
                 Some(Value::String(message)) if !message.is_empty() => {
                     Some(Self::with_message(status, message.clone(), outer))
                 }
@@ -71,7 +71,7 @@ impl ErrorBody {
         }
     }
 
-    /// From the object that holds `message`, `type`, `param` and `code` itself.
+    /// The error from the object that holds `message`, `type`, `param` and `code` itself.
     pub(crate) fn from_object(status: u16, object: &Map<String, Value>) -> Self {
         let message = ["message", "detail", "msg", "error_description", "title"]
             .iter()
@@ -99,9 +99,9 @@ impl ErrorBody {
 
 /// Gives an error reply OpenAI's shape.
 ///
-/// `None` when the body has it already (an `error` object with all four keys, of the right types): such a body passes
-/// byte for byte. The status is the caller's to keep, see [`map_status`]. Further members of
-/// the provider's error object are kept behind the four keys; text that is no JSON is cut to 500 characters.
+/// `None` when the body has that shape already (an `error` object with all four keys, of the right types): such a body passes
+/// byte for byte. The caller maps the HTTP status, see [`map_status`]. Further members of the provider's error object are kept
+/// behind the four keys; text that is not JSON is cut to 500 characters.
 pub fn normalise(status: u16, content_type: Option<&str>, body: &[u8]) -> Option<Bytes> {
     let value = serde_json::from_slice::<Value>(body);
     let (error, extras) = match &value {
@@ -136,7 +136,7 @@ pub fn read_error(status: u16, content_type: Option<&str>, body: &[u8]) -> Error
     }
 }
 
-/// The error that a reply is, whatever its status says; `None` for one that has no sign of it.
+/// The error in a reply's body, whatever the reply's status is; `None` for a body that reports no error.
 pub fn find_error(status: u16, body: &[u8]) -> Option<ErrorBody> {
     ErrorBody::read(status, &serde_json::from_slice(body).ok()?)
 }
@@ -148,12 +148,13 @@ fn of_value(status: u16, content_type: Option<&str>, value: &Value, body: &[u8])
     })
 }
 
-/// The status a client gets for a provider's: 529 (Anthropic's "overloaded") is in no client's table and becomes 503.
+/// The HTTP status that a client gets for a provider's status: 529 (Anthropic's "overloaded"), which clients do not know,
+/// becomes 503; all others stay.
 pub fn map_status(status: u16) -> u16 {
     if status == 529 { 503 } else { status }
 }
 
-/// Type and code of an error that does not say them.
+/// The default type and code of an error that does not state them.
 fn defaults(status: u16, message: &str) -> (&'static str, Option<&'static str>) {
     match status {
         400 | 422 if is_context_length(message) => ("invalid_request_error", Some("context_length_exceeded")),
@@ -174,7 +175,7 @@ fn is_context_length(message: &str) -> bool {
     ["prompt is too long", "maximum context length", "context_length"].iter().any(|words| message.contains(words))
 }
 
-/// The object under `error`, also inside an array.
+/// The object under `error`, also where an array holds it.
 fn inner_object(value: &Value) -> Option<&Map<String, Value>> {
     match value {
         Value::Array(all) => all.iter().find_map(inner_object),
@@ -216,7 +217,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// The error for a body that is no error object: HTML of a proxy, plain text, nothing.
+/// The error for a body that is not an error object: HTML of a proxy, plain text, nothing.
 fn from_text(status: u16, content_type: Option<&str>, body: &[u8]) -> ErrorBody {
     // Enough bytes for the text even if most of them are white space.
     let text = String::from_utf8_lossy(&body[..body.len().min(MAX_TEXT * 16)]);

@@ -1,10 +1,10 @@
-//! Names of members as any reader of JSON may compare them.
+//! Compares member names as the most tolerant reader of JSON may compare them.
 //!
-//! Go's `encoding/json` folds case, in Unicode's way: `max_to\u{212a}ens` (KELVIN SIGN) is `max_tokens` to it. Java's and .NET's
-//! readers can be told to ignore case, and protobuf's JSON takes `maxTokens` for `max_tokens`. A request that two readers
-//! understand differently has a bound for one of them only, so such a name is refused where the gateway acts on the real one.
+//! Go's `encoding/json` folds case, in Unicode's way: it reads `max_to\u{212a}ens` (KELVIN SIGN) as `max_tokens`. Java's and
+//! .NET's readers can be told to ignore case, and protobuf's JSON takes `maxTokens` for `max_tokens`. A bound of a request that
+//! two readers understand differently holds for one of them only, so the gateway refuses such a name for every field it acts on.
 
-/// No known name is longer, separators aside; a longer key is none of them.
+/// Most bytes of a known name without separators; a longer key is not a known name.
 const LONGEST: usize = 40;
 
 /// What a key of the top-level object is, besides the fields that [`super::Peek`] reads.
@@ -24,11 +24,11 @@ macro_rules! known {
         pub(super) const KNOWN: &[&str] = &[$($name),*];
 
         impl Standing {
-            /// What `key` is. It is none of the fields of [`super::Peek`].
+            /// What `key` is; `key` must not be a field of [`super::Peek`].
             pub(super) fn of(key: &str) -> Self {
                 match key {
                     $($name => Self::Known($index),)*
-                    // Frequent, and nothing like a known name: saves them the folding.
+                    // Frequent keys that resemble no known name: listed to save the folding.
                     "top_p" | "stop" | "top_k" | "response_format" | "parallel_tool_calls"
                     | "frequency_penalty" | "presence_penalty" | "logprobs" | "top_logprobs" | "logit_bias" | "text"
                     | "include" | "truncation" | "encoding_format" | "dimensions" | "stop_sequences"
@@ -102,11 +102,11 @@ known! {
     35 "chat_template_kwargs" "chattemplatekwargs"
 }
 
-/// Those of [`KNOWN`] that have to do with thinking, a bit for each.
+/// The names of [`KNOWN`] that have to do with thinking, as a bit set by index.
 pub(super) const OF_THINKING: u64 = 1 << 16 | 1 << 17 | 1 << 29 | 1 << 30 | 1 << 31 | 1 << 33 | 1 << 34 | 1 << 35;
 
-/// `key` as the most generous reader compares it: without case, separators and full-width forms. `None` for a key that is
-/// too long to be a known one.
+/// `key` as the most tolerant reader compares it: without case, separators and full-width forms. `None` for a key that is
+/// too long to be a known name.
 pub(super) fn fold(key: &str) -> Option<String> {
     let mut folded = String::with_capacity(LONGEST);
     for char in key.chars().filter_map(fold_char) {
@@ -118,7 +118,7 @@ pub(super) fn fold(key: &str) -> Option<String> {
     Some(folded)
 }
 
-/// Whether the most generous reader could take `key` for `name`.
+/// Whether the most tolerant reader could take `key` for `name`.
 pub fn folds_to(key: &str, name: &str) -> bool {
     key.chars().filter_map(fold_char).eq(name.chars().filter_map(fold_char))
 }
@@ -127,7 +127,7 @@ pub fn folds_to(key: &str, name: &str) -> bool {
 pub fn fold_char(char: char) -> Option<char> {
     Some(match char {
         '_' | '-' | ' ' | '\u{ff3f}' | '\u{ff0d}' => return None,
-        // What Unicode, Java or .NET take for a Latin letter.
+        // Characters that Unicode, Java or .NET take for a Latin letter.
         '\u{212a}' => 'k',
         '\u{17f}' => 's',
         '\u{130}' | '\u{131}' => 'i',
@@ -164,7 +164,7 @@ mod tests {
         Field::ALL.iter().map(|field| field.name()).chain(KNOWN.iter().copied()).collect()
     }
 
-    /// Folding by another rule than ours: Unicode's upper case, then its lower case.
+    /// Folds by a rule other than [`fold`]'s: Unicode's upper case, then its lower case.
     fn reference(key: &str) -> String {
         let letters = key.chars().filter(|char| !matches!(char, '_' | '-' | ' '));
         letters.flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
@@ -241,7 +241,7 @@ mod tests {
             }
             let twin = all().into_iter().find(|known| reference(known) == reference(&key));
             let known = all().into_iter().find(|known| **known == *key);
-            // A value that suits no field of ours would be refused for that.
+            // `null`, because a value of the wrong type would be refused for its type.
             let body = format!("{{\"{key}\":null}}");
             let verdict = Peek::parse(body.as_bytes());
             match (twin, known) {

@@ -1,7 +1,7 @@
 //! Reads the text a model generated, out of a whole reply or out of the payload of one stream event.
 //!
-//! One walk serves every shape: a table says what stands under which key, everything else is skipped. A member of an
-//! unexpected type is skipped too, so that one odd member does not lose the rest.
+//! One walk reads every shape: a table says what stands under which key, and everything else is skipped. A member of an
+//! unexpected type is skipped too, so that the rest is still read.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,9 +11,9 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::value::RawValue;
 
 /// All generated text of a whole JSON reply of chat completions, legacy completions, the Responses API or Anthropic's
-/// Messages: content, reasoning, refusals, names and arguments of calls, one behind the other.
+/// Messages: content, reasoning, refusals, names and arguments of calls, concatenated in order.
 ///
-/// `None` for a body that is no such reply: it is not JSON, has no `choices`, `output` or `content` array, or is a
+/// `None` for a body that is not such a reply: it is not JSON, has no `choices`, `output` or `content` array, or is a
 /// Responses reply that is only `queued` or `in_progress`, whose text is still to come.
 pub fn generated_text(body: &[u8]) -> Option<String> {
     let mut text = String::new();
@@ -24,13 +24,13 @@ pub fn generated_text(body: &[u8]) -> Option<String> {
     (sink.found && !sink.pending).then_some(text)
 }
 
-/// Bytes of sound and images in a whole reply that [`generated_text`] reads, as it spells them.
+/// Bytes of sound and images, as encoded in the JSON, in a complete reply that [`generated_text`] can read.
 pub fn generated_media(body: &[u8]) -> u64 {
     append(Place::Reply, body, &mut String::new())
 }
 
-/// Appends the generated text of one chunk of a chat or legacy completion. What stands before a fault counts. Returns the bytes
-/// of sound and images in it.
+/// Appends the generated text of one chunk of a chat or legacy completion. Text before a syntax error counts. Returns the
+/// bytes of sound and images in the chunk.
 pub(crate) fn append_chunk(payload: &[u8], text: &mut String) -> u64 {
     append(Place::Reply, payload, text)
 }
@@ -43,7 +43,7 @@ pub(crate) fn append_delta(payload: &[u8], text: &mut String) {
 fn append(place: Place, payload: &[u8], text: &mut String) -> u64 {
     let mut de = serde_json::Deserializer::from_slice(payload);
     let mut sink = Sink::new(text);
-    // A payload that is no JSON has no text that we could count.
+    // The text behind a syntax error cannot be counted.
     let _ = Walk { place, sink: &mut sink }.deserialize(&mut de);
     sink.media
 }
@@ -57,7 +57,7 @@ enum Place {
     Event,
     /// `status` of a reply.
     Status,
-    /// `choices` or `output`, and what is in it.
+    /// `choices` and its elements; [`Place::Output`] stands for `output` and its elements.
     Choices,
     Output,
     /// `message` or `delta` of a choice.
@@ -68,7 +68,7 @@ enum Place {
     Function,
     /// A text; Mistral sends [`Place::Parts`] for it.
     Text,
-    /// Like [`Place::Text`]. vLLM sends the same reasoning under its old and its new name.
+    /// Like [`Place::Text`], for reasoning: vLLM sends the same reasoning under an old and a new name.
     Reasoning,
     /// A text, or an array of parts with texts.
     Parts,
@@ -76,14 +76,14 @@ enum Place {
     Plain,
     /// The `content` of Anthropic's message, or a `content_block` of its stream.
     Blocks,
-    /// The input of a call, as the JSON it is.
+    /// The input of a call, kept as raw JSON.
     Input,
     /// Sound or images: no text.
     Media,
 }
 
 impl Place {
-    /// The place of what stands under a key, if anything there was generated.
+    /// The place of the value under a key; `None` if nothing there was generated.
     fn under(self, key: &str) -> Option<Self> {
         Some(match (self, key) {
             (Self::Reply, "choices") => Self::Choices,
@@ -111,7 +111,7 @@ impl Place {
     }
 }
 
-/// Where the text goes, and what was seen on the way.
+/// Collects the text, and what was seen on the way.
 struct Sink<'t> {
     text: &'t mut String,
     /// There was a `choices`, an `output` or a `content` array.
@@ -127,7 +127,7 @@ impl<'t> Sink<'t> {
         Self { text, found: false, pending: false, media: 0 }
     }
 
-    /// Takes a text, or the parts of one. Parts hold plain texts only, so this goes no deeper.
+    /// Takes a text, or its parts. Parts hold plain texts only, so the recursion goes no deeper.
     fn text(&mut self, raw: &str) {
         if raw.starts_with(['[', '{']) {
             let mut de = serde_json::Deserializer::from_str(raw);
@@ -144,7 +144,7 @@ impl<'t> Sink<'t> {
         if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
             self.text.push_str(inner);
         } else {
-            // It is a valid JSON string already, so this cannot fail.
+            // `raw` is a valid JSON string, so this cannot fail.
             let _ = serde_json::Deserializer::from_str(raw).deserialize_bytes(Decoded(self.text));
         }
     }
@@ -187,7 +187,7 @@ impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
             }
             Place::Input => {
                 let raw = <&RawValue>::deserialize(deserializer)?.get();
-                // The block that begins a call in a stream has an empty one; what it gets comes in deltas.
+                // The block that begins a call in a stream has an empty input; the input follows in deltas.
                 self.sink.text.push_str(if raw == "{}" { "" } else { raw });
                 Ok(())
             }
@@ -245,7 +245,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        // A string in the place of parts is their text.
+        // A string in place of parts is the text.
         if self.place == Place::Parts {
             self.sink.text.push_str(text);
         }
@@ -255,7 +255,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
     crate::skip_scalars!();
 }
 
-/// The place of what stands under the next key.
+/// Reads the next key as the place of its value.
 struct Key(Place);
 
 impl<'de> DeserializeSeed<'de> for Key {

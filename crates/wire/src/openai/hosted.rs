@@ -1,5 +1,5 @@
 //! Tools that the provider runs itself (web search, file search, code interpreter, MCP, …): what a request lets it call, how
-//! often at most, and how often a reply says that it did. Providers charge for these calls besides the tokens, and every call
+//! often at most, and how many calls a reply reports. Providers charge for these calls besides the tokens, and every call
 //! sends the prompt to the model once more.
 //!
 //! | API | limit of the calls | what a reply counts |
@@ -27,19 +27,19 @@ use crate::types::NanoUsd;
 /// iterations", Anthropic's guide to stop reasons).
 const ANTHROPIC_TURNS: u64 = 10;
 
-/// See [`Hosted::hidden`], for each tool.
+/// Bound of [`Hosted::hidden`] for each tool, in tokens.
 const HIDDEN: u64 = 16_384;
 
-/// A search of OpenAI's brings at most this along ("limited to a context window size of 128000", OpenAI's guide to web search),
-/// a file search 50 chunks of 4,096 tokens ("`max_num_results` … between 1 and 50", "`max_chunk_size_tokens` … maximum value is
-/// 4096", OpenAI's reference).
+/// Most tokens in the results of one call: of OpenAI's web search ("limited to a context window size of 128000", OpenAI's
+/// guide to web search), and of a file search, 50 chunks of 4,096 tokens ("`max_num_results` … between 1 and 50",
+/// "`max_chunk_size_tokens` … maximum value is 4096", OpenAI's reference).
 const SEARCH_RESULTS: u64 = 128_000;
 const FILE_SEARCH_RESULTS: u64 = 50 * 4_096;
 
 /// The tools of one request that the provider runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hosted {
-    /// What it may run; each kind once.
+    /// The tools that the provider may run; each kind once.
     pub tools: Vec<Tool>,
     /// What bounds the calls.
     pub limit: Limit,
@@ -50,7 +50,7 @@ pub struct Hosted {
 pub struct Tool {
     /// How its calls are counted.
     pub kind: Kind,
-    /// The names its calls may have in the price list; the dearest of them counts.
+    /// The names that the tool's calls may have in the price list; the most expensive of them counts.
     pub prices: Vec<Box<str>>,
     /// The most calls, as the request says (Anthropic's `max_uses`).
     max_uses: Option<u64>,
@@ -61,9 +61,9 @@ pub struct Tool {
 pub enum Kind {
     /// Searches: pages that are opened are not charged (OpenAI's guide to web search, "output and citations").
     Search,
-    /// Containers, however much is run in one.
+    /// Containers, however many calls run in one.
     Container,
-    /// A request that runs code at all.
+    /// Requests that run code, however often.
     CodeExecution,
     /// Pages that are fetched (Anthropic).
     Fetch,
@@ -80,39 +80,41 @@ pub enum Limit {
     PerTool,
     /// There is one call in a request.
     Once,
-    /// Nothing that is documented.
+    /// No documented limit.
     Nothing,
 }
 
-/// What calls cost: for each of [`Hosted::tools`], where somebody knows.
+/// The price of a call of each of [`Hosted::tools`], where it is known.
 #[derive(Clone, Debug)]
 pub struct CallPrices {
     hosted: Arc<Hosted>,
     prices: Vec<Option<NanoUsd>>,
-    /// Calls of a request that does not limit them.
+    /// Most calls of a request that does not limit them.
     unstated: u64,
 }
 
 impl Hosted {
-    /// What a request lets the provider run; `None` where that is nothing. The caller has seen a sign of it.
+    /// The tools that a request lets the provider run; `None` where there are none. Called for requests with
+    /// [`super::Bound::hosted`].
     ///
     /// # Errors
-    /// A limit of the calls that another reader may see otherwise than we do.
+    /// A limit of the calls that another reader may understand differently.
     pub fn read(endpoint: &Endpoint, body: &[u8]) -> Result<Option<Self>, PeekError> {
         read::hosted(endpoint, body)
     }
 
-    /// What a model does that searches for every answer (OpenAI's `gpt-4o-search-preview`).
+    /// The tool of a model that searches for every answer (OpenAI's `gpt-4o-search-preview`).
     pub fn search_model() -> Self {
         Self { tools: vec![Tool::search(None)], limit: Limit::Once }
     }
 
-    /// What becomes of `web_search_options` where Chat is translated into Anthropic's Messages: a search tool with this limit.
+    /// The tool that replaces `web_search_options` where Chat is translated into Anthropic's Messages: a search tool with this
+    /// limit.
     pub fn translated_search(max_uses: u64) -> Self {
         Self { tools: vec![Tool { max_uses: Some(max_uses), ..Tool::search(None) }], limit: Limit::PerTool }
     }
 
-    /// The most calls of all tools together; `most` where the request does not say.
+    /// The most calls of all tools together; `most` where the request sets no limit.
     fn calls(&self, most: u64) -> u64 {
         match self.limit {
             Limit::Total(stated) => stated.unwrap_or(most).max(1),
@@ -144,8 +146,8 @@ impl Hosted {
         self.limit != Limit::Nothing
     }
 
-    /// The most tokens that a provider adds to a prompt to say what its tools are; `None` where that is another's to say, as an
-    /// MCP server's. OpenAI's own descriptions have some hundreds to thousands; the bound is far above.
+    /// The most tokens that a provider adds to a prompt to describe its tools; `None` where somebody else writes the description,
+    /// such as an MCP server. OpenAI's own descriptions have some hundreds to thousands; the bound is far above.
     fn hidden(&self) -> Option<u64> {
         let each = |tool: &Tool| match (&self.limit, &tool.kind) {
             (Limit::Total(_), Kind::Search | Kind::Container) => Some(HIDDEN),
@@ -157,7 +159,7 @@ impl Hosted {
         self.tools.iter().map(each).sum()
     }
 
-    /// The most tokens that the results of a call add to the next prompt; `None` where nobody says.
+    /// The most tokens that the results of a call add to the next prompt; `None` where no bound is documented.
     fn results(&self) -> Option<u64> {
         let each = |tool: &Tool| match (&self.limit, &tool.kind) {
             (Limit::Total(_), Kind::Search) => Some(SEARCH_RESULTS),
@@ -201,7 +203,7 @@ impl Tool {
         Self::of(Kind::Item(format!("{name}_call").into()), name.into())
     }
 
-    /// Whether Anthropic's `max_uses` is for it.
+    /// Whether the tool takes Anthropic's `max_uses`.
     fn has_uses(&self) -> bool {
         matches!(self.kind, Kind::Search | Kind::Fetch)
     }
@@ -230,7 +232,7 @@ impl CallPrices {
         Self { hosted, prices, unstated }
     }
 
-    /// What they are prices of.
+    /// The tools that these are the prices of.
     pub fn hosted(&self) -> &Arc<Hosted> {
         &self.hosted
     }
@@ -246,7 +248,7 @@ impl CallPrices {
         self.hosted.tools[unpriced].prices.first().map(|name| &**name)
     }
 
-    /// What all calls cost at most. `None` where one has no price.
+    /// The most that all calls together can cost. `None` where a tool has no price.
     pub fn most(&self) -> Option<NanoUsd> {
         let (hosted, unstated) = (&self.hosted, self.unstated);
         if hosted.limit == Limit::PerTool {
@@ -257,9 +259,10 @@ impl CallPrices {
         Some(times(dearest, hosted.calls(unstated)))
     }
 
-    /// The most prompt tokens of a reply that was cut off after `begun` calls had begun: of its first turn, and of one more
-    /// after each call, which has the results in it. `first` is the provider's own count of the first turn, `shown` the most
-    /// that the body comes to, `generated` the most that the model has generated, and `longest` what the model takes at most.
+    /// The most prompt tokens of a reply that was cut off after `begun` calls had begun: the sum over its first turn and one
+    /// further turn per call, whose prompt contains the results. All numbers but `begun` are tokens: `first` is the provider's
+    /// own count of the first turn, `shown` a bound of the body's tokens, `generated` the most that the model has generated, and
+    /// `longest` the longest prompt that the model takes.
     pub fn prompt_after(
         &self,
         begun: u64,
@@ -278,8 +281,8 @@ impl CallPrices {
         all
     }
 
-    /// What the counted calls cost; where the count is not whole, the most that they can have. `None` where one of them has
-    /// no price, or where nothing is said of calls.
+    /// What the counted calls cost; where the count is incomplete, the most that the calls can cost. `None` where a call has no
+    /// price, or where the API does not report calls.
     pub fn cost(&self, counter: &CallCounter) -> Option<NanoUsd> {
         if self.hosted.limit == Limit::Nothing {
             return None;
@@ -292,7 +295,7 @@ impl CallPrices {
         if counter.lost { Some(self.most()?.max(counted)) } else { Some(counted) }
     }
 
-    /// The same for a whole reply in JSON.
+    /// Like [`Self::cost`], for the calls that a complete JSON reply reports.
     pub fn cost_of(&self, reply: &[u8]) -> Option<NanoUsd> {
         let mut counter = CallCounter::new(self.hosted.clone());
         counter.reply(reply);

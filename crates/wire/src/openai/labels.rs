@@ -1,7 +1,7 @@
-//! Labels: the members of a request that say who asks and why, and nothing of what is answered.
+//! Labels: the members of a request that say who asks and why, and that do not influence the answer.
 //!
-//! Providers repeat them in their replies (the Responses API in the reply and in every event that holds it), so a reply that
-//! is kept for others holds none, and each caller gets its own back.
+//! Providers repeat them in their replies (the Responses API in the reply and in every event that holds it), so a reply
+//! that is stored for other callers contains no labels, and each caller gets its own labels back.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -13,30 +13,30 @@ use super::convert::one_line;
 use super::members::walk;
 use crate::sse::{RawEvent, Scanner, write_data};
 
-/// The labels, and what a reply says to a request without one.
+/// The labels, and the value of each in the reply to a request without it.
 const LABELS: [(&str, &str); 5] = [
-    // The provider's dashboard and API list stored replies by it.
+    // The provider's dashboard and API list stored replies by `metadata`.
     ("metadata", "{}"),
-    // Who asks, for the provider's checks for abuse; the older name for it.
+    // The end user, for the provider's abuse checks; `user` is the older name of `safety_identifier`.
     ("user", "null"),
     ("safety_identifier", "null"),
-    // Which requests are likely to begin alike, and how long the provider keeps their beginning.
+    // Which requests are likely to share a prefix, and how long the provider caches that prefix.
     ("prompt_cache_key", "null"),
     ("prompt_cache_retention", "null"),
 ];
 
-/// The names as they stand in JSON, and the beginning of an escape that could hide one.
+/// The labels' names in quotes, and the beginning of an escape that could hide a name.
 static MARKS: LazyLock<[Finder<'static>; LABELS.len() + 1]> = LazyLock::new(|| {
     let [a, b, c, d, e] = LABELS.map(|(name, _)| Finder::new(&format!("\"{name}\"")).into_owned());
     [a, b, c, d, e, Finder::new("\\u")]
 });
 
-/// The member of an event that holds the reply so far, in the Responses API; its `object` says the same.
+/// The member of a Responses event that holds the reply so far; also the value of that reply's `object`.
 const INNER: &str = "response";
 
 static RESPONSE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"response\""));
 
-/// What one request has of them.
+/// The labels of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels([Option<Box<str>>; LABELS.len()]);
 
@@ -49,17 +49,17 @@ fn position(name: &str) -> Option<usize> {
     LABELS.iter().position(|label| label.0 == name)
 }
 
-/// Whether a text can hold a label: one look at it is much cheaper than a walk.
+/// Whether a text may contain a label: a search that is much cheaper than a walk.
 fn may_hold_one(text: &[u8]) -> bool {
     MARKS.iter().any(|mark| mark.find(text).is_some())
 }
 
 impl Labels {
-    /// Those of a request body. `null` is none.
+    /// The labels of a request body. `null` counts as absent.
     pub fn of(body: &[u8]) -> Self {
         let mut labels = Self::default();
         if may_hold_one(body) {
-            // What is no JSON object has none.
+            // A body that is not a JSON object has no labels.
             let _ = walk(std::str::from_utf8(body).unwrap_or_default(), |member| {
                 if let Some(at) = position(&member.key()) {
                     labels.0[at] =
@@ -70,25 +70,25 @@ impl Labels {
         labels
     }
 
-    /// The request has none.
+    /// Whether the request has no labels.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
     }
 
-    /// Their bytes in all.
+    /// The length of all labels together, in bytes of JSON.
     pub fn length(&self) -> usize {
         self.0.iter().flatten().map(|label| label.len()).sum()
     }
 
-    /// Whether there may be something to replace in a text, or a place for these labels.
+    /// Whether a text may contain labels to replace, or a reply to put these labels into.
     fn concern(&self, text: &[u8]) -> bool {
         may_hold_one(text) || !self.is_empty() && RESPONSE.find(text).is_some()
     }
 
-    /// A JSON reply with these labels in the place of those it has; without any where these are empty. A Response gets also
-    /// those that it left out.
+    /// A JSON reply with these labels in place of its own; a label that the request does not have gets its default value. A
+    /// Response also gets the labels that it left out.
     ///
-    /// `None` for a text that may hold labels and is no JSON object.
+    /// `None` for a text that may contain labels but is not a JSON object.
     pub fn put_into(&self, json: &Bytes) -> Option<Bytes> {
         if !self.concern(json) {
             return Some(json.clone());
@@ -99,7 +99,8 @@ impl Labels {
         })
     }
 
-    /// The same for whole events of a stream. An event that may hold labels and whose payload is no JSON object is left out.
+    /// Like [`Self::put_into`], for whole events of a stream. An event that may contain labels but whose payload is not a JSON
+    /// object is left out.
     pub fn put_into_events(&self, events: &Bytes) -> Bytes {
         if !self.concern(events) {
             return events.clone();
@@ -149,7 +150,7 @@ impl Labels {
         }
     }
 
-    /// The object with these labels, and in an event the reply in it; `None` for what is no object.
+    /// The object with these labels, put into the nested reply too if it is an event; `None` for a text that is not an object.
     fn edit<'a>(&self, text: &'a str) -> Option<Cow<'a, str>> {
         let mut out = String::new();
         let mut copied = 0;
@@ -180,7 +181,7 @@ impl Labels {
             }
         })
         .ok()?;
-        // A Response has a member already: `object`.
+        // A Response always has another member, `object`, so a comma is needed.
         let end = text.rfind('}')?;
         for (((name, _), own), there) in LABELS.iter().zip(&self.0).zip(there) {
             if let Some(value) = own.as_deref().filter(|_| is_response && !there) {
@@ -242,7 +243,7 @@ mod tests {
         // A chat completion repeats nothing.
         let chat = r#"{"object":"chat.completion","choices":[{"message":{"content":"\"user\":\"x\""}}]}"#;
         assert_eq!(put(own, chat), chat);
-        // A Response says what it was asked with, also where the provider leaves out what is null.
+        // A Response gets the request's labels even where the provider leaves out members that are null.
         let response = r#"{"object":"response","id":"r" }"#;
         assert_eq!(
             put(own, response),
@@ -264,7 +265,7 @@ mod tests {
         assert_eq!(put_events("{}", events), bare);
         let owned = bare.replace("\"user\":null", "\"user\":\"me\"");
         assert_eq!(put_events(r#"{"user":"me"}"#, bare), owned);
-        // What comes in whole events comes out in whole events, wherever they are cut.
+        // The result is the same when events are edited one by one.
         let halves =
             bare.split_inclusive("\n\n").map(|event| put_events(r#"{"user":"me"}"#, event)).collect::<String>();
         assert_eq!(halves, owned);
@@ -298,7 +299,7 @@ mod tests {
             let own = Labels::of(write(&Value::Object(other.clone())).as_bytes());
             let got = own.put_into(&kept).unwrap();
             prop_assert_eq!(serde_json::from_slice::<Value>(&got).unwrap(), said(&other));
-            // The same in an event, where the payload is on one line.
+            // Labels in an event, whose payload is on one line.
             let event = format!("data: {}\n\n", json!({"type": "response.completed", "response": said(&one)}));
             let kept = Labels::default().put_into_events(&event.into());
             let got = own.put_into_events(&kept);

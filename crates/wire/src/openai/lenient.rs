@@ -1,5 +1,5 @@
-//! Types that take any JSON value, so that one member of an odd type counts as absent and loses nothing else. Texts are
-//! borrowed from the bytes they came in where they hold no escape.
+//! Types that accept any JSON value, so that a member of an unexpected type counts as absent and the rest is still read. Texts
+//! without escapes are borrowed from the input.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
 
-/// A whole number that is not negative, also where it is written as a float; `None` for anything else.
+/// A whole number that is not negative, even if written as a float; `None` for anything else.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Count(pub(crate) Option<u64>);
 
@@ -25,12 +25,12 @@ pub(crate) struct Lenient<T>(pub(crate) T);
 /// `T` from an object; `None` for anything else.
 pub(crate) struct Maybe<T>(pub(crate) Option<T>);
 
-/// The objects of an array; none of anything else.
+/// The objects in an array; empty for anything else.
 pub(crate) struct List<T>(pub(crate) Vec<T>);
 
-/// What becomes of a value of any type.
+/// Conversion from a JSON value of any type; the default for types without a conversion.
 pub(crate) trait FromAny<'de>: Default {
-    /// A number, with its exact value where it is a whole one that is not negative.
+    /// Converts a number; `exact` is its value where it is a whole number that is not negative.
     fn from_number(_number: f64, _exact: Option<u64>) -> Self {
         Self::default()
     }
@@ -53,7 +53,7 @@ pub(crate) trait FromAny<'de>: Default {
 /// Reads a value of any type.
 ///
 /// # Errors
-/// What is no JSON at all.
+/// The input is not JSON.
 pub(crate) fn any<'de, T: FromAny<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     deserializer.deserialize_any(AnyOf(PhantomData))
 }

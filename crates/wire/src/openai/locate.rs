@@ -1,8 +1,8 @@
 //! Finds a member of a JSON text by its key with a substring search, without parsing the text around it.
 //!
 //! Why that is sound: inside a JSON string every quote is escaped, so `"key"` followed by a colon and not preceded by a
-//! backslash is a key. Only its depth is open, and counting brackets on the shorter side of the hit tells that.
-//! All of it assumes valid JSON; on anything else the answers are harmless but mean nothing.
+//! backslash is a key. Its depth is found by counting brackets on the shorter side of the hit.
+//! All functions assume valid JSON; on anything else their results are harmless but mean nothing.
 
 use memchr::memmem::Finder;
 
@@ -31,8 +31,8 @@ pub(crate) fn hits<'a>(json: &'a [u8], finder: &'a Finder<'static>) -> impl Iter
     })
 }
 
-/// Tells how many objects and arrays enclose an offset. Asked in ascending order it costs one pass over the text in all,
-/// however many occurrences of a key there are.
+/// Tells how many objects and arrays enclose an offset. Offsets must be asked for in ascending order; all of them together cost
+/// one pass over the text.
 pub(crate) struct Depths<'a> {
     json: &'a [u8],
     at: usize,

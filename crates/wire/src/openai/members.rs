@@ -30,7 +30,7 @@ impl<'a> Member<'a> {
         self.value_at + self.value.len()
     }
 
-    /// The key as text. A key with a lone surrogate escape has no text and names nothing we know: it stays raw.
+    /// The key as text. A key with a lone surrogate escape has no text and is no known name: it stays raw.
     pub fn key(&self) -> Cow<'a, str> {
         let inner = &self.raw_key[1..self.raw_key.len() - 1];
         if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
@@ -43,15 +43,15 @@ impl<'a> Member<'a> {
     }
 }
 
-/// A longer key with escapes is none that we know: not even one whose characters are all written as two escapes of six bytes.
+/// A longer key with escapes is no known name, even if each of its characters is written as two escapes of six bytes.
 const LONGEST_ESCAPED: usize = 1024;
 
 /// Why a text is not one JSON object.
 #[derive(Debug)]
 pub enum WalkError {
-    /// The object itself is broken.
+    /// The object itself is not valid JSON.
     Syntax(serde_json::Error),
-    /// A whole object, then something else.
+    /// Something follows the complete object.
     Trailing(serde_json::Error),
 }
 
@@ -96,7 +96,7 @@ pub fn walk<'a>(text: &'a str, each: impl FnMut(Member<'a>)) -> Result<(), WalkE
 /// Calls `each` for every element of the array that `text` is, in order.
 ///
 /// # Errors
-/// The text is no array, or not valid.
+/// The text is not an array or not valid JSON.
 pub fn elements<'a>(text: &'a str, each: impl FnMut(&'a str)) -> Result<(), serde_json::Error> {
     struct Elements<F>(F);
 

@@ -1,8 +1,8 @@
 //! OpenAI's wire format, as far as a gateway must understand it: which endpoint a request is for, the few fields it
-//! acts on, editing those in the raw bytes, what a reply counted, the shape of errors, and the relay of a stream. The same
-//! few things of Anthropic's Messages, which come in at the same door.
+//! acts on, editing these in the raw bytes, the usage that a reply reports, the shape of errors, and the relay of a stream. It
+//! does the same for Anthropic's Messages, which the same listener serves.
 //!
-//! Everything here is plain Rust over bytes; no socket and no Pingora type appears.
+//! Everything here works on bytes; it uses no socket and no Pingora type.
 
 mod anthropic;
 mod bound;

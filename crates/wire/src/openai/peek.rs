@@ -1,4 +1,4 @@
-//! Reads the few fields of a request body that the gateway acts on, in one pass, and remembers where they stand.
+//! Reads the few fields of a request body that the gateway acts on, in one pass, and remembers their byte offsets.
 
 use std::fmt;
 
@@ -93,10 +93,10 @@ impl Field {
     }
 }
 
-/// The longest text of a string that is read, in bytes; what is read is kept for as long as the request is open.
+/// Most bytes of a JSON string that is read, because the string is kept for as long as the request is open.
 const LONGEST_STRING: usize = 8 << 10;
 
-/// Where a member stands in the body, in bytes. `value_end` 0 says that it is absent.
+/// The byte offsets of a member in the body. A `value_end` of 0 means that the member is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     pub key_at: u32,
@@ -117,12 +117,12 @@ impl Place {
     }
 }
 
-/// What the gateway read in a request body. Owned and small; the body itself stays as it came.
+/// The fields that the gateway read from a request body. Owned and small; the body itself stays unchanged.
 ///
 /// `null` counts as absent, except for `model`, where it is an error.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Peek {
-    /// `model`. Whether it is required is the caller's question.
+    /// `model`. The caller decides whether it is required.
     pub model: Option<String>,
     /// `stream`
     pub stream: bool,
@@ -155,9 +155,9 @@ pub struct Peek {
     /// `user`, up to 8 KiB.
     pub user: Option<String>,
     places: [Place; Field::ALL.len()],
-    /// Members of the top-level object.
+    /// Number of members of the top-level object.
     pub(crate) members: u32,
-    /// Which of the [`KNOWN`] names are there.
+    /// Which of the [`KNOWN`] names are there, as a bit set by index.
     known: u64,
 }
 
@@ -179,11 +179,11 @@ impl fmt::Display for PeekError {
 impl std::error::Error for PeekError {}
 
 impl Peek {
-    /// Validates all of `body` as one JSON object and reads the fields acted on.
+    /// Validates all of `body` as one JSON object and reads the fields that the gateway acts on.
     ///
     /// A second occurrence of such a field, or of another name that bounds depend on, is an error, because two parsers could
-    /// then see two requests; so is another spelling that some parser takes for one. Other keys may repeat. Escaped keys
-    /// count like plain ones.
+    /// then see two different requests; so is another spelling that some parser takes for such a name. Other keys may repeat.
+    /// Escaped keys count like plain ones.
     pub fn parse(body: &[u8]) -> Result<Self, PeekError> {
         let text = text_of(body)?;
         let mut peek = Peek::default();
@@ -210,7 +210,7 @@ impl Peek {
         self.place(field).is_some()
     }
 
-    /// Whether a member is there that may have to do with thinking: without one [`super::ThinkingWish`] finds nothing said.
+    /// Whether the body has a member that may concern thinking: without one, [`super::ThinkingWish`] is `Unsaid`.
     pub fn speaks_of_thinking(&self) -> bool {
         self.known & OF_THINKING != 0
     }
@@ -245,14 +245,14 @@ impl Peek {
             Field::Tools => self.has_tools = value.starts_with('[') && !value[1..].trim_start().starts_with(']'),
             Field::ToolChoice => self.requires_tool = value == "\"required\"",
             Field::PreviousResponseId => self.has_previous_response_id = value != "null",
-            // Nothing is done with a longer one, which is no longer read than to see that it is a string.
+            // A longer value is not used: it only has to be a string.
             Field::User if value.len() > LONGEST_STRING && value.starts_with('"') => {}
             Field::User => self.user = string(name, value)?,
         }
         Ok(())
     }
 
-    /// A key that is none of the fields: whether some reader would take it for a name that we act on.
+    /// Checks a key that is not a [`Field`]: an error if some reader would take it for a name that the gateway acts on.
     fn read_other(&mut self, key: &str) -> Result<(), PeekError> {
         match Standing::of(key) {
             Standing::Other => Ok(()),
@@ -305,7 +305,7 @@ impl Peek {
     }
 }
 
-/// The body as text, with a clear word for each way of not being the start of a JSON object.
+/// The body as text, or a specific error for each way in which it cannot be the start of a JSON object.
 fn text_of(body: &[u8]) -> Result<&str, PeekError> {
     if u32::try_from(body.len()).is_err() {
         return Err(too_large());
@@ -332,7 +332,7 @@ fn at(param: &'static str, message: String) -> PeekError {
     PeekError { message, param: Some(param) }
 }
 
-/// Some servers read names without regard to case or separators: they would see another request than we do.
+/// The error for a name in another spelling: some servers ignore case or separators and would see a different request.
 fn twisted(name: &'static str) -> PeekError {
     at(name, format!("Write the field '{name}' exactly so; some servers take other spellings for it."))
 }

@@ -1,4 +1,4 @@
-//! Reads the texts that make up the prompt of a request, one after the other, without a tree.
+//! Reads the texts that make up the prompt of a request, one after the other, without building a tree.
 
 use std::fmt;
 
@@ -13,18 +13,18 @@ const MEMBERS: [&str; 8] = ["system", "messages", "prompt", "suffix", "input", "
 pub enum Piece<'a> {
     /// A text, decoded.
     Text(&'a str),
-    /// A number: texts to embed may come as tokens.
+    /// A number: texts to embed may be given as token numbers.
     Number,
     /// An element of `messages`.
     Message,
 }
 
-/// Tells `each` what the prompt of a request body consists of. Left out are keys, encoded images and files (`data:` URLs, the
-/// `data` of an object whose `type` is `base64`), and what only the provider reads (`signature`, `encrypted_content`).
+/// Calls `each` for every [`Piece`] of a request body's prompt. Left out are keys, encoded images and files (`data:` URLs, the
+/// `data` of an object whose `type` is `base64`), and members that only the provider reads (`signature`, `encrypted_content`).
 ///
 /// # Errors
-/// A body that is no JSON object, is nested more than 127 levels deep within its prompt, or has a string that is no text. What
-/// was told before then is a part of the whole only.
+/// The body is not a JSON object, is nested more than 127 levels deep within its prompt, or has a string that is not valid text.
+/// The pieces reported before the error are only a part of the prompt.
 pub fn read_prompt(body: &[u8], each: &mut dyn FnMut(Piece<'_>)) -> Result<(), serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     reader.deserialize_map(Body { each })?;
@@ -54,14 +54,14 @@ impl<'de> Visitor<'de> for Body<'_> {
     }
 }
 
-/// What a key stands before.
+/// What kind of value stands under a key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Name {
     Prompt,
     Messages,
     Type,
     Data,
-    /// Nothing that is text.
+    /// A value without text.
     Hidden,
     Other,
 }
@@ -98,7 +98,7 @@ impl Visitor<'_> for Key {
 /// A value within a prompt.
 struct Value<'e> {
     each: &'e mut dyn FnMut(Piece<'_>),
-    /// Its elements are messages.
+    /// The value's elements are messages.
     messages: bool,
 }
 
@@ -234,7 +234,7 @@ mod tests {
         }
         let deep = |levels: usize| format!(r#"{{"input":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
         assert!(told(&deep(100)).is_some() && told(&deep(1_000_000)).is_none());
-        // Elsewhere depth is no matter.
+        // Outside of the prompt depth does not matter.
         assert!(told(&deep(1_000_000).replace("input", "other")).is_some());
     }
 }

@@ -1,8 +1,9 @@
-//! How many tokens the prompt in a request body has at most, for a request whose provider did not say.
+//! An upper bound of the prompt tokens of a request body, for a request whose provider reported no count.
 //!
 //! Nothing is left out because of how it looks: every key and every string is measured, and every other byte counts as a
-//! token, because a provider may write all of it into the prompt. Left out are the top-level parameters that are known to be
-//! none of it, and of a message in OpenAI's documented format what that format replaces.
+//! token, because a provider may write all of it into the prompt. Left out are the top-level parameters that are known not to
+//! be part of the prompt, and the JSON syntax of messages in OpenAI's format, for which the
+//! documented overhead counts instead.
 
 use std::borrow::Cow;
 
@@ -12,13 +13,13 @@ use serde_json::value::RawValue;
 use super::locate::skip_space;
 use super::members::walk;
 
-/// Tokens around a message besides its role and its text, and those that begin the answer (OpenAI's cookbook, "How to count
+/// Tokens around a message besides its role and its text, and the tokens that begin the answer (OpenAI's cookbook, "How to count
 /// tokens with tiktoken": 3, 4 for the oldest model, 1 more with a name; every reply is primed with 3).
 const PER_MESSAGE: u64 = 4;
 const PER_NAME: u64 = 1;
 const PRIMING: u64 = 3;
 
-/// Tokens between the parts of a message's text, at most.
+/// Most tokens between the parts of a message's text.
 const PER_PART: u64 = 2;
 
 /// Parameters that providers act on and do not show to the model (the API descriptions of OpenAI and Anthropic).
@@ -51,19 +52,19 @@ const PARAMETERS: [&str; 26] = [
     "prompt_cache_key",
 ];
 
-/// What a body comes to.
+/// The result of [`count_prompt`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PromptCount {
-    /// No more tokens than this, without images and without what the provider adds unseen.
+    /// Upper bound of the prompt tokens, without images and without what the provider adds without showing it.
     pub tokens: u64,
-    /// All of it is in a format whose overhead is documented and counted: the provider adds nothing else.
+    /// The whole prompt is in a format whose overhead is documented and counted: the provider adds nothing else.
     pub is_plain: bool,
-    /// Some key speaks of the prompt cache: it may be written, for an hour and more.
+    /// Some key concerns the prompt cache: the cache may be written, for an hour and more.
     pub marks_cache: bool,
 }
 
-/// Counts the prompt of a valid request body from above. `measure` tells how many tokens a text has at most; `documented` says
-/// that the model reads OpenAI's documented chat format.
+/// An upper bound of the tokens in the prompt of a valid request body. `measure` tells how many tokens a text has at most;
+/// `documented` says that the model reads OpenAI's documented chat format.
 pub fn count_prompt(body: &[u8], documented: bool, measure: &dyn Fn(&str) -> u64) -> PromptCount {
     let mut count = Counting { measure, tokens: 0, is_plain: documented, marks_cache: false };
     let text = std::str::from_utf8(body).unwrap_or_default();
@@ -86,7 +87,7 @@ pub fn count_prompt(body: &[u8], documented: bool, measure: &dyn Fn(&str) -> u64
         }
     });
     if read.is_err() {
-        // No body that a provider gets; whatever it is, it has no more tokens than bytes.
+        // No provider gets such a body; in any case it has no more tokens than bytes.
         count.tokens = body.len() as u64;
         count.is_plain = false;
     }
@@ -110,7 +111,7 @@ impl Counting<'_> {
         self.tokens = self.tokens.saturating_add(tokens);
     }
 
-    /// A text that stands for a message of its own, with its role; false where it is something else.
+    /// Counts a text that stands for a message of its own, with its role; false for a value that is not a text.
     fn text(&mut self, value: &str) -> bool {
         let Some(tokens) = self.string(value) else { return false };
         // The role is a word.
@@ -118,8 +119,8 @@ impl Counting<'_> {
         true
     }
 
-    /// The messages of a conversation, or one text in their place; false where it is something else. A message that is not a
-    /// plain one is counted with all that stands in it.
+    /// Counts the messages of a conversation, or one text in their place; false for any other value. A message that is not plain
+    /// is counted with everything in it.
     fn messages(&mut self, value: &str) -> bool {
         if value.starts_with('"') {
             return self.text(value);
@@ -138,7 +139,7 @@ impl Counting<'_> {
         true
     }
 
-    /// A message of role and text only, perhaps with a name; `None` for any other.
+    /// The tokens of a message that has only role, text and perhaps a name; `None` for any other message.
     fn message(&self, value: &str) -> Option<u64> {
         let (mut tokens, mut odd, mut seen) = (PER_MESSAGE, !value.starts_with('{'), Vec::with_capacity(4));
         let read = walk(value, |member| {
@@ -160,7 +161,7 @@ impl Counting<'_> {
         (read.is_ok() && !odd).then_some(tokens)
     }
 
-    /// A text, or parts of one and images beside it.
+    /// The tokens of a content: a text, or parts that are texts and images.
     fn content(&self, value: &str) -> Option<u64> {
         if value.starts_with('"') {
             return self.string(value);
@@ -187,7 +188,7 @@ impl Counting<'_> {
             ("\"text\"" | "\"input_text\"" | "\"output_text\"", Some(text), false) => {
                 self.string(text).map(|tokens| tokens.saturating_add(PER_PART))
             }
-            // Counted as an image, see `Bound::images`.
+            // The image itself is counted separately, see `Bound::images`.
             ("\"image_url\"" | "\"input_image\"", None, true) => Some(PER_PART),
             _ => None,
         }
@@ -198,7 +199,7 @@ impl Counting<'_> {
         Some((self.measure)(&text))
     }
 
-    /// All keys and strings of a piece of JSON, and a token for each other byte that is no space.
+    /// Counts all keys and strings of a piece of JSON, and a token for each other byte that is not white space.
     fn everything(&mut self, json: &[u8]) {
         let mut at = 0;
         while let Some(byte) = json.get(at) {
@@ -223,14 +224,14 @@ impl Counting<'_> {
     }
 }
 
-/// Whether a key may have to do with how long the prompt cache keeps something (`cache_control`, `ttl`,
+/// Whether a key may concern the prompt cache and how long it keeps something (`cache_control`, `ttl`,
 /// `prompt_cache_retention`).
 fn speaks_of_cache(key: &str) -> bool {
     let key = key.to_lowercase();
     key.contains("cache") || key == "ttl"
 }
 
-/// An image that is in the body or behind a link, and nothing else.
+/// Whether a value is only an image, encoded in the body or behind a link.
 fn is_image(value: &str) -> bool {
     let is_url = |value: &str| {
         let url = serde_json::from_str::<Cow<'_, str>>(value);
@@ -251,7 +252,7 @@ fn is_image(value: &str) -> bool {
     read.is_ok() && urls == 1 && !odd
 }
 
-/// Behind the closing quote of the string that begins at `at`.
+/// Offset behind the closing quote of the string that begins at `at`.
 fn string_end(json: &[u8], at: usize) -> usize {
     let mut end = at + 1;
     while let Some(step) = json.get(end..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
@@ -264,7 +265,7 @@ fn string_end(json: &[u8], at: usize) -> usize {
     json.len()
 }
 
-/// A JSON string as text. One with a lone surrogate has none: then all that it is written with counts.
+/// A JSON string as text. A string with a lone surrogate is not text: its raw spelling is returned instead.
 fn decoded(quoted: &[u8]) -> Cow<'_, str> {
     match serde_json::from_slice::<String>(quoted) {
         Ok(text) => Cow::Owned(text),
@@ -360,7 +361,7 @@ mod tests {
     }
 
     proptest! {
-        /// A text is found wherever it stands, and never more is counted than the body has bytes, but for what stands around
+        /// A text is counted wherever it stands, and the count never exceeds the body's bytes, except for the tokens around
         /// messages.
         #[test]
         fn every_text_counts(text in "\\PC{1,40}", place in 0..6_usize, documented in any::<bool>()) {

@@ -14,26 +14,26 @@ use super::peek::{Field, Peek, Place};
 pub enum Edit {
     /// Gives the field this value, adding it when it is absent.
     Set(Field, String),
-    /// Drops the field when it is there.
+    /// Removes the field when it is there.
     Remove(Field),
-    /// Gives the field another key and keeps its value; a member that had that key before is dropped.
+    /// Gives the field another key and keeps its value; a member that had that key before is removed.
     Rename(Field, &'static str),
     /// Gives any other key this value, adding it when it is absent. Costs a second pass over the body.
     Insert(&'static str, String),
-    /// Drops every member with this key. Costs a second pass over the body.
+    /// Removes every member with this key. Costs a second pass over the body.
     RemoveKey(&'static str),
 }
 
 /// Applies `edits` to the `body` that `peek` was parsed from.
 ///
-/// Without an edit that changes something the same buffer comes back, not a copy. New members go to the front of the
+/// When no edit changes anything, the result is the same buffer, not a copy. New members go to the front of the
 /// object, in the order of the edits.
 pub fn splice(body: &Bytes, peek: &Peek, edits: &[Edit]) -> Bytes {
     if edits.is_empty() {
         return body.clone();
     }
     let mut plan = Plan { members: peek.members as usize, ..Plan::default() };
-    // Renames and free keys may meet members the peek did not keep.
+    // Renames and arbitrary keys may concern members that the peek did not record.
     if edits.iter().all(|edit| matches!(edit, Edit::Set(..) | Edit::Remove(_))) {
         for field in Field::ALL {
             if let Some(place) = peek.place(field) {
@@ -108,7 +108,7 @@ struct Target<'e> {
     action: Action<'e>,
 }
 
-/// The members an edit may touch, and the new ones.
+/// The members that an edit may change, and the new members.
 #[derive(Debug, Default)]
 struct Plan<'e> {
     members: usize,
@@ -170,7 +170,7 @@ impl<'e> Plan<'e> {
         self.act(key, &Action::Remove);
     }
 
-    /// Whether a member with this key exists.
+    /// Applies an action to every member with this key; returns whether there is one.
     fn act(&mut self, key: &str, action: &Action<'e>) -> bool {
         let mut found = false;
         for target in self.targets.iter_mut().filter(|target| target.key == key) {
@@ -223,10 +223,10 @@ impl<'e> Plan<'e> {
 
     /// For each target (sorted by place) the byte range that its edit replaces.
     ///
-    /// A removed member takes the comma behind it along, unless nothing kept follows: then it takes the one before it.
+    /// A removed member takes the comma behind it along, unless no kept member follows: then it takes the comma before it.
     fn cuts(&self, object: &[u8]) -> Vec<(usize, usize)> {
         let mut cuts = vec![(0, 0); self.targets.len()];
-        // Where the run of removed members at the object's end starts, as seen from behind.
+        // Where the run of removed members at the object's end starts.
         let mut tail = None;
         for (index, target) in self.targets.iter().enumerate().rev() {
             let place = target.place;

@@ -1,19 +1,19 @@
-//! Whether a request lets its model think, in the words of the dialect that it is sent in.
+//! Whether a request lets its model think, as stated in the dialect that the request is sent in.
 
 use super::members::walk;
 
 /// What a request says about thinking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ThinkingWish {
-    /// Nothing: the model does as it is made.
+    /// Nothing: the model's default applies.
     Unsaid,
-    /// It must not, in a word that the model's documentation has for that.
+    /// The model must not think, in a form that the model's documentation defines.
     Off,
     /// Anything else.
     On,
 }
 
-/// The words that keep a model from thinking, as its documentation has them.
+/// The switches that keep a model from thinking, as its documentation defines them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ThinkingSwitches {
     /// `reasoning_effort: none`, and `reasoning: {effort: none}` in the Responses API.
@@ -22,7 +22,7 @@ pub struct ThinkingSwitches {
     pub thinking_disabled: bool,
 }
 
-/// Members that speak of thinking, of all vendors.
+/// Other members that concern thinking, of all vendors.
 const OTHERS: [&str; 9] = [
     // Anthropic.
     "output_config",
@@ -40,8 +40,8 @@ const OTHERS: [&str; 9] = [
 ];
 
 impl ThinkingWish {
-    /// Reads a whole valid request body, which is for a model with these switches. What is said twice, in an unusual way or in
-    /// a word that is not this model's counts as [`Self::On`].
+    /// Reads a complete valid request body for a model with these switches. A repeated or unusual statement, or one in a form
+    /// that the model does not document, counts as [`Self::On`].
     pub fn of(body: &[u8], switches: ThinkingSwitches) -> Self {
         let (mut wish, mut said) = (Self::Unsaid, Vec::new());
         let read = walk(std::str::from_utf8(body).unwrap_or_default(), |member| {
@@ -71,7 +71,7 @@ fn is_text(value: &str, word: &str) -> bool {
     serde_json::from_str::<String>(value).is_ok_and(|text| text == word)
 }
 
-/// Whether an object has this member with this word, and no other that could say more.
+/// Whether an object has this member once, with this word, and no other member that could concern thinking.
 fn says_only(object: &str, key: &str, word: &str) -> bool {
     let (mut times, mut odd) = (0, !object.starts_with('{'));
     let read = walk(object, |member| match &*member.key() {
@@ -79,7 +79,7 @@ fn says_only(object: &str, key: &str, word: &str) -> bool {
             times += 1;
             odd |= !is_text(member.value, word);
         }
-        // How thoughts are shown.
+        // These members only say how thoughts are shown.
         "summary" | "generate_summary" | "display" => {}
         _ => odd = true,
     });

@@ -1,4 +1,4 @@
-//! Reads what a provider counted, from a whole JSON reply or from the payload of one stream event.
+//! Reads the usage that a provider reports, from a complete JSON reply or from the payload of one stream event.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -17,7 +17,7 @@ static SERVICE_TIER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\
 /// The reply's own `usage`, in OpenAI's convention, wherever providers put it: at the top level, under `x_groq` (Groq's
 /// streams), or under `response` (events of a Responses stream). A key of that name elsewhere does not count.
 ///
-/// `None` when there is none, when it is null, or when it counts nothing we know.
+/// `None` when `usage` is absent or null, or has no known count.
 pub fn find_usage(json: &[u8]) -> Option<Usage> {
     let (mut nested, mut depths) = (false, Depths::of(json));
     for hit in hits(json, &USAGE).filter(|hit| json[hit.value_at] == b'{') {
@@ -92,13 +92,13 @@ struct TierInner {
     service_tier: Option<String>,
 }
 
-/// A usage object, or a portion of what one will come to.
+/// A usage object, or a portion of it.
 pub(crate) type Portion = Wire;
 
-/// Every known way to write a usage object. Names beside OpenAI's: `input_*` and `output_*` are the Responses API's,
+/// Every known form of a usage object. Names other than OpenAI's: `input_*` and `output_*` are the Responses API's,
 /// `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` is Moonshot's. `cache_read_input_tokens`,
 /// `cache_creation_input_tokens` and `cache_creation` are Anthropic's, whose `input_tokens` do not contain them;
-/// `cache_write_1h_tokens` is what our own translation of those says.
+/// `cache_write_1h_tokens` is written by the gateway's own translation of Anthropic's counts.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Wire {
@@ -113,9 +113,9 @@ pub(crate) struct Wire {
     cache_creation_input_tokens: Count,
     cache_creation: Lenient<Creation>,
     server_tool_use: Lenient<ServerToolUse>,
-    /// Anthropic's passes over the model, where a request took several; the other counts are of the last one only.
+    /// Anthropic's passes over the model, where a request took several; the other counts are of the last pass only.
     iterations: Passes,
-    /// Anthropic says it here.
+    /// Where Anthropic reports the tier.
     service_tier: Tier,
     prompt_tokens_details: Lenient<Details>,
     input_tokens_details: Lenient<Details>,
@@ -132,18 +132,18 @@ struct Details {
     audio_tokens: Count,
     image_tokens: Count,
     reasoning_tokens: Count,
-    /// Anthropic's word for the same.
+    /// Anthropic's word for reasoning tokens.
     thinking_tokens: Count,
 }
 
-/// Cache writes by how long they live.
+/// Cache writes by their time to live.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Creation {
     ephemeral_1h_input_tokens: Count,
 }
 
-/// The sum of what Anthropic counts of each pass over the model.
+/// The sums of Anthropic's counts of all passes over the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Passes {
     input: u64,
@@ -153,7 +153,7 @@ struct Passes {
     for_an_hour: u64,
 }
 
-/// One pass.
+/// The counts of one pass over the model.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Pass {
@@ -216,7 +216,7 @@ impl Details {
 }
 
 impl Wire {
-    /// What Anthropic's names count here, and in `before` where they are not here. Its counts are cumulative.
+    /// Anthropic's counts from here, and those that are absent here from `before`. The counts are cumulative.
     pub(crate) fn or(self, before: Self) -> Self {
         Self {
             input_tokens: self.input_tokens.or(before.input_tokens),
@@ -244,7 +244,7 @@ impl Wire {
         }
     }
 
-    /// Whether it counts what was generated.
+    /// Whether the object counts output tokens.
     pub(crate) fn counts_output(&self) -> bool {
         self.output_tokens.0.is_some()
     }
@@ -254,12 +254,12 @@ impl Wire {
         self.server_tool_use.0.web_search_requests.get()
     }
 
-    /// The tier that stands among the counts.
+    /// The service tier that the object contains.
     pub(crate) fn service_tier(self) -> Option<ServiceTier> {
         self.service_tier.0
     }
 
-    /// The counts of all passes, where they are told and are more than those of the last.
+    /// The counts of all passes, where these are reported and are larger than the counts of the last pass.
     fn of_all_passes(mut self) -> Self {
         let all = self.iterations;
         let creation = &mut self.cache_creation.0.ephemeral_1h_input_tokens;
@@ -287,7 +287,7 @@ impl Wire {
         let total = self.total_tokens.0;
         let (read, written) = (self.cache_read_input_tokens, self.cache_creation_input_tokens);
         let outside = match self.prompt_tokens.0 {
-            // Who says it OpenAI's way has counted them, also where it repeats them under Anthropic's names.
+            // OpenAI's `prompt_tokens` includes cached tokens, even where a provider repeats these under Anthropic's names.
             Some(_) => 0,
             None => read.get().saturating_add(written.get()),
         };
@@ -326,11 +326,11 @@ impl Wire {
     }
 }
 
-/// A token count: an integer, or a float that means one. Anything else, null included, is no count.
+/// A token count: an integer, or a float that is one. Anything else, null included, counts as absent.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count(Option<u64>);
 
-/// The word for a tier; anything else is none.
+/// A known service tier; `None` for anything else.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tier(Option<ServiceTier>);
 
@@ -364,7 +364,7 @@ impl<'de> Deserialize<'de> for Count {
 
 impl FromAny<'_> for Count {
     fn from_number(number: f64, exact: Option<u64>) -> Self {
-        // `as` saturates. What is below zero is beyond belief, like what is too large: never a way to pay less.
+        // `as` saturates. A negative count is treated like one that is too large, so that it never lowers the price.
         Count(exact.or(Some(if number < 0.0 { u64::MAX } else { number as u64 })))
     }
 }
@@ -473,7 +473,7 @@ mod tests {
             ..Usage::default()
         };
         assert_eq!(usage(whole), expected);
-        // The same after its translation into Chat.
+        // These counts after their translation into Chat.
         let chat = r#"{"usage":{"prompt_tokens":2310,"completion_tokens":50,"total_tokens":2360,"prompt_tokens_details":
             {"cached_tokens":2000,"cache_write_tokens":100,"cache_write_1h_tokens":200},"completion_tokens_details":{"reasoning_tokens":30}}}"#;
         assert_eq!(usage(chat), expected);

@@ -1,4 +1,4 @@
-//! How many values a JSON text has, found out before anything is made of it.
+//! Bounds the number of values in a JSON text before the text is parsed.
 
 use memchr::memchr;
 
@@ -8,14 +8,14 @@ use super::locate::string_end;
 /// without a parse: brackets, commas and colons outside of strings. For a text that is not valid JSON the number means
 /// nothing.
 ///
-/// What is made of a JSON text takes memory in proportion to this number and to its length: `0,0,0,…` as a tree takes forty
-/// times its size.
+/// A parsed JSON text takes memory in proportion to this number and to the text's length: a tree of `0,0,0,…` takes forty times
+/// the text's size.
 pub fn count_values(json: &[u8]) -> usize {
     let (mut at, mut count) = (0, 1);
     while at < json.len() {
         let quote = memchr(b'"', &json[at..]).map_or(json.len(), |length| at + length);
         count += json[at..quote].iter().filter(|byte| matches!(byte, b',' | b':' | b'[' | b'{')).count();
-        // A string that does not end is the end.
+        // A string that does not end reaches to the end of the text.
         at = string_end(json, quote).unwrap_or(json.len());
     }
     count

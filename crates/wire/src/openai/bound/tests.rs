@@ -17,7 +17,7 @@ fn responses(body: &str) -> Bound {
     bound(&Endpoint::Responses, body)
 }
 
-/// Every letter of the text spelled as an escape.
+/// The text with every letter written as an escape.
 fn escaped(text: &str) -> String {
     text.chars().map(|letter| format!("\\u{:04x}", u32::from(letter))).collect()
 }
@@ -145,7 +145,7 @@ fn an_estimate_leaves_encoded_files_out() {
         assert!(bound.estimate_tokens < 50 + bound.images * IMAGE_ESTIMATE, "{bound:?}");
         assert!(bound.prompt_tokens > 4_000);
     }
-    // Not a text that only looks like one.
+    // A text that only looks like a key does not count.
     let bound = chat(&format!(r#"{{"messages":[{{"role":"user","content":"data:image/png;base64,{data}"}}]}}"#));
     assert!(bound.estimate_tokens > 1_000);
 }
@@ -177,7 +177,7 @@ fn what_the_provider_adds_is_seen() {
         r#"{"input":[{"type":"x","tools":[{"type":"mcp"}]}]}"#,
     ] {
         assert!(responses(body).unbounded_prompt, "{body}");
-        // Each of its words in escapes.
+        // Each word written as escapes.
         for word in body.split('"').skip(1).step_by(2).filter(|word| word.len() > 1) {
             let body = body.replace(&format!("\"{word}\""), &format!("\"{}\"", escaped(word)));
             assert!(responses(&body).unbounded_prompt, "{body}");
@@ -211,7 +211,7 @@ fn what_only_looks_like_it_is_not() {
     ] {
         assert!(!responses(body).unbounded_prompt, "{body}");
     }
-    // These stand for what the provider has stored.
+    // These items stand for items that the provider has stored.
     for item in [
         r#"{"type":"reasoning","summary":[],"id":"r"}"#,
         r#"{"id":"r","summary":[{"type":"summary_text","text":"x"}],"content":[],"type":"reasoning"}"#,
@@ -227,7 +227,7 @@ fn what_only_looks_like_it_is_not() {
         // Without content a message is an error, so that nothing has to look for one.
         assert!(responses(&body).unbounded_prompt || is_last, "{body}");
     }
-    // In the other dialect these name nothing.
+    // At other endpoints these items refer to nothing.
     for body in [r#"{"prompt":"p","conversation":"c"}"#, r#"{"messages":[{"tool_calls":[{"id":"i"}]}]}"#] {
         assert!(!chat(body).unbounded_prompt, "{body}");
     }

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-/// Writes the string that opens at `at`; the offset behind it.
+/// Writes the string that opens at `at`; returns the offset behind it.
 pub(super) fn string(json: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize> {
     let (mut copied, mut at) = (at, at + 1);
     loop {
@@ -12,7 +12,7 @@ pub(super) fn string(json: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize>
                 out.extend_from_slice(&json[copied..=at]);
                 return Some(at + 1);
             }
-            // Canonical as it is.
+            // This escape is canonical as it is.
             (b'\\', Some(b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't')) => at += 2,
             (b'\\', Some(b'/')) => {
                 out.extend_from_slice(&json[copied..at]);
@@ -36,7 +36,7 @@ fn special(json: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     while let Some(eight) = json.get(at..).and_then(<[u8]>::first_chunk) {
         let word = u64::from_le_bytes(*eight);
-        // The high bit of each byte that is less than `limit`, and perhaps of those above one, which come later.
+        // Sets the high bit of each byte that is less than `limit`, and perhaps of later bytes above such a byte.
         let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & (ONES << 7);
         let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
         let found = below(word, 0x20) | equal(b'"') | equal(b'\\');
@@ -49,7 +49,7 @@ fn special(json: &[u8], from: usize) -> Option<usize> {
     rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).map(|length| at + length)
 }
 
-/// Writes the character that `\uXXXX` at `at` spells, or two of them; the offset behind.
+/// Writes the character that `\uXXXX` at `at` spells, alone or as half of a surrogate pair; returns the offset behind it.
 fn escaped(json: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize> {
     let unit = |at: usize| {
         let digits = json.get(at..at + 6)?.strip_prefix(b"\\u")?;
@@ -74,7 +74,7 @@ fn escaped(json: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize> {
     Some(at + 6)
 }
 
-/// Writes the number at `at`; the offset behind it.
+/// Writes the number at `at`; returns the offset behind it.
 pub(super) fn number(json: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize> {
     let digits = |at: usize| {
         let rest = json.get(at..)?;

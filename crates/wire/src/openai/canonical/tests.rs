@@ -1,4 +1,4 @@
-//! Spellings that must and must not share a form.
+//! Spellings that must, and spellings that must not, share a canonical form.
 
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
@@ -11,7 +11,7 @@ fn form(body: &str) -> String {
     String::from_utf8(out).unwrap().strip_prefix("before").unwrap().to_owned()
 }
 
-/// The form of a value.
+/// The canonical form of a value.
 fn value(value: &str) -> String {
     let form = form(&format!("{{\"v\":{value}}}"));
     form.strip_prefix("{\"v\":").unwrap().strip_suffix('}').unwrap().to_owned()
@@ -34,12 +34,12 @@ fn members_are_sorted_at_every_depth() {
             " {\"b\" : [ { \"d\":1 ,\"c\":{}} , [],{\"e\":true,\"f\":[{\"h\":null,\"g\":false}]} ],\t\"a\":\n{\"z\":1,\"y\":{\"x\":1}} } \r\n",
             r#"{"a":{"y":{"x":1},"z":1},"b":[{"c":{},"d":1},[],{"e":true,"f":[{"g":false,"h":null}]}]}"#,
         ),
-        // Bytes, not length nor letters; a key may be the start of another, and any text.
+        // Sorted by bytes, not by length or letters; a key may be a prefix of another, and any text.
         (
             r#"{"é":1,"b":2,"B":3,"ab":4,"":5,"a":6,"a!":7,"{":8}"#,
             r#"{"":5,"B":3,"a":6,"a!":7,"ab":4,"b":2,"{":8,"é":1}"#,
         ),
-        // Escapes do not matter to the order, and what repeats keeps its own.
+        // Escapes do not matter for the order, and repeated keys keep theirs.
         (r#"{"b":1,"\u0061":2,"b":0,"\u0062":-1,"a":3}"#, r#"{"a":2,"a":3,"b":1,"b":0,"b":-1}"#),
         (
             r#"{"a":{"c":1,"b":{"e":1,"d":1}},"b":{"a":{"c":1,"b":1}}}"#,
@@ -101,7 +101,7 @@ fn numbers_are_their_exact_decimal_value() {
         &["100", "1e2", "10.0e1", "1e0000000000000000000000000002"],
         &["18446744073709551617", "18446744073709551617.0", "1844674407370955161.7e1"],
         &["1e400", "0.1e401", "10e399"],
-        // Around the 18 digits that are counted in one piece, and beyond.
+        // Around the 18 digits that are added in one piece, and beyond.
         &["1e999999999999999999", "10e999999999999999998", "0.1e1000000000000000000"],
         &["1e1000000000000000000", "10e999999999999999999", "0.1e1000000000000000001"],
         &["1e-1000000000000000000", "0.1e-999999999999999999", "10e-1000000000000000001"],
@@ -194,7 +194,7 @@ fn what_is_not_one_object_is_refused() {
 #[test]
 fn depth_and_disorder_cost_linear_time() {
     let depth = 60_000;
-    // Each level out of order: to copy what is inside once per level would be 25 GB.
+    // Each level is out of order: copying the content once per level would be 25 GB.
     let body = format!("{}{{}}{}", "{\"b\":0,\"a\":".repeat(depth), "}".repeat(depth));
     let expected = format!("{}{{}}{}", "{\"a\":".repeat(depth), ",\"b\":0}".repeat(depth));
     assert!(form(&body) == expected);
@@ -215,7 +215,7 @@ fn depth_and_disorder_cost_linear_time() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
-    /// serde_json tells what is JSON, and the form is one that stays.
+    /// Accepts exactly what serde_json accepts, and the canonical form of a canonical form is itself.
     #[test]
     fn the_same_texts_as_for_serde_json_have_a_form(
         body in "\\{(\"[ab]\":([{}\\[\\],:\" ]|[-0-9eE.+]{1,3}|\"[\\\\u0d8nab/\"\n]{0,7}\"|true|null|\\{\\}|\\[[0-9, ]{0,4}\\])[, ]?){0,4}\\}"

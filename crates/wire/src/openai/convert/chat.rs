@@ -1,16 +1,16 @@
-//! A chat or legacy completion as the chunks that OpenAI would have streamed.
+//! Turns a chat or legacy completion into the chunks that OpenAI would have streamed.
 
 use bytes::Bytes;
 
 use super::chunks::{ChunkChoice, Chunks, events};
 use super::parts::{Object, elements, is_empty, is_text, member};
 
-/// Per choice: its role, what is not known, the text, a refusal, annotations, calls, and its end.
+/// The chunks of a chat completion. Per choice: role and unknown members, text, refusal, annotations, calls, and its end.
 pub(super) fn to_events(json: &str) -> Option<Bytes> {
     events(json, "\"chat.completion.chunk\"", chat_choice)
 }
 
-/// Per choice: its text, and its end.
+/// The chunks of a legacy completion. Per choice: its text, and its end.
 pub(super) fn legacy_to_events(json: &str) -> Option<Bytes> {
     events(json, "\"text_completion\"", |chunks, choice| {
         let text = choice.object.get("text").filter(|text| text.starts_with('"'))?;
@@ -64,8 +64,8 @@ fn is_known(name: &str) -> bool {
     matches!(name, "role" | "content" | "refusal" | "annotations" | "tool_calls" | "function_call")
 }
 
-/// The first delta: the role, and which members there are though they say nothing. Calls are left out where there are
-/// none, because clients take the name alone for a call.
+/// The first delta: the role, and the members that are present but empty. An empty list of calls is left out, because clients
+/// take the name alone for a call.
 fn opening(message: &Object<'_>) -> String {
     let mut delta = String::new();
     member(&mut delta, "role", message.get("role").filter(|role| is_text(role)).unwrap_or("\"assistant\""));
@@ -81,13 +81,13 @@ fn opening(message: &Object<'_>) -> String {
     delta
 }
 
-/// A function or a custom tool without its arguments or input, and those.
+/// A function or custom tool with its arguments or input emptied, and that member on its own.
 fn split_call<'a>(function: &Object<'a>) -> (String, Option<(&'a str, &'a str)>) {
     let long = function.iter().find(|(name, value)| matches!(*name, "arguments" | "input") && is_text(value));
     (function.with(long.map(|(name, _)| (name, "\"\"")).as_slice()), long)
 }
 
-/// A tool call as OpenAI streams one: all but its text, then the text.
+/// A tool call as OpenAI streams it: first everything but its arguments or input, then these.
 fn tool_call(chunks: &mut Chunks, choice: &ChunkChoice<'_>, number: usize, call: &Object<'_>) {
     let mut first = format!("\"tool_calls\":[{{\"index\":{number}");
     let mut then = None;

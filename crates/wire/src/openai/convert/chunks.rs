@@ -1,4 +1,4 @@
-//! The chunks that a stored completion is streamed as.
+//! Writes the chunks of a stored completion that is replayed as a stream.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::parts::{Object, elements, is_text, member, one_line};
 use crate::sse::DONE;
 
-/// The stream of a reply whose choices `write` turns into chunks; `object` is what a chunk calls itself.
+/// The stream of a reply whose choices `write` turns into chunks; `object` is the JSON text of a chunk's `object` member.
 pub(super) fn events(
     json: &str,
     object: &str,
@@ -32,9 +32,9 @@ pub(super) struct ChunkChoice<'a> {
     pub(super) object: Object<'a>,
     index: Cow<'a, str>,
     finish_reason: &'a str,
-    /// There is such a member, so every chunk has it.
+    /// The choice has a `logprobs` member, so every chunk gets one.
     has_logprobs: bool,
-    /// They are still to be written.
+    /// The log probabilities that are still to be written.
     pub(super) logprobs: Option<&'a str>,
 }
 
@@ -56,14 +56,14 @@ impl<'a> ChunkChoice<'a> {
     }
 }
 
-/// The stream as far as it is written.
+/// The stream as far as it has been written.
 pub(super) struct Chunks {
     out: String,
-    /// What all chunks say in front of their choices.
+    /// The members of every chunk in front of its `choices`.
     head: String,
-    /// What the next chunk says besides: lists and objects that nobody knows are said once.
+    /// Further members of the next chunk only: unknown lists and objects are written once.
     once: String,
-    /// Chunks say that the count is still to come.
+    /// Every chunk has `"usage": null`, because the count comes at the end.
     counted: bool,
 }
 
@@ -87,7 +87,7 @@ impl Chunks {
         Self { out: String::with_capacity(2 * size + 1024), head, once, counted }
     }
 
-    /// A chunk with one choice.
+    /// Writes a chunk with one choice.
     fn chunk(&mut self, write: impl FnOnce(&mut String)) {
         let out = &mut self.out;
         for part in ["data: ", &self.head, &self.once, ",\"choices\":[{"] {
@@ -106,7 +106,7 @@ impl Chunks {
         self.part(choice, "delta", &format!("{{{delta}}}"), logprobs);
     }
 
-    /// A chunk that adds `value` to a choice.
+    /// Writes a chunk that adds `value` to a choice.
     pub(super) fn part(&mut self, choice: &ChunkChoice<'_>, name: &str, value: &str, logprobs: Option<&str>) {
         self.chunk(|out| {
             member(out, "index", &choice.index);
@@ -118,7 +118,7 @@ impl Chunks {
         });
     }
 
-    /// The chunk that ends a choice, with what is left to say of it.
+    /// Writes the chunk that ends a choice, with the members of the choice that are not written yet.
     pub(super) fn end(&mut self, choice: &mut ChunkChoice<'_>, name: &str, value: &str) {
         self.chunk(|out| {
             member(out, "index", &choice.index);
@@ -135,7 +135,7 @@ impl Chunks {
         });
     }
 
-    /// The count, if there is one, and the end.
+    /// Writes the count, if there is one, and the end of the stream.
     fn finish(mut self, usage: Option<&str>) -> Bytes {
         if let Some(usage) = usage {
             for part in ["data: ", &self.head, ",\"choices\":[],\"usage\":", usage, "}\n\n"] {

@@ -1,4 +1,4 @@
-//! The chunks of a chat or legacy completion, put together as the reply they amount to.
+//! Merges the chunks of a chat or legacy completion into the complete reply.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::parts::{Object, Parts, elements, is_empty, is_text};
 use crate::sse::RawEvent;
 
-/// What the chunks are of.
+/// Which kind of completion the chunks belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CompletionKind {
     /// Chat completions: a choice has a `delta`.
@@ -17,7 +17,7 @@ pub(super) enum CompletionKind {
 }
 
 impl CompletionKind {
-    /// What a whole reply calls itself.
+    /// The JSON text of a complete reply's `object` member.
     fn object(self) -> &'static str {
         match self {
             Self::Chat => "\"chat.completion\"",
@@ -26,7 +26,7 @@ impl CompletionKind {
     }
 }
 
-/// The reply. `None` unless all of the stream is understood and every choice has its `finish_reason`.
+/// The complete reply. `None` unless all of the stream is understood and every choice has its `finish_reason`.
 pub(super) fn to_json(kind: CompletionKind, events: &[RawEvent]) -> Option<Bytes> {
     let mut reply = Reply { kind, parts: Parts::default(), choices: BTreeMap::new() };
     for event in events {
@@ -63,14 +63,14 @@ impl Reply {
         if chunk.is_error() {
             return None;
         }
-        // Anything else between the chunks, such as a sign of life, says nothing about the reply.
+        // Anything else between the chunks, such as a keep-alive, says nothing about the reply.
         if chunk.get("choices").or_else(|| chunk.get("usage")).is_none() {
             return Some(());
         }
         for (name, value) in chunk.iter() {
             match name {
                 "choices" => {
-                    // Takes its place among the members.
+                    // Reserves the place of `choices` among the members.
                     self.parts.list(name);
                     let choices = if is_empty(value) { Vec::new() } else { elements(value)? };
                     for (position, choice) in choices.into_iter().enumerate() {
@@ -78,7 +78,7 @@ impl Reply {
                     }
                 }
                 "object" => self.parts.set(name, self.kind.object()),
-                // Azure's first chunk leaves them empty.
+                // Azure's first chunk leaves these members empty.
                 "id" | "created" | "model" => self.parts.keep(name, value),
                 "usage" if value == "null" => (),
                 "obfuscation" => (),
@@ -161,7 +161,7 @@ fn delta(message: &mut Parts, calls: &mut Calls, delta: &Object<'_>) -> Option<(
     Some(())
 }
 
-/// Mistral streams parts where others stream text. How those are joined we do not know, so there may be only one piece.
+/// Mistral streams parts where others stream text. How parts are joined is not known, so only one piece is accepted.
 fn content(message: &mut Parts, value: &str) -> Option<()> {
     match message.get("content").filter(|old| !is_empty(old)) {
         Some(_) if is_empty(value) => (),
@@ -192,7 +192,7 @@ struct Calls {
 }
 
 impl Calls {
-    /// An entry starts a call when its id is new or its number is; without either, when it names a function.
+    /// Adds an entry. It starts a call when its id or its number is new; without either, when it names a function.
     fn add(&mut self, calls: &mut Vec<Parts>, entry: &Object<'_>) {
         let id = entry.get("id").filter(|id| is_text(id));
         let given = entry.get("index").and_then(|index| index.parse().ok());

@@ -1,4 +1,4 @@
-//! Turns a complete reply from one of its forms into the other, so that one stored reply answers a request with
+//! Turns a complete reply from JSON into an event stream and back, so that one stored reply answers a request with
 //! `"stream": true` and one without.
 //!
 //! ```text
@@ -7,8 +7,8 @@
 //!              ◀── to_json    data: [DONE]
 //! ```
 //!
-//! Values move as the texts they are: strings are joined and objects taken apart without decoding what is inside, so
-//! numbers, escapes and members nobody knows come out as they went in, and no nesting is deep.
+//! Values are copied as raw JSON text: strings are joined and objects taken apart without decoding their content, so numbers,
+//! escapes and unknown members come out unchanged, and the depth of nesting does not matter.
 
 mod chat;
 mod chunks;
@@ -25,12 +25,12 @@ pub(super) use parts::one_line;
 use super::Endpoint;
 use crate::sse::{RawEvent, Scanner};
 
-/// A whole event stream that says what this JSON reply says, usage and end included.
+/// A complete event stream with the content of this JSON reply, usage and end included.
 ///
-/// `None` for a document that is not understood: another endpoint's, an error, a reply that is not finished, audio.
+/// `None` for a document that is not understood: a reply of another endpoint, an error, an unfinished reply, audio.
 ///
-/// A chat or legacy completion that has a count ends with the chunk for it, and its other chunks say `"usage": null`, as
-/// OpenAI does for `include_usage`; a [`StreamRelay`](super::StreamRelay) hides both where the client did not ask.
+/// A chat or legacy completion that has a count ends with a usage chunk, and its other chunks have `"usage": null`, as
+/// OpenAI does for `include_usage`; a [`StreamRelay`](super::StreamRelay) hides both where the client did not ask for usage.
 pub fn to_events(endpoint: &Endpoint, json: &[u8]) -> Option<Bytes> {
     let convert: fn(&str) -> Option<Bytes> = match endpoint {
         Endpoint::ChatCompletions => chat::to_events,
@@ -41,10 +41,10 @@ pub fn to_events(endpoint: &Endpoint, json: &[u8]) -> Option<Bytes> {
     convert(std::str::from_utf8(json).ok()?)
 }
 
-/// The JSON reply that this whole event stream amounts to.
+/// The JSON reply with the content of this complete event stream.
 ///
-/// `None` where the stream is not understood, is not complete, or reports an error. A Responses reply is the very text
-/// that the terminal event holds.
+/// `None` where the stream is not understood, is not complete, or reports an error. A Responses reply is copied
+/// unchanged from the terminal event.
 pub fn to_json(endpoint: &Endpoint, events: &[u8]) -> Option<Bytes> {
     match endpoint {
         Endpoint::ChatCompletions => merge::to_json(merge::CompletionKind::Chat, &scan(events)?),
@@ -54,7 +54,7 @@ pub fn to_json(endpoint: &Endpoint, events: &[u8]) -> Option<Bytes> {
     }
 }
 
-/// All events of a whole stream; `None` when one is too large.
+/// All events of a complete stream; `None` when an event is too large.
 fn scan(stream: &[u8]) -> Option<Vec<RawEvent>> {
     let mut scanner = Scanner::new();
     scanner.push(Bytes::copy_from_slice(stream));

@@ -1,4 +1,4 @@
-//! JSON texts taken apart and put together member by member, each value as the text it is.
+//! Takes JSON texts apart and puts them together member by member, each value as its raw text.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::openai::members::walk;
 pub(super) struct Object<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Object<'a> {
-    /// `None` when `text` is no object.
+    /// `None` when `text` is not an object.
     pub(super) fn read(text: &'a str) -> Option<Self> {
         let mut members = Vec::with_capacity(8);
         walk(text, |member| members.push((&member.raw_key[1..member.raw_key.len() - 1], member.value))).ok()?;
@@ -25,7 +25,7 @@ impl<'a> Object<'a> {
         self.0.iter().copied()
     }
 
-    /// The object with other values for some members; one that is absent or null stays so.
+    /// The object with other values for some members; a member that is absent or null stays so.
     pub(super) fn with(&self, edits: &[(&str, &str)]) -> String {
         let mut out = String::from("{");
         for (name, value) in self.iter() {
@@ -36,20 +36,20 @@ impl<'a> Object<'a> {
         out
     }
 
-    /// Whether a reply or a chunk says that something failed, in any of the known shapes.
+    /// Whether the object, a reply or a chunk, reports an error in any of the known shapes.
     pub(super) fn is_error(&self) -> bool {
         let is = |name: &str| self.get(name) == Some("\"error\"");
         self.get("error").is_some_and(|error| !is_empty(error) && error != "false") || is("object") || is("type")
     }
 }
 
-/// The elements of an array; `None` when `text` is none.
+/// The elements of an array; `None` when `text` is not an array.
 pub(super) fn elements(text: &str) -> Option<Vec<&str>> {
     let all: Vec<&RawValue> = serde_json::from_str(text).ok()?;
     Some(all.into_iter().map(RawValue::get).collect())
 }
 
-/// Whether a value says nothing: null, or empty.
+/// Whether a value has no content: null, or an empty string, array or object.
 pub(super) fn is_empty(value: &str) -> bool {
     match value.as_bytes() {
         [b'[' | b'{', inner @ .., _] => inner.iter().all(u8::is_ascii_whitespace),
@@ -57,7 +57,7 @@ pub(super) fn is_empty(value: &str) -> bool {
     }
 }
 
-/// Whether a value is a string with something in it.
+/// Whether a value is a string that is not empty.
 pub(super) fn is_text(value: &str) -> bool {
     value.starts_with('"') && value != "\"\""
 }
@@ -72,7 +72,7 @@ pub(super) fn member(out: &mut String, name: &str, value: &str) {
     }
 }
 
-/// The JSON text on one line: without the white space between its tokens, if there are line ends among it.
+/// The JSON text on one line: without the white space between its tokens, if that contains a line end.
 pub(in crate::openai) fn one_line(text: &str) -> Cow<'_, str> {
     // Inside a string a line end is escaped.
     if memchr::memchr2(b'\n', b'\r', text.as_bytes()).is_none() {
@@ -104,7 +104,7 @@ fn string_end(text: &str) -> usize {
     text.len()
 }
 
-/// An object that grows from many, and is written at the end.
+/// An object that is merged from many chunks and written at the end.
 #[derive(Debug, Default)]
 pub(super) struct Parts(Vec<(String, Part)>);
 
@@ -124,7 +124,7 @@ impl Parts {
         }
     }
 
-    /// The last value counts, but null only where there is nothing yet.
+    /// Sets a member. A later value replaces an earlier one; null counts only where there is no value yet.
     pub(super) fn set(&mut self, name: &str, value: &str) {
         match self.slot(name) {
             Some(Part::Text(old)) if old == value => (),
@@ -134,14 +134,14 @@ impl Parts {
         }
     }
 
-    /// The first value counts that says something.
+    /// Sets a member unless it already has a value that is not empty and not 0.
     pub(super) fn keep(&mut self, name: &str, value: &str) {
         if self.get(name).is_none_or(|old| is_empty(old) || old == "0") {
             self.set(name, value);
         }
     }
 
-    /// Strings and arrays continue what is there; anything else is [`Self::set`].
+    /// Appends a string or an array to the existing value; any other value is [`Self::set`].
     pub(super) fn grow(&mut self, name: &str, value: &str) {
         if let Some(Part::Text(old)) = self.slot(name) {
             let both = |open: char| old.starts_with(open) && value.starts_with(open);
@@ -164,7 +164,7 @@ impl Parts {
         self.set(name, value);
     }
 
-    /// The object under a name, to add to.
+    /// The object under a name, created when absent.
     pub(super) fn object(&mut self, name: &str) -> &mut Parts {
         let at = self.place(name);
         let part = &mut self.0[at].1;
@@ -177,7 +177,7 @@ impl Parts {
         }
     }
 
-    /// The list under a name, to add to.
+    /// The list under a name, created when absent.
     pub(super) fn list(&mut self, name: &str) -> &mut Vec<Parts> {
         let at = self.place(name);
         let part = &mut self.0[at].1;

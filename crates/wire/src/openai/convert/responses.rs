@@ -1,4 +1,4 @@
-//! A reply of the Responses API as its named events, and the reply in the last of them.
+//! Turns a reply of the Responses API into its named events, and takes the reply out of the last of these.
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::parts::{Object, elements, is_text, member, one_line};
 use crate::sse::{RawEvent, write_data};
 
-/// The reply in the `response.completed` event, as the text it is there.
+/// The reply in the `response.completed` event, as its raw text.
 pub(super) fn to_json(events: &[RawEvent]) -> Option<Bytes> {
     for event in events {
         let fields = event.fields();
@@ -28,7 +28,7 @@ pub(super) fn to_json(events: &[RawEvent]) -> Option<Bytes> {
     None
 }
 
-/// The events. The last one holds the reply as the text it is, but for line breaks between its members.
+/// The events of a reply. The last one holds the reply's raw text, without line breaks between its members.
 pub(super) fn to_events(json: &str) -> Option<Bytes> {
     let line = one_line(json);
     let response = Object::read(&line)?;
@@ -49,12 +49,12 @@ pub(super) fn to_events(json: &str) -> Option<Bytes> {
     for (index, item) in output.into_iter().enumerate() {
         events.item(&index.to_string(), item)?;
     }
-    // On one line, as all of them: some clients read a stream line by line.
+    // On one line, as in all events: some clients read a stream line by line.
     events.event("response.completed", &[("response", &line)]);
     Some(events.out.freeze())
 }
 
-/// Whether a reply says that it is whole.
+/// Whether a reply says that it is complete.
 fn completed(response: &Object<'_>) -> bool {
     response.get("status") == Some("\"completed\"") && response.get("error").is_none_or(|error| error == "null")
 }
@@ -73,7 +73,7 @@ struct Events {
     next: u64,
 }
 
-/// Where in the reply an event belongs: the members that say so.
+/// The members of an event that say where in the reply it belongs.
 type Place<'a> = [(&'a str, &'a str)];
 
 impl Events {
@@ -88,7 +88,7 @@ impl Events {
         write_data(&mut self.out, data.as_bytes());
     }
 
-    /// An event with further members behind those of its place.
+    /// Writes an event with further members behind the members of its place.
     fn at(&mut self, name: &str, place: &Place<'_>, members: &Place<'_>) {
         self.event(name, &[place, members].concat());
     }
@@ -126,7 +126,7 @@ impl Events {
         Some(())
     }
 
-    /// A text that comes in pieces, here in one: `prefix` is what its events are called. Only a function says its name.
+    /// Writes a text as one delta and its end; `prefix` begins the names of both events. Only a function has a `name`.
     fn text(&mut self, prefix: &str, place: &Place<'_>, name: Option<(&str, &str)>, text: (&str, &str)) {
         if is_text(text.1) {
             self.at(&format!("{prefix}.delta"), place, &[("delta", text.1)]);
@@ -168,7 +168,7 @@ impl Events {
         Some(())
     }
 
-    /// The text of a message, and what it refers to.
+    /// Writes the text of a message and its annotations.
     fn annotated(&mut self, place: &Place<'_>, part: &Object<'_>, logprobs: &Place<'_>) -> Option<()> {
         let text = part.get("text")?;
         if is_text(text) {

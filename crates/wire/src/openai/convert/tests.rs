@@ -1,4 +1,4 @@
-//! Fixtures as vendors send them, and the promise that a reply survives its stream.
+//! Replies as vendors send them, and the property that a reply survives the conversion to a stream and back.
 #![allow(clippy::unwrap_used)]
 
 mod responses;
@@ -36,7 +36,7 @@ fn relayed(endpoint: &Endpoint, events: &Bytes, hide_usage: bool) -> (StreamRela
     (relay, out)
 }
 
-/// A reply becomes events that the relay takes for whole, shown and hidden, and these become the reply again.
+/// Checks that a reply becomes events that the relay sees as complete, with usage shown and hidden, and becomes the reply again.
 fn round_trip(endpoint: &Endpoint, reply: &Value) {
     let json = reply.to_string();
     let events = to_events(endpoint, json.as_bytes()).unwrap();
@@ -108,7 +108,7 @@ fn calls_choices_and_unknown_members_survive() {
     assert_eq!(calls[1], json!([{"index": 0, "function": {"arguments": "{\"x\":\"\\n\"}"}}]));
     assert_eq!(calls[3], json!([{"index": 1, "custom": {"input": "1"}}]));
     assert_eq!(calls.len(), 5);
-    // Said once, however many chunks there are.
+    // Written once, however many chunks there are.
     assert_eq!(payloads(&events).iter().filter(|chunk| chunk.get("citations").is_some()).count(), 1);
 }
 
@@ -133,7 +133,7 @@ fn texts_of_values_are_not_touched() {
     let pretty = format!("\n{}\r\n", chat.replace(",\"", ",\r\n  \"").replace("{\"", "{ \n\"").replace("\":", "\" : "));
     for json in [&chat, &pretty] {
         let events = to_events(&Endpoint::ChatCompletions, json.as_bytes()).unwrap();
-        // One event, one line: many clients read no other streams.
+        // One line per event: many clients read no other streams.
         assert!(events.split(|byte| *byte == b'\n').all(|line| line.is_empty() || line.starts_with(b"data: ")));
         assert_eq!(events.iter().filter(|byte| **byte == b'\n').count(), 2 * (3 + 2));
         let json = to_json(&Endpoint::ChatCompletions, &events).unwrap();
@@ -167,7 +167,7 @@ fn a_stream_of_openai_becomes_a_reply() {
         ],
         "usage": {"total_tokens": 5},
     });
-    // With its end or without; nothing behind the end counts.
+    // With `[DONE]` or without; nothing behind it counts.
     for end in ["", "data: [DONE]\n\n", "data: [DONE]", "data: [DONE]\n\ndata: {\"error\":\"x\"}\n\n"] {
         assert_eq!(back(&Endpoint::ChatCompletions, &format!("{stream}{end}")).unwrap(), expected, "{end}");
     }
@@ -178,7 +178,7 @@ fn streams_of_other_vendors_become_replies() {
     let message =
         |stream: &[&str]| back(&Endpoint::ChatCompletions, &sse(stream)).unwrap()["choices"][0]["message"].take();
     let stop = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
-    // Azure: an empty chunk first. DeepSeek: reasoning, the role again and again. The count comes with the end.
+    // Azure: an empty chunk first. DeepSeek: reasoning, the role in every chunk. The count comes with the end.
     let azure = format!(
         ": keep-alive\n\n{}",
         sse(&[
@@ -193,7 +193,7 @@ fn streams_of_other_vendors_become_replies() {
         "choices": [{"index": 0, "message": {"role": "assistant", "content": "a", "reasoning_content": "why"}, "content_filter_results": {}, "finish_reason": "stop", "content_filter_offsets": {"a": 1}}],
         "usage": {"total_tokens": 2}});
     assert_eq!(back(&Endpoint::ChatCompletions, &azure).unwrap(), expected);
-    // Gemini does not number whole calls, old Ollamas number all of them 0, some repeat id and name.
+    // Gemini sends complete calls without numbers, old Ollamas number all of them 0, some providers repeat id and name.
     for (index, split) in [("", false), (r#""index":0,"#, false), (r#""index":0,"#, true)] {
         let call = |id: &str, text: &str| {
             format!(
@@ -206,11 +206,11 @@ fn streams_of_other_vendors_become_replies() {
             |id: &str, text: &str| json!({"id": id, "function": {"name": "f", "arguments": text}, "type": "function"});
         assert_eq!(calls, json!([call("a", "12"), call("b", "3")]), "{index} {split}");
     }
-    // Perplexity repeats the message so far; a message that says nothing is still one.
+    // Perplexity repeats the message so far; an empty message is still a message.
     let perplexity = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"ab"},"delta":{"role":"assistant","content":"b"},"finish_reason":null}]}"#;
     assert_eq!(message(&[perplexity, stop]), json!({"role": "assistant", "content": "b"}));
     assert_eq!(message(&[stop]), json!({"role": "assistant", "content": null}));
-    // A sign of life is no part of the reply.
+    // A keep-alive is not part of the reply.
     let ping =
         back(&Endpoint::ChatCompletions, &format!("event: ping\ndata: {{\"type\":\"ping\"}}\n\n{}", sse(&[stop])));
     assert_eq!(ping.unwrap().get("type"), None);

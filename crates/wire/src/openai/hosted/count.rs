@@ -1,4 +1,4 @@
-//! Counts the calls of tools that a reply tells of, whole or event by event.
+//! Counts the calls of tools that a reply reports, from the complete reply or event by event.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,31 +8,32 @@ use serde::Deserialize;
 
 use super::{Hosted, Kind, Limit};
 
-/// No request makes as many containers; a broken reply is not to fill the memory.
+/// Most containers that are remembered. No request makes as many; the limit keeps a broken reply from filling the memory.
 const MAX_CONTAINERS: usize = 1_024;
 
-/// Counts the calls that a reply tells of.
+/// Counts the calls of hosted tools that one reply reports.
 #[derive(Clone, Debug)]
 pub struct CallCounter {
     hosted: Arc<Hosted>,
-    /// For each of the tools.
+    /// The number of calls of each of [`Hosted::tools`].
     pub(super) counts: Vec<u64>,
     containers: Vec<Box<str>>,
-    /// Calls that a stream says have begun, of whatever kind, and those that it says are over.
+    /// Calls of any kind that a stream says have begun, and in `over` those that it says have ended.
     begun: u64,
     over: u64,
-    /// Something came that could not be read: there may have been more.
+    /// Something could not be read: there may have been more calls.
     pub(super) lost: bool,
 }
 
 impl CallCounter {
-    /// Nothing was called yet.
+    /// A counter for one reply, before any call.
     pub fn new(hosted: Arc<Hosted>) -> Self {
         let counts = hosted.tools.iter().map(|_| u64::from(hosted.limit == Limit::Once)).collect();
         Self { hosted, counts, containers: Vec::new(), begun: 0, over: 0, lost: false }
     }
 
-    /// The same with as many searches: a stream that is translated tells of them before its translation only.
+    /// This counter with the number of searches set to `searches`: a translated stream reports searches only before its
+    /// translation.
     #[must_use]
     pub fn searched(mut self, searches: u64) -> Self {
         self.lost = false;
@@ -44,14 +45,14 @@ impl CallCounter {
         self
     }
 
-    /// Calls that have begun so far, by a stream that is not over: after each of them the model may have read its prompt once
-    /// more. `None` where the stream does not tell of each.
+    /// Calls that have begun so far in an unfinished stream: after each of them the model may have read its prompt once
+    /// more. `None` where the stream does not report every call.
     pub fn begun(&self) -> Option<u64> {
         let tells = matches!(self.hosted.limit, Limit::Total(_) | Limit::PerTool);
         (tells && !self.lost).then_some(self.begun.max(self.over))
     }
 
-    /// Reads a whole reply.
+    /// Counts the calls of a complete JSON reply.
     pub fn reply(&mut self, json: &[u8]) {
         match self.hosted.limit {
             Limit::Total(_) => match serde_json::from_slice::<Response<'_>>(json).ok().and_then(|reply| reply.output) {
@@ -63,10 +64,10 @@ impl CallCounter {
         }
     }
 
-    /// Reads the payload of one event of a stream.
+    /// Counts the calls in the payload of one event of a stream.
     pub fn event(&mut self, json: &[u8]) {
         match self.hosted.limit {
-            // The end that Chat's streams have.
+            // The end of a Chat stream.
             _ if json.starts_with(b"[DONE]") => {}
             Limit::Total(_) => self.response_event(json),
             // The usual event is a delta.
@@ -76,7 +77,7 @@ impl CallCounter {
     }
 
     fn response_event(&mut self, json: &[u8]) {
-        // Only an event that tells of a whole item has this, and the last one, which lists all items once more.
+        // Only events with a whole item contain this text, and the last event, which lists all items once more.
         if memmem::find(json, b"_call\"").is_none() {
             return;
         }
@@ -130,7 +131,7 @@ impl CallCounter {
         }
     }
 
-    /// Anthropic's counts, which are cumulative: of a message, or of an event of its stream.
+    /// Reads Anthropic's cumulative counts from a message or from an event of its stream.
     fn message(&mut self, json: &[u8]) {
         let Ok(message) = serde_json::from_slice::<Message>(json) else { return self.lost = true };
         let block = message.content_block.as_ref().and_then(|block| block.r#type.as_deref());
@@ -183,7 +184,7 @@ struct Item<'a> {
 }
 
 impl Item<'_> {
-    /// True for a call that the provider runs, and for what may be one.
+    /// True for a call that the provider runs or may run.
     fn is_run_by_provider(&self) -> bool {
         let kind = self.r#type.as_deref().unwrap_or_default();
         let by_client = matches!(

@@ -17,7 +17,7 @@ use crate::openai::peek::{Field, Peek, PeekError};
 pub(super) fn hosted(endpoint: &Endpoint, body: &[u8]) -> Result<Option<Hosted>, PeekError> {
     let mut reading = Reading { endpoint, tools: Vec::new(), max_tool_calls: None, unbounded: false, fault: None };
     let text = std::str::from_utf8(body).unwrap_or_default();
-    // The peek has validated the text and refused a known name that is there twice.
+    // The peek has validated the text and refused a repeated known name.
     let _ = walk(text, |member| reading.member(&member.key(), member.value));
     if let Some(fault) = reading.fault {
         return Err(fault);
@@ -35,10 +35,11 @@ pub(super) fn hosted(endpoint: &Endpoint, body: &[u8]) -> Result<Option<Hosted>,
     Ok(Some(Hosted { tools: reading.tools, limit }))
 }
 
-/// No provider has so many kinds of tools, or names in its price list for one kind. A body may have millions.
+/// Most kinds of tools, and most price list names of one kind, that are remembered. No provider has as many, but a body may
+/// name millions.
 const MOST_KINDS: usize = 64;
 
-/// What a body's members say.
+/// What has been read from a body's members.
 struct Reading<'a> {
     endpoint: &'a Endpoint,
     tools: Vec<Tool>,
@@ -55,14 +56,14 @@ impl Reading<'_> {
         let (responses, messages) = (*self.endpoint == Endpoint::Responses, *self.endpoint == Endpoint::Messages);
         match key {
             "tools" => {
-                // What is no list has no tools.
+                // A value that is not a list has no tools.
                 let _ = elements(value, |entry| self.entry(entry, true));
             }
             "max_tool_calls" if responses => match value.parse() {
                 Ok(calls) => self.max_tool_calls = Some(calls),
                 Err(_) => self.refuse("max_tool_calls", "The field 'max_tool_calls' must be a whole number."),
             },
-            // OpenAI's search models, and others that take over the name.
+            // OpenAI's search models, and other vendors' that use the same name.
             "web_search_options" => {
                 let options: Options<'_> = serde_json::from_str(value).unwrap_or_default();
                 self.add(Tool::search(options.search_context_size.as_deref()));
@@ -84,7 +85,7 @@ impl Reading<'_> {
         }
     }
 
-    /// One of `tools`, or of those that a namespace groups: not `outer` then.
+    /// Reads one tool: an entry of `tools` when `outer`, otherwise one that a namespace groups.
     fn entry(&mut self, text: &str, outer: bool) {
         let mut entry = Entry::default();
         let read = walk(text, |member| {
@@ -115,7 +116,7 @@ impl Reading<'_> {
         }
         let types = std::mem::take(&mut entry.types);
         if types.is_empty() {
-            // Anthropic's own tools of a client need no type; Gemini's tools of the provider have a name only.
+            // Anthropic's client tools need no type; the tools that Gemini runs have a name only.
             if *self.endpoint != Endpoint::Messages {
                 let name = entry.first.unwrap_or_default();
                 if !name.is_empty() {
@@ -128,14 +129,14 @@ impl Reading<'_> {
             self.typed(&kind, &entry);
         }
         for nested in entry.nested {
-            // Deeper than any API has them, or no list.
+            // Nested deeper than in any API, or not a list.
             if !outer || elements(&nested, |entry| self.entry(entry, false)).is_err() {
                 self.add_unbounded(Tool::item("namespace"));
             }
         }
     }
 
-    /// A tool by its type, as the endpoint's API knows it.
+    /// Adds a tool by its type, as the endpoint's API defines the type.
     fn typed(&mut self, kind: &str, entry: &Entry) {
         if matches!(kind, "function" | "custom" | "namespace") {
             return;
@@ -143,7 +144,7 @@ impl Reading<'_> {
         let dated = |name: &str| kind.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'));
         match self.endpoint {
             Endpoint::Responses => match kind {
-                // The client runs them: a response ends with each call.
+                // The client runs these: a response ends with each such call.
                 "computer" | "computer_use_preview" | "local_shell" | "apply_patch" => {}
                 "shell" if !entry.environment.as_ref().is_some_and(|text| text.contains("container")) => {}
                 "shell" => self.container(entry.environment.as_deref()),
@@ -173,7 +174,7 @@ impl Reading<'_> {
         }
     }
 
-    /// A container by its memory. One that is named by its id may have any.
+    /// Adds a container by its memory size. A container that is named by its id may have any size.
     fn container(&mut self, value: Option<&str>) {
         let auto = value.and_then(|value| serde_json::from_str::<Container<'_>>(value).ok());
         let memory = auto.map(|container| container.memory_limit);
@@ -189,13 +190,13 @@ impl Reading<'_> {
         let is_full = self.tools.len() == MOST_KINDS;
         match self.tools.iter_mut().find(|known| known.kind == tool.kind) {
             Some(known) => {
-                // Both may be used.
+                // Both tools may be used, so their limits add up.
                 known.max_uses = known.max_uses.zip(tool.max_uses).map(|(one, other)| one.saturating_add(other));
                 for price in tool.prices {
                     match known.prices.contains(&price) {
                         true => {}
                         false if known.prices.len() < MOST_KINDS => known.prices.push(price),
-                        // The dearest counts, and it may be one that is left out.
+                        // The most expensive name counts, and it may be one that is left out.
                         false => self.unbounded = true,
                     }
                 }
@@ -222,15 +223,15 @@ impl Reading<'_> {
 struct Entry {
     /// More than one only where a key is repeated.
     types: Vec<String>,
-    /// `Some(None)` where it is no number.
+    /// `Some(None)` where the value is not a number.
     max_uses: Option<Option<u64>>,
     twisted: bool,
     size: Option<String>,
     container: Option<String>,
     environment: Option<String>,
-    /// Lists of tools that it groups; more than one only where a key is repeated.
+    /// Lists of tools that the entry groups; more than one only where a key is repeated.
     nested: Vec<String>,
-    /// The first key that says nothing here.
+    /// The first key that has no other meaning here; it names a tool that has no type.
     first: Option<String>,
 }
 
@@ -248,8 +249,8 @@ struct Container<'a> {
     memory_limit: Option<Cow<'a, str>>,
 }
 
-/// Whether an item of the input defines a tool: a `type` that is a tool's and not that of a call. What is nested too deep to be
-/// read may.
+/// Whether an item of the input defines a tool: a `type` that is a tool's and not a call's. True also for an input that is
+/// nested too deep to be read.
 fn brings_tools(input: &str) -> bool {
     let mut found = false;
     let mut reader = serde_json::Deserializer::from_str(input);
@@ -260,7 +261,7 @@ fn brings_tools(input: &str) -> bool {
 /// Looks for the `type` of a tool in a value.
 struct Defined<'f> {
     found: &'f mut bool,
-    /// It stands under the key `type`.
+    /// The value stands under the key `type`.
     is_type: bool,
 }
 
@@ -301,7 +302,8 @@ impl<'de> Visitor<'de> for Defined<'_> {
     crate::skip_scalars!();
 }
 
-/// `tools` with a `max_uses` of `most` in each of Anthropic's that has none and takes one; `None` where nothing changes.
+/// The text of `tools` with `"max_uses"` of `most` added to each of Anthropic's tools that takes one and has none; `None` where
+/// nothing changes.
 pub(super) fn limited_tools(body: &[u8], peek: &Peek, most: u64) -> Option<String> {
     let place = peek.place(Field::Tools)?;
     let text = std::str::from_utf8(body.get(place.value_at as usize..place.value_end as usize)?).ok()?;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::openai::{Bound, splice};
 
-/// What stands in the request, read as a request is: only where the first pass saw a sign of it.
+/// The hosted tools of a request, read only where [`Bound::hosted`] is set, as for real requests.
 fn read(endpoint: &Endpoint, body: &str) -> Option<Hosted> {
     let peek = Peek::parse(body.as_bytes()).expect(body);
     let bound = Bound::of(endpoint, body.as_bytes(), &peek);
@@ -63,7 +63,7 @@ fn every_tool_of_a_response_is_found_and_bounded_together() {
     )
     .unwrap();
     assert_eq!(hosted.limit, Limit::Total(None));
-    // Eight calls, and each of them may be of the dearest tool.
+    // Eight calls, each of which may be of the most expensive tool.
     assert_eq!((cents(prices(&hosted).most()), prices(&hosted).turns()), (Some(8 * 12), 9));
     let body = r#"{"model":"m","input":"x","max_tool_calls":2,"tools":[{"type":"web_search"}]}"#;
     let two = read(&Endpoint::Responses, body).unwrap();
@@ -201,7 +201,7 @@ fn a_reply_that_was_cut_off_has_read_its_prompt_once_and_once_more_for_each_call
         1 + 7 * (search.turns() - 1),
         "no more than its turns"
     );
-    // Whose results nobody bounds may fill the model's context; what an MCP server says of itself may from the start.
+    // Tools without a bound of their results may fill the model's context; an MCP server's description may from the start.
     assert_eq!(
         prompt(&prices_of(r#"[{"type":"code_interpreter","container":{"type":"auto"}}]"#), 1),
         17_384 + 1_000_000

@@ -1,42 +1,43 @@
-//! Chunks that differ from one before in their text alone: nearly all of a stream.
+//! Recognises chunks that differ from an earlier one in their text alone: nearly all chunks of a stream.
 //!
 //! ```text
 //! data: {"id":"c","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}],"obfuscation":"x2"}\n\n
 //! ╰───────────────────── head ───────────────────────────╯   ╰────────────── middle ─────────────────╯  ╰ tail ╯
 //! ```
 //!
-//! What was found out about one such event by reading all of it holds for each event with the same head, middle and tail: a JSON
-//! reader sees the same members, and one string, or two, with another value. The comparison is a twentieth of the reading.
+//! The result of parsing one such event holds for each event with the same head, middle and tail: a JSON
+//! reader sees the same members, and one or two strings with another value. Comparing takes a twentieth of the time of parsing.
 
 use std::ops::Range;
 
 use memchr::{memchr2, memmem};
 
-/// Behind this stands the text of a chunk that has nothing else to say.
+/// Precedes the text of a chunk that contains nothing but text.
 const TEXT: &[u8] = b"\"delta\":{\"content\":\"";
 
-/// Behind this OpenAI puts random letters, against those who measure the size of events.
+/// Precedes OpenAI's random padding, which hides the size of the text from observers of the traffic.
 const PADDING: &[u8] = b"\"obfuscation\":\"";
 
-/// Longer events are read: the copy would stay for as long as the stream is open.
+/// Most bytes of an event that is learnt; longer events are parsed, because a learnt copy stays for as long as the stream is
+/// open.
 const LONGEST: usize = 2 << 10;
 
-/// After so many events in a row that were unlike the one before, no more are learnt.
+/// After this many events in a row that did not match the learnt one, no more are learnt.
 const PATIENCE: u8 = 8;
 
-/// One event that was read, without the values that others may differ in.
+/// One event that was parsed, without the values that later events may differ in.
 #[derive(Debug, Default)]
 pub(super) struct Alike {
     head: Vec<u8>,
     middle: Vec<u8>,
-    /// Behind the padding; `None` where there is none, and the middle goes to the end.
+    /// The bytes behind the padding; `None` without padding, when `middle` reaches to the end of the event.
     tail: Option<Vec<u8>>,
-    /// What is cut out of it before it is sent, counted from the end of the text.
+    /// The byte range that is cut out of the event before it is sent, counted from the end of the text.
     cut: Option<Range<usize>>,
     unlike: u8,
 }
 
-/// Where the text of an event stands, and what of the event is not sent.
+/// The byte range of an event's text, and the byte range that is cut out before sending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Like {
     pub(super) text: Range<usize>,
@@ -44,7 +45,7 @@ pub(super) struct Like {
 }
 
 impl Alike {
-    /// One that learns nothing.
+    /// A value that learns nothing.
     #[cfg(any(test, fuzzing))]
     pub(super) fn learnt_out() -> Self {
         Self { unlike: PATIENCE, ..Self::default() }
@@ -55,7 +56,7 @@ impl Alike {
         self.unlike < PATIENCE
     }
 
-    /// Whether an event is like the one that was learnt.
+    /// Compares an event with the learnt one; `None` when they differ in more than text and padding.
     pub(super) fn matches(&mut self, raw: &[u8]) -> Option<Like> {
         let like = self.compare(raw);
         self.unlike = match like {
@@ -81,11 +82,12 @@ impl Alike {
         same.then_some(Like { text: start..end, cut })
     }
 
-    /// Takes an event down that was read. `read` tells all that an event generates, and `cut` what of this one is not sent.
+    /// Learns an event that was parsed. `read` returns all the text that an event generates; `cut` is the range of this event
+    /// that is not sent.
     pub(super) fn learn(&mut self, raw: &[u8], read: impl Fn(&[u8]) -> Option<String>, cut: Option<&Range<usize>>) {
         self.head.clear();
         let Some(parts) = parts(raw) else { return };
-        // Another text in this place is another text of the event: nothing else is generated, and not in another place.
+        // Replacing the text in this place must replace all that the event generates: no text stands anywhere else.
         let is_all = |text: &[u8]| {
             let other = [&raw[..parts.text.start], text, &raw[parts.text.end..]].concat();
             read(&other).is_some_and(|read| read.as_bytes() == text)
@@ -94,7 +96,7 @@ impl Alike {
             return;
         }
         let from_text = |cut: &Range<usize>| Some(cut.start.checked_sub(parts.text.end)?..cut.end - parts.text.end);
-        // What is cut out stands behind the text, and before the padding, whose length changes.
+        // The cut range must be behind the text and before the padding, whose length changes.
         let cut = match cut.map(from_text) {
             None => None,
             Some(Some(cut))
@@ -134,11 +136,11 @@ fn parts(raw: &[u8]) -> Option<Parts> {
     Some(Parts { text, padding })
 }
 
-/// The length of the rest of a JSON string that has to be read as it stands: without escapes, and valid.
+/// The length of the rest of a JSON string that needs no decoding: valid and without escapes; `None` for any other.
 fn plain(rest: &[u8]) -> Option<usize> {
     let end = memchr2(b'"', b'\\', rest)?;
     let text = &rest[..end];
-    // A word that is looked for in quotes would be found here as well, and mean nothing.
+    // These words are searched for in quotes elsewhere and would be found here by mistake.
     let is_word = matches!(text, b"error" | b"usage" | b"audio" | b"choices" | b"finish_reason" | b"service_tier");
     let whole = rest[end] == b'"' && !is_word && !text.iter().any(|byte| *byte < b' ');
     (whole && std::str::from_utf8(text).is_ok()).then_some(end)

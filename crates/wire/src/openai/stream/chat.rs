@@ -24,27 +24,27 @@ static FINISH_REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("
 /// Events in which the model's name is looked for; providers give it in the first or second.
 const MODEL_WITHIN: u64 = 4;
 
-/// What a stream of chunks counts. Some providers count in every chunk: that is what was generated so far, and the whole count
-/// only where the answer is finished.
+/// The usage that a stream of chunks reports. Some providers report it in every chunk: then it counts what was generated so
+/// far, and is the whole count only where the answer is finished.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChatUsage {
     last: Option<Usage>,
     standing: Standing,
-    /// A choice has its `finish_reason`.
+    /// A choice has got its `finish_reason`.
     pub(super) finished: bool,
     /// The stream has come to its end.
     pub(super) done: bool,
 }
 
-/// Where the last count stood.
+/// Which kind of chunk the last count came in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Standing {
-    /// In a chunk that goes on with an answer.
+    /// A chunk that continues an answer.
     #[default]
     Running,
-    /// In the chunk that finishes an answer, or behind it.
+    /// The chunk that finishes an answer, or a later one.
     Finished,
-    /// In a chunk without an answer.
+    /// A chunk without an answer.
     Alone,
 }
 
@@ -55,7 +55,7 @@ impl ChatUsage {
         self.note(payload);
     }
 
-    /// Notes what a chunk counts; true if it does.
+    /// Notes the usage that a chunk reports; true if it reports one.
     fn note(&mut self, payload: &[u8]) -> bool {
         if !self.finished {
             // choices[].finish_reason is at depth 3.
@@ -74,7 +74,8 @@ impl ChatUsage {
         true
     }
 
-    /// The whole count; `None` before it came. Of `several` answers one may be finished while others go on.
+    /// The whole count; `None` before it has come. Set `several` when the request has more than one answer: one of them may be
+    /// finished while others continue.
     pub fn whole(&self, several: bool) -> Option<Usage> {
         let is_whole = match self.standing {
             Standing::Running => false,
@@ -84,14 +85,14 @@ impl ChatUsage {
         self.last.filter(|_| is_whole)
     }
 
-    /// What is counted so far. More may have been generated since.
+    /// The latest count. More may have been generated since.
     pub fn so_far(&self) -> Option<Usage> {
         self.last.filter(|usage| usage.prompt_tokens > 0)
     }
 }
 
 impl Seen {
-    /// The model's name is known, or will not be.
+    /// The model's name is known, or is no longer looked for.
     pub(super) fn knows_model(&self) -> bool {
         self.model.is_some() || self.events > MODEL_WITHIN
     }
@@ -118,7 +119,7 @@ impl StreamRelay {
             true => added_usage(repaired.as_deref().unwrap_or(payload)),
             false => Added::Nothing,
         };
-        // The part of the payload to replace, and what with.
+        // The range of the payload to replace, and its replacement.
         let (range, new) = match (repaired, usage) {
             (_, Added::Chunk) => return EventVerdict::Drop,
             (None, Added::Nothing) => return EventVerdict::Pass,
@@ -159,7 +160,7 @@ impl StreamRelay {
 }
 
 impl ErrorBody {
-    /// From the payload of an event whose name already says that it is an error.
+    /// The error in the payload of an event that is named `error`.
     fn of_event(payload: &[u8]) -> Self {
         match serde_json::from_slice::<Value>(payload) {
             Ok(Value::Object(object)) if !object.is_empty() => Self::from_object(500, &object),
@@ -173,8 +174,8 @@ impl ErrorBody {
     }
 }
 
-/// Whether `"error"` stands there as a key whose value is not null, or as a value. Text cannot look like that: inside a
-/// string its closing quote is escaped.
+/// Whether `"error"` occurs as a key whose value is not null, or as a value. Generated text cannot match: inside a string the
+/// quotes are escaped.
 fn may_be_error(payload: &[u8]) -> bool {
     ERROR.find_iter(payload).any(|at| {
         let colon = skip_space(payload, at + ERROR.needle().len());
@@ -182,7 +183,7 @@ fn may_be_error(payload: &[u8]) -> bool {
     })
 }
 
-/// The error that a payload is, in any of the known shapes.
+/// The error in a payload of any of the known shapes.
 fn error_in(payload: &[u8]) -> Option<ErrorBody> {
     let value: Value = serde_json::from_slice(payload).ok()?;
     // OpenRouter sends a chunk with choices and a top-level error.
@@ -203,12 +204,12 @@ fn error_in(payload: &[u8]) -> Option<ErrorBody> {
         .then(|| ErrorBody::new("The provider ended the stream with an error.", "server_error", None))
 }
 
-/// What the gateway's own `include_usage` brought into a chunk.
+/// What a chunk contains only because the gateway itself set `include_usage`.
 enum Added {
     Nothing,
-    /// The chunk itself.
+    /// The whole chunk.
     Chunk,
-    /// The `usage` member, which is this byte range and one comma with it.
+    /// The `usage` member: its byte range, including one comma.
     Member(Range<usize>),
 }
 
@@ -233,7 +234,7 @@ fn is_empty_list(value: &[u8]) -> bool {
     }
 }
 
-/// Just enough of a chunk to see its model and whether something was generated.
+/// The members of a chunk that show its model and whether something was generated.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Chunk<'a> {

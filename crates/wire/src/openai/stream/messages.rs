@@ -1,8 +1,8 @@
-//! Anthropic's Messages stream: every event passes, usage is read in its portions.
+//! Anthropic's Messages stream: every event passes, and usage is read from its portions.
 //!
-//! What was generated is known only when the `message_delta` with the `stop_reason` says so, or the stream is over: the count in
-//! `message_start` is a first token, or a zero that a translation had to put there. A stream that ends before has the counts of
-//! its prompt, and of what was generated so far.
+//! The output count is final only with the `message_delta` that has the `stop_reason`, or when the stream is over: the count in
+//! `message_start` is a first token, or a zero that a translation had to put there. A stream that ends earlier has the counts of
+//! its prompt and of the output so far.
 
 use std::borrow::Cow;
 
@@ -41,12 +41,12 @@ struct Message<'a> {
     usage: Option<Portion>,
 }
 
-/// What a stream of Anthropic's counts.
+/// The usage that an Anthropic stream reports.
 #[derive(Clone, Debug, Default)]
 pub struct MessageUsage {
     /// Boxed: every stream has room for it, and only Anthropic's use it.
     counts: Option<Box<Portion>>,
-    /// What was generated is among them.
+    /// `counts` includes the output.
     counts_output: bool,
     whole: bool,
 }
@@ -71,7 +71,7 @@ impl MessageUsage {
             }
             _ => return,
         };
-        // Counts are cumulative, and what a portion does not name stays as it was.
+        // Counts are cumulative; a count that a portion does not have stays as it was.
         if let Some(portion) = portion {
             self.counts_output |= last && portion.counts_output();
             let stops = head.delta.as_ref().is_some_and(|delta| delta.stop_reason.is_some());
@@ -81,12 +81,12 @@ impl MessageUsage {
         }
     }
 
-    /// The whole count; `None` before it came.
+    /// The whole count; `None` before it has come.
     pub fn whole(&self) -> Option<Usage> {
         self.counts.as_ref()?.usage().filter(|_| self.whole)
     }
 
-    /// What is counted so far. What is generated is still to be added.
+    /// The counts so far; generated tokens that are not reported yet must be added.
     pub fn so_far(&self) -> Option<Usage> {
         self.counts.as_ref()?.usage().filter(|usage| usage.prompt_tokens > 0)
     }
@@ -96,19 +96,19 @@ impl MessageUsage {
         self.counts.as_ref().map_or(0, |counts| counts.searches())
     }
 
-    /// The tier that stands among the counts.
+    /// The service tier that the counts contain.
     fn service_tier(&self) -> Option<ServiceTier> {
         self.counts.as_ref()?.service_tier()
     }
 }
 
-/// The usual event is told by its beginning, without a parse.
+/// Whether an event is a delta, the most frequent type; recognised by its first bytes, without parsing.
 fn is_delta(data: &[u8]) -> bool {
     data.starts_with(br#"{"type":"content_block_delta""#)
 }
 
 impl StreamRelay {
-    /// Every event's payload says what it is; its name only repeats that.
+    /// Reads one event. The payload of every event has its type; the event's name only repeats it.
     pub(super) fn messages(&mut self, data: &[u8]) -> EventVerdict {
         if is_delta(data) {
             return self.delta(data);

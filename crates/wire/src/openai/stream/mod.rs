@@ -1,5 +1,5 @@
 //! Relays a provider's event stream to the client: each event leaves at once, most of them as the very bytes that came,
-//! and the gateway reads usage, tier and the stream's fate on the way.
+//! and the gateway reads usage, service tier and the outcome of the stream on the way.
 //!
 //! ```text
 //! Open ── [DONE] | response.completed | message_stop … ──▶ Complete
@@ -8,7 +8,7 @@
 //!   └── error event | cut | end too early | stop ──▶ Failed (+ one error event, never [DONE])
 //! ```
 //!
-//! On request it also keeps the generated text that it relayed, for streams whose provider never says what it counted.
+//! On request the relay also keeps the generated text, for streams whose provider never reports its count.
 
 mod alike;
 mod chat;
@@ -37,7 +37,7 @@ pub use chat::ChatUsage;
 pub use messages::MessageUsage;
 pub use responses::responses_error_event;
 
-/// Which dialect the stream speaks.
+/// The dialect of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamKind {
     /// Chat completions and legacy completions: chunks, then `[DONE]`.
@@ -49,7 +49,7 @@ pub enum StreamKind {
 }
 
 impl StreamKind {
-    /// What an endpoint streams.
+    /// The dialect that an endpoint streams in.
     pub fn of(endpoint: &Endpoint) -> Self {
         match endpoint {
             Endpoint::Responses => Self::Responses,
@@ -59,13 +59,15 @@ impl StreamKind {
     }
 }
 
-/// What the relay changes.
+/// Which changes the relay makes to a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RelayOptions {
-    /// The client did not ask for usage: drop chunks with empty `choices` and cut `usage` out of the others. [`StreamKind::Chat`] only.
+    /// The client did not ask for usage: omit chunks with empty `choices` and cut `usage` out of the others. [`StreamKind::Chat`]
+    /// only.
     pub hide_usage: bool,
-    /// The vendor does not number streamed tool calls, or not apart, or ends them with `stop`: give each new call the next
-    /// index and say `tool_calls`. Chunks without tool calls stay as they are. [`StreamKind::Chat`] only.
+    /// The vendor does not number streamed tool calls, gives several the same number, or ends them with `stop`: give each new
+    /// call the next index and change the `finish_reason` to `tool_calls`. Chunks without tool calls stay as they are.
+    /// [`StreamKind::Chat`] only.
     pub repair_tools: bool,
 }
 
@@ -74,7 +76,7 @@ pub struct RelayOptions {
 pub enum StreamEnd {
     /// The body ended as its framing said.
     Clean,
-    /// It did not. The reason is read by the client: a few words such as `the connection to the provider was reset`.
+    /// The body was cut off. The reason is shown to the client: a few words such as `the connection to the provider was reset`.
     Cut(String),
 }
 
@@ -96,15 +98,15 @@ pub struct StreamRelay {
     options: RelayOptions,
     scanner: Scanner,
     state: StreamState,
-    /// Nothing is sent any more, whatever comes.
+    /// Nothing more is sent, whatever arrives.
     closed: bool,
     seen: Seen,
     tools: ToolCalls,
     /// Keep the generated text that is relayed.
     tallies: bool,
-    /// What was kept and not yet taken.
+    /// Generated text that was kept and not yet taken.
     generated: String,
-    /// Bytes of it that were taken.
+    /// Bytes of generated text that were taken.
     taken: u64,
     /// Bytes of sound and images that were relayed.
     media: u64,
@@ -112,15 +114,15 @@ pub struct StreamRelay {
     several: bool,
     /// Counts the calls of tools that the provider runs.
     calls: Option<Box<CallCounter>>,
-    /// Keep the payloads that may tell of objects.
+    /// Keep the payloads that may name objects of the provider.
     watch: bool,
-    /// Those kept and not yet taken.
+    /// Payloads that were kept and not yet taken.
     watched: Vec<Vec<u8>>,
-    /// The last chunk that had nothing but a text.
+    /// The last chunk that contained nothing but text.
     alike: Option<Box<Alike>>,
 }
 
-/// What was read on the way.
+/// What has been read from the stream so far.
 #[derive(Debug, Default)]
 struct Seen {
     events: u64,
@@ -137,10 +139,10 @@ struct Seen {
     error: Option<ErrorBody>,
 }
 
-/// What an event may change beside the text.
+/// The state before an event, of everything that an event may change besides the text.
 type Before = (ChatUsage, Option<ServiceTier>, u64, usize);
 
-/// What becomes of one event.
+/// How one event is relayed.
 #[derive(Debug)]
 enum EventVerdict {
     Pass,
@@ -178,7 +180,7 @@ impl StreamRelay {
         }
     }
 
-    /// Counts the calls of tools that the provider runs, where there are such.
+    /// Counts the calls of tools that the provider runs, when given a counter.
     #[must_use]
     pub fn counting(self, calls: Option<CallCounter>) -> Self {
         Self { calls: calls.map(Box::new), ..self }
@@ -192,8 +194,8 @@ impl StreamRelay {
     /// Keeps, when `on`, the generated text that is relayed: content, reasoning, refusals, names and arguments of calls,
     /// one behind the other as they came. [`Self::take_generated`] hands it out; take it often, it has no bound.
     ///
-    /// Sound and images have no text and are not kept, see [`Self::media_bytes`]. The texts of several choices are interleaved, so a count of their tokens is
-    /// slightly off.
+    /// Sound and images have no text and are not kept, see [`Self::media_bytes`]. The texts of several choices are interleaved,
+    /// so a count of their tokens is slightly off.
     #[must_use]
     pub fn tallying(self, on: bool) -> Self {
         Self { tallies: on, ..self }
@@ -206,14 +208,14 @@ impl StreamRelay {
         Self { watch: on, ..self }
     }
 
-    /// Reads each event, also one that differs from another one in its text alone: what the others are held against.
+    /// Parses every event, even one that differs from an earlier one in its text alone: the reference for tests.
     #[cfg(any(test, fuzzing))]
     #[must_use]
     pub fn reading_all(self) -> Self {
         Self { alike: Some(Box::new(Alike::learnt_out())), ..self }
     }
 
-    /// Hands out the payloads that were kept since the last time, see [`Self::watching`].
+    /// Hands out the payloads that were kept since the last call, see [`Self::watching`].
     pub fn take_watched(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.watched)
     }
@@ -236,7 +238,8 @@ impl StreamRelay {
         out.take()
     }
 
-    /// The upstream body is over: returns the last bytes to send, among them the end or the error the stream lacks.
+    /// Ends the relay when the upstream body is over: returns the last bytes to send, including the end or the error event that
+    /// the stream lacks.
     pub fn finish(&mut self, end: &StreamEnd) -> Bytes {
         let mut out = Out::new(Bytes::new());
         if let Some(event) = self.scanner.finish()
@@ -261,10 +264,10 @@ impl StreamRelay {
         out.take()
     }
 
-    /// Ends the stream from our side with this error, and returns the event that says so, in the stream's dialect.
+    /// Ends the stream on the gateway's behalf with this error; returns the error event in the stream's dialect.
     ///
-    /// Nothing is relayed afterwards and the state is [`StreamState::Failed`]. When the answer's end was seen before, its
-    /// state stays and nothing is returned.
+    /// Nothing is relayed afterwards and the state is [`StreamState::Failed`]. If the end of the answer was seen
+    /// before, the state stays and nothing is returned.
     pub fn stop(&mut self, error: ErrorBody) -> Bytes {
         let mut out = Out::new(Bytes::new());
         if self.state == StreamState::Open {
@@ -274,20 +277,20 @@ impl StreamRelay {
         out.take()
     }
 
-    /// Ends the stream from our side with this error in the place of what [`Self::feed`] has returned last, be that the end of the
-    /// answer. Returns the event that says so, as [`Self::stop`] does; what was counted stays counted.
+    /// Ends the stream on the gateway's behalf with this error, which replaces the bytes that [`Self::feed`] returned last,
+    /// even if they are the end of the answer. Returns the error event, as [`Self::stop`] does; what was counted stays counted.
     pub fn revoke(&mut self, error: ErrorBody) -> Bytes {
         let mut out = Out::new(Bytes::new());
         self.fail(error, &mut out);
         out.take()
     }
 
-    /// Forgets the event whose end has not come, so that [`Self::finish`] does not relay it.
+    /// Discards the incomplete event that is held, so that [`Self::finish`] does not relay it.
     pub fn drop_held(&mut self) {
         self.scanner = Scanner::new();
     }
 
-    /// Hands out the generated text that was relayed since the last time, escapes decoded. Empty without
+    /// Hands out the generated text that was relayed since the last call, escapes decoded. Empty without
     /// [`Self::tallying`]. The end of the stream does not lose it.
     pub fn take_generated(&mut self) -> String {
         self.taken += self.generated.len() as u64;
@@ -299,7 +302,7 @@ impl StreamRelay {
         self.taken + self.generated.len() as u64
     }
 
-    /// The provider has said that the answer is finished, and the count of it may be about to come.
+    /// Whether the provider has finished the answer but its usage may still follow.
     pub fn awaits_usage(&self) -> bool {
         self.state == StreamState::Open && self.seen.chat.finished && self.usage().is_none()
     }
@@ -309,7 +312,7 @@ impl StreamRelay {
         self.media
     }
 
-    /// Says that several answers are generated at the same time: one of them may be finished before the others.
+    /// Sets whether several answers are generated at the same time: one of them may then be finished before the others.
     #[must_use]
     pub fn with_several(self, several: bool) -> Self {
         Self { several, ..self }
@@ -320,7 +323,7 @@ impl StreamRelay {
         self.generated.len()
     }
 
-    /// The provider's whole count: that of a finished answer. When several events have one, the last.
+    /// The provider's count of a finished answer; the last one when several events have a count.
     pub fn usage(&self) -> Option<Usage> {
         match self.kind {
             StreamKind::Chat => self.seen.chat.whole(self.several),
@@ -328,7 +331,7 @@ impl StreamRelay {
         }
     }
 
-    /// What the provider has counted so far, where it tells that before the end: Anthropic the prompt, others both.
+    /// The provider's count so far, where it reports one before the end: Anthropic counts the prompt, others prompt and output.
     pub fn usage_so_far(&self) -> Option<Usage> {
         match self.kind {
             StreamKind::Chat => self.seen.chat.so_far(),
@@ -356,7 +359,7 @@ impl StreamRelay {
         self.seen.first_token
     }
 
-    /// Events with a payload so far, dropped ones included.
+    /// Number of events with a payload so far, including events that were not relayed.
     pub fn events(&self) -> u64 {
         self.seen.events
     }
@@ -397,14 +400,14 @@ impl StreamRelay {
         }
     }
 
-    /// Whether the next event may be one that others are like: what is looked for once in a stream has been found.
+    /// Whether an event may be learnt for later comparison: everything that is looked for once per stream has been found.
     fn learns(&self) -> bool {
         let plain = self.kind == StreamKind::Chat && self.calls.is_none() && !self.options.repair_tools;
         let knows = self.seen.first_token && self.seen.knows_model();
         plain && knows && self.state == StreamState::Open && self.alike.as_ref().is_none_or(|alike| alike.learns())
     }
 
-    /// Takes down an event that changed nothing but the text.
+    /// Learns an event that changed nothing but the text.
     fn learn(&mut self, event: &RawEvent, verdict: &EventVerdict, before: Before) {
         let cut = match verdict {
             EventVerdict::Pass => None,
@@ -425,7 +428,7 @@ impl StreamRelay {
         (self.seen.chat.clone(), self.seen.service_tier, self.media, self.watched.len())
     }
 
-    /// Relays an event that was read before, but for its text.
+    /// Relays an event that equals a learnt one except for its text.
     fn relay_alike(&mut self, raw: &Bytes, like: &Like, out: &mut Out) {
         self.seen.events += 1;
         if self.tallies
@@ -467,7 +470,7 @@ impl StreamRelay {
         }
     }
 
-    /// Whether an event may name an object: cheap, and sometimes a yes too many.
+    /// Whether an event may name an object of the provider: a cheap check with false positives.
     fn names_an_object(&self, name: Option<&[u8]>, data: &[u8]) -> bool {
         let holds = |word: &str| memchr::memmem::find(data, word.as_bytes()).is_some();
         match self.kind {
@@ -481,7 +484,7 @@ impl StreamRelay {
         }
     }
 
-    /// Relays what stood behind the last empty line. A payload that is cut off is worth nothing to the client.
+    /// Relays the event behind the last empty line. An incomplete payload is left out, because it is useless to the client.
     fn relay_last(&mut self, event: &RawEvent, out: &mut Out) {
         if event.is_terminated() {
             return self.relay(event, out);
@@ -490,7 +493,7 @@ impl StreamRelay {
         if whole {
             let before = out.len();
             self.relay(event, out);
-            // An error event of ours ends itself.
+            // The gateway's own error event is terminated already.
             if out.len() > before && self.seen.error.is_none() {
                 out.write(if event.raw.ends_with(b"\n") { b"\n" } else { b"\n\n" });
             }
@@ -515,7 +518,7 @@ impl StreamRelay {
 
     fn close(&mut self) {
         self.closed = true;
-        // Gives the buffers back; the relay itself may live until the record is written.
+        // Frees the buffers; the relay itself may live until the record is written.
         self.scanner = Scanner::new();
         self.tools = ToolCalls::default();
         self.alike = None;
@@ -531,14 +534,15 @@ fn is_done(data: &[u8]) -> bool {
     trim(data).1.starts_with(b"[DONE]")
 }
 
-/// `data` without white space around it, and how much was before it.
+/// The number of white space bytes before `data`'s content, and `data` without the white space around it.
 fn trim(data: &[u8]) -> (usize, &[u8]) {
     let start = data.iter().position(|byte| !is_space(*byte)).unwrap_or(data.len());
     let end = data.iter().rposition(|byte| !is_space(*byte)).map_or(start, |last| last + 1);
     (start, &data[start..end])
 }
 
-/// Collects what one step sends. Neighbours in the incoming chunk stay one slice of it; only other bytes are copied.
+/// Collects the bytes that one step sends. Adjacent parts of the incoming chunk stay one slice of it; only other bytes are
+/// copied.
 struct Out {
     chunk: Bytes,
     first: Bytes,

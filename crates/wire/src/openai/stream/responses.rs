@@ -1,4 +1,4 @@
-//! The Responses API's stream: every event passes, the terminal one is read.
+//! The Responses API's stream: every event passes, and the terminal one is read.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -82,7 +82,7 @@ pub fn responses_error_event(error: &ErrorBody, last_sequence: Option<u64>) -> B
     Bytes::from(format!("event: error\ndata: {json}\n\n"))
 }
 
-/// The event's number: the first `sequence_number` that is one, which is the event's own in every known event.
+/// The event's number: the first `sequence_number` with a number, which is the event's own in every known event.
 fn sequence_number(data: &[u8]) -> Option<u64> {
     hits(data, &SEQUENCE_NUMBER).find_map(|hit| {
         let digits = data[hit.value_at..].iter().take_while(|byte| byte.is_ascii_digit()).count();

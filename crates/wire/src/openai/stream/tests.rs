@@ -1,4 +1,4 @@
-//! The relay's rules, one test each, and the promise that chunking does not matter.
+//! The relay's rules, one test each, and the property that chunking does not matter.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
@@ -42,7 +42,7 @@ fn cut() -> StreamEnd {
     StreamEnd::Cut("the provider reset the connection".into())
 }
 
-/// The stream's last event must be an error event of ours: all four keys, `{"error":` directly behind `data: `.
+/// Checks that the stream's last event is the gateway's error event: all four keys, `{"error":` directly behind `data: `.
 fn assert_error_at_end(run: &Run, code: Option<&str>) -> String {
     let last = run.text.strip_suffix("\n\n").unwrap().rsplit("\n\n").next().unwrap();
     let json = last.strip_prefix("data: ").unwrap();
@@ -75,7 +75,7 @@ fn unchanged_chunks_are_not_copied() {
     let whole = Bytes::from(sse(&[FIRST, TEXT]));
     let out = relay.feed(whole.clone());
     assert_eq!((out.as_ptr(), out.len()), (whole.as_ptr(), whole.len()));
-    // Whole events leave, the part of the next one stays.
+    // Complete events are sent, the part of the next one is held.
     let part = Bytes::from(format!("{}data: {{", sse(&[TEXT])));
     let out = relay.feed(part.clone());
     assert_eq!((out.as_ptr(), out.len()), (part.as_ptr(), part.len() - 7));
@@ -129,7 +129,7 @@ fn hidden_usage_leaves_no_trace() {
         "[DONE]",
     ]);
     assert_eq!(run.text, expected);
-    // The last count, not the sum.
+    // The last count is reported, not the sum.
     assert_eq!(run.relay.usage().unwrap().prompt_tokens, 3);
     let shown = sse(&[filter, nulled, first, middle, alone, COUNT, "[DONE]"]);
     assert_eq!(chat(&shown, false).text, shown);
@@ -151,7 +151,7 @@ fn text_and_nested_keys_fool_nobody() {
         let run = chat(&sse(&decoys), hide);
         assert!(run.text.starts_with(&sse(&decoys)), "{}", run.text);
         assert_eq!(run.relay.usage(), None);
-        // None of them finished anything, so the end is an interruption.
+        // None of them finished the answer, so the end is an interruption.
         assert_error_at_end(&run, Some("stream_interrupted"));
     }
 }
@@ -208,12 +208,12 @@ fn the_end_is_mended_or_named() {
         assert!(run.text.starts_with(&stream));
         assert_error_at_end(&run, Some("stream_interrupted"));
     }
-    // A cut is a cut, also behind the finish_reason: usage may be lost.
+    // A cut fails the stream even behind the `finish_reason`: usage may be lost.
     let stream = sse(&[TEXT, STOP]);
     let cut_run = run_cut(&stream);
     let message = assert_error_at_end(&cut_run, Some("stream_interrupted"));
     assert_eq!(message, "The stream was interrupted: the provider reset the connection.");
-    // Behind [DONE] nothing matters.
+    // Anything behind [DONE] is ignored.
     let run = run_cut(&format!("{}junk", sse(&[STOP, "[DONE]", TEXT])));
     assert_eq!((run.text, run.relay.state()), (sse(&[STOP, "[DONE]"]), StreamState::Complete));
 }
@@ -302,7 +302,7 @@ fn tool_calls_are_repaired_where_that_is_asked_for() {
     let run = repaired(&stream, RelayOptions { hide_usage: true, ..options });
     let bare = numbered.replace(r#","usage":null"#, "");
     assert_eq!(run.text, sse(&[TEXT, &bare, TEXT, &end, "[DONE]"]));
-    // Not where it is not asked for, nor where there are no calls, nor in the other dialect.
+    // Not without `repair_tools`, nor without calls, nor in another dialect.
     assert_eq!(chat(&stream, false).text, stream);
     let plain = sse(&[FIRST, TEXT, STOP, COUNT, "[DONE]"]);
     assert_eq!(repaired(&plain, options).text, plain);
@@ -345,7 +345,7 @@ fn a_responses_stream_passes_and_its_end_is_read() {
     for (stream, end) in [
         (stream.clone(), StreamEnd::Clean),
         (stream.clone(), cut()),
-        // Without names the payload's type tells.
+        // Without event names the payload's type decides.
         (
             stream.lines().filter(|line| !line.starts_with("event")).map(|line| format!("{line}\n")).collect(),
             StreamEnd::Clean,
@@ -385,7 +385,7 @@ fn a_cut_responses_stream_ends_with_its_error_event() {
         assert_eq!(run.relay.state(), StreamState::Failed);
     }
     assert!(responses("", &cut()).text.contains("\"sequence_number\":0,"));
-    // A last event without its empty line is whole all the same.
+    // A last event without its empty line is complete all the same.
     for last in [COMPLETED.to_owned(), COMPLETED.replace("response.completed", "response.failed")] {
         assert_eq!(responses(last.trim_end(), &StreamEnd::Clean).text, last);
     }
@@ -415,7 +415,7 @@ fn every_kind_of_generated_text_is_kept() {
         (r#"{"index":0,"delta":{"role":"assistant","content":"a\n\u00e9\ud83d\ude00\"é"}}"#, "a\né😀\"é"),
         (r#"{"delta":{"content":null,"reasoning_content":"why"}}"#, "why"),
         (r#"{"delta":{"reasoning":"why","content":"so","refusal":"no"}}"#, "whysono"),
-        // vLLM says it twice.
+        // vLLM sends the reasoning twice.
         (r#"{"delta":{"reasoning":"why","reasoning_content":"why"}}"#, "why"),
         (r#"{"delta":{"reasoning":"why","reasoning_content":"not"}}"#, "whynot"),
         (
@@ -432,7 +432,7 @@ fn every_kind_of_generated_text_is_kept() {
         ),
         // A character cut in two.
         (r#"{"delta":{"content":"a\ud83d"}}"#, "a\u{fffd}\u{fffd}\u{fffd}"),
-        // Nothing of the kind.
+        // No generated text.
         (r#"{"delta":{"content":7,"refusal":false,"tool_calls":"x","function_call":[1.5]},"text":{}}"#, ""),
         (r#"{"delta":{"content":"","role":"assistant","audio":{"data":"QUJD"}},"message":null}"#, ""),
         (r#"{"delta":"x","finish_reason":"stop","content":"x","usage":{"text":"x"}}"#, ""),
@@ -451,13 +451,13 @@ fn only_what_the_client_got_is_kept() {
     let hidden = r#"{"choices":[],"delta":{"content":"x"},"usage":null}"#;
     let options = RelayOptions { hide_usage: true, ..RelayOptions::default() };
     assert_eq!(chat_tally(&sse(&[FIRST, TEXT, hidden, STOP, "[DONE]", TEXT]), options), "Hi");
-    // Text beside an error is not sent, nor is what comes behind it, nor half an event.
+    // Text in a chunk with an error is not sent, nor is text behind the error, nor half an event.
     let failed = r#"{"choices":[{"delta":{"content":"x"},"finish_reason":"error"}]}"#;
     assert_eq!(chat_tally(&sse(&[TEXT, failed, TEXT]), options), "Hi");
     assert_eq!(chat_tally(&format!("{}data: {}", sse(&[TEXT]), &TEXT[..60]), options), "Hi");
     // A whole last event that lacks its empty line is sent.
     assert_eq!(chat_tally(&format!("{}data: {TEXT}", sse(&[TEXT])), options), "HiHi");
-    // What is no JSON, or only starts like it.
+    // Payloads that are not JSON, or only start like JSON.
     assert_eq!(chat_tally(&sse(&["hello", "[]", "{", "\"x\"", r#"[{"choices":[{"text":"x"}]}]"#]), options), "");
     let mut relay = StreamRelay::new(StreamKind::Chat, options);
     relay.feed(Bytes::from(sse(&[TEXT])));
@@ -526,7 +526,7 @@ fn a_stopped_stream_ends_with_our_error() {
             assert!(last.contains("\"sequence_number\":42,"), "{last}");
         }
     }
-    // Too late.
+    // After the end of the answer, [`StreamRelay::stop`] does nothing.
     let mut relay = StreamRelay::new(StreamKind::Chat, RelayOptions::default());
     relay.feed(Bytes::from(sse(&[STOP, "[DONE]"])));
     assert_eq!((relay.stop(error()), relay.state(), relay.error()), (Bytes::new(), StreamState::Complete, None));
@@ -547,7 +547,7 @@ proptest! {
         kind in prop::sample::select(vec![StreamKind::Chat, StreamKind::Responses]),
         end in prop::sample::select(vec![StreamEnd::Clean, cut()]),
     ) {
-        // A payload mostly comes as an event, sometimes in pieces that make no sense.
+        // A payload mostly comes as an event, sometimes in meaningless pieces.
         let stream: String = parts.iter().map(|part| if part.starts_with(['{', '[']) { format!("data: {part}\n\n") } else { (*part).into() }).collect();
         let stream = stream.as_bytes();
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).chain([0, stream.len()]).collect();
@@ -561,7 +561,7 @@ proptest! {
         prop_assert_eq!(split.relay.state(), whole.relay.state());
         prop_assert_ne!(split.relay.state(), StreamState::Open);
         prop_assert_eq!(split.relay.events(), whole.relay.events());
-        // Keeping the text changes nothing that is sent, and the pieces do not change the text.
+        // Keeping the text does not change what is sent, and the cuts do not change the text.
         let kept = tallied(kind, options, &[stream], &end);
         prop_assert_eq!(&kept.0, &whole.text);
         prop_assert_eq!(tallied(kind, options, &chunks, &end), kept);

@@ -1,8 +1,8 @@
-//! Numbers streamed tool calls, for vendors that do not.
+//! Numbers streamed tool calls, for vendors that do not number them.
 //!
 //! SDKs put a streamed answer together by `tool_calls[].index` and run the tools when `finish_reason` says so. Gemini
-//! sends whole calls without an index, older Ollamas number all of them 0, and both may end with `stop`. Only those
-//! values change, in place: thought signatures and whatever else a call carries stay as they came.
+//! sends complete calls without an index, older Ollamas number all of them 0, and both may end with `stop`. Only index and
+//! `finish_reason` change, in place: thought signatures and whatever else a call carries stay as they came.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -23,8 +23,8 @@ pub(super) struct ToolCalls {
 }
 
 impl ToolCalls {
-    /// The payload with its tool calls numbered and their `stop` called `tool_calls`; `None` when it is right as it is,
-    /// or cannot be read. A payload with neither costs one search for each.
+    /// The payload with its tool calls numbered and their `stop` replaced by `tool_calls`; `None` when nothing has to change or
+    /// the payload cannot be read. A payload without calls and `stop` costs one search for each.
     pub(super) fn repair(&mut self, payload: &[u8]) -> Option<Vec<u8>> {
         let has_calls = TOOL_CALLS.find(payload).is_some();
         if !has_calls && (self.choices.is_empty() || STOP.find(payload).is_none()) {
@@ -51,7 +51,7 @@ impl ToolCalls {
     }
 }
 
-/// The calls of one choice. The gateway's numbers go up by one and are never given twice.
+/// The calls of one choice. The gateway's numbers go up by one and are never used twice.
 #[derive(Debug, Default)]
 struct Calls {
     by_id: HashMap<Box<str>, u64>,
@@ -64,7 +64,7 @@ struct Calls {
 impl Calls {
     /// The number of the call that an entry starts or continues.
     ///
-    /// It starts one when its id is new or its number is; without either, when it names a function.
+    /// An entry starts a call when its id or its number is new; without either, when it names a function.
     fn number(&mut self, entry: &Entry) -> u64 {
         let known = match (entry.id.as_deref(), entry.given) {
             (Some(_), Some(given)) if !self.by_given.contains_key(&given) => None,
@@ -89,11 +89,11 @@ impl Calls {
 /// What an entry of `tool_calls` says about which call it belongs to.
 #[derive(Debug, Default)]
 struct Entry {
-    /// Its own number. One that no provider counts up to counts as none.
+    /// The entry's own number. A number too large for any provider counts as absent.
     given: Option<u64>,
-    /// Place of the value of `index` in the entry, whatever it is.
+    /// Offset and length of the value of `index` in the entry, whatever the value is.
     given_at: Option<(usize, usize)>,
-    /// Not empty.
+    /// The call's id, if it is not empty.
     id: Option<String>,
     names_function: bool,
     is_empty: bool,
@@ -123,7 +123,7 @@ impl Entry {
         Some(entry)
     }
 
-    /// The edit that gives the entry, which starts at `at`, this number; `None` when it has it.
+    /// The edit that gives this number to the entry, which starts at `at`; `None` when the entry has the number already.
     fn numbered(&self, at: usize, number: u64) -> Option<Edit> {
         match self.given_at {
             _ if self.given == Some(number) => None,
@@ -237,7 +237,7 @@ mod tests {
         assert_numbered(&[
             (&format!("{a} , {b}"), &format!("{} , {}", numbered(a, 0), numbered(b, 1))),
             (r#"{"id":"c","function":{"name":"g"}}"#, r#"{"index":2,"id":"c","function":{"name":"g"}}"#),
-            // The same id goes on with its call.
+            // An entry with a known id continues its call.
             (r#"{"id":"a","function":{"arguments":""}}"#, r#"{"index":0,"id":"a","function":{"arguments":""}}"#),
         ]);
     }

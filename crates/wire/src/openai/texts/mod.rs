@@ -1,10 +1,10 @@
-//! The texts of a prompt or a reply: who speaks, what it is, and where it stands in the raw body.
+//! The texts of a prompt or a reply: who speaks, what kind of text it is, and where it stands in the raw body.
 //!
 //! A place is the byte range of the content of a JSON string, without its quotes and still escaped: another escaped text can be
-//! spliced in there, and all else stays as it came. Of an object that a table knows, everything is listed but ids, signatures,
+//! spliced in there, and the rest of the body stays unchanged. Everything in a known object is listed except ids, signatures,
 //! numbers and encoded media: a string under a name that the table does not know is listed as [`TextKind::Other`] rather than left
 //! out, because a provider may read it. Keys are not listed. Of a repeated key every value is listed, because parsers differ in
-//! which one they take; of a repeated `role` the last one counts.
+//! which value they take; of a repeated `role` the last one counts.
 
 mod table;
 #[cfg(test)]
@@ -20,43 +20,43 @@ use self::{table::Place, walk::Walk};
 use super::endpoint::Endpoint;
 use crate::sse::{RawEvent, Scanner};
 
-/// Who speaks.
+/// Who speaks in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// The application: `system`, and what stands outside of messages for it (`instructions`).
+    /// The application: `system`, or its equivalent outside of messages (`instructions`).
     System,
-    /// OpenAI's newer word for it.
+    /// The application, in OpenAI's newer word.
     Developer,
-    /// The user; also of prompts without messages.
+    /// The user; also for prompts without messages.
     User,
     /// The model.
     Assistant,
-    /// A tool's result; `function` is its old name.
+    /// A tool's result; `function` is the old name of the role.
     Tool,
-    /// Nobody of these, or nobody is named.
+    /// Another role, or none is named.
     Other,
 }
 
-/// What a text is.
+/// The kind of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TextKind {
-    /// Part of what the model reads: a message of whatever role, also of an earlier answer.
+    /// Part of what the model reads: a message of any role, including earlier answers.
     Prompt,
-    /// What is only looked at: to embed, or to moderate.
+    /// A text to embed or to moderate, which no model answers.
     Input,
-    /// What a tool has answered.
+    /// A tool's result.
     ToolResult,
-    /// What a tool is called with. JSON within the string for OpenAI; of Anthropic's each string in the object is a text.
+    /// The arguments of a tool call: for OpenAI a string that contains JSON; for Anthropic each string in the object is a text.
     ToolArguments,
     /// Descriptions, names and schemas of tools, and of the format of the answer.
     Definition,
-    /// What the model thinks, or a summary of it.
+    /// The model's reasoning, or a summary of it.
     Reasoning,
-    /// What the model answers.
+    /// The model's answer.
     Reply,
-    /// What it answers in the place of an answer.
+    /// The model's refusal to answer.
     Refusal,
-    /// Anything else that may be read: names, titles, URLs, members that nobody knows yet.
+    /// Anything else that a provider may read: names, titles, URLs, unknown members.
     Other,
 }
 
@@ -65,15 +65,15 @@ pub enum TextKind {
 pub struct Text {
     /// Who speaks.
     pub role: Role,
-    /// What it is.
+    /// What kind of text it is.
     pub kind: TextKind,
-    // Bodies beyond 4 GiB are refused, and there may be millions of texts in one.
+    // 32 bits, because bodies beyond 4 GiB are refused and one body may have millions of texts.
     start: u32,
     end: u32,
 }
 
 impl Text {
-    /// Where it stands in the body, in bytes, without the quotes around it. Never empty.
+    /// The text's byte range in the body, without the quotes around it. Never empty.
     pub fn range(&self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
@@ -86,16 +86,16 @@ pub struct Texts {
     list: Vec<Text>,
 }
 
-/// Why the texts of a body cannot be told. What cannot be read cannot be inspected.
+/// Why the texts of a body cannot be read, and so cannot be inspected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// It is no JSON object, is not UTF-8, or an event is larger than any that is read.
+    /// The body is not a JSON object or not UTF-8, or an event is too large.
     NotJson,
-    /// Something in it that has texts is nested deeper than [`DEEPEST`].
+    /// A part of the body that has texts is nested deeper than [`DEEPEST`].
     TooDeep,
 }
 
-/// Levels of nesting that are followed; serde_json's limit, too.
+/// Most levels of nesting that are followed; serde_json has the same limit.
 pub const DEEPEST: usize = 127;
 
 impl fmt::Display for Unreadable {
@@ -122,7 +122,7 @@ impl Texts {
         Self::of(body, Place::Request { input })
     }
 
-    /// The texts of a whole JSON reply of any endpoint. A reply of another form, an error among them, has none.
+    /// The texts of a complete JSON reply of any endpoint. A reply of another form, such as an error, has none.
     ///
     /// # Errors
     /// A body that cannot be read.
@@ -130,7 +130,7 @@ impl Texts {
         Self::of(body, Place::Reply)
     }
 
-    /// The texts of a piece of an event stream that consists of whole events. Ranges are those of the piece.
+    /// The texts of a piece of an event stream that consists of whole events. Ranges refer to the piece.
     ///
     /// # Errors
     /// A payload that cannot be read.
@@ -157,23 +157,23 @@ impl Texts {
         Ok(Self { body, list })
     }
 
-    /// All of them.
+    /// All texts, in the order of the body.
     pub fn list(&self) -> &[Text] {
         &self.list
     }
 
-    /// There are none.
+    /// Whether there are no texts.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// What they stand in: a JSON body, or a piece of an event stream.
+    /// The bytes that the texts stand in: a JSON body, or a piece of an event stream.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// A text with its escapes decoded. Half of a surrogate pair becomes replacement characters. Nothing for one that is not of
-    /// this list.
+    /// A text with its escapes decoded. Half of a surrogate pair becomes replacement characters. Empty for a text that is not
+    /// from this list.
     pub fn decoded(&self, text: &Text) -> Cow<'_, str> {
         let Range { start, end } = text.range();
         match (start.checked_sub(1), self.body.get(start..end)) {
@@ -182,7 +182,7 @@ impl Texts {
         }
     }
 
-    /// Each text with who speaks and what it is, decoded.
+    /// Each text, decoded, with its role and kind.
     pub fn iter(&self) -> impl Iterator<Item = (Role, TextKind, Cow<'_, str>)> {
         self.list.iter().map(|text| (text.role, text.kind, self.decoded(text)))
     }
@@ -201,7 +201,7 @@ fn of_event(event: &RawEvent, at: usize, list: &mut Vec<Text>) -> Result<(), Unr
     }
     let first = list.len();
     Walk::over(&payload, Place::Event, list)?;
-    // A string cannot go over the end of a line: each text stands within one `data` field.
+    // A string cannot contain a line end, so each text stands within one `data` field.
     let mut lines = event.data_lines();
     let (mut line, mut joined_at) = (lines.next(), 0);
     for text in &mut list[first..] {
@@ -212,14 +212,14 @@ fn of_event(event: &RawEvent, at: usize, list: &mut Vec<Text>) -> Result<(), Unr
             line = lines.next();
         }
         let Some(range) = &line else { return Err(Unreadable::NotJson) };
-        // Less than the length of the piece, which is checked.
+        // The sum is less than the length of the piece, which was checked.
         let shift = |offset: u32| u32::try_from(at + range.start + (offset as usize - joined_at)).unwrap_or(u32::MAX);
         (text.start, text.end) = (shift(text.start), shift(text.end));
     }
     Ok(())
 }
 
-/// A JSON string with its quotes, decoded. It is part of a valid text.
+/// Decodes a JSON string that is part of valid JSON and given with its quotes.
 fn decode(quoted: &[u8]) -> Cow<'_, str> {
     let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
     if memchr::memchr(b'\\', inner).is_none() {

@@ -1,11 +1,11 @@
-//! What stands under which key, in all dialects that clients speak.
+//! Tells which kind of value stands under which key, in all dialects that clients use.
 
 use super::{Role, TextKind};
 
 /// Where a value stands. The elements of an array stand where the array does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A request; `input` is what its member of that name is.
+    /// A request; `input` is the kind of its member `input`.
     Request { input: TextKind },
     /// A whole reply.
     Reply,
@@ -15,37 +15,37 @@ pub(super) enum Place {
     Choice,
     /// A text, or messages, items, parts or blocks with texts.
     Content { role: Role, kind: TextKind },
-    /// All strings in it are texts, whatever they stand under.
+    /// A value in which every string is a text, whatever its key.
     Leaves { role: Role, kind: TextKind },
 }
 
-/// What becomes of a member.
+/// How a member is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MemberStep {
-    /// It has no text.
+    /// It has no text and is skipped.
     Skip,
     /// It names who speaks.
     Role,
     /// It names what the object is.
     Type,
-    /// It is text only where the object's `type` says so, else encoded media.
+    /// It is text only where the object's `type` says so, otherwise encoded media.
     Data,
-    /// It is walked.
+    /// It is walked as a value of this place.
     Into(Place),
 }
 
-/// What the `type` of an object says of its texts.
+/// What the `type` of an object says about its texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// Nothing that is not known otherwise.
+    /// Nothing beyond what the place says.
     Plain,
     /// A source whose `data` is text.
     Text,
-    /// A tool has answered.
+    /// The texts are a tool's result.
     ToolResult,
-    /// They are of this kind.
+    /// The texts are of this kind.
     Kind(TextKind),
-    /// They are encoded sound.
+    /// The strings are encoded sound.
     Sound,
 }
 
@@ -63,7 +63,7 @@ impl Role {
 }
 
 impl Place {
-    /// Who speaks there and what is said, for a string.
+    /// Role and kind of a string in this place; `None` where a string is not a text.
     pub(super) fn text(self) -> Option<(Role, TextKind)> {
         match self {
             Self::Content { role, kind } | Self::Leaves { role, kind } => Some((role, kind)),
@@ -71,7 +71,7 @@ impl Place {
         }
     }
 
-    /// What becomes of the member with this key.
+    /// How the member with this key is handled.
     pub(super) fn under(self, key: &str) -> MemberStep {
         match self {
             Self::Request { input } => of_request(key, input),
@@ -86,7 +86,7 @@ impl Place {
         }
     }
 
-    /// What an object's `type` says there.
+    /// What an object's `type` says about its texts in this place.
     pub(super) fn meaning(self, word: &str) -> Meaning {
         match self {
             Self::Event => of_event_name(word),
@@ -131,7 +131,7 @@ fn of_request(key: &str, input: TextKind) -> MemberStep {
 fn of_reply(key: &str) -> MemberStep {
     match key {
         "choices" => MemberStep::Into(Place::Choice),
-        // Of the Responses API, and of Anthropic's Messages.
+        // In the Responses API, and in Anthropic's Messages.
         "output" | "content" => REPLY,
         _ => MemberStep::Skip,
     }
@@ -178,7 +178,7 @@ fn of_content(key: &str, role: Role, kind: TextKind) -> MemberStep {
         "tool_calls" | "function_call" | "function" | "custom" => content(Role::Assistant, TextKind::Other),
         "arguments" | "input" | "code" | "partial_json" | "action" | "queries" => ARGUMENTS,
         "image_url" | "input_audio" | "file" => content(role, TextKind::Other),
-        // What only the provider reads, and what says nothing.
+        // Members that only the provider reads, and members without meaning for the text.
         "id" | "call_id" | "tool_call_id" | "tool_use_id" | "item_id" | "file_id" | "container_id" | "signature"
         | "encrypted_content" | "cache_control" | "status" | "phase" | "object" | "media_type" | "mime_type"
         | "format" | "detail" | "stop_reason" | "stop_sequence" | "finish_reason" | "logprobs" | "usage" => {

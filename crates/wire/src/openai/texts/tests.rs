@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::openai::escape_json_string;
 
-/// Each text in one line: who, what, and what it says.
+/// Each text on one line: role, kind, and the text itself.
 fn shown(texts: &Texts) -> Vec<String> {
     texts.iter().map(|(role, kind, text)| format!("{role:?} {kind:?} {text}")).collect()
 }
@@ -204,7 +204,7 @@ fn nothing_hides_behind_a_repeated_or_escaped_key() {
     let body = r#"{"messages":[{"role":"user","content":"a","content":"b","c\u006fntent":"c","role":"system"}],"\u006dessages":[{"content":"d"}]}"#;
     let expected = ["System Prompt a", "System Prompt b", "System Prompt c", "Other Prompt d"];
     assert_eq!(asked(&Endpoint::ChatCompletions, body), expected);
-    // A key that is no text, and one that says it is an image.
+    // A key with a lone surrogate, and the key of an image.
     let odd =
         r#"{"messages":[{"\ud800":"a","content":"data:image/png;base64,b","image_url":"data:image/png;base64,no"}]}"#;
     let expected = ["Other Other a", "Other Prompt data:image/png;base64,b"];
@@ -235,7 +235,7 @@ fn what_cannot_be_read_is_an_error() {
     assert_eq!(deep("elsewhere", 1_000_000), Ok(0));
 }
 
-/// Any JSON, with the names and words of the table among it.
+/// Any JSON, including the names and words of the table.
 fn anything() -> impl Strategy<Value = Value> {
     let names = || {
         select(vec![
@@ -309,8 +309,8 @@ fn strings(value: &Value, all: &mut Vec<String>) {
     }
 }
 
-/// The ranges lie in the body in order, and are contents of strings there; another text in the place of each leaves the
-/// document as it was, but for that.
+/// Checks that the ranges are in order and are contents of strings in the body, and that replacing each of them changes nothing
+/// else in the document.
 fn check(texts: &Texts) -> Result<(), TestCaseError> {
     let body = texts.body().clone();
     let mut behind = 0;
@@ -325,7 +325,7 @@ fn check(texts: &Texts) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// The body with another text in the place of each.
+/// The body with another text in place of each text.
 fn spliced(texts: &Texts, new: &str) -> String {
     let escaped = escape_json_string(new);
     let (mut out, mut at) = (String::new(), 0);
@@ -357,7 +357,7 @@ proptest! {
             let changed: Value = serde_json::from_str(&spliced(&texts, &new)).unwrap();
             prop_assert_eq!(count(&changed, &new), texts.list().len());
         }
-        // A line of its own for each line of the payload.
+        // A `data` line for each line of the payload.
         let events: String = body.lines().map(|line| format!("data: {line}\n")).collect::<String>() + "\n";
         let texts = Texts::of_events(events.clone().repeat(2).into()).unwrap();
         check(&texts)?;

@@ -1,5 +1,5 @@
-//! Walks a JSON text and notes where its texts stand. One pass over what was found to be valid before, with as many levels of
-//! recursion as are allowed.
+//! Walks a JSON text and notes where its texts stand. One pass over JSON that was validated before; the depth of recursion
+//! is limited to [`DEEPEST`].
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::openai::locate::{skip_space, string_end, value_end};
 
-/// No key or word of the table is longer, not even with each of its characters written as an escape.
+/// Most bytes of a key or word of the table, even with each of its characters written as an escape.
 const LONGEST_WORD: usize = 256;
 
 pub(super) struct Walk<'a> {
@@ -19,13 +19,13 @@ pub(super) struct Walk<'a> {
     list: &'a mut Vec<Text>,
 }
 
-/// What an object says of its texts.
+/// What an object says about its texts.
 struct Told {
-    /// The first of them.
+    /// Index of the object's first text in the list.
     first: usize,
     role: Option<Role>,
     meaning: Meaning,
-    /// Where values of `data` stand.
+    /// Offsets of the values of `data`.
     data: Vec<usize>,
 }
 
@@ -33,7 +33,7 @@ impl<'a> Walk<'a> {
     /// Adds the texts of the object that `json` is.
     pub(super) fn over(json: &'a [u8], place: Place, list: &'a mut Vec<Text>) -> Result<(), Unreadable> {
         let text = std::str::from_utf8(json).map_err(|_| Unreadable::NotJson)?;
-        // Skipped with an explicit stack, however deep it is.
+        // serde_json skips values with an explicit stack, so any depth is safe here.
         serde_json::from_str::<IgnoredAny>(text).map_err(|_| Unreadable::NotJson)?;
         let at = skip_space(json, 0);
         if json.get(at) != Some(&b'{') {
@@ -103,7 +103,7 @@ impl<'a> Walk<'a> {
         Ok(at + 1)
     }
 
-    /// Applies what an object says of itself to its texts: that may stand behind them.
+    /// Applies an object's own `role` and `type` to its texts, because these members may stand behind the texts.
     fn settle(&mut self, place: Place, told: &Told, depth: usize) -> Result<(), Unreadable> {
         if told.meaning == Meaning::Text {
             for at in &told.data {
@@ -149,13 +149,13 @@ impl<'a> Walk<'a> {
         if start == end || kind == TextKind::Other && is_media() {
             return;
         }
-        // The body's size is checked before.
+        // The body's size was checked before.
         if let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(end)) {
             self.list.push(Text { role, kind, start, end });
         }
     }
 
-    /// A key or a word of the table; anything else becomes something that the table does not have.
+    /// A key or word, decoded; empty, which the table does not have, for anything longer or not a string.
     fn word(&self, at: usize, end: usize) -> Cow<'a, str> {
         match &self.json[at..end] {
             quoted @ [b'"', .., b'"'] if quoted.len() <= LONGEST_WORD => decode(quoted),
@@ -167,7 +167,7 @@ impl<'a> Walk<'a> {
         value_end(self.json, at).ok_or(Unreadable::NotJson)
     }
 
-    /// Where the next element or member stands, or the bracket that closes.
+    /// Offset of the next element or member, or of the closing bracket.
     fn next(&self, end: usize) -> usize {
         let at = skip_space(self.json, end);
         if self.json.get(at) == Some(&b',') { skip_space(self.json, at + 1) } else { at }

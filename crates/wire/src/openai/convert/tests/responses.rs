@@ -65,7 +65,7 @@ fn a_response_is_told_in_events() {
     round_trip(&Endpoint::Responses, &whole);
 }
 
-/// An event in short: its name, its place, its text.
+/// A short form of an event: its name, its place, its text.
 fn told(event: &Value) -> String {
     let name = event["type"].as_str().unwrap().strip_prefix("response.").unwrap();
     let index = |key: &str| event.get(key).map(Value::to_string);
@@ -96,7 +96,7 @@ fn a_response_survives_byte_for_byte() {
         events.windows(7).filter(|seven| seven == b"event: ").count()
     );
     assert_eq!(serde_json::from_slice::<Value>(&to_json(&Endpoint::Responses, &events).unwrap()).unwrap(), value);
-    // Reasoning in the open, as gpt-oss has it, and nothing at all.
+    // Visible reasoning, as gpt-oss has it, and an empty output.
     let open =
         RESPONSE.replace("\"encrypted_content\"", "\"content\":[{\"type\":\"reasoning_text\",\"text\":\"so\"}],\"x\"");
     let events = to_events(&Endpoint::Responses, open.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! Whatever a reply says, it survives its stream.
+//! Any reply survives the conversion to a stream and back.
 
 use proptest::prelude::*;
 use serde_json::Map;
@@ -58,7 +58,7 @@ fn message() -> impl Strategy<Value = Value> {
     )
 }
 
-/// A reply whose choices are each this member, filled by the strategy.
+/// A reply each of whose choices has this member, with a value from the strategy.
 fn reply(
     object: &'static str,
     name: &'static str,
