@@ -1,4 +1,4 @@
-//! Where something stands in a client's body.
+//! Paths in a client's body.
 
 use std::fmt;
 
@@ -14,12 +14,12 @@ pub(super) enum At<'a> {
 }
 
 impl<'a> At<'a> {
-    /// A member of the object that stands here.
+    /// The path of a member of the object at this path.
     pub(super) fn member(&'a self, name: &'a str) -> At<'a> {
         At::Member(self, name)
     }
 
-    /// An element of the array that stands here.
+    /// The path of an element of the array at this path.
     pub(super) fn item(&'a self, index: usize) -> At<'a> {
         At::Item(self, index)
     }

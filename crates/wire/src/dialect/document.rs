@@ -1,4 +1,4 @@
-//! What becomes of each parameter, as Markdown, from the tables that the translators run on.
+//! Prints the disposition of each parameter as Markdown, from the tables that the translators run on.
 
 use std::fmt::Write;
 

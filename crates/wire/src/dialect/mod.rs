@@ -1,10 +1,10 @@
-//! Translation between the dialects in which models are asked, with OpenAI's Chat Completions in the middle.
+//! Translation between the dialects of clients and providers, with OpenAI's Chat Completions as the common form.
 //!
 //! ```text
-//! client's dialect ──door step──▶ Chat ──provider step──▶ provider's dialect
+//! client's dialect ──client step──▶ Chat ──provider step──▶ provider's dialect
 //!        ◀── Replies (JSON, writer) ──       ◀── Replies (JSON, reader) ──
 //!
-//! door steps:      from_messages   Anthropic Messages → Chat
+//! client steps:    from_messages   Anthropic Messages → Chat
 //!                  from_responses  OpenAI Responses   → Chat
 //! provider steps:  to_anthropic    Chat → Anthropic Messages
 //!                  to_ollama       Chat → Ollama's own /api/chat
@@ -12,11 +12,11 @@
 //!
 //! A stream comes back through one reader and one writer with typed chat events between them: see [`chat`].
 //!
-//! A [`Step`] is one request put into the other dialect, with the [`Replies`] that put what comes back into the first one.
-//! What a step does with each parameter stands in its table of [`Rule`]s, which drives the code and the documentation:
-//! nothing is lost without being named.
+//! A [`Step`] is one request translated into another dialect, with the [`Replies`] that translate its replies back. The
+//! disposition of each parameter stands in the step's table of [`Rule`]s, which drives the code and the documentation: whatever
+//! is dropped is named.
 //!
-//! Everything here is plain Rust over JSON; no socket and no Pingora type appears.
+//! Everything here works on JSON; it uses no socket and no Pingora type.
 
 use bytes::Bytes;
 
@@ -45,7 +45,7 @@ pub fn claude_thinks_unasked(model: &str) -> bool {
     to_anthropic::thinks_unasked(model)
 }
 
-/// A whole event stream that says what this JSON reply of an endpoint says; `None` for one that is not understood.
+/// The complete event stream of an endpoint's JSON reply; `None` for a reply that is not understood.
 pub fn to_events(endpoint: &Endpoint, json: &[u8]) -> Option<Bytes> {
     match endpoint {
         Endpoint::Messages => from_messages::to_events(json),
@@ -53,7 +53,7 @@ pub fn to_events(endpoint: &Endpoint, json: &[u8]) -> Option<Bytes> {
     }
 }
 
-/// The JSON reply that this whole event stream of an endpoint amounts to; `None` for one that is broken or not understood.
+/// The JSON reply of an endpoint's complete event stream; `None` for a stream that is broken or not understood.
 pub fn to_json(endpoint: &Endpoint, events: &[u8]) -> Option<Bytes> {
     match endpoint {
         Endpoint::Messages => from_messages::to_json(events),
@@ -61,7 +61,7 @@ pub fn to_json(endpoint: &Endpoint, events: &[u8]) -> Option<Bytes> {
     }
 }
 
-/// Whether a whole JSON reply of an endpoint may be given again to whoever asks the same.
+/// Whether a complete JSON reply of an endpoint may be stored and given again to an equal request.
 pub fn is_good(endpoint: &Endpoint, json: &[u8]) -> bool {
     match endpoint {
         Endpoint::Messages => from_messages::is_good(json),

@@ -1,4 +1,4 @@
-//! What every translator is made of.
+//! The common types of all translators.
 
 use std::borrow::Cow;
 
@@ -11,57 +11,57 @@ use crate::types::PromptCaching;
 /// The model that a request is translated for.
 #[derive(Clone, Copy, Debug)]
 pub struct Model<'a> {
-    /// The provider's name for it; it goes into the body.
+    /// The provider's name for the model, which goes into the body.
     pub name: &'a str,
-    /// The longest answer it gives, in tokens, by the price list; `None` where that does not know it.
+    /// The model's longest answer in tokens, from the price list; `None` where the list does not have it.
     pub max_output_tokens: Option<u64>,
     /// The most output tokens to ask for on behalf of a client that states no limit, where the dialect requires one.
     pub default_max_tokens: Option<u64>,
-    /// Tokens of the context to run with, where the dialect takes a wish (Ollama's `num_ctx`).
+    /// The length of the context to request, in tokens, where the dialect has a parameter for it (Ollama's `num_ctx`).
     pub context: Option<u64>,
-    /// When it gets breakpoints of the prompt cache, where the dialect has them (Anthropic).
+    /// When requests get breakpoints of the prompt cache, where the dialect has them (Anthropic).
     pub prompt_caching: PromptCaching,
 }
 
-/// A request in the other dialect.
+/// A request translated into the other dialect.
 pub struct Step {
-    /// Its body, `model` and `stream` included. In Chat a streamed one asks for `stream_options.include_usage`.
+    /// The translated body, `model` and `stream` included. A streamed Chat body has `stream_options.include_usage`.
     pub body: Value,
-    /// What was left out or changed in meaning, in the order of the body: paths such as `logit_bias` or `messages[].name`,
+    /// What was dropped or changed in meaning, in the order of the body: paths such as `logit_bias` or `messages[].name`,
     /// each once.
     pub dropped: Vec<Dropped>,
-    /// Puts what comes back into the first dialect.
+    /// Translates the replies back into the first dialect.
     pub replies: Box<dyn Replies>,
 }
 
-/// The path of something that a translation left out.
+/// The path of a parameter that a translation dropped.
 pub type Dropped = Cow<'static, str>;
 
-/// Puts replies to one request into the dialect in which it was asked. A provider step reads what the provider says, a door step
-/// writes what the client reads; Chat is what the other side of each is.
+/// Translates the replies to one request back into the request's dialect. A provider step reads the provider's dialect and
+/// returns Chat; a client step takes Chat and writes the client's dialect.
 pub trait Replies: Send + Sync {
-    /// A whole successful reply; `None` for a document that is not understood.
+    /// Translates a complete successful reply; `None` for a document that is not understood.
     fn json(&self, body: &[u8]) -> Option<Vec<u8>>;
 
-    /// Reads a stream that begins.
+    /// A reader for a new stream; by default one that reads Chat.
     fn reader(&self) -> Box<dyn ChatReader> {
         Box::<ChunkReader>::default()
     }
 
-    /// Writes a stream that begins.
+    /// A writer for a new stream; by default one that writes Chat.
     fn writer(&self) -> Box<dyn ChatWriter> {
         Box::<ChunkWriter>::default()
     }
 }
 
-/// A stream's translation: what its reader tells is written at once, and nothing stands between the two.
+/// The translation of one stream: the writer writes each event of the reader at once.
 pub struct Events {
     reader: Box<dyn ChatReader>,
     writer: Box<dyn ChatWriter>,
 }
 
 impl Events {
-    /// A stream that begins; the first of `steps` knows the provider's dialect, the last one the client's.
+    /// The translation of a new stream; the first of `steps` reads the provider's dialect, the last one writes the client's.
     pub fn new(steps: &[Box<dyn Replies>]) -> Self {
         Self {
             reader: steps.first().map_or_else(|| Box::<ChunkReader>::default() as _, |first| first.reader()),
@@ -69,29 +69,29 @@ impl Events {
         }
     }
 
-    /// The stream of a single step.
+    /// The translation of a new stream by a single step.
     #[cfg(test)]
     pub(super) fn of(step: &(impl Replies + ?Sized)) -> Self {
         Self { reader: step.reader(), writer: step.writer() }
     }
 
-    /// One event: its payload, and its name where it has one. Writes whole server-sent events to `out`.
+    /// Translates one event, given as its payload and its name where it has one. Writes complete server-sent events to `out`.
     pub fn event(&mut self, name: Option<&[u8]>, data: &[u8], out: &mut BytesMut) {
         self.reader.event(name, data, &mut ChatOut { writer: &mut *self.writer, text: out });
     }
 
-    /// The body ended as its framing said: writes the end if only its mark is missing.
+    /// Called when the body ended as its framing said: writes the end if only the end marker is missing.
     pub fn finish(&mut self, out: &mut BytesMut) {
         self.reader.finish(&mut ChatOut { writer: &mut *self.writer, text: out });
     }
 }
 
-/// Why a request cannot be put into the other dialect: the client's fault, a 400.
+/// Why a request cannot be translated: an error of the client, HTTP 400.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The parameter at fault, as a path in the client's body such as `n` or `messages[3].content[1]`.
     pub param: String,
-    /// One sentence for the client that says what cannot be had, where, and what would work.
+    /// One sentence for the client that says what is not supported, where, and what would work.
     pub message: String,
 }
 
@@ -102,27 +102,27 @@ impl Refusal {
     }
 }
 
-/// What a step does with a parameter.
+/// What becomes of a parameter in a translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// It is put into the other dialect.
+    /// The parameter is translated into the other dialect.
     Translated,
-    /// It is a hint that the other dialect does not have: it is left out and named.
+    /// The parameter is a hint that the other dialect does not have: it is left out and named.
     Dropped,
-    /// The client relies on it and cannot have it: a 400.
+    /// The client relies on the parameter, which is not supported: HTTP 400.
     Refused,
 }
 
-/// What a step does with one top-level parameter.
+/// The disposition of one top-level parameter.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// Its name.
+    /// The parameter's name.
     pub param: &'static str,
-    /// What becomes of it.
+    /// What becomes of the parameter.
     pub disposition: Disposition,
-    /// Values, as JSON, that ask for nothing and so are never named nor refused. `null` is always one.
+    /// Values, as JSON, that ask for nothing and so are neither named nor refused. `null` always is such a value.
     pub neutral: &'static [&'static str],
-    /// What it becomes, or why it cannot be had; one line for the documentation and for a refusal.
+    /// What the parameter becomes, or why it is not supported; one line for the documentation and for a refusal.
     pub note: &'static str,
 }
 
@@ -132,7 +132,7 @@ impl Rule {
         Self { param, disposition: Disposition::Translated, neutral: &[], note }
     }
 
-    /// A parameter that is left out.
+    /// A parameter that is dropped.
     pub const fn dropped(param: &'static str, neutral: &'static [&'static str], note: &'static str) -> Self {
         Self { param, disposition: Disposition::Dropped, neutral, note }
     }
@@ -143,11 +143,11 @@ impl Rule {
     }
 }
 
-/// Goes through the top-level parameters of a body by the table: names what is dropped, refuses what must be. A parameter
-/// that the table does not know is dropped and named.
+/// Applies the table to the top-level parameters of a body: notes dropped parameters in `dropped` and refuses others. A
+/// parameter that is not in the table is dropped and named.
 ///
 /// # Errors
-/// The first parameter that cannot be had.
+/// The first parameter that is refused.
 pub fn apply_rules(table: &[Rule], body: &Map<String, Value>, dropped: &mut Vec<Dropped>) -> Result<(), Refusal> {
     for (param, value) in body.iter().filter(|(_, value)| !value.is_null()) {
         let Some(rule) = table.iter().find(|rule| rule.param == param) else {
@@ -165,14 +165,14 @@ pub fn apply_rules(table: &[Rule], body: &Map<String, Value>, dropped: &mut Vec<
     Ok(())
 }
 
-/// The most that is named one by one: names come from the client, and there may be any number of them.
+/// Most dropped parameters that are named: names come from the client, in any number.
 const MOST_NAMED: usize = 64;
-/// The longest name, in bytes.
+/// Most bytes of a name; longer names are cut.
 const LONGEST: usize = 96;
-/// What stands for the rest.
+/// The entry that stands for all further names.
 const AND_MORE: Dropped = Cow::Borrowed("and more");
 
-/// Names something that was lost, once.
+/// Notes a dropped parameter, once per path.
 pub fn note_dropped(dropped: &mut Vec<Dropped>, path: impl Into<Dropped>) {
     let mut path = path.into();
     if path.len() > LONGEST {

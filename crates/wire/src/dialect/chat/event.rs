@@ -1,4 +1,4 @@
-//! What a stream of Chat says, borrowed from the provider's event that says it.
+//! The typed events of a Chat stream, borrowed from the provider's events.
 
 use std::borrow::Cow;
 
@@ -12,50 +12,50 @@ use crate::openai::ErrorBody;
 use crate::openai::lenient::Text;
 use crate::types::Usage;
 
-/// Reads a provider's stream. Each of its events makes any number of chat events at once.
+/// Reads a provider's stream. Each provider event becomes any number of chat events at once.
 ///
-/// It never panics, whatever comes; what is not understood makes nothing. An error that a provider reports within the stream
-/// ends it, and so does [`ChatEvent::End`]: nothing follows either. A stream that is cut off gets no end.
+/// A reader never panics on any input; input that is not understood becomes no event. [`ChatEvent::Error`] and
+/// [`ChatEvent::End`] end a stream: nothing follows them. A stream that is cut off gets no end.
 pub trait ChatReader: Send + Sync {
-    /// One event: its payload, and its name where it has one.
+    /// Reads one provider event, given as its payload and its name where it has one.
     fn event(&mut self, name: Option<&[u8]>, data: &[u8], out: &mut ChatOut<'_>);
 
-    /// The body ended as its framing said: tells the end if only its mark is missing.
+    /// Called when the body ended as its framing said: emits the end if only the end marker is missing.
     fn finish(&mut self, out: &mut ChatOut<'_>);
 }
 
 /// Writes a stream in the client's dialect.
 pub trait ChatWriter: Send + Sync {
-    /// Appends the server-sent events, each whole, that this chat event makes.
+    /// Appends this chat event to `out` as any number of complete server-sent events.
     fn event(&mut self, event: ChatEvent<'_>, out: &mut BytesMut);
 }
 
-/// Where a reader's events go: the writer, and the text that it has written.
+/// Where a reader sends its events: the writer, and the bytes that it has written.
 pub struct ChatOut<'a> {
     /// Writes each event.
     pub writer: &'a mut dyn ChatWriter,
-    /// What is written.
+    /// The written bytes.
     pub text: &'a mut BytesMut,
 }
 
 impl ChatOut<'_> {
-    /// Passes an event on.
+    /// Passes an event to the writer.
     pub fn tell(&mut self, event: ChatEvent<'_>) {
         self.writer.event(event, self.text);
     }
 
-    /// Passes on what is added to the answer, if that comes without log probabilities.
+    /// Passes a piece of the answer without log probabilities to the writer.
     pub fn add(&mut self, piece: Piece<'_>) {
         self.tell(ChatEvent::Delta { piece, logprobs: None });
     }
 }
 
-/// One thing that a stream of Chat says. `Head` and `Usage` may come any number of times; the last one counts.
+/// One event of a Chat stream. `Head` and `Usage` may come any number of times; the last one counts.
 #[derive(Clone, Copy)]
 pub enum ChatEvent<'a> {
-    /// What is said of the answer as such.
+    /// The members that describe the answer as a whole.
     Head(Head<'a>),
-    /// The answer begins: comes once, behind a head and in front of the first piece.
+    /// The answer begins: comes once, after a head and before the first piece.
     Begin,
     /// Something is added to the answer.
     Delta {
@@ -66,30 +66,30 @@ pub enum ChatEvent<'a> {
     },
     /// Why the answer ended, in Chat's words.
     Finish(&'a str),
-    /// What was counted so far.
+    /// The counts so far.
     Usage(Counted),
     /// The provider failed.
     Error(&'a ErrorBody),
     /// The provider is alive.
     Ping,
-    /// The stream came to its own end.
+    /// The stream ended regularly.
     End,
 }
 
-/// What is said of an answer as such. What is not said is empty.
+/// The members that describe an answer as a whole. Absent texts are empty.
 #[derive(Clone, Copy, Default)]
 pub struct Head<'a> {
     /// The id of the completion.
     pub id: &'a str,
-    /// In seconds since 1970.
+    /// When the answer was created, in seconds since 1970.
     pub created: Option<u64>,
     /// The model that answers.
     pub model: &'a str,
-    /// The tier that serves the request.
+    /// The service tier that serves the request.
     pub service_tier: &'a str,
 }
 
-/// What is added to an answer. Texts are not empty.
+/// A piece that is added to an answer. Texts are not empty.
 #[derive(Clone, Copy)]
 pub enum Piece<'a> {
     /// Nothing but log probabilities.
@@ -100,18 +100,18 @@ pub enum Piece<'a> {
     Reasoning(&'a str),
     /// Anthropic's blocks of thinking.
     Thoughts {
-        /// The blocks, each whole unless it is not signed.
+        /// The blocks. A signed block is complete.
         blocks: Listed<'a, Thought<'a>>,
-        /// The same chunk had reasoning: text of a block without a signature says it again.
+        /// The same chunk had reasoning, which the text of a block without a signature repeats.
         beside_reasoning: bool,
     },
     /// Text of a refusal.
     Refusal(&'a str),
-    /// What the text refers to.
+    /// References of the text to pages.
     Annotations(Listed<'a, Annotation>),
     /// Pieces of tool calls.
     Calls(&'a [CallPiece<'a>]),
-    /// A piece of the call of a deprecated function, of which there is one at most.
+    /// A piece of the call of a deprecated function; an answer has at most one such call.
     Function(CallPiece<'a>),
 }
 
@@ -120,27 +120,27 @@ pub enum Piece<'a> {
 pub struct CallPiece<'a> {
     /// The provider's number for the call.
     pub index: Option<u64>,
-    /// The call's id; empty where the piece does not say it.
+    /// The call's id; empty where the piece does not have it.
     pub id: &'a str,
-    /// The function's name, where the piece says it.
+    /// The function's name, where the piece has it.
     pub name: Option<&'a str>,
     /// A piece of the arguments, as JSON text.
     pub arguments: &'a str,
 }
 
-/// A list within a piece: as the JSON that a provider sent, or made by a reader.
+/// A list within a piece: either JSON as a provider sent it, or values made by a reader.
 pub enum Listed<'a, T> {
-    /// JSON, which may be of any form.
+    /// JSON of any form, not validated.
     Json(&'a RawValue),
-    /// Values.
+    /// Values made by a reader.
     Made(&'a [T]),
 }
 
 /// A member of `thinking_blocks`.
 #[derive(Clone, Derive)]
 pub struct Thought<'a> {
-    /// Its place among all of the answer, where others came before: by it the official SDKs put lists together that come in
-    /// several chunks.
+    /// The block's place among all blocks of the answer, where others came before: the official SDKs use it to merge lists that
+    /// come in several chunks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<usize>,
     /// The block.
@@ -148,18 +148,18 @@ pub struct Thought<'a> {
     pub block: ThoughtBlock<'a>,
 }
 
-/// A block of thinking as Anthropic knows it.
+/// A block of thinking in Anthropic's form.
 #[derive(Clone, Derive)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ThoughtBlock<'a> {
-    /// With a signature it is whole; without one it is text that may also stand beside it, as reasoning.
+    /// Text of thinking. With a signature the block is complete; without one the same text may also come as reasoning.
     Thinking {
         /// The text.
         thinking: Cow<'a, str>,
         /// Anthropic's signature of the text.
         signature: Cow<'a, str>,
     },
-    /// A whole block that only Anthropic can read.
+    /// A complete block that only Anthropic can read.
     RedactedThinking {
         /// Its ciphertext.
         data: Cow<'a, str>,
@@ -178,9 +178,9 @@ pub struct Annotation {
 /// A page and the stretch of text that refers to it.
 #[derive(Derive)]
 pub struct UrlCitation {
-    /// In characters, as OpenAI counts.
+    /// The first character of the stretch, counted in characters as OpenAI does.
     pub start_index: usize,
-    /// Behind the last character.
+    /// The character behind the last one of the stretch.
     pub end_index: usize,
     /// The page's title.
     pub title: String,
@@ -188,7 +188,7 @@ pub struct UrlCitation {
     pub url: String,
 }
 
-/// The log probability of a token. Ollama's have the same members as OpenAI's.
+/// The log probability of a token. Ollama and OpenAI use the same members.
 #[derive(Deserialize, Derive)]
 pub struct Logprob<'a> {
     #[serde(borrow)]
@@ -199,7 +199,7 @@ pub struct Logprob<'a> {
     top_logprobs: Vec<TopLogprob<'a>>,
 }
 
-/// A token that might have been in the place of another.
+/// An alternative to a generated token.
 #[derive(Deserialize, Derive)]
 pub struct TopLogprob<'a> {
     #[serde(borrow)]
@@ -208,23 +208,23 @@ pub struct TopLogprob<'a> {
     bytes: Option<Vec<u8>>,
 }
 
-/// What was counted, and how much of it Chat's `usage` says.
+/// The counts of a request, and which of them Chat's `usage` contains.
 #[derive(Clone, Copy)]
 pub struct Counted {
     /// The counts.
     pub usage: Usage,
-    /// Which counts the provider tells.
+    /// Which counts the provider reports.
     pub details: Details,
 }
 
-/// The counts that a provider tells beside those of prompt and completion.
+/// The counts that a provider reports besides those of prompt and completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Details {
-    /// None.
+    /// No further counts.
     None,
-    /// What the prompt cache read.
+    /// Tokens read from the prompt cache.
     CacheReads,
-    /// What the prompt cache read and wrote, and the reasoning.
+    /// Tokens read from and written to the prompt cache, and reasoning tokens.
     All,
 }
 
@@ -237,7 +237,7 @@ impl<T> Clone for Listed<'_, T> {
 impl<T> Copy for Listed<'_, T> {}
 
 impl<T: Serialize> Listed<'_, T> {
-    /// The elements as JSON values; none of what is no list.
+    /// The elements as JSON values; none where the JSON is not a list.
     pub fn values(&self) -> Vec<Value> {
         match self {
             Self::Json(json) => serde_json::from_str(json.get()).unwrap_or_default(),
@@ -255,7 +255,7 @@ impl<T: Serialize> Serialize for Listed<'_, T> {
     }
 }
 
-/// An element of `tool_calls`: the first piece of a call, which has the id, says also that it is a function's.
+/// An element of `tool_calls`. The first piece of a call, which has the id, also has the type `function`.
 impl Serialize for CallPiece<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut call = serializer.serialize_map(None)?;
@@ -310,7 +310,7 @@ impl Serialize for Counted {
             let prompt = PromptDetails {
                 cached_tokens: usage.cached_tokens,
                 cache_write_tokens: all.then_some(usage.cache_write_tokens),
-                // OpenAI does not have them.
+                // An extension that OpenAI does not have.
                 cache_write_1h_tokens: Some(usage.cache_write_1h_tokens).filter(|tokens| all && *tokens > 0),
             };
             counts.serialize_entry("prompt_tokens_details", &prompt)?;

@@ -1,4 +1,4 @@
-//! OpenAI's Chat Completions as what every translated stream passes through: typed events, never text that is parsed again.
+//! OpenAI's Chat Completions as the common form of every translated stream: typed events, never text that is parsed again.
 //!
 //! ```text
 //! provider's events ──ChatReader──▶ ChatEvent ──ChatWriter──▶ client's events
@@ -7,7 +7,7 @@
 //! writers:  chat (this module), from_messages, from_responses
 //! ```
 //!
-//! `wire` is the one reader of what "OpenAI-compatible" providers send, chunks and whole replies.
+//! `wire` alone reads what "OpenAI-compatible" providers send: chunks and complete replies.
 
 mod event;
 mod read;

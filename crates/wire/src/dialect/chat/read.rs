@@ -1,10 +1,10 @@
-//! A stream of Chat, as "OpenAI-compatible" providers send it, as chat events.
+//! Turns a Chat stream, as "OpenAI-compatible" providers send it, into chat events.
 
 use super::event::{CallPiece, ChatEvent, ChatOut, ChatReader, Listed, Piece};
 use super::wire::{Choice, Chunk, Content, Message, error_in, gave_up};
 use crate::openai::ErrorBody;
 
-/// Reads chunks.
+/// Reads the chunks of one stream.
 ///
 /// ```text
 /// waiting ──chunk with a choice──▶ begun ── [DONE] | usage behind a finish_reason | clean end behind one ──▶ over (End)
@@ -28,7 +28,7 @@ impl ChatReader for ChunkReader {
         }
         let data = data.trim_ascii();
         if data.starts_with(b"[DONE]") {
-            // In front of everything it ends nothing.
+            // In front of the first chunk the marker ends nothing.
             if self.heard {
                 self.end(out);
             }
@@ -77,7 +77,7 @@ impl ChunkReader {
                 return self.fail(&gave_up(), out);
             }
         }
-        // The chunk for the counts is the last by OpenAI's rules; counts in other chunks may still grow.
+        // By OpenAI's rules the chunk with only the counts is the last one; counts in other chunks may still grow.
         if !has_choice && self.finished && self.counted {
             self.end(out);
         }
@@ -95,7 +95,7 @@ impl ChunkReader {
 }
 
 impl Choice<'_> {
-    /// Tells what a delta, or a whole message, says, and why the answer ended.
+    /// Emits the content of a delta or a complete message, and why the answer ended.
     pub(in crate::dialect) fn tell(&self, message: Option<&Message<'_>>, out: &mut ChatOut<'_>) {
         if let Some(message) = message {
             message.tell(self, out);
@@ -151,8 +151,8 @@ fn add<'a>(piece: fn(&'a str) -> Piece<'a>, text: &'a str, out: &mut ChatOut<'_>
     }
 }
 
-/// The JSON without the escapes that stand for one half of a character: some servers cut a text within one, and no reader of
-/// JSON takes it. `None` where there are none.
+/// The JSON without the escapes that stand for half of a surrogate pair: some servers cut a text inside such a pair, and readers
+/// of JSON refuse the halves. `None` where there are none.
 fn without_lone_surrogates(json: &[u8]) -> Option<Vec<u8>> {
     let unit = |at: usize| {
         let digits = json.get(at..at + 6)?.strip_prefix(b"\\u")?;

@@ -1,5 +1,5 @@
-//! A client reads the same whether the second step of a translation gets typed events or the text of Chat's chunks; and what
-//! compatible providers send is read alike for every client.
+//! The second step of a translation writes the same whether it gets typed events or the text of Chat's chunks, and what
+//! compatible providers send is read in the same way for every client dialect.
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ fn door_step(name: &str) -> Box<dyn Replies> {
     step.expect("a plain request").replies
 }
 
-/// What a provider's events become.
+/// The client's stream for a provider's events.
 fn translated(mut events: Events, all: &[Value]) -> Vec<u8> {
     let mut out = BytesMut::new();
     for event in all {
@@ -52,7 +52,7 @@ fn translated(mut events: Events, all: &[Value]) -> Vec<u8> {
     out.to_vec()
 }
 
-/// The same by way of the text of Chat's chunks.
+/// The client's stream for a provider's events, translated through the text of Chat's chunks.
 fn by_text(provider: &dyn Replies, door: &dyn Replies, all: &[Value]) -> Vec<u8> {
     let (mut scanner, mut events, mut out) = (Scanner::new(), Events::of(door), BytesMut::new());
     scanner.push(translated(Events::of(provider), all).into());
@@ -66,7 +66,7 @@ fn by_text(provider: &dyn Replies, door: &dyn Replies, all: &[Value]) -> Vec<u8>
     out.to_vec()
 }
 
-/// The stream without times, and without ids of 32 hexadecimal digits, which are made anew.
+/// The stream without times, and without ids of 32 hexadecimal digits, which are random.
 fn settled(stream: &[u8]) -> String {
     let stream = std::str::from_utf8(stream).expect("text");
     let mut out = String::with_capacity(stream.len());
@@ -92,7 +92,7 @@ fn typed_events_say_what_their_text_says() {
         for case in &cases {
             let all = case["in"].as_array().expect("events");
             for door in ["messages", "responses"] {
-                // A stream that is cut off behind any of its events, too.
+                // Also a stream that is cut off behind any of its events.
                 for end in 0..=all.len() {
                     let steps = [provider_step(name), door_step(door)];
                     let typed = translated(Events::new(&steps), &all[..end]);
@@ -106,7 +106,7 @@ fn typed_events_say_what_their_text_says() {
     assert!(compared > 400, "{compared}");
 }
 
-/// Keeps what it is told, a word for each event.
+/// Keeps one word for each event that it gets.
 #[derive(Default)]
 struct Told(Vec<String>);
 

@@ -1,4 +1,4 @@
-//! Chat events as the server-sent events that a client of Chat Completions reads.
+//! Writes chat events as the server-sent events that a client of Chat Completions reads.
 
 use bytes::{BufMut, BytesMut};
 use serde::Serialize;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::event::{ChatEvent, ChatWriter, Head, Listed, Logprob, Piece};
 use crate::sse::{DONE, write_data};
 
-/// Writes chunks, each with one choice or with the usage.
+/// Writes the chunks of one stream, each with one choice or with the usage.
 #[derive(Default)]
 pub struct ChunkWriter {
     /// `data: {"id":…,"object":…,"created":…,"model":…,"choices":[`, which is the same in all chunks.

@@ -1,5 +1,5 @@
-//! Chat replies and chunks as every "OpenAI-compatible" provider sends them: whatever has another type than it should is
-//! read as absent, so that one odd member costs nothing else. Texts are borrowed where they hold no escape.
+//! Chat replies and chunks as every "OpenAI-compatible" provider sends them: a member of an unexpected type is read as absent,
+//! so that the other members are still read. Texts without escapes are borrowed.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::event::{Counted, Details, Head, Listed, Logprob, Thought, ThoughtBloc
 use crate::openai::lenient::{self, Count, FromAny, Lenient, List, Maybe, Text};
 use crate::openai::{ErrorBody, find_error, find_usage, read_error};
 
-/// A whole reply, or a chunk of one.
+/// A complete reply, or a chunk of one.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(in crate::dialect) struct Chunk<'a> {
@@ -41,17 +41,17 @@ pub(in crate::dialect) struct Chunk<'a> {
 impl<'a> Chunk<'a> {
     /// A chunk or a reply; `None` for anything that is not an object.
     pub(in crate::dialect) fn read(json: &'a [u8]) -> Option<Self> {
-        // A list would be read as the members in their order.
+        // serde would read a list as the members in their order.
         json.starts_with(b"{").then(|| serde_json::from_slice(json).ok())?
     }
 
-    /// Whether it says that something failed, in any of the known shapes. vLLM's older object bears no wrapper.
+    /// Whether the chunk reports an error in any of the known shapes. vLLM's older error object has no wrapper.
     fn is_error(&self) -> bool {
         let says_something = |error: &RawValue| !matches!(error.get(), "null" | "false" | "\"\"" | "{}" | "[]");
         self.error.is_some_and(says_something) || &*self.object == "error" || &*self.r#type == "error"
     }
 
-    /// What it says of the answer as such, in front of its first piece.
+    /// The chunk's head, for use in front of the first piece of the answer.
     pub(in crate::dialect) fn head(&self) -> Head<'_> {
         let created = self.created.and_then(|created| created.get().parse::<f64>().ok());
         // `as` saturates.
@@ -59,23 +59,23 @@ impl<'a> Chunk<'a> {
         Head { created, ..self.later_head() }
     }
 
-    /// What it says of the answer as such, once that has begun: nobody asks when it did.
+    /// The chunk's head once the answer has begun: `created` is no longer needed.
     pub(super) fn later_head(&self) -> Head<'_> {
         Head { id: &self.id, created: None, model: &self.model, service_tier: &self.service_tier }
     }
 
-    /// What it counts; `json` is its text.
+    /// The chunk's usage; `json` is the chunk's text.
     pub(in crate::dialect) fn usage(&self, json: &[u8]) -> Option<Counted> {
         let usage = (self.usage.is_some() || self.x_groq.is_some()).then(|| find_usage(json))??;
         Some(Counted { usage, details: Details::All })
     }
 
-    /// The pieces of the answer: one was asked for, so all of others count for nothing.
+    /// The pieces of the answer. Only one answer was asked for, so choices of another index are ignored.
     pub(super) fn answer(&self) -> impl Iterator<Item = &Choice<'a>> {
         self.choices.0.iter().filter(|choice| choice.index.0.unwrap_or_default() == 0)
     }
 
-    /// The answer of a whole reply, whatever its number; `None` where the provider failed.
+    /// The answer of a complete reply, whatever its index; `None` where the provider failed.
     pub(in crate::dialect) fn whole_answer(&self) -> Option<(&Choice<'a>, Message<'a>)> {
         let choice = self.answer().next().or(self.choices.0.first())?;
         let message: Maybe<Message<'_>> = serde_json::from_str(choice.message?.get()).ok()?;
@@ -83,18 +83,18 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// The error that a payload reports; `chunk` is what it was read as, if that was possible.
+/// The error that a payload reports; `chunk` is the parsed payload, if it could be parsed.
 pub(super) fn error_in(is_named_error: bool, payload: &[u8], chunk: Option<&Chunk<'_>>) -> Option<ErrorBody> {
-    /// The status of an error within a stream: it tells none.
+    /// The status used for an error within a stream, which has none.
     const STATUS: u16 = 500;
     match chunk {
         Some(chunk) => (is_named_error || chunk.is_error()).then(|| read_error(STATUS, None, payload)),
-        // Gemini sends a list.
+        // Gemini sends a list with the error.
         None => find_error(STATUS, payload).or_else(|| is_named_error.then(gave_up)),
     }
 }
 
-/// The error of a provider that says no more than that it gave up.
+/// The error for a provider that ended the stream with an error but without details.
 pub(in crate::dialect) fn gave_up() -> ErrorBody {
     ErrorBody::new("The provider ended the stream with an error.", "server_error", None)
 }
@@ -103,10 +103,10 @@ pub(in crate::dialect) fn gave_up() -> ErrorBody {
 #[serde(default)]
 pub(in crate::dialect) struct Choice<'a> {
     index: Count,
-    /// In a chunk.
+    /// The message's piece in a chunk.
     #[serde(borrow)]
     pub(super) delta: Maybe<Message<'a>>,
-    /// A [`Message`] in a whole reply. Some providers send it in chunks, too, where nobody reads it.
+    /// A [`Message`] in a complete reply. Some providers also send it in chunks, where it is ignored.
     #[serde(borrow)]
     message: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -128,7 +128,7 @@ impl<'a> Choice<'a> {
         self.logprobs.0.content.map(Listed::Json)
     }
 
-    /// Whether the provider gave up, in OpenRouter's word.
+    /// Whether the provider failed, as OpenRouter's `finish_reason` reports it.
     pub(super) fn is_broken(&self) -> bool {
         &*self.finish_reason == "error"
     }
@@ -144,7 +144,7 @@ pub(in crate::dialect) struct Message<'a> {
     pub refusal: Text<'a>,
     #[serde(borrow)]
     reasoning_content: Text<'a>,
-    /// The same under the name that Groq, OpenRouter and newer vLLMs give it.
+    /// The reasoning under the name that Groq, OpenRouter and newer vLLMs use.
     #[serde(borrow)]
     reasoning: Text<'a>,
     #[serde(borrow)]
@@ -153,18 +153,18 @@ pub(in crate::dialect) struct Message<'a> {
     pub annotations: Option<&'a RawValue>,
     #[serde(borrow)]
     pub tool_calls: List<ToolCall<'a>>,
-    /// What there was before `tool_calls`.
+    /// The deprecated predecessor of `tool_calls`.
     #[serde(borrow)]
     function_call: Maybe<Function<'a>>,
 }
 
 impl<'a> Message<'a> {
-    /// The text of its thinking. Who sends both names says the same twice.
+    /// The text of the message's thinking. A provider that sends both names sends the same text twice.
     pub(in crate::dialect) fn reasoning(&self) -> &str {
         if self.reasoning_content.is_empty() { &self.reasoning } else { &self.reasoning_content }
     }
 
-    /// The call of a deprecated function, unless it repeats what stands among the tool calls.
+    /// The call of a deprecated function, unless the message also has tool calls, which it would repeat.
     pub(in crate::dialect) fn function_call(&self) -> Option<&Function<'a>> {
         self.function_call.0.as_ref().filter(|_| self.tool_calls.0.is_empty())
     }
@@ -190,7 +190,7 @@ pub(in crate::dialect) struct Function<'a> {
 }
 
 impl<'a> Function<'a> {
-    /// The text of the arguments; some providers give an object instead of one.
+    /// The text of the arguments; some providers send an object instead of a text.
     pub(in crate::dialect) fn arguments(&self) -> Cow<'a, str> {
         match self.arguments.map(RawValue::get) {
             None => Cow::Borrowed(""),
@@ -200,7 +200,7 @@ impl<'a> Function<'a> {
     }
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Default)]
 pub(in crate::dialect) enum Content<'a> {
     /// Nothing.
@@ -213,7 +213,7 @@ pub(in crate::dialect) enum Content<'a> {
 }
 
 impl Content<'_> {
-    /// All text in it.
+    /// All text of the content.
     pub(in crate::dialect) fn text(&self) -> Cow<'_, str> {
         match self {
             Content::Nothing => Cow::Borrowed(""),

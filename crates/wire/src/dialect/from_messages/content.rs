@@ -1,4 +1,4 @@
-//! Content blocks as parts of a chat message.
+//! Turns content blocks into parts of a chat message.
 
 use serde_json::{Value, json};
 
@@ -6,10 +6,10 @@ use super::read::{self, Object, Refuse, given, no_cache};
 use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
-/// What a tool message says in place of an image.
+/// The text in a tool message in place of an image.
 pub(super) const IMAGE_ELSEWHERE: &str = "[image: see the next message]";
 
-/// What a tool message says in place of a file.
+/// The text in a tool message in place of a file.
 pub(super) const FILE_ELSEWHERE: &str = "[document: see the next message]";
 
 /// The text parts of a string or of text blocks; none for an empty string.
@@ -30,7 +30,7 @@ pub(super) fn texts(value: &Value, at: &At<'_>, dropped: &mut Vec<Dropped>) -> R
     Ok(parts)
 }
 
-/// Adds what a block of this type says to the parts of a user message.
+/// Adds the content of a block of this type to the parts of a user message.
 pub(super) fn put(
     kind: &str,
     block: &Object,
@@ -53,14 +53,14 @@ pub(super) fn put(
             let content = content.iter().filter_map(|part| part.get("text")?.as_str()).collect::<Vec<_>>().join("\n");
             parts.push(text_part(&format!("{title}\n{source}\n\n{content}")));
         }
-        // The found tool itself is among `tools` and so before the model already.
+        // The found tool itself is among `tools`, so the model knows it already.
         "tool_reference" => parts.push(text_part(read::member(block, at, "tool_name")?)),
         _ => note_dropped(dropped, history_only(kind).ok_or_else(|| unknown(kind, at))?),
     }
     Ok(())
 }
 
-/// The content of a message: a string where one text is all, which every provider reads.
+/// The content of a message: a string where there is only one text, because every provider reads that.
 pub(super) fn collapse(mut parts: Vec<Value>) -> Value {
     match parts.as_mut_slice() {
         [] => "".into(),
@@ -72,7 +72,7 @@ pub(super) fn collapse(mut parts: Vec<Value>) -> Value {
     }
 }
 
-/// Names citations, of a text or the wish for some.
+/// Notes citations as dropped: those of a text, or the request for them.
 pub(super) fn no_citations(block: &Object, dropped: &mut Vec<Dropped>) {
     let nothing = match given(block, "citations") {
         None => true,
@@ -85,8 +85,8 @@ pub(super) fn no_citations(block: &Object, dropped: &mut Vec<Dropped>) {
     }
 }
 
-/// The path of a block that only Anthropic's own models can make use of when it is in the history: thinking, and what
-/// tools did that ran at Anthropic.
+/// The path of a block in the history that only Anthropic's own models can use: thinking, and calls and results of tools that ran
+/// at Anthropic. `None` for other types of blocks.
 pub(super) fn history_only(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "thinking" | "redacted_thinking" => "messages[].content[].thinking",
@@ -105,7 +105,7 @@ pub(super) fn history_only(kind: &str) -> Option<&'static str> {
     })
 }
 
-/// The refusal of a block that cannot be had where it stands.
+/// The refusal of a block that is not supported where it stands.
 pub(super) fn unknown(kind: &str, at: &At<'_>) -> Refusal {
     let at = At::Member(at, "type");
     at.refuse(format!(

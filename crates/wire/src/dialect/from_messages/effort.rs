@@ -1,4 +1,4 @@
-//! How hard to think, and in which form to answer.
+//! Translates the effort of thinking and the format of the answer.
 
 use serde_json::{Value, json};
 
@@ -6,8 +6,8 @@ use super::read::{self, Object, Refuse, given};
 use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
-/// Puts `thinking`, `output_config` and `output_format` into the chat request. True if the client does not want to read
-/// the thinking.
+/// Puts `thinking`, `output_config` and `output_format` into the chat request. Returns true if the client
+/// does not want to receive the thinking.
 pub(super) fn put(body: &Object, model: &str, chat: &mut Object, dropped: &mut Vec<Dropped>) -> Result<bool, Refusal> {
     let thinking = thinking(body)?;
     let at = At::Param("output_config");
@@ -44,13 +44,13 @@ pub(super) fn put(body: &Object, model: &str, chat: &mut Object, dropped: &mut V
 /// What `thinking` asks for.
 #[derive(Default)]
 struct Thinking {
-    /// Any thinking.
+    /// Thinking is asked for.
     asked: bool,
-    /// None at all.
+    /// Thinking is disabled.
     disabled: bool,
-    /// This much.
+    /// How much thinking, in OpenAI's words.
     effort: Option<&'static str>,
-    /// The client does not want to read it.
+    /// The client does not want to receive the thinking.
     omitted: bool,
 }
 
@@ -75,7 +75,7 @@ fn thinking(body: &Object) -> Result<Thinking, Refusal> {
     }
 }
 
-/// `output_config.effort` in OpenAI's words. Its two highest have no counterpart that many models know.
+/// `output_config.effort` in OpenAI's words. Its two highest values have no counterpart that many models know.
 fn wish(config: &Object, at: &At<'_>) -> Result<Option<&'static str>, Refusal> {
     Ok(Some(match read::optional(config, at, "effort")? {
         None => return Ok(None),
@@ -96,8 +96,8 @@ fn schema<'a>(format: &'a Value, at: &At<'_>) -> Result<&'a Value, Refusal> {
         .ok_or_else(|| At::Member(at, "schema").must_be("a JSON schema"))
 }
 
-/// Whether the model of this name takes `reasoning_effort` with `low`, `medium` and `high`. Others answer it with a 400,
-/// so in doubt it is not sent.
+/// Whether the model of this name takes `reasoning_effort` with `low`, `medium` and `high`. Others answer the
+/// parameter with a 400, so it is not sent to a model of unknown kind.
 ///
 /// | names | |
 /// |---|---|

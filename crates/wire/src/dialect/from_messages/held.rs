@@ -1,15 +1,14 @@
-//! The content blocks of a stream, one after the other as Anthropic's grammar wants them, while a chat stream may mix
-//! the pieces of several tool calls.
+//! Writes the content blocks of a stream one after the other, as Anthropic's grammar requires, although a chat stream may
+//! interleave the pieces of several tool calls.
 //!
 //! ```text
 //! blocks     0        1        2       3
 //!         [closed] [closed] [ open ] [held]
 //!                            current   │
-//!          pieces of it go out at once └ pieces wait until it is their turn
+//!    its pieces are written at once    └ its pieces wait until it is the current one
 //! ```
 //!
-//! A block gives way to the next one as soon as that exists and it is complete itself: text always is, a tool call when
-//! its JSON closes.
+//! A block is closed as soon as it is complete and a next one exists. Text is always complete, a tool call when its JSON closes.
 
 use bytes::BytesMut;
 use serde_json::value::RawValue;
@@ -20,34 +19,34 @@ use super::write::{Block, Delta, Event};
 #[derive(Default)]
 pub(super) struct Blocks {
     all: Vec<HeldBlock>,
-    /// The first that is not closed.
+    /// Index of the first block that is not closed.
     current: usize,
-    /// It is started.
+    /// The current block is started.
     open: bool,
-    /// Of the message's id; ids of tool calls that have none are made of it.
+    /// The message's id without its prefix; used to make ids for tool calls that have none.
     pub(super) stem: String,
-    /// One of them is a tool call.
+    /// One of the blocks is a tool call.
     pub(super) any_call: bool,
 }
 
 struct HeldBlock {
     kind: Kind,
-    /// What of it could not be written yet.
+    /// The part of the block that could not be written yet.
     rest: String,
 }
 
 enum Kind {
     Text,
-    /// With its signature, once that ends it.
+    /// Thinking, with its signature once that has come, which ends the block.
     Thinking(Option<String>),
-    /// It comes whole.
+    /// Thinking that only Anthropic can read; it comes complete.
     Redacted(String),
     Call(Call),
 }
 
 #[derive(Default)]
 struct Call {
-    /// The provider's number for it.
+    /// The provider's number for the call.
     given: Option<u64>,
     id: String,
     name: String,
@@ -55,7 +54,7 @@ struct Call {
 }
 
 impl Blocks {
-    /// Text of the answer.
+    /// Adds text of the answer.
     pub(super) fn text(&mut self, text: &str, out: &mut BytesMut) {
         let at = match self.all.last() {
             Some(HeldBlock { kind: Kind::Text, .. }) => self.all.len() - 1,
@@ -64,7 +63,7 @@ impl Blocks {
         self.add(at, text, out);
     }
 
-    /// Text of the thinking.
+    /// Adds text of the thinking.
     pub(super) fn thinking(&mut self, text: &str, out: &mut BytesMut) {
         let at = match self.all.last() {
             Some(HeldBlock { kind: Kind::Thinking(None), .. }) => self.all.len() - 1,
@@ -73,7 +72,7 @@ impl Blocks {
         self.add(at, text, out);
     }
 
-    /// The signature that ends the thinking streamed so far; where there is none, it is of `text`.
+    /// Ends the thinking streamed so far with its signature; where none was streamed, the thinking is `text`.
     pub(super) fn sign(&mut self, text: &str, signature: &str, out: &mut BytesMut) {
         match self.all.last_mut() {
             Some(HeldBlock { kind: Kind::Thinking(slot @ None), .. }) => *slot = Some(signature.to_owned()),
@@ -85,13 +84,13 @@ impl Blocks {
         self.advance(false, out);
     }
 
-    /// Thinking that only Anthropic can read.
+    /// Adds thinking that only Anthropic can read.
     pub(super) fn redacted(&mut self, data: &str, out: &mut BytesMut) {
         self.push(Kind::Redacted(data.to_owned()));
         self.advance(false, out);
     }
 
-    /// A piece of a tool call.
+    /// Adds a piece of a tool call.
     pub(super) fn call(&mut self, given: Option<u64>, id: &str, name: &str, arguments: &str, out: &mut BytesMut) {
         let at = match self.find(given, id, name, arguments) {
             Some(at) => at,
@@ -117,8 +116,8 @@ impl Blocks {
         self.advance(true, out);
     }
 
-    /// The call that an entry belongs to. It starts one when its id is new or its number is; without either, when it names
-    /// a function.
+    /// The call that an entry belongs to; `None` when the entry starts a call: when its id or its number is new, or without
+    /// either when it names a function.
     fn find(&self, given: Option<u64>, id: &str, name: &str, arguments: &str) -> Option<usize> {
         let calls = || {
             self.all.iter().enumerate().rev().filter_map(|(at, held)| match &held.kind {
@@ -127,7 +126,7 @@ impl Blocks {
             })
         };
         let mut same_number = calls().filter(|(_, call)| call.given == given);
-        // Older Ollamas number every call 0, and send it whole.
+        // Older Ollamas number every call 0, and send each call complete.
         let is_another = |call: &Call| call.json.closed() && !name.is_empty() && !arguments.is_empty();
         let found = match (id.is_empty(), given) {
             (true, Some(_)) => same_number.next().filter(|(_, call)| !is_another(call)),
@@ -145,7 +144,7 @@ impl Blocks {
         self.all.len() - 1
     }
 
-    /// Adds to a block. What comes for one that is closed can only be garbage behind the JSON of a call.
+    /// Adds text to a block. Text for a closed block is ignored: it can only be garbage behind the JSON of a call.
     fn add(&mut self, at: usize, text: &str, out: &mut BytesMut) {
         if at == self.current && self.open {
             if !text.is_empty() {
@@ -157,7 +156,7 @@ impl Blocks {
         self.advance(false, out);
     }
 
-    /// Starts and ends blocks as far as that can be done now.
+    /// Starts and ends blocks as far as possible now; all of them when `end`.
     fn advance(&mut self, end: bool, out: &mut BytesMut) {
         while let Some(held) = self.all.get_mut(self.current) {
             if !self.open {
@@ -199,17 +198,17 @@ impl Blocks {
 }
 
 impl Kind {
-    /// A call can when its name is known.
+    /// Whether the block can be started: a call only when its name is known.
     fn can_start(&self) -> bool {
         !matches!(self, Kind::Call(call) if call.name.is_empty())
     }
 
-    /// Nothing can be added to it.
+    /// Whether nothing more can be added.
     fn is_closed(&self) -> bool {
         matches!(self, Kind::Redacted(_) | Kind::Thinking(Some(_)))
     }
 
-    /// Nothing needs to be added to it.
+    /// Whether nothing more has to be added.
     fn is_complete(&self) -> bool {
         !matches!(self, Kind::Call(call) if !call.json.closed())
     }
@@ -234,7 +233,7 @@ impl Kind {
     }
 }
 
-/// The id of the tool call in this block, for a provider that gives none. `stem` is of the message's id.
+/// The id for the tool call in this block, for a provider that gives none. `stem` is the message's id without its prefix.
 pub(super) fn tool_id(stem: &str, index: usize) -> String {
     let stem: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).collect();
     format!("toolu_{stem}_{index}")

@@ -1,14 +1,14 @@
-//! The door step from Anthropic's Messages API to Chat Completions: what lets Anthropic's own clients be served by any
-//! OpenAI-compatible model.
+//! The client step from Anthropic's Messages API to Chat Completions: it lets any OpenAI-compatible model serve Anthropic's own
+//! clients.
 //!
 //! ```text
 //! request()   system, messages, tools …  ──▶  Chat Completions body
 //! Replies     message, SSE of blocks     ◀──  chat.completion, chunks
 //!
-//! to_events, to_json, is_good   a stored Messages reply in its other form
+//! to_events, to_json, is_good   a stored Messages reply: as events, as JSON, and whether it may be stored
 //! ```
 //!
-//! Rules and field names are those of Anthropic's API reference for `POST /v1/messages`, betas included.
+//! Rules and field names follow Anthropic's API reference for `POST /v1/messages`, betas included.
 
 mod content;
 mod effort;

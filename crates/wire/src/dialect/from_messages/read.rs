@@ -1,4 +1,4 @@
-//! Reading a client's JSON: null is absent, and a wrong type is refused by its path.
+//! Reads a client's JSON: null counts as absent, and a value of a wrong type is refused with its path.
 
 use serde_json::{Map, Value};
 
@@ -8,12 +8,12 @@ use crate::dialect::{Dropped, Refusal, note_dropped};
 /// An object of the client's body.
 pub(super) type Object = Map<String, Value>;
 
-/// Refusals of what stands at a path.
+/// Makes refusals of the value at a path.
 pub(super) trait Refuse {
-    /// A refusal of what stands here.
+    /// A refusal of the value at this path.
     fn refuse(&self, message: impl Into<String>) -> Refusal;
 
-    /// The refusal of a wrong type or an unknown word.
+    /// The refusal of a value of a wrong type or an unknown word.
     fn must_be(&self, what: &str) -> Refusal;
 }
 
@@ -67,7 +67,7 @@ pub(super) fn flag(of: &Object, at: &At<'_>, name: &str) -> Result<bool, Refusal
         .map_or(Ok(false), |value| value.as_bool().ok_or_else(|| At::Member(at, name).must_be("true or false")))
 }
 
-/// Names a breakpoint of the prompt cache: wherever it stands, it is lost once.
+/// Notes a breakpoint of the prompt cache as dropped, once for the whole body.
 pub(super) fn no_cache(of: &Object, dropped: &mut Vec<Dropped>) {
     if given(of, "cache_control").is_some() {
         note_dropped(dropped, "cache_control");

@@ -1,4 +1,4 @@
-//! Whole chat replies as Messages, and what streams have in common with them.
+//! Turns complete chat replies into Messages; also has what streams share with them.
 
 use std::borrow::Cow;
 
@@ -11,11 +11,11 @@ use crate::dialect::Replies;
 use crate::dialect::chat::wire::{Chunk, Content, Function, Message as Chat, blocks};
 use crate::dialect::chat::{ChatWriter, ThoughtBlock};
 
-/// Puts chat replies into Messages.
+/// Translates chat replies into Messages.
 pub(super) struct ChatReplies {
-    /// The model's name, for a provider that does not say it.
+    /// The model's name, for a provider that does not report it.
     pub model: String,
-    /// The client does not want to read thinking: what no signature makes worth keeping is left out.
+    /// The client does not want to receive thinking: thinking without a signature is left out.
     pub omit_thinking: bool,
 }
 
@@ -48,7 +48,7 @@ impl Replies for ChatReplies {
     }
 }
 
-/// A content block that is being put together.
+/// A content block that is being built.
 enum Part<'a> {
     Text(Cow<'a, str>),
     Thinking { thinking: Cow<'a, str>, signature: Cow<'a, str> },
@@ -74,7 +74,7 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Signed blocks as they are; what is not signed once.
+    /// Adds thinking: signed blocks unchanged, and unsigned thinking once.
     fn thinking(&mut self, chat: &'a Chat<'_>, omit: bool) {
         let text = chat.reasoning();
         for block in chat.thinking_blocks.map(blocks).unwrap_or_default() {
@@ -120,7 +120,7 @@ impl<'a> Parts<'a> {
         self.text(text);
     }
 
-    /// Joins text to text.
+    /// Adds text to the last block if that is a text, otherwise as a new block.
     fn text(&mut self, more: &'a str) {
         match self.all.last_mut() {
             _ if more.is_empty() => {}
@@ -141,7 +141,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The arguments as an object. What is none is kept as the text it is: `{"_raw":"…"}`.
+/// The arguments as an object. Arguments that are not an object are kept as text: `{"_raw":"…"}`.
 fn input(arguments: &str) -> Box<RawValue> {
     let text = arguments.trim();
     if text.is_empty() {
@@ -156,7 +156,7 @@ fn input(arguments: &str) -> Box<RawValue> {
     }
 }
 
-/// The message's id without the mark of its dialect; a new one where the provider gives none.
+/// The message's id without its dialect's prefix; a new id where the provider gives none.
 pub(super) fn stem(id: &str) -> Cow<'_, str> {
     let id = id.strip_prefix("chatcmpl-").unwrap_or(id);
     match id.strip_prefix("msg_").unwrap_or(id) {
@@ -165,7 +165,7 @@ pub(super) fn stem(id: &str) -> Cow<'_, str> {
     }
 }
 
-/// The name that the provider gives the model, if it gives one.
+/// The model's name as the provider reports it, otherwise the name that was asked for.
 pub(super) fn model<'a>(said: &'a str, asked: &'a str) -> &'a str {
     if said.is_empty() { asked } else { said }
 }

@@ -1,4 +1,4 @@
-//! A Messages request as one for Chat Completions.
+//! Translates a Messages request into one for Chat Completions.
 
 use std::collections::HashMap;
 
@@ -20,10 +20,10 @@ const MAX_STOPS: usize = 4;
 /// The longest `user`, in characters, that OpenAI takes.
 const MAX_USER: usize = 64;
 
-/// Puts a Messages request into Chat Completions.
+/// Translates a Messages request into Chat Completions.
 ///
 /// # Errors
-/// What a chat provider cannot do or what no Messages request may say, by its path.
+/// A parameter that a chat provider does not support or that is invalid in a Messages request, with its path.
 pub fn request(body: &Value, model: &Model<'_>) -> Result<Step, Refusal> {
     let body = body.as_object().ok_or_else(|| Refusal::new("", "The body must be a JSON object."))?;
     let mut dropped = Vec::new();
@@ -46,7 +46,7 @@ pub fn request(body: &Value, model: &Model<'_>) -> Result<Step, Refusal> {
     Ok(Step { body: Value::Object(chat), dropped, replies: Box::new(replies) })
 }
 
-/// Puts what is lost into the order of the body; what stands in several places comes last.
+/// Sorts the dropped parameters into the order of the body; a path that belongs to no top-level parameter comes last.
 fn sort(dropped: &mut [Dropped], body: &Object) {
     let places: HashMap<&str, usize> = body.keys().enumerate().map(|(n, name)| (&**name, n)).collect();
     dropped.sort_by_key(|path| {
@@ -55,7 +55,7 @@ fn sort(dropped: &mut [Dropped], body: &Object) {
     });
 }
 
-/// The limit. It is lowered to the longest answer the model gives, which changes nothing but that providers refuse more.
+/// The limit of output tokens, lowered to the longest answer that the model gives, because providers refuse a higher limit.
 fn max_tokens(body: &Object, model: &Model<'_>) -> Result<u64, Refusal> {
     let at = At::Param("max_tokens");
     let Some(value) = given(body, "max_tokens") else { return Err(at.refuse("max_tokens: Field required")) };
@@ -88,7 +88,7 @@ fn sampling(body: &Object, chat: &mut Object, dropped: &mut Vec<Dropped>) -> Res
     Ok(())
 }
 
-/// Who asks, and in which tier.
+/// Translates the user's id and the service tier.
 fn labels(body: &Object, chat: &mut Object, dropped: &mut Vec<Dropped>) -> Result<(), Refusal> {
     if let Some(value) = given(body, "metadata") {
         let at = At::Param("metadata");

@@ -1,7 +1,6 @@
-//! A stored Messages reply in its other form: a document as the event stream that says the same, and the reverse.
+//! Turns a stored Messages reply from a document into the equivalent event stream, and back.
 //!
-//! Values nobody needs to know move as the texts they are, so numbers and members of later versions come out as they
-//! went in.
+//! Values that need not be understood are copied as raw JSON text, so numbers and members of later API versions stay unchanged.
 
 use bytes::{Bytes, BytesMut};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -11,17 +10,17 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::write::Delta;
 use crate::sse::{Scanner, write_data};
 
-/// What `message_delta` says of a message at its end.
+/// The members of a message that `message_delta` has at the end of a stream.
 const AT_THE_END: [&str; 4] = ["stop_reason", "stop_sequence", "stop_details", "container"];
 
-/// Whether this document is a message that came to its own end, and so may be given again to whoever asks the same:
-/// not refused, not paused, no error.
+/// Whether this document is a complete message, which may be stored and given again to an equal request: not refused, not
+/// paused, no error.
 pub fn is_good(json: &[u8]) -> bool {
     let Some(message) = Message::read(json) else { return false };
     !matches!(&*message.stop_reason, "refusal" | "pause_turn")
 }
 
-/// The whole event stream that says what this message says. `None` for a document that is no finished message.
+/// The complete event stream of this message. `None` for a document that is not a finished message.
 pub fn to_events(json: &[u8]) -> Option<Bytes> {
     let Message { document: message, blocks, .. } = Message::read(json)?;
     let usage = message.get("usage").and_then(Members::read).unwrap_or_default();
@@ -61,8 +60,7 @@ pub fn to_events(json: &[u8]) -> Option<Bytes> {
     Some(out.freeze())
 }
 
-/// The message that this whole event stream amounts to. `None` where it is not complete, is not understood, or reports
-/// an error.
+/// The message of this complete event stream. `None` where the stream is incomplete, is not understood, or reports an error.
 pub fn to_json(events: &[u8]) -> Option<Bytes> {
     let mut scanner = Scanner::new();
     scanner.push(Bytes::copy_from_slice(events));
@@ -102,7 +100,7 @@ impl Message {
     }
 }
 
-/// Text, thinking and the input of tools stream in a delta each; all else stands in the start.
+/// Writes a block: text, thinking and the input of tools as one delta each, everything else in the start event.
 fn write_block(index: usize, mut block: Members, out: &mut BytesMut) -> Option<()> {
     let kind = block.text("type")?;
     let mut citations: Vec<Box<RawValue>> = Vec::new();
@@ -119,7 +117,7 @@ fn write_block(index: usize, mut block: Members, out: &mut BytesMut) -> Option<(
             thinking = block.move_text("thinking")?;
             signature = block.move_text("signature").unwrap_or_default();
         }
-        // Also `server_tool_use` and `mcp_tool_use`.
+        // Includes `server_tool_use` and `mcp_tool_use`.
         _ if kind.ends_with("tool_use") => {
             let whole = block.get("input").filter(|input| Members::read(input).is_none_or(|input| !input.0.is_empty()));
             if let Some(whole) = whole {
@@ -165,7 +163,7 @@ fn write<T: Serialize>(out: &mut BytesMut, name: &str, members: &[(&str, T)]) ->
     Some(())
 }
 
-/// A message that a stream adds up to, so far.
+/// The message so far, built from the events of a stream.
 #[derive(Default)]
 struct Growing {
     message: Option<Members>,
@@ -197,7 +195,7 @@ struct AnyEvent {
 }
 
 impl Growing {
-    /// True for the last event.
+    /// Applies an event; true for the last one. `None` for an event that makes the stream unusable.
     fn event(&mut self, event: AnyEvent) -> Option<bool> {
         match &*event.r#type {
             "" | "error" => return None,
@@ -222,7 +220,7 @@ impl Growing {
                 if let Some(value) = event.context_management {
                     message.set("context_management", &value)?;
                 }
-                // Counts are cumulative, and what is not named stays as it was.
+                // Counts are cumulative, and a count that is absent stays as it was.
                 for (name, value) in event.usage.unwrap_or_default().0 {
                     if value.get() != "null" || self.usage.get(&name).is_none() {
                         self.usage.set(&name, &value)?;
@@ -230,7 +228,7 @@ impl Growing {
                 }
             }
             "message_stop" => return Some(true),
-            // `ping`, and what is still to be invented.
+            // `ping`, and unknown events.
             _ => {}
         }
         Some(false)
@@ -260,7 +258,7 @@ impl GrowingBlock {
             "input_json_delta" => self.input.push_str(&delta.text("partial_json")?),
             "citations_delta" => self.citations.push(delta.get("citation")?.to_owned()),
             "signature_delta" => self.block.set("signature", &delta.get("signature")?)?,
-            // It comes whole.
+            // This delta has the complete content.
             "compaction_delta" => {
                 for (name, value) in delta.0.iter().filter(|(name, _)| name != "type") {
                     self.block.set(name, value)?;
@@ -294,12 +292,12 @@ impl GrowingBlock {
     }
 }
 
-/// The members of an object in their order, each value as the text it is.
+/// The members of an object in their order, each value as its raw text.
 #[derive(Clone, Debug, Default)]
 struct Members(Vec<(String, Box<RawValue>)>);
 
 impl Members {
-    /// `None` for a value that is no object.
+    /// `None` for a value that is not an object.
     fn read(value: &RawValue) -> Option<Self> {
         serde_json::from_str(value.get()).ok()
     }
@@ -308,12 +306,12 @@ impl Members {
         self.0.iter().rev().find(|member| member.0 == name).map(|member| &*member.1)
     }
 
-    /// The string that a member is.
+    /// A member's value, if it is a string.
     fn text(&self, name: &str) -> Option<String> {
         serde_json::from_str(self.get(name)?.get()).ok()
     }
 
-    /// The same, leaving an empty one.
+    /// Like [`Self::text`], and leaves an empty string in the member.
     fn move_text(&mut self, name: &str) -> Option<String> {
         let text = self.text(name)?;
         self.set(name, "")?;

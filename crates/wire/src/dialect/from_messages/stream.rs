@@ -1,4 +1,4 @@
-//! A chat stream as one of Messages.
+//! Turns a chat stream into a Messages stream.
 //!
 //! ```text
 //! the answer begins     message_start, once
@@ -18,7 +18,7 @@ use crate::openai::error_event;
 use crate::types::Usage;
 
 pub(super) struct Stream {
-    /// The model's name, for a provider that does not say it.
+    /// The model's name, for a provider that does not report it.
     asked: String,
     /// Id and model of the last head in front of the answer.
     id: String,
@@ -28,7 +28,7 @@ pub(super) struct Stream {
     blocks: Blocks,
     refused: bool,
     finish_reason: String,
-    /// The last counts that came.
+    /// The latest counts.
     usage: Usage,
 }
 
@@ -47,7 +47,7 @@ impl Stream {
         }
     }
 
-    /// Azure's first chunk has neither choices nor an id: the message starts behind it.
+    /// Starts the message. Azure's first chunk has neither choices nor an id, so the message starts only behind it.
     fn start(&mut self, out: &mut BytesMut) {
         self.begun = true;
         self.blocks.stem = stem(&self.id).into_owned();

@@ -1,4 +1,4 @@
-//! What becomes of the parameters of the Messages API.
+//! The dispositions of the parameters of the Messages API.
 
 use crate::dialect::Rule;
 

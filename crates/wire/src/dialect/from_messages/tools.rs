@@ -1,4 +1,4 @@
-//! Tools, and which of them to call.
+//! Translates the tools and the choice among them.
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ pub(super) fn put(body: &Object, chat: &mut Object, dropped: &mut Vec<Dropped>) 
 
 fn function(value: &Value, at: &At<'_>, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {
     let tool = read::object(value, at)?;
-    // Clients may leave the type of their own tools out.
+    // Clients may omit the type of their own tools.
     if let Some(kind) = read::optional(tool, at, "type")?
         && kind != "custom"
     {

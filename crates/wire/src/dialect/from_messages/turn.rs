@@ -1,4 +1,4 @@
-//! The conversation: turns of content blocks become chat messages.
+//! Translates the conversation: turns of content blocks become chat messages.
 
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ fn system(parts: Vec<Value>) -> Value {
     json!({"role": "system", "content": collapse(parts)})
 }
 
-/// Results of tools come in front of everything else in their turn, because nothing may stand between calls and results.
+/// Translates a user's turn. Results of tools come before everything else, because nothing may stand between calls and results.
 fn user(blocks: &[Value], at: &At<'_>, out: &mut Vec<Value>, dropped: &mut Vec<Dropped>) -> Result<(), Refusal> {
     let (mut others, mut parts) = (Vec::new(), Vec::new());
     let first = out.len();
@@ -77,7 +77,8 @@ fn user(blocks: &[Value], at: &At<'_>, out: &mut Vec<Value>, dropped: &mut Vec<D
     Ok(())
 }
 
-/// A tool message holds text only: what else the tool gave goes to `parts`, the content of the user message behind it.
+/// Translates a tool's result. A tool message holds text only: other content goes to `parts`, the content of the user message
+/// behind it.
 fn tool_result(
     block: &Object,
     at: &At<'_>,
@@ -87,7 +88,7 @@ fn tool_result(
     let id = read::member(block, at, "tool_use_id")?;
     no_cache(block, dropped);
     if read::flag(block, at, "is_error")? {
-        // What went wrong stands in the text.
+        // The text of the result describes the error.
         note_dropped(dropped, "messages[].content[].is_error");
     }
     let at = At::Member(at, "content");
@@ -121,7 +122,7 @@ fn tool_result(
 fn assistant(blocks: &[Value], at: &At<'_>, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {
     let mut text = String::new();
     let mut calls = Vec::new();
-    // Text that another block interrupts goes on in a new paragraph; what follows directly, as cited text does, joins.
+    // Text behind another block starts a new paragraph; text that follows a text directly, as cited text does, is joined to it.
     let mut interrupted = false;
     for (n, value) in blocks.iter().enumerate() {
         let at = At::Item(at, n);

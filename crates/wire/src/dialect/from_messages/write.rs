@@ -1,4 +1,4 @@
-//! Messages replies and their events as they are written.
+//! Messages replies and their events, in the form in which they are written.
 
 use bytes::{BufMut, BytesMut};
 use serde::Serialize;
@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::types::Usage;
 
-/// A `message`: whole, or as `message_start` announces it.
+/// A `message`: complete, or as `message_start` announces it.
 #[derive(Serialize)]
 pub(super) struct Message<'a> {
     pub id: &'a str,
@@ -28,7 +28,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// A content block: whole, or as `content_block_start` announces it.
+/// A content block: complete, or as `content_block_start` announces it.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Block<'a> {
@@ -82,11 +82,11 @@ pub(super) enum Event<'a> {
 #[derive(Serialize)]
 pub(super) struct Stop {
     pub stop_reason: &'static str,
-    /// Chat Completions does not say which sequence it was.
+    /// Always `None`: Chat Completions does not report which sequence ended the answer.
     pub stop_sequence: Option<&'static str>,
 }
 
-/// `usage`. Input does not contain what was read from or written to the cache.
+/// `usage`. `input_tokens` excludes tokens read from and written to the prompt cache.
 #[derive(Serialize)]
 pub(super) struct Counts {
     input_tokens: u64,

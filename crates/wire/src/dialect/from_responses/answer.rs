@@ -1,4 +1,4 @@
-//! A reply as it comes in, whole or in chunks, and the response that it makes.
+//! Builds a response from a reply that comes complete or in chunks.
 //!
 //! ```text
 //! waiting ──id | begin──▶ running ──end──▶ over (response.completed)
@@ -20,13 +20,13 @@ use crate::dialect::chat::{CallPiece, ChatEvent, ChatOut, ChatWriter, Head, List
 use crate::openai::ErrorBody;
 use crate::types::Usage;
 
-/// The number of the call that an old `function_call` is: it can be only one, and has none.
+/// The number given to the call of a deprecated `function_call`: there is only one, and it has no number.
 const LEGACY: u64 = u64::MAX;
 
-/// The longest part of a provider's id that ours are made of, in bytes: OpenAI takes ids of 64.
+/// Most bytes of a provider's id that are used in the gateway's ids: OpenAI accepts ids of 64 bytes.
 const LONGEST_ID: usize = 48;
 
-/// A reply that comes in.
+/// A reply while it is received.
 pub(super) struct Answer {
     door: Arc<Door>,
     id: String,
@@ -44,7 +44,7 @@ pub(super) struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finish {
     Whole,
-    /// It lacks its end, for this reason in the words of the Responses API.
+    /// The answer is incomplete, for this reason in the words of the Responses API.
     Cut(&'static str),
     /// The provider gave up.
     Broken,
@@ -63,7 +63,7 @@ impl Finish {
 }
 
 impl Answer {
-    /// A reply of which nothing came yet.
+    /// A reply of which nothing has come yet.
     pub(super) fn new(door: Arc<Door>) -> Self {
         Self {
             door,
@@ -78,12 +78,12 @@ impl Answer {
         }
     }
 
-    /// The response to a whole reply; `None` for a reply that is none.
+    /// The response for a complete reply; `None` for a body that is not a reply or reports an error.
     pub(super) fn whole(mut self, body: &[u8]) -> Option<Vec<u8>> {
         let body = body.trim_ascii();
         let chunk = Chunk::read(body)?;
         let (choice, message) = chunk.whole_answer()?;
-        // The events that this writes are of no use.
+        // The events that are written here are discarded.
         let mut events = BytesMut::new();
         let mut out = ChatOut { writer: &mut self, text: &mut events };
         out.tell(ChatEvent::Head(chunk.head()));
@@ -95,7 +95,7 @@ impl Answer {
         self.end(&mut events)
     }
 
-    /// What is said about the reply as such.
+    /// Takes the id, model and other members that describe the reply as a whole.
     fn head(&mut self, head: &Head<'_>, out: &mut BytesMut) {
         if self.draft.is_none() {
             if self.id.is_empty() {
@@ -122,7 +122,7 @@ impl Answer {
         let known = |byte: &char| byte.is_ascii_alphanumeric() || matches!(byte, '_' | '-');
         let own = self.id.strip_prefix("chatcmpl-").unwrap_or(&self.id);
         self.id = own.chars().filter(known).take(LONGEST_ID).collect();
-        // Some providers count from one, or draw from a thousand.
+        // A stored response needs a unique id, but some providers number replies from one, or choose from a thousand ids.
         if self.id.is_empty() || self.door.kept {
             self.id = (self.door.source.id)();
         }
@@ -134,7 +134,7 @@ impl Answer {
         self.draft = Some(draft);
     }
 
-    /// What is added to the answer.
+    /// Adds a piece to the answer.
     fn piece(&mut self, piece: Piece<'_>, logprobs: Option<Listed<'_, Logprob<'_>>>, out: &mut BytesMut) {
         let Some(draft) = &mut self.draft else { return };
         match piece {
@@ -151,7 +151,7 @@ impl Answer {
         }
     }
 
-    /// Closes the output, writes the last event and gives the response.
+    /// Closes the output, writes the last event and returns the response.
     fn end(&mut self, out: &mut BytesMut) -> Option<Vec<u8>> {
         self.over = true;
         let mut draft = self.draft.take()?;
@@ -218,7 +218,7 @@ impl ChatWriter for Answer {
     }
 }
 
-/// The members of a response that the reply decides.
+/// The members of a response that depend on the reply.
 #[derive(Serialize)]
 struct Response<'a> {
     id: String,
@@ -252,7 +252,7 @@ struct Counts {
 struct InputDetails {
     cached_tokens: u64,
     cache_write_tokens: u64,
-    /// Only where there are some: OpenAI does not have them.
+    /// An extension that OpenAI does not have; only written where it is not 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_write_1h_tokens: Option<u64>,
 }

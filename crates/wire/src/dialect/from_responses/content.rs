@@ -1,4 +1,4 @@
-//! The content of messages and tool outputs.
+//! Translates the content of messages and tool outputs.
 
 use serde_json::{Value, json};
 
@@ -6,21 +6,21 @@ use super::read::{self, CACHE_MARKS, Object, Refuse, cache_marks, given, others}
 use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
-/// Whose content it is.
+/// Who speaks, which decides which parts are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speaker {
     User,
-    /// Also developers. Text only.
+    /// The system or a developer. Text only.
     System,
-    /// Text and refusals.
+    /// The assistant. Text and refusals.
     Assistant,
     Tool,
 }
 
-/// The names of a part's members that count as bookkeeping beside those of its own kind.
+/// The path of a content part, for naming what is dropped from it.
 const PLACE: &str = "input[].content[]";
 
-/// The content as chat's parts.
+/// The content as parts of a chat message.
 pub(super) fn parts(
     value: &Value,
     speaker: Speaker,
@@ -36,7 +36,7 @@ pub(super) fn parts(
     }
 }
 
-/// A message's content from its parts: a string where one plain text is all, which every provider reads.
+/// A message's content from its parts: a string where there is only one plain text, because every provider reads that.
 pub(super) fn collapse(mut parts: Vec<Value>) -> Value {
     match parts.as_mut_slice() {
         [] => "".into(),
@@ -48,7 +48,7 @@ pub(super) fn collapse(mut parts: Vec<Value>) -> Value {
     }
 }
 
-/// Whether a part is its type and one member, with no mark on it.
+/// Whether a part has only its type and one other member, so no cache mark.
 pub(super) fn is_plain(part: &Value) -> bool {
     part.as_object().is_some_and(|part| part.len() == 2)
 }
@@ -92,7 +92,7 @@ fn part(value: &Value, speaker: Speaker, at: At<'_>, dropped: &mut Vec<Dropped>)
 }
 
 fn text(part: &Object, at: At<'_>, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {
-    // History repeats what a response said about its text; an empty list says nothing.
+    // A client that sends back earlier output repeats these members; an empty list asks for nothing.
     for name in ["annotations", "logprobs"] {
         if given(part, name).is_some_and(|value| value.as_array().is_none_or(|all| !all.is_empty())) {
             note_dropped(dropped, format!("{PLACE}.{name}"));
@@ -107,7 +107,7 @@ fn image(part: &Object, at: At<'_>, dropped: &mut Vec<Dropped>) -> Result<Value,
     known(part, &["type", "image_url", "file_id", "detail"], dropped);
     let mut image = json!({"url": read::text(part, "image_url", at)?});
     match read::optional(part, "detail", at)? {
-        // Chat's finest.
+        // The highest detail that Chat has is `high`.
         Some("original") => {
             note_dropped(dropped, format!("{PLACE}.detail"));
             image["detail"] = "high".into();

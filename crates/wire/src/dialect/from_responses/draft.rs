@@ -1,7 +1,7 @@
-//! The output so far: items that open, grow and close, each step with its event.
+//! The output of a response so far: items that are opened, extended and closed, each step with its event.
 //!
-//! Reasoning and messages come one after another. Calls stay open beside each other until the answer ends, because some
-//! providers mix the pieces of parallel calls.
+//! Reasoning and messages come one after another. Calls stay open at the same time until the answer ends, because some
+//! providers interleave the pieces of parallel calls.
 
 use std::mem;
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use crate::dialect::chat::CallPiece;
 
 pub(super) struct Draft {
     door: Arc<Door>,
-    /// What the ids of all items have in common.
+    /// The common end of the ids of all items.
     suffix: String,
     /// The writer of all events of this answer.
     pub events: Numbered,
-    /// The items in their order; `None` for one that is open.
+    /// The items in order; `None` for an item that is open.
     output: Vec<Option<Box<RawValue>>>,
     open: Open,
     calls: Vec<Call>,
-    /// There was reasoning in plain text.
+    /// Reasoning in plain text has come.
     thought: bool,
 }
 
-/// The item that grows, apart from calls.
+/// The open item, apart from calls.
 enum Open {
     Nothing,
     Reasoning(Reasoning),
@@ -55,7 +55,7 @@ struct Message {
     logprobs: Vec<Value>,
 }
 
-/// The kind of a message's last part, the one that grows.
+/// The kind of a message's last part, which is still open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Text,
@@ -68,7 +68,7 @@ struct Call {
     provider_id: String,
     name: String,
     arguments: String,
-    /// Its place in the output and its id there, once its name is known.
+    /// The call's index in the output and its item id, once its name is known.
     shown: Option<(usize, String)>,
 }
 
@@ -79,12 +79,12 @@ impl Draft {
         Self { door, suffix, events, output, open: Open::Nothing, calls, thought: false }
     }
 
-    /// The items, when all are closed.
+    /// All closed items.
     pub(super) fn output(&self) -> Vec<&RawValue> {
         self.output.iter().flatten().map(|item| &**item).collect()
     }
 
-    /// Reasoning in plain text.
+    /// Adds reasoning in plain text.
     pub(super) fn think(&mut self, text: &str, out: &mut BytesMut) {
         self.thought = true;
         self.open_reasoning(out);
@@ -99,7 +99,7 @@ impl Draft {
         self.events.event("response.reasoning_summary_text.delta", &body, out);
     }
 
-    /// Signed thinking. Its text came before, from those who keep to the convention.
+    /// Adds signed thinking. By convention its text has come before, as reasoning; otherwise it is taken from the blocks.
     pub(super) fn sign(&mut self, mut blocks: Vec<Value>, out: &mut BytesMut) {
         blocks.retain(thinking::is_whole);
         let unseen: String = match self.thought {
@@ -109,7 +109,7 @@ impl Draft {
         if !unseen.is_empty() {
             self.think(&unseen, out);
         }
-        // What is kept has to come back to the model as it was.
+        // A stored response must give the thinking back to the model unchanged.
         if (self.door.include.encrypted_content || self.door.kept) && !blocks.is_empty() {
             self.open_reasoning(out);
             if let Open::Reasoning(reasoning) = &mut self.open {
@@ -118,7 +118,7 @@ impl Draft {
         }
     }
 
-    /// Text of the answer.
+    /// Adds text of the answer.
     pub(super) fn say(&mut self, text: &str, mut logprobs: Vec<Value>, out: &mut BytesMut) {
         self.open_part(Kind::Text, out);
         let Open::Message(message) = &mut self.open else { return };
@@ -128,7 +128,7 @@ impl Draft {
         message.logprobs.append(&mut logprobs);
     }
 
-    /// Text of a refusal.
+    /// Adds text of a refusal.
     pub(super) fn refuse(&mut self, text: &str, out: &mut BytesMut) {
         self.open_part(Kind::Refusal, out);
         let Open::Message(message) = &mut self.open else { return };
@@ -137,7 +137,7 @@ impl Draft {
         self.events.event("response.refusal.delta", &body, out);
     }
 
-    /// Something that the text refers to, in Chat's form or already flat.
+    /// Adds an annotation of the text, in Chat's form or in that of the Responses API.
     pub(super) fn annotate(&mut self, annotation: Value, out: &mut BytesMut) {
         let Some(annotation) = flat(annotation) else { return };
         self.open_part(Kind::Text, out);
@@ -148,11 +148,11 @@ impl Draft {
         message.annotations.push(annotation);
     }
 
-    /// A piece of a call.
+    /// Adds a piece of a call.
     pub(super) fn call(&mut self, piece: &CallPiece<'_>, out: &mut BytesMut) {
         let at = match self.find(piece) {
             Some(at) => at,
-            // A piece of a call that nobody began.
+            // A piece of a call that never began.
             None if piece.id.is_empty() && name(piece).is_none() => return,
             None => {
                 self.calls.push(Call { number: piece.index, ..Call::default() });
@@ -178,11 +178,11 @@ impl Draft {
         }
     }
 
-    /// Closes all that is open. With `incomplete` the last item lacks its end.
+    /// Closes all open items. With `incomplete` the last item gets the status `incomplete`.
     pub(super) fn close(&mut self, incomplete: bool, out: &mut BytesMut) {
         let last = self.output.len().saturating_sub(1);
         let status = |index: usize| if incomplete && index == last { Status::Incomplete } else { Status::Completed };
-        // The others are open, so calls that were shown before the last message or reasoning end before it.
+        // Calls that were shown before the open message or reasoning are closed before it.
         let open_at = match &self.open {
             Open::Nothing => usize::MAX,
             Open::Reasoning(reasoning) => reasoning.index,
@@ -196,7 +196,7 @@ impl Draft {
         behind.into_iter().for_each(|call| self.close_call(call, status, out));
     }
 
-    /// A new item's place in the output.
+    /// Adds an open item to the output; returns its index.
     fn reserve(&mut self) -> usize {
         self.output.push(None);
         self.output.len() - 1
@@ -235,7 +235,7 @@ impl Draft {
         }
     }
 
-    /// Closes the reasoning or the message.
+    /// Closes the open reasoning or message.
     fn close_open(&mut self, status: Status, out: &mut BytesMut) {
         match mem::replace(&mut self.open, Open::Nothing) {
             Open::Nothing => {}
@@ -282,7 +282,7 @@ impl Draft {
         }
     }
 
-    /// Shows a call whose name is known now.
+    /// Announces a call whose name has become known.
     fn show(&mut self, at: usize, out: &mut BytesMut) {
         self.close_open(Status::Completed, out);
         let index = self.reserve();
@@ -302,7 +302,7 @@ impl Draft {
     }
 
     fn close_call(&mut self, mut call: Call, status: impl Fn(usize) -> Status, out: &mut BytesMut) {
-        // One that never got a name cannot be run by anyone.
+        // A call that never got a name cannot be run.
         let Some((index, id)) = call.shown.take() else { return };
         let status = status(index);
         let body = || Body { item_id: Some(&id), output_index: index, ..Body::default() };
@@ -318,7 +318,7 @@ impl Draft {
             self.done(index, &call.item(&id, status, &input, &door.names), out);
         } else {
             if call.arguments.is_empty() && status == Status::Completed {
-                // Clients parse it.
+                // Clients parse the arguments as JSON.
                 call.arguments.push_str("{}");
                 let delta = Body { delta: Some("{}"), ..body() };
                 self.events.event("response.function_call_arguments.delta", &delta, out);
@@ -391,13 +391,13 @@ fn added(item: &Item<'_>, index: usize, events: &mut Numbered, out: &mut BytesMu
     events.event("response.output_item.added", &body, out);
 }
 
-/// The function's name, where a piece says it.
+/// The function's name, where a piece has it.
 fn name<'a>(piece: &CallPiece<'a>) -> Option<&'a str> {
     piece.name.filter(|name| !name.is_empty())
 }
 
-/// The free text in the arguments of a function that stands for a custom tool. A model that did not keep to the
-/// function's schema is taken at its word.
+/// The free text in the arguments of a function that stands for a custom tool. Where the model did not follow the function's
+/// schema, the arguments themselves are the text.
 fn input(arguments: String) -> String {
     match serde_json::from_str::<Value>(&arguments) {
         Ok(Value::Object(mut object)) => match object.remove("input") {

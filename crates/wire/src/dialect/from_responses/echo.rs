@@ -1,11 +1,11 @@
-//! What a response repeats of its request.
+//! The members of a request that its response repeats.
 
 use serde_json::{Value, json};
 
 use super::read::{Object, given};
 use super::reply::Memory;
 
-/// The members of the response that the request decides, as a compact JSON object.
+/// The members of the response that depend on the request, as a compact JSON object.
 pub(super) fn echo(body: &Object, memory: Memory<'_>) -> Box<[u8]> {
     let or = |name: &str, default: Value| given(body, name).cloned().unwrap_or(default);
     let or_null = |name: &str| or(name, Value::Null);

@@ -1,4 +1,4 @@
-//! The conversation: instructions and items become chat messages.
+//! Translates the conversation: instructions and items become chat messages.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::dialect::{Dropped, Refusal, note_dropped};
 
 const PLACE: &str = "input[]";
 
-/// What a tool message says in place of something that only a user's message can hold.
+/// The text in a tool message in place of content that only a user's message can hold.
 const IMAGE_ELSEWHERE: &str = "[image: see the next message]";
 const FILE_ELSEWHERE: &str = "[file: see the next message]";
 
@@ -65,7 +65,7 @@ fn item(value: &Value, at: At<'_>, turns: &mut Turns, dropped: &mut Vec<Dropped>
             }
             Ok(())
         }
-        // History: what they found is in the text that follows.
+        // Earlier searches: their findings are in the text that follows.
         Some("web_search_call") => {
             note_dropped(dropped, "input[].web_search_call");
             Ok(())
@@ -127,7 +127,7 @@ fn call(
     Ok(())
 }
 
-/// A tool message holds text only: what else the tool gave goes to a user's message behind it.
+/// Translates a tool's output. A tool message holds text only: other content goes to a user's message behind it.
 fn output(item: &Object, at: At<'_>, turns: &mut Turns, dropped: &mut Vec<Dropped>) -> Result<(), Refusal> {
     let known = [&["type", "id", "status", "call_id", "name", "namespace", "output", "caller"], CACHE_MARKS].concat();
     others(item, &known, PLACE, dropped);
@@ -153,7 +153,7 @@ fn output(item: &Object, at: At<'_>, turns: &mut Turns, dropped: &mut Vec<Droppe
     Ok(())
 }
 
-/// Plain texts as one, which every provider reads; texts with marks as they are.
+/// Joins plain texts to one, because every provider reads that; texts with cache marks stay parts.
 fn lines(texts: Vec<Value>) -> Value {
     if texts.iter().any(|part| !is_plain(part)) {
         return texts.into();
@@ -161,7 +161,7 @@ fn lines(texts: Vec<Value>) -> Value {
     texts.iter().filter_map(|part| part.get("text")?.as_str()).collect::<Vec<_>>().join("\n").into()
 }
 
-/// Names a caller that is not the model itself.
+/// Notes a caller other than the model itself as dropped.
 fn called_by_model(item: &Object, dropped: &mut Vec<Dropped>) {
     if given(item, "caller").is_some_and(|caller| caller.get("type").is_none_or(|kind| kind != "direct")) {
         note_dropped(dropped, "input[].caller");

@@ -13,11 +13,11 @@ pub(super) enum Status {
     Incomplete,
 }
 
-/// An item.
+/// An item of the output.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Item<'a> {
-    /// It has no status: OpenAI refuses an item that is sent back with one.
+    /// Reasoning has no status: OpenAI refuses a reasoning item that is sent back with one.
     Reasoning {
         id: &'a str,
         summary: &'a [Part<'a>],
@@ -59,13 +59,13 @@ pub(super) enum Part<'a> {
     SummaryText { text: &'a str },
 }
 
-/// The value as JSON text that can stand in other JSON.
+/// The value as raw JSON text, for use inside other JSON.
 pub(super) fn raw(value: &impl Serialize) -> Box<RawValue> {
     // These values always serialise.
     serde_json::value::to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
-/// What an event says about an item: only the members that it has are written.
+/// The members of an event about an item; absent members are not written.
 #[derive(Default, Serialize)]
 pub(super) struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,18 +1,18 @@
-//! The door step from OpenAI's Responses API to Chat Completions: what lets clients of `/v1/responses` be served by
-//! providers that have only the older API.
+//! The client step from OpenAI's Responses API to Chat Completions: it lets providers that have only the older API serve clients
+//! of `/v1/responses`.
 //!
 //! ```text
 //! request()   instructions, input items, tools …    ──▶  Chat Completions body
 //! Replies     a Response, named events              ◀──  chat.completion, chunks
 //! ```
 //!
-//! Nothing is kept here between two requests. What refers to an earlier response comes with the whole conversation in its place
-//! (the gateway's `stored_responses`), and [`Memory`] says what the response tells of that. The thinking of a model that signs it
-//! travels with the conversation, inside `encrypted_content` of a reasoning item.
+//! No state is kept here between two requests. A request that continues an earlier response arrives here with the whole
+//! conversation filled in (by the gateway's `stored_responses`), and [`Memory`] has what the response reports of that. Signed
+//! thinking travels with the conversation, in the `encrypted_content` of a reasoning item.
 //!
-//! A whole reply and a stream go through the same `answer::Answer`, so both say the same.
+//! A complete reply and a stream go through the same `answer::Answer`, so both have the same content.
 //!
-//! Rules and field names are those of OpenAI's API description of `POST /v1/responses`.
+//! Rules and field names follow OpenAI's API description of `POST /v1/responses`.
 
 mod answer;
 mod content;

@@ -2,25 +2,25 @@
 
 use std::collections::HashMap;
 
-/// The longest name that a function may have at OpenAI.
+/// Most bytes of a function's name at OpenAI.
 const LONGEST: usize = 64;
-/// Digits of the hash that stands for the end of a name that is too long.
+/// Number of digits of the hash that replaces the end of a name that is too long.
 const DIGITS: usize = 8;
 
 /// The tools of one request, by the name of the function that stands for each.
 #[derive(Default)]
 pub(super) struct Names(HashMap<String, Origin>);
 
-/// A tool as its client knows it.
+/// A tool as the client defined it.
 struct Origin {
     name: String,
     namespace: Option<String>,
-    /// It takes a free text in the place of JSON.
+    /// The tool takes free text instead of JSON.
     custom: bool,
 }
 
 impl Names {
-    /// Notes a tool with a free text or of a namespace. Gives the name of its function.
+    /// Notes a tool that takes free text or is in a namespace. Returns the name of its function.
     pub(super) fn note(&mut self, name: &str, namespace: Option<&str>, custom: bool) -> String {
         let function = function(name, namespace);
         let origin = Origin { name: name.to_owned(), namespace: namespace.map(str::to_owned), custom };
@@ -28,7 +28,7 @@ impl Names {
         function
     }
 
-    /// Whether a function stands for a tool with a free text.
+    /// Whether a function stands for a tool that takes free text.
     pub(super) fn is_custom(&self, function: &str) -> bool {
         self.0.get(function).is_some_and(|origin| origin.custom)
     }
@@ -42,7 +42,7 @@ impl Names {
     }
 }
 
-/// The name of the function that stands for a tool: Chat knows no namespaces.
+/// The name of the function that stands for a tool: Chat has no namespaces, so both names are joined.
 pub(super) fn function(name: &str, namespace: Option<&str>) -> String {
     let Some(namespace) = namespace else { return name.to_owned() };
     let whole = format!("{namespace}__{name}");

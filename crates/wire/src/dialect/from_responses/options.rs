@@ -1,4 +1,4 @@
-//! The parameters that say how to answer.
+//! Translates the parameters that say how to answer.
 
 use serde_json::{Value, json};
 
@@ -6,16 +6,16 @@ use super::read::{self, Object, Refuse, given, others};
 use crate::dialect::at::At;
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
-/// What the client wants to see that is not shown unasked.
+/// Output that is shown only on request: the known values of `include`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Include {
-    /// The signed thinking.
+    /// Signed thinking.
     pub encrypted_content: bool,
-    /// The probabilities of the tokens.
+    /// Log probabilities of the tokens.
     logprobs: bool,
 }
 
-/// What a parameter of the same name in both dialects may be.
+/// The type of a parameter that has the same name in both dialects.
 enum Kind {
     Number,
     Text,
@@ -34,7 +34,7 @@ const SAME: &[(&str, Kind)] = &[
     ("service_tier", Kind::Text),
 ];
 
-/// Puts them into the chat request.
+/// Puts these parameters into the chat request.
 pub(super) fn put(body: &Object, chat: &mut Object, dropped: &mut Vec<Dropped>) -> Result<Include, Refusal> {
     let stream = given(body, "stream").map(|value| read::flag(value, At::Param("stream"))).transpose()?;
     chat.insert("stream".into(), stream.unwrap_or(false).into());
@@ -82,7 +82,7 @@ fn include(body: &Object, dropped: &mut Vec<Dropped>) -> Result<Include, Refusal
         match read::string(value, at.item(index))? {
             "reasoning.encrypted_content" => include.encrypted_content = true,
             "message.output_text.logprobs" => include.logprobs = true,
-            // The others are about tools that OpenAI runs, or about what is stored.
+            // The other values concern tools that OpenAI runs, or stored data.
             _ => note_dropped(dropped, "include"),
         }
     }
@@ -132,7 +132,7 @@ fn reasoning(body: &Object, chat: &mut Object, dropped: &mut Vec<Dropped>) -> Re
     if let Some(effort) = read::optional(reasoning, "effort", at)? {
         chat.insert("reasoning_effort".into(), effort.into());
     }
-    // Chat cannot be asked for summaries; what the provider shows of its reasoning takes their place.
+    // Chat has no reasoning summaries; the reasoning that the provider shows takes their place.
     for (name, neutral) in [("mode", "standard"), ("context", "auto")] {
         if given(reasoning, name).is_some_and(|value| value != neutral) {
             note_dropped(dropped, format!("reasoning.{name}"));

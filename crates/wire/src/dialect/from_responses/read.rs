@@ -1,4 +1,4 @@
-//! Reading a client's JSON: null is absent, and a wrong type is refused by its path.
+//! Reads a client's JSON: null counts as absent, and a value of a wrong type is refused with its path.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use crate::dialect::{Dropped, Refusal, note_dropped};
 /// An object of the client's body.
 pub(super) type Object = Map<String, Value>;
 
-/// Refusals of what stands at a path.
+/// Makes refusals of the value at a path.
 pub(super) trait Refuse {
-    /// A refusal of what stands here.
+    /// A refusal of the value at this path.
     fn refuse(&self, message: impl fmt::Display) -> Refusal;
 
-    /// The refusal of a wrong type or an unknown word.
+    /// The refusal of a value of a wrong type or an unknown word.
     fn must_be(&self, what: &str) -> Refusal;
 }
 
@@ -69,7 +69,7 @@ pub(super) fn optional<'a>(of: &'a Object, name: &'static str, at: At<'_>) -> Re
     given(of, name).map(|value| string(value, at.member(name))).transpose()
 }
 
-/// Names the members of an object that nothing was made of: all that are given but not `known`.
+/// Notes as dropped the members of an object that are given but not `known`.
 pub(super) fn others(of: &Object, known: &[&str], place: &str, dropped: &mut Vec<Dropped>) {
     for (name, value) in of {
         if !value.is_null() && !known.contains(&name.as_str()) {
@@ -78,7 +78,7 @@ pub(super) fn others(of: &Object, known: &[&str], place: &str, dropped: &mut Vec
     }
 }
 
-/// Copies a mark for the provider's prompt cache, which stands in Chat Completions where it stands here.
+/// Copies the marks for the provider's prompt cache; they stand in the same place in Chat Completions.
 pub(super) fn cache_marks(from: &Object, to: &mut Object) {
     for name in CACHE_MARKS {
         if let Some(mark) = given(from, name) {
@@ -87,5 +87,5 @@ pub(super) fn cache_marks(from: &Object, to: &mut Object) {
     }
 }
 
-/// OpenAI's mark, and the extension for Anthropic's models.
+/// Marks for the prompt cache: OpenAI's, and the extension for Anthropic's models.
 pub(super) const CACHE_MARKS: &[&str] = &["prompt_cache_breakpoint", "cache_control"];

@@ -11,20 +11,20 @@ use crate::dialect::Replies;
 use crate::dialect::chat::ChatWriter;
 use crate::types::unix_now;
 
-/// What is known of other responses.
+/// How a response relates to stored responses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory<'a> {
-    /// The response will be kept: it gets ids that nothing else has, and says that it is stored.
+    /// The response will be stored: it gets unique ids and reports `store` as true.
     pub kept: bool,
-    /// What the request has continued, before the whole conversation took its place.
+    /// The id of the response that the request continued, before the whole conversation was filled in.
     pub previous_response_id: Option<&'a str>,
 }
 
-/// What a response needs to know about its request.
+/// What is needed of a request to write its response.
 pub(super) struct Door {
-    /// What it repeats, see [`super::echo::echo`].
+    /// The members that the response repeats, see [`super::echo::echo`].
     pub echo: Box<[u8]>,
-    /// The model that was asked, for providers that do not say which one answered.
+    /// The requested model, for providers that do not report which model answered.
     pub model: Box<str>,
     /// Functions that stand for tools of another name or kind.
     pub names: Names,
@@ -34,12 +34,12 @@ pub(super) struct Door {
     pub source: Source,
 }
 
-/// Where comes from what a chat reply does not say.
+/// Sources of values that a chat reply may lack.
 #[derive(Clone, Copy)]
 pub(super) struct Source {
-    /// Seconds since 1970.
+    /// The current time, in seconds since 1970.
     pub now: fn() -> u64,
-    /// An id without prefix that nothing else has.
+    /// A new unique id without prefix.
     pub id: fn() -> String,
 }
 

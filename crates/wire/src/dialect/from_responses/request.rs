@@ -1,4 +1,4 @@
-//! The request.
+//! Translates the request.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use super::{input, options, tools};
 use crate::dialect::at::At;
 use crate::dialect::{Dropped, Model, Refusal, Step, apply_rules, note_dropped};
 
-/// A Responses request as a chat request to `model`.
+/// Translates a Responses request into a chat request to `model`.
 ///
 /// # Errors
-/// The first parameter that the chat provider cannot be asked for, or that has a wrong type.
+/// The first parameter that a chat provider does not support or that has a wrong type.
 pub fn request(body: &Value, model: &Model<'_>, memory: Memory<'_>) -> Result<Step, Refusal> {
     translate(body, model, memory, Source::default())
 }
 
-/// The same with a clock and ids of the caller's choice.
+/// Like [`request`], with the caller's source of time and ids.
 pub(super) fn translate(body: &Value, model: &Model<'_>, memory: Memory<'_>, source: Source) -> Result<Step, Refusal> {
     let body = body.as_object().ok_or_else(|| Refusal::new("body", "The body must be a JSON object."))?;
     let mut dropped = Vec::new();
@@ -44,7 +44,7 @@ pub(super) fn translate(body: &Value, model: &Model<'_>, memory: Memory<'_>, sou
     Ok(Step { body: chat.into(), dropped, replies: Box::new(Arc::new(door)) })
 }
 
-/// Into the order of the body; what says that there is more stays last.
+/// Sorts the dropped parameters into the order of the body; the mark that there are more stays last.
 fn sort(dropped: &mut [Dropped], body: &Object) {
     let places: HashMap<&str, usize> = body.keys().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
     let place = |path: &str| {

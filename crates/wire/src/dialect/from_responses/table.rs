@@ -1,4 +1,4 @@
-//! What becomes of the parameters of the Responses API.
+//! The dispositions of the parameters of the Responses API.
 
 use crate::dialect::Rule;
 

@@ -20,7 +20,7 @@ const MODEL: Model<'static> = Model {
     prompt_caching: PromptCaching::Auto,
 };
 
-/// A translation that knows no time and makes no random ids.
+/// A translation with a fixed time and fixed ids.
 fn step(body: &Value) -> Result<Step, Refusal> {
     translate(body, &MODEL, Memory::default(), Source { now: || 1_700_000_009, id: || "made".to_owned() })
 }
@@ -29,7 +29,7 @@ fn cases(text: &str) -> Vec<Value> {
     serde_json::from_str(text).unwrap()
 }
 
-/// The request of a case, with some input if it is not about that.
+/// The request of a case, with a default input if the case has none.
 fn asked(request: &Value) -> Value {
     let mut request = request.clone();
     if request.is_null() {
@@ -41,7 +41,7 @@ fn asked(request: &Value) -> Value {
     request
 }
 
-/// Whether all that a golden object says is so. What it leaves out may be anything.
+/// Whether a value has all members of a golden object with their values; it may have others.
 fn says(made: &Value, golden: &Value) -> bool {
     match golden {
         Value::Object(golden) => golden.iter().all(|(name, value)| made.get(name) == Some(value)),
@@ -107,7 +107,7 @@ fn replies() {
     }
 }
 
-/// A provider's events as they come: text as it stands, objects as payloads, `{"event","data"}` with a name.
+/// A provider's stream from a golden case: a text as raw bytes, an object as a payload, `{"event","data"}` with a name.
 fn provider(events: &Value) -> Bytes {
     let mut out = String::new();
     for event in events.as_array().unwrap() {
@@ -120,7 +120,7 @@ fn provider(events: &Value) -> Bytes {
     Bytes::from(out)
 }
 
-/// What the scanner makes of these pieces: names and payloads.
+/// Names and payloads of the events that the scanner finds in these pieces.
 fn scanned(pieces: &[Bytes]) -> Vec<(Option<Vec<u8>>, Vec<u8>)> {
     let (mut scanner, mut all) = (Scanner::new(), Vec::new());
     let mut take = |event: crate::sse::RawEvent| {
@@ -141,7 +141,7 @@ fn scanned(pieces: &[Bytes]) -> Vec<(Option<Vec<u8>>, Vec<u8>)> {
     all
 }
 
-/// All that a stream makes of these events.
+/// The complete translation of a stream of these events.
 fn streamed(step: &Step, events: &[(Option<Vec<u8>>, Vec<u8>)]) -> Bytes {
     let (mut stream, mut out) = (Events::of(&*step.replies), BytesMut::new());
     for (name, data) in events {
@@ -174,7 +174,7 @@ fn streams() {
         }
         assert_eq!(all.len(), expected.len(), "{name}: {:#?}", &all[expected.len().min(all.len())..]);
 
-        // However the bytes come, the events are the same, and so is what is made of them.
+        // However the bytes are cut, the events are the same, so their translation is the same.
         for cut in 0..=bytes.len() {
             assert_eq!(scanned(&[bytes.slice(..cut), bytes.slice(cut..)]), events, "{name} cut at {cut}");
         }
@@ -183,7 +183,7 @@ fn streams() {
     }
 }
 
-/// A reply and a stream of the same reply say the same.
+/// A complete reply and its stream give the same response.
 #[test]
 fn both_forms_agree() {
     let step = step(&json!({"input": "Hi", "include": ["reasoning.encrypted_content"]})).unwrap_or_else(|_| panic!());
@@ -202,7 +202,7 @@ fn both_forms_agree() {
     let whole: Value = serde_json::from_slice(&step.replies.json(&with("message")).unwrap()).unwrap();
     let events = read(&streamed(&step, &[(None, with("delta")), (None, b"[DONE]".to_vec())]));
     assert_eq!(events.last().unwrap()["response"], whole);
-    // What a client sends back becomes what the provider said.
+    // Output that a client sends back becomes the provider's message again.
     let mut items = vec![json!({"role": "user", "content": "Hi"})];
     items.extend(whole["output"].as_array().unwrap().clone());
     items.push(json!({"type": "function_call_output", "call_id": "call_1", "output": "2"}));

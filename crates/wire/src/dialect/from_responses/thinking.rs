@@ -1,13 +1,13 @@
-//! Signed thinking as the `encrypted_content` of a reasoning item, in which it travels with the client.
+//! Packs signed thinking into the `encrypted_content` of a reasoning item, so that the client sends it back.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-/// What distinguishes ours from anyone else's.
+/// Distinguishes the gateway's `encrypted_content` from any other.
 const PREFIX: &str = "ccg1.";
 
-/// The blocks as one text. It hides nothing: the model's own signature in each block is what protects it.
+/// The blocks as one text, encoded but not encrypted: the model's own signature protects each block.
 pub(super) fn seal(blocks: &[Value]) -> Option<String> {
     if blocks.is_empty() {
         return None;
@@ -25,7 +25,7 @@ pub(super) fn open(sealed: &str) -> Option<Vec<Value>> {
     (!blocks.is_empty() && blocks.iter().all(is_whole)).then_some(blocks)
 }
 
-/// Whether a block can be given back to the model: it has its signature, or is all ciphertext.
+/// Whether a block can be given back to the model: it has its signature, or consists of ciphertext.
 pub(super) fn is_whole(block: &Value) -> bool {
     let is_text = |name: &str| block.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
     match block.get("type").and_then(Value::as_str) {

@@ -1,4 +1,4 @@
-//! Tools, and which of them to call.
+//! Translates the tools and the choice among them.
 
 use serde_json::{Value, json};
 
@@ -9,11 +9,11 @@ use crate::dialect::{Dropped, Refusal, note_dropped};
 
 const PLACE: &str = "tools[]";
 
-/// Puts `tools`, `tool_choice` and `parallel_tool_calls` into the chat request. Gives the names of the tools that are
-/// another thing there: Chat has no tool with a free text that other providers know, so such become functions of one text,
-/// and no namespaces, so their names are joined. Calls are turned back.
+/// Puts `tools`, `tool_choice` and `parallel_tool_calls` into the chat request. Returns the names of the tools that differ in
+/// Chat, so that calls can be translated back: tools that take free text become functions with one text parameter, because
+/// few chat providers know such tools, and namespaces become part of the name, because Chat has none.
 ///
-/// Web search is an offer to the model, which can answer without it; Codex CLI always makes it. It is named and left out.
+/// Web search is dropped and named: it is only an offer, without which the model can answer, and Codex CLI always makes it.
 pub(super) fn put(body: &Object, chat: &mut Object, dropped: &mut Vec<Dropped>) -> Result<Names, Refusal> {
     let at = At::Param("tools");
     let tools = given(body, "tools").map(|value| read::list(value, at)).transpose()?.unwrap_or_default();
@@ -32,7 +32,7 @@ pub(super) fn put(body: &Object, chat: &mut Object, dropped: &mut Vec<Dropped>) 
     let parallel = parallel.map(|value| read::flag(value, At::Param("parallel_tool_calls"))).transpose()?;
     let choice = given(body, "tool_choice").map(choice).transpose()?;
     if functions.is_empty() {
-        // Chat providers refuse an empty list, and a choice without tools. Who must call one cannot.
+        // Chat providers refuse an empty list, and a choice without tools. A required call is impossible then.
         return match choice.as_ref().and_then(Value::as_str) {
             Some("auto" | "none") => Ok(names),
             None if choice.is_none() => Ok(names),
@@ -45,7 +45,7 @@ pub(super) fn put(body: &Object, chat: &mut Object, dropped: &mut Vec<Dropped>) 
     Ok(names)
 }
 
-/// A tool that the client runs.
+/// Translates a tool that the client runs.
 fn one(
     tool: &Object,
     space: Option<&str>,
@@ -63,7 +63,7 @@ fn one(
     if custom { self::custom(tool, name, at, dropped) } else { function(tool, name, at, dropped) }
 }
 
-/// The tools of a namespace, each of which says what they are for in all.
+/// Translates the tools of a namespace; the description of each gets that of the namespace.
 fn namespace(
     space: &Object,
     at: At<'_>,
@@ -129,7 +129,7 @@ fn custom(tool: &Object, name: String, at: At<'_>, dropped: &mut Vec<Dropped>) -
     Ok(nested(tool, function, &["format"], dropped))
 }
 
-/// Chat's form of a tool, whose further members beside `known` are named.
+/// Chat's form of a tool; members other than `known` are noted as dropped.
 fn nested(tool: &Object, function: Object, known: &[&str], dropped: &mut Vec<Dropped>) -> Value {
     if given(tool, "defer_loading").is_some_and(|value| *value != Value::Bool(false)) {
         note_dropped(dropped, "tools[].defer_loading");
@@ -173,7 +173,7 @@ fn choice(value: &Value) -> Result<Value, Refusal> {
     Ok(json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}))
 }
 
-/// One tool that is meant.
+/// The choice of one named tool.
 fn named(tool: &Object, at: At<'_>) -> Result<Value, Refusal> {
     match read::text(tool, "type", at)? {
         "function" | "custom" => {

@@ -1,4 +1,4 @@
-//! Items become turns: what the assistant said, thought and called at one time is one chat message.
+//! Groups items into turns: what the assistant said, thought and called together is one chat message.
 
 use serde_json::{Value, json};
 
@@ -10,10 +10,10 @@ use crate::dialect::{Dropped, note_dropped};
 #[derive(Default)]
 pub(super) struct Turns {
     done: Vec<Value>,
-    /// The assistant's turn that is still going on.
+    /// The assistant's turn that is not finished yet.
     turn: Option<Turn>,
-    /// What tools gave that cannot stand in a tool message. It waits for the end of the run of outputs, in which a user's
-    /// message may not stand either.
+    /// Content of tool outputs that cannot stand in a tool message. It is added behind the run of outputs, because a user's
+    /// message may not interrupt that.
     behind: Vec<Value>,
 }
 
@@ -26,13 +26,13 @@ struct Turn {
 }
 
 impl Turns {
-    /// A message of the system or the user.
+    /// Adds a message of the system or the user.
     pub(super) fn message(&mut self, message: Value, dropped: &mut Vec<Dropped>) {
         self.settle(dropped);
         self.done.push(message);
     }
 
-    /// What the assistant said. Behind calls it belongs to their message, since only their outputs may follow it.
+    /// Adds what the assistant said. Text behind calls joins their message, because only their outputs may follow that.
     pub(super) fn say(&mut self, mut parts: Vec<Value>, mut marks: Object, dropped: &mut Vec<Dropped>) {
         if self.turn.as_ref().is_some_and(|turn| turn.calls.is_empty() && !turn.content.is_empty()) {
             self.settle(dropped);
@@ -47,7 +47,7 @@ impl Turns {
         turn.marks.append(&mut marks);
     }
 
-    /// What the assistant thought before it said or called what follows.
+    /// Adds what the assistant thought before the text or the calls that follow.
     pub(super) fn think(&mut self, mut blocks: Vec<Value>, dropped: &mut Vec<Dropped>) {
         if self.turn.as_ref().is_some_and(|turn| turn.calls.is_empty() && !turn.content.is_empty()) {
             self.settle(dropped);
@@ -55,12 +55,12 @@ impl Turns {
         self.turn(dropped).thinking.append(&mut blocks);
     }
 
-    /// What the assistant called.
+    /// Adds a call that the assistant made.
     pub(super) fn call(&mut self, call: Value, dropped: &mut Vec<Dropped>) {
         self.turn(dropped).calls.push(call);
     }
 
-    /// What a tool gave, and what of it must be shown in a user's message.
+    /// Adds a tool's output, and the part of it that must stand in a user's message.
     pub(super) fn output(&mut self, message: Value, mut elsewhere: Vec<Value>, dropped: &mut Vec<Dropped>) {
         self.end_turn(dropped);
         self.done.push(message);
@@ -73,7 +73,7 @@ impl Turns {
         self.done
     }
 
-    /// The turn that goes on, or a new one.
+    /// The unfinished turn, or a new one.
     fn turn(&mut self, dropped: &mut Vec<Dropped>) -> &mut Turn {
         if self.turn.is_none() {
             self.settle(dropped);
@@ -91,7 +91,7 @@ impl Turns {
     fn end_turn(&mut self, dropped: &mut Vec<Dropped>) {
         let Some(turn) = self.turn.take() else { return };
         if turn.content.is_empty() && turn.calls.is_empty() {
-            // Thinking that led to nothing.
+            // Thinking without text or calls behind it.
             note_dropped(dropped, "input[].reasoning");
             return;
         }
@@ -110,7 +110,7 @@ impl Turns {
     }
 }
 
-/// The parts with neighbouring plain texts in one: the parts of a response's message are one text that was cut.
+/// The parts with adjacent plain texts joined: the parts of a response's message are pieces of one text.
 fn joined(parts: Vec<Value>) -> Vec<Value> {
     let mut all: Vec<Value> = Vec::with_capacity(parts.len());
     for part in parts {

@@ -1,4 +1,4 @@
-//! Writing the events of a Responses stream.
+//! Writes the events of a Responses stream.
 
 use std::fmt::Write;
 
@@ -14,18 +14,18 @@ pub(super) struct Numbered {
 }
 
 impl Numbered {
-    /// An event of this type with the members of `body`, of which there must be one at least.
+    /// Writes an event of type `kind` with the members of `body`, which must have at least one.
     pub(super) fn event(&mut self, kind: &str, body: &impl Serialize, out: &mut BytesMut) {
         self.start(kind, out);
         let brace = out.len();
         // A buffer takes everything, and these values always serialise.
         let _ = serde_json::to_writer((&mut *out).writer(), body);
-        // The members go on where those of the start ended.
+        // The brace of `body` becomes the comma behind the members that are written already.
         out[brace] = b',';
         out.extend_from_slice(b"\n\n");
     }
 
-    /// An event that carries a whole response, given as JSON.
+    /// Writes an event with a complete response, given as JSON.
     pub(super) fn response(&mut self, kind: &str, response: &[u8], out: &mut BytesMut) {
         self.start(kind, out);
         for piece in [b",\"response\":", response, b"}\n\n"] {
@@ -33,7 +33,8 @@ impl Numbered {
         }
     }
 
-    /// The event that ends a broken stream: the API's own, with the `error` object that SDKs look for in any stream.
+    /// Writes the event that ends a broken stream: the API's own `error` event, with the `error` object that SDKs look for in any
+    /// stream.
     pub(super) fn error(&mut self, error: &ErrorBody, out: &mut BytesMut) {
         out.extend_from_slice(&responses_error_event(error, self.next.checked_sub(1)));
     }

@@ -1,7 +1,7 @@
 //! Breakpoints of the prompt cache.
 //!
-//! OpenAI caches prompts unasked, Anthropic up to each `cache_control` only. A client of OpenAI's API that goes on with a
-//! conversation would pay for all of it with every turn.
+//! OpenAI caches prompts without being asked, Anthropic only up to each `cache_control`. Without breakpoints, a client of
+//! OpenAI's API that continues a conversation would pay the full price for the whole conversation in every turn.
 
 use serde_json::{Map, Value, json};
 
@@ -12,15 +12,15 @@ use crate::types::PromptCaching;
 /// The most breakpoints that Anthropic takes in one request.
 const MAX: usize = 4;
 
-/// Turns of the user that get one: the last, whose prompt is written, and the one before, whose prompt the request before has
-/// written. Anthropic finds that by itself only where no more than 20 blocks lie between.
+/// Number of the user's turns that get a breakpoint: the last, up to which the cache is written, and the one before, up to which
+/// the previous request has written it. Anthropic finds an earlier entry by itself only within 20 blocks.
 const TURNS: usize = 2;
 
-/// Reads what the client says of the prompt cache, and puts breakpoints where it leaves them to us. None is put where it has
-/// set any itself: it knows better what stays, and there is room for four.
+/// Reads the client's parameters about the prompt cache, and adds breakpoints where `caching` and these parameters ask for them.
+/// None is added where the client has set any itself: it knows best what stays the same, and only four are allowed.
 ///
 /// # Errors
-/// A parameter of a wrong type.
+/// A parameter has a wrong type.
 pub(super) fn place(
     body: &mut Value,
     chat: &Map<String, Value>,
@@ -52,7 +52,7 @@ pub(super) fn place(
     Ok(())
 }
 
-/// Whether a request of Anthropic's has a breakpoint, so that the prompt cache may be written.
+/// Whether a Messages request has a breakpoint, so that the prompt cache may be written.
 pub fn has_marks(body: &Value) -> bool {
     let marked = |value: &Value| value.get("cache_control").is_some();
     let list = |value: Option<&Value>, is: &dyn Fn(&Value) -> bool| {
@@ -68,7 +68,7 @@ pub fn has_marks(body: &Value) -> bool {
 /// Chat's parameters about the prompt cache.
 const WISHES: [&str; 3] = ["prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"];
 
-/// Whether only breakpoints of the client's own are wanted. Names what there is nothing for.
+/// Whether only the client's own breakpoints are wanted. Notes as dropped what has no counterpart.
 fn wish(chat: &Map<String, Value>, dropped: &mut Vec<Dropped>) -> Result<bool, Refusal> {
     let given = |param: &str| chat.get(param).filter(|value| !value.is_null());
     for param in ["prompt_cache_key", "prompt_cache_retention"] {
@@ -76,7 +76,7 @@ fn wish(chat: &Map<String, Value>, dropped: &mut Vec<Dropped>) -> Result<bool, R
             return Err(must_be(param, "a text"));
         }
     }
-    // OpenAI takes nothing for it. Twice the price of input is nothing to decide for a client.
+    // OpenAI does not charge for this. At Anthropic it doubles the price of input, which a client must decide itself.
     if given("prompt_cache_retention").is_some_and(|life| life == "24h") {
         note_dropped(dropped, "prompt_cache_retention");
     }
@@ -88,7 +88,7 @@ fn wish(chat: &Map<String, Value>, dropped: &mut Vec<Dropped>) -> Result<bool, R
     Ok(options.get("mode").is_some_and(|mode| mode == "explicit"))
 }
 
-/// Marks the last block of a content. None of what the system or the user says is blank, and none is thinking.
+/// Marks the last block of a content of the system or the user, which is never blank and never thinking.
 fn mark_last(content: &mut Value) {
     if let Value::String(text) = content {
         *content = json!([{"type": "text", "text": std::mem::take(text)}]);
@@ -102,9 +102,9 @@ fn mark(block: &mut Value) {
     block["cache_control"] = json!({"type": "ephemeral"});
 }
 
-/// Takes the first breakpoints away until no more are left than Anthropic takes: the last ones cover what stands before.
+/// Removes the first breakpoints until no more are left than Anthropic accepts: the last ones also cover what stands before.
 pub(super) fn limit(body: &mut Value, dropped: &mut Vec<Dropped>) {
-    // The one at the top stands for one on the last block.
+    // A top-level `cache_control` counts as one on the last block.
     let top = usize::from(body.get("cache_control").is_some());
     let mut count = 0;
     each(body, &mut |_, _| count += 1);
@@ -120,7 +120,7 @@ pub(super) fn limit(body: &mut Value, dropped: &mut Vec<Dropped>) {
     });
 }
 
-/// All blocks with a breakpoint, in the order of the prompt, with their path in Chat.
+/// Visits all blocks with a breakpoint, in the order of the prompt, with their path in Chat.
 fn each(body: &mut Value, visit: &mut impl FnMut(&mut Value, &'static str)) {
     const CONTENT: &str = "messages[].content[].cache_control";
     for tool in elements(body.get_mut("tools")) {

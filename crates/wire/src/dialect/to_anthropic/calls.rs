@@ -1,4 +1,4 @@
-//! Calls of tools in a conversation, and which results belong to them.
+//! Tool calls in a conversation, and which results belong to them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -8,21 +8,21 @@ use super::super::at::At;
 use super::super::{Dropped, Refusal, note_dropped};
 use super::must_be;
 
-/// The calls of a conversation as far as it is read.
+/// The calls of a conversation as far as it has been read.
 #[derive(Default)]
 pub(super) struct Calls {
-    /// The ids that Anthropic gets of calls that have no result yet.
+    /// The ids sent to Anthropic for calls that have no result yet.
     open: HashMap<Key, VecDeque<String>>,
-    /// Index of the message that made them.
+    /// Index of the message that made the open calls.
     maker: usize,
-    /// All ids that Anthropic will see, with how often they were wished for: it refuses one that comes twice.
+    /// All ids sent to Anthropic, with how often each was requested: Anthropic refuses an id that occurs twice.
     ids: HashMap<String, usize>,
     names: Vec<String>,
     named: HashSet<String>,
     functions: usize,
 }
 
-/// What a client knows a call by.
+/// How a client identifies a call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Key {
     Id(String),
@@ -31,7 +31,7 @@ enum Key {
 }
 
 impl Calls {
-    /// The calls that an assistant's message makes, as blocks.
+    /// The calls in an assistant's message, as blocks.
     ///
     /// # Errors
     /// A call without id or name, with a name that Anthropic does not take, or of a custom tool.
@@ -74,18 +74,20 @@ impl Calls {
         Ok(blocks)
     }
 
-    /// The id of the open call that a client knows by this one; the call is then closed.
+    /// Anthropic's id of the open call with this client id; closes the call.
     pub(super) fn answered(&mut self, id: &str) -> Option<String> {
         self.close(Key::Id(id.to_owned()))
     }
 
-    /// The id of the open call of the deprecated function of this name; the call is then closed.
+    /// Anthropic's id of the open call of the deprecated function of this name; closes the call.
     pub(super) fn function_answered(&mut self, name: &str) -> Option<String> {
         self.close(Key::Function(name.to_owned()))
     }
 
+    /// Checks that every call has its result.
+    ///
     /// # Errors
-    /// A call whose result does not come in time.
+    /// A call without a result directly behind it.
     pub(super) fn expect_none_open(&self) -> Result<(), Refusal> {
         match self.open.keys().min() {
             None => Ok(()),
@@ -114,7 +116,7 @@ impl Calls {
         id
     }
 
-    /// Opens a call under an id that is not taken; some providers count their ids from 0 in each answer.
+    /// Opens a call under an unused id; some providers count their ids from 0 in each answer.
     fn add(&mut self, key: Key, wish: String) -> String {
         let mut id = wish.clone();
         while self.ids.contains_key(&id) {
@@ -143,10 +145,10 @@ impl Calls {
     }
 }
 
-/// The name of a function, if Anthropic takes it.
+/// The name of a function.
 ///
 /// # Errors
-/// A name that it does not take.
+/// A name that Anthropic does not accept.
 pub(super) fn name<'a>(function: &'a Value, at: &At<'_>) -> Result<&'a str, Refusal> {
     function
         .get("name")
@@ -159,7 +161,7 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-/// The id itself, or always the same one in its place if it holds characters that Anthropic refuses.
+/// The id itself, or an id derived from it if it contains characters that Anthropic refuses.
 fn acceptable(id: &str) -> String {
     if is_word(id) {
         return id.to_owned();
@@ -170,8 +172,8 @@ fn acceptable(id: &str) -> String {
     format!("{plain}_{}", &digest[..8])
 }
 
-/// Arguments as the object that Anthropic takes. What a model wrote that is no such object goes in as it is, under one
-/// key: the model is to see what it did, and a client that replays it must not be stuck.
+/// Arguments as the object that Anthropic requires. Arguments that are not an object are kept as text under one key: the model
+/// should see what it wrote, and a client that replays the conversation must not get stuck.
 fn input(arguments: Option<&Value>, at: &At<'_>, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {
     let text = match arguments {
         None | Some(Value::Null) => return Ok(json!({})),

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::usage::Usage;
 use super::wire::{Count, Lenient, Text};
 
-/// Any event, as far as it is read.
+/// An event of any type, with the members that are read.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Event<'a> {

@@ -1,4 +1,4 @@
-//! Content parts of Chat messages as Anthropic's blocks.
+//! Turns content parts of Chat messages into Anthropic's blocks.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use super::super::at::At;
 use super::super::{Dropped, Refusal, note_dropped};
 use super::must_be;
 
-/// Who says it: decides which parts may stand there.
+/// Who speaks, which decides which parts are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// Texts only.
@@ -17,14 +17,15 @@ pub(super) enum Place {
     User,
     /// Texts, refusals and thinking.
     Assistant,
-    /// What a tool gave: as the user's.
+    /// A tool's result: the same parts as the user's.
     Tool,
 }
 
-/// The blocks of a message's `content`: a text or a list of parts. Blank texts are left out, Anthropic refuses them.
+/// The blocks of a message's `content`: a text or a list of parts. Blank texts are left out, because
+/// Anthropic refuses them.
 ///
 /// # Errors
-/// A part that cannot be had there.
+/// A part that is not supported for this speaker.
 pub(super) fn blocks(
     content: &Value,
     at: &At<'_>,
@@ -65,7 +66,7 @@ pub(super) fn breakpoint(on: &Map<String, Value>, dropped: &mut Vec<Dropped>) ->
     cache_control(on.get("cache_control"), dropped).or_else(openais)
 }
 
-/// A breakpoint of the prompt cache as the client put it, with its life.
+/// The client's own breakpoint of the prompt cache, with its time to live.
 pub(super) fn cache_control(mark: Option<&Value>, dropped: &mut Vec<Dropped>) -> Option<Value> {
     match mark? {
         Value::Null => None,
@@ -80,7 +81,7 @@ pub(super) fn cache_control(mark: Option<&Value>, dropped: &mut Vec<Dropped>) ->
     }
 }
 
-/// A thinking block as Anthropic gave it; `None` for one that it would not take back.
+/// A thinking block as Anthropic sent it; `None` for a block that Anthropic would not accept back.
 pub(super) fn thinking_block(block: &Value) -> Option<Value> {
     let text = |key: &str| block.get(key).and_then(Value::as_str);
     match text("type")? {
@@ -131,7 +132,7 @@ fn block(
 
 fn image(part: &Map<String, Value>, at: &At<'_>, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {
     let image = part.get("image_url").unwrap_or(&Value::Null);
-    // Some clients write the URL itself.
+    // Some clients send the URL itself instead of an object.
     let Some(url) = image.as_str().or_else(|| image.get("url")?.as_str()) else {
         return Err(must_be(format!("{at}.image_url.url"), "an http(s) URL or a data URL"));
     };
@@ -184,14 +185,14 @@ fn file(part: &Map<String, Value>, at: &At<'_>) -> Result<Value, Refusal> {
 }
 
 struct DataUrl<'a> {
-    /// In lower case.
+    /// The media type in lower case.
     media_type: String,
     base64: bool,
     data: &'a str,
 }
 
 impl<'a> DataUrl<'a> {
-    /// RFC 2397, with any number of parameters.
+    /// Parses a data URL (RFC 2397) with any number of parameters.
     fn parse(url: &'a str) -> Option<Self> {
         let rest = url.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("data:")).and_then(|_| url.get(5..))?;
         let (head, data) = rest.split_once(',')?;
@@ -201,7 +202,7 @@ impl<'a> DataUrl<'a> {
         Some(Self { media_type, base64, data })
     }
 
-    /// As a block; `None` for a type that Anthropic does not take, or data that cannot be read.
+    /// The data as a block; `None` for a media type that Anthropic does not accept, or data that cannot be decoded.
     fn block(&self, title: Option<&str>) -> Option<Value> {
         let media_type = if self.media_type == "image/jpg" { "image/jpeg" } else { &self.media_type };
         if matches!(media_type, "image/jpeg" | "image/png" | "image/gif" | "image/webp") {

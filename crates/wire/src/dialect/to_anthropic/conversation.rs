@@ -1,4 +1,4 @@
-//! Chat's messages as Anthropic's `system` and `messages`.
+//! Turns Chat's messages into Anthropic's `system` and `messages`.
 
 use serde_json::{Map, Value, json};
 
@@ -8,29 +8,29 @@ use super::calls::Calls;
 use super::content::{Place, blocks, breakpoint, text_block, thinking_block};
 use super::must_be;
 
-/// How many things lost are named before strange keys of messages are summed up.
+/// Number of dropped parameters from which on unknown keys of messages are named only as `messages[]`.
 const MAX_NAMED: usize = 64;
 
-/// What Anthropic gets to read.
+/// The conversation in Anthropic's form.
 pub(super) struct Conversation {
-    /// Text blocks, leading ones first, then those from the midst of the conversation.
+    /// Text blocks of system messages: leading ones first, then those from the middle of the conversation.
     pub(super) system: Vec<Value>,
     /// Messages of alternating roles.
     pub(super) messages: Vec<Value>,
-    /// The tools that were called in it, in order of their first call.
+    /// The tools that the conversation calls, in order of their first call.
     pub(super) called: Vec<String>,
-    /// It ends with results of calls that the model made without thinking, or whose thinking did not come back.
+    /// The conversation ends with results of calls that the model made without thinking, or whose thinking was not sent back.
     pub(super) open_without_thinking: bool,
 }
 
 impl Conversation {
-    /// Reads `messages`. `thinks` tells whether the model knows thinking blocks.
+    /// Reads `messages`. `thinks` tells whether the model accepts thinking blocks.
     ///
-    /// A conversation may begin with the assistant: Anthropic takes that (since the end of 2024; Bedrock did not then), and a
-    /// user's message made up in front of it would be read by the model.
+    /// A conversation may begin with the assistant: Anthropic accepts that (since the end of 2024; Bedrock did not then), and the
+    /// model would read an invented user's message in front of it.
     ///
     /// # Errors
-    /// What cannot be had, and calls and results that do not match, which Anthropic refuses with less to go by.
+    /// Unsupported content, and calls and results that do not match, which Anthropic would refuse with a less helpful message.
     pub(super) fn read(messages: Option<&Value>, thinks: bool, dropped: &mut Vec<Dropped>) -> Result<Self, Refusal> {
         let Some(Value::Array(messages)) = messages else {
             return Err(must_be("messages", "a list of messages"));
@@ -53,7 +53,7 @@ impl Conversation {
         reader.finish()
     }
 
-    /// Takes the thinking out of an answer that the model is to continue: without thinking it must not be there.
+    /// Removes the thinking from an answer that the model is to continue: with thinking off, Anthropic refuses it there.
     pub(super) fn unthink_last(&mut self, dropped: &mut Vec<Dropped>) {
         let Some(last) = self.messages.last_mut().filter(|last| last["role"] == "assistant") else { return };
         if let Some(blocks) = last["content"].as_array_mut() {
@@ -78,10 +78,10 @@ struct Reader<'a> {
     calls: Calls,
 }
 
-/// Adjacent messages of one side.
+/// Adjacent messages of the assistant, or of everybody else.
 struct Turn {
     assistant: bool,
-    /// Results of tools: they stand before all else.
+    /// Results of tools, which come before all other blocks.
     results: Vec<Value>,
     blocks: Vec<Value>,
 }
@@ -104,7 +104,7 @@ impl Reader<'_> {
         }
         for (key, _) in message.iter().filter(|(_, value)| !is_nothing(value)) {
             if !is_read(role, key) {
-                // A body full of strange keys must not fill the header that names them.
+                // A body full of unknown keys must not fill the header that names the dropped ones.
                 let few = self.dropped.len() < MAX_NAMED;
                 note_dropped(
                     self.dropped,
@@ -151,7 +151,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The thinking that the model gets back, first in its message.
+    /// The thinking that the model gets back, at the start of its message.
     fn thinking(&mut self, message: &Map<String, Value>) -> Vec<Value> {
         let given = match message.get("thinking_blocks") {
             Some(Value::Array(blocks)) => blocks.as_slice(),
@@ -225,7 +225,7 @@ impl Reader<'_> {
         }
         let mut turns: Vec<Turn> = Vec::with_capacity(self.turns.len());
         for mut turn in self.turns.into_iter().filter(|turn| !turn.blocks.is_empty() || !turn.results.is_empty()) {
-            // Their neighbours meet where a message had nothing in it.
+            // Where an empty message was left out, its neighbours may be of the same side.
             match turns.last_mut().filter(|last| last.assistant == turn.assistant) {
                 Some(last) => {
                     last.results.append(&mut turn.results);
@@ -253,7 +253,7 @@ impl Turn {
     }
 }
 
-/// Blocks as `content`: a lone text as it is.
+/// Blocks as `content`: a single plain text becomes a string.
 pub(super) fn compact(mut blocks: Vec<Value>) -> Value {
     match blocks.as_mut_slice() {
         [Value::Object(block)] if block.len() == 2 && block.contains_key("text") => block["text"].take(),
@@ -265,17 +265,17 @@ fn is_thinking(block: &Value) -> bool {
     matches!(block["type"].as_str(), Some("thinking" | "redacted_thinking"))
 }
 
-/// Whether the model is in the midst of calling tools, in a turn that does not begin with its thinking.
+/// Whether the model is in the middle of calling tools, in a turn that does not begin with its thinking.
 fn is_open_without_thinking(turns: &[Turn]) -> bool {
     let Some((last, before)) = turns.split_last() else { return false };
-    // Also where the user says something besides: Anthropic looks at the blocks.
+    // Also where the user adds text to the results: Anthropic looks at the blocks.
     let open = !last.assistant && !last.results.is_empty();
     // The model's turn goes back to what the user last said before.
     let begin = before.iter().rposition(|turn| !turn.assistant && !turn.blocks.is_empty()).map_or(0, |said| said + 1);
     open && turns.get(begin).and_then(|turn| turn.blocks.first()).is_some_and(|first| !is_thinking(first))
 }
 
-/// Whether a message of this role has such a field, which is then read elsewhere.
+/// Whether a message of this role has a field of this name, which is then read elsewhere.
 fn is_read(role: &str, key: &str) -> bool {
     match key {
         "role" | "content" | "cache_control" | "prompt_cache_breakpoint" => true,
@@ -288,7 +288,7 @@ fn is_read(role: &str, key: &str) -> bool {
     }
 }
 
-/// Whether a field asks for nothing, as those of a replayed reply often do.
+/// Whether a field's value asks for nothing, as in many fields of replayed replies.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -306,7 +306,7 @@ fn mark_last(blocks: &mut [Value], message: &Map<String, Value>, dropped: &mut V
     }
 }
 
-/// The text that the model is to continue must not end in white space.
+/// Trims the text that the model is to continue, which must not end in white space.
 fn trim_end(blocks: &mut [Value]) {
     if let Some(Value::String(text)) = blocks.last_mut().and_then(|last| last.get_mut("text")) {
         text.truncate(text.trim_end().len());

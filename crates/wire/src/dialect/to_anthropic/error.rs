@@ -1,13 +1,13 @@
-//! Anthropic's errors as OpenAI's.
+//! Turns Anthropic's errors into OpenAI's.
 
 use serde_json::Value;
 
 use crate::openai::{self, ErrorBody};
 
-/// An error reply of Anthropic, or of whatever stands in front of it, as the status and the error for an OpenAI client.
+/// The status and the error for an OpenAI client, from an error reply of Anthropic or of a proxy in front of it.
 ///
-/// The status is the provider's but for two that OpenAI's clients do not know: 529 becomes 503, and 402 the 429 that OpenAI
-/// itself answers without credit. Anthropic has a 400 for that too. Text that is no JSON is cut.
+/// The status is the provider's, except for two that OpenAI's clients do not know: 529 becomes 503, and 402 becomes the 429 that
+/// OpenAI itself sends when there is no credit. Anthropic also has a 400 for missing credit. Text that is not JSON is cut.
 pub fn read_error(status: u16, body: &[u8]) -> (u16, ErrorBody) {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |key: &str| value["error"][key].as_str().filter(|text| !text.is_empty());
@@ -17,7 +17,7 @@ pub fn read_error(status: u16, body: &[u8]) -> (u16, ErrorBody) {
     }
 }
 
-/// An `error` event within a stream: there is no status but the one that belongs to its type.
+/// The error in an `error` event of a stream, with the status that belongs to the error's type.
 pub(super) fn of_event(data: &[u8]) -> ErrorBody {
     let value: Value = serde_json::from_slice(data).unwrap_or_default();
     let kind = value["error"]["type"].as_str().and_then(Kind::of);
@@ -56,7 +56,7 @@ impl Kind {
         })
     }
 
-    /// The status that Anthropic sends it with.
+    /// The status that Anthropic sends with errors of this type.
     fn status(self) -> u16 {
         match self {
             Self::InvalidRequest => 400,

@@ -1,4 +1,4 @@
-//! `response_format`: what an answer's text must be.
+//! `response_format`: the format of an answer's text.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use super::must_be;
 use super::schema::{acceptable, compiles, is_open};
 use super::tools::{ToolChoice, Tools, no_parameters, object_schema};
 
-/// How the model is brought to answer in a form.
+/// How the model is made to answer in a format.
 #[derive(Default)]
 pub(super) struct Format {
     /// `output_config.format`.
@@ -20,10 +20,10 @@ pub(super) struct Format {
 }
 
 impl Format {
-    /// Reads `response_format` and adds its tool to the others where the model does not know schemas.
+    /// Reads `response_format`. Where the model does not support schemas, adds a tool for the answer to `tools`.
     ///
     /// # Errors
-    /// A form that cannot be had.
+    /// A format that is not supported.
     pub(super) fn read(
         chat: &Map<String, Value>,
         abilities: &Abilities,
@@ -35,7 +35,7 @@ impl Format {
             None if format.is_null() => Ok(Self::default()),
             Some("text") => Ok(Self::default()),
             Some("json_object") => {
-                // It is asked for where OpenAI enforces it.
+                // The prompt asks for JSON, whereas OpenAI enforces it.
                 note_dropped(dropped, "response_format.type (json_object)");
                 let line = "Answer with one JSON object only, without any text or code fence around it.".to_owned();
                 Ok(Self { line: Some(line), ..Self::default() })
@@ -73,7 +73,7 @@ impl Format {
         Ok(Self::tool(form, schema, abilities, tools, dropped))
     }
 
-    /// Lets the model give its answer as the input of a tool. Where the client has tools too it calls either.
+    /// Lets the model give its answer as the input of a tool. Where the client has tools too, the model calls any of them.
     fn tool(form: &Value, schema: Value, abilities: &Abilities, tools: &mut Tools, dropped: &mut Vec<Dropped>) -> Self {
         let mut name = String::from("json_tool_call");
         while tools.has(&name) {
@@ -85,7 +85,7 @@ impl Format {
         tools.defined.push(json!({"name": name, "description": description, "input_schema": schema}));
         let mut line = None;
         tools.choice = match &tools.choice {
-            // The client wants this call now and the answer in its form later.
+            // The client requires a call now; the answer in its format comes in a later turn.
             choice @ (ToolChoice::Any | ToolChoice::Tool(_)) if !alone => choice.clone(),
             _ if !abilities.forced_tools => {
                 if tools.choice == ToolChoice::None {

@@ -1,17 +1,17 @@
-//! The provider step to Anthropic: OpenAI's Chat Completions → `POST /v1/messages`, and what comes back.
+//! The provider step to Anthropic: OpenAI's Chat Completions → `POST /v1/messages`, and the replies back.
 //!
 //! ```text
 //! request   Chat body → Messages body           conversation, content, calls   messages and system
 //!                                               tools, format, schema          what the model may call and must answer
-//!                                               thinking, models               what this very model takes
+//!                                               thinking, models               what the individual model takes
 //!                                               cache                          breakpoints
 //! reply     Messages document → chat.completion
-//! stream    Messages events → chat events       usage, wire, finish, chunk     what the two are made of
+//! stream    Messages events → chat events       usage, wire, finish, chunk     common parts of reply and stream
 //! error     Anthropic's error → OpenAI's
 //! ```
 //!
-//! Anthropic answers a field that it does not know with a 400, so a body is built from nothing and never copied. Rules that
-//! differ between models stand in `models`; they follow the name, and a new name counts as the newest model.
+//! Anthropic answers an unknown field with a 400, so the body is built anew and never copied. Rules that differ between models
+//! are in `models`; they depend on the model's name, and an unknown name counts as the newest model.
 
 mod cache;
 mod calls;
@@ -43,14 +43,14 @@ pub(super) fn can_be_kept_from_thinking(model: &str) -> bool {
     matches!(models::Abilities::of(model).off, models::Off::Absent | models::Off::Disabled)
 }
 
-/// Whether a model of this name thinks when nothing is said about it.
+/// Whether a model of this name thinks when a request does not mention thinking.
 pub(super) fn thinks_unasked(model: &str) -> bool {
     models::Abilities::of(model).thinks_by_default()
 }
 
 use super::{Refusal, Rule};
 
-/// What becomes of Chat's parameters.
+/// The dispositions of Chat's parameters.
 pub const TABLE: &[Rule] = &[
     Rule::translated("model", "The provider's name for the model."),
     Rule::translated(
@@ -151,7 +151,7 @@ pub const TABLE: &[Rule] = &[
     Rule::refused("audio", &[], "Claude answers with text only: ask without `audio`, or ask another model."),
 ];
 
-/// A refusal of something of a wrong type or with a wrong value.
+/// A refusal of a parameter that has a wrong type or a wrong value.
 fn must_be(param: impl Into<String>, what: &str) -> Refusal {
     let param = param.into();
     let message = format!("`{param}` must be {what}.");

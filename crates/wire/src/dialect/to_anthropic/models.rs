@@ -1,4 +1,4 @@
-//! What a Claude model can do, read from its name.
+//! The abilities of a Claude model, derived from its name.
 //!
 //! Source: Anthropic's model pages and the errors of its API, and LiteLLM's price file 1.109.1 (`supports_…` keys), November
 //! 2026. A name that is unknown or newer counts as the newest model, so that a new one works on the day it appears.
@@ -6,43 +6,43 @@
 /// How a model is told to think.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Thinking {
-    /// It does not think.
+    /// The model does not think.
     Never,
-    /// With a budget of tokens.
+    /// The model thinks within a budget of tokens.
     Budget,
-    /// As much as it finds right; a budget is still accepted.
+    /// The model decides how much to think; a budget is still accepted.
     Adaptive,
-    /// As much as it finds right; a budget is an error, and the text is left out unless it is asked for.
+    /// The model decides how much to think; a budget is an error, and the text is left out unless it is asked for.
     AdaptiveOnly,
 }
 
 /// How a model is told not to think.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Off {
-    /// It does not unless it is told to.
+    /// By leaving out `thinking`: the model thinks only when asked to.
     Absent,
-    /// `{"type":"disabled"}`.
+    /// By `{"type":"disabled"}`.
     Disabled,
-    /// `{"type":"between_tools"}`: nothing up front.
+    /// By `{"type":"between_tools"}`: no thinking before the first call.
     BetweenTools,
-    /// Not at all; the word is an error.
+    /// Not at all; `disabled` is an error.
     Never,
 }
 
-/// The highest word that `output_config.effort` takes.
+/// The highest value that `output_config.effort` accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Effort {
     /// The field is an error.
     None,
     /// `low`, `medium`, `high`.
     High,
-    /// Those and `max`, but no `xhigh`.
+    /// `low`, `medium`, `high` and `max`, but not `xhigh`.
     Max,
-    /// All five.
+    /// All five values.
     All,
 }
 
-/// What one model can do.
+/// The abilities of one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Abilities {
     pub(super) thinking: Thinking,
@@ -65,12 +65,13 @@ enum Family {
     Haiku,
     Sonnet,
     Opus,
-    /// Fable, Mythos, and whatever comes.
+    /// Fable, Mythos, and future families.
     Other,
 }
 
 impl Abilities {
-    /// Of the model of this name, such as `claude-opus-4-5-20251101` or `anthropic.claude-3-7-sonnet-20250219-v1:0`.
+    /// The abilities of the model of this name, such as `claude-opus-4-5-20251101` or
+    /// `anthropic.claude-3-7-sonnet-20250219-v1:0`.
     pub(super) fn of(name: &str) -> Self {
         let known = parse(name);
         let (family, version) = known.unwrap_or((Family::Other, (u32::MAX, 0)));
@@ -112,13 +113,13 @@ impl Abilities {
         }
     }
 
-    /// Whether it thinks when nothing is said about it.
+    /// Whether the model thinks when a request does not mention thinking.
     pub(super) fn thinks_by_default(&self) -> bool {
         self.off != Off::Absent
     }
 }
 
-/// Family and version of a name; `None` when it tells no version.
+/// Family and version in a name; `None` for a name without a version.
 fn parse(name: &str) -> Option<(Family, (u32, u32))> {
     let name = name.to_ascii_lowercase();
     let claude = &name[name.rfind("claude")?..];
@@ -132,7 +133,7 @@ fn parse(name: &str) -> Option<(Family, (u32, u32))> {
             _ if word.len() <= 2 && !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit()) => {
                 numbers.push(word.parse().ok()?);
             }
-            // A date, or the version of a package around the model as in `v1:0`: no number behind it is the model's.
+            // A date, or a package version such as `v1:0`: numbers behind it are not the model's version.
             _ if word.contains(|c: char| c.is_ascii_digit()) => break,
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! Anthropic's whole answer as a `chat.completion`.
+//! Turns Anthropic's complete answer into a `chat.completion`.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use super::wire::{Block, Citation, Lenient, Text, arguments, completion_id, now,
 use crate::dialect::Replies;
 use crate::dialect::chat::{Annotation, ChatReader, Counted, UrlCitation};
 
-/// Puts the answers to one request into Chat.
+/// Translates the answers to one request into Chat.
 pub(super) struct Answers {
     facts: Arc<Facts>,
 }
 
-/// What an answer's reader must know of its request.
+/// What is needed of a request to read its answer.
 pub(super) struct Facts {
-    /// The model that was asked, for an answer that does not name one.
+    /// The requested model, for an answer that does not name its model.
     pub(super) model: String,
-    /// The tool whose input is the answer's text.
+    /// The name of the tool whose input is the answer's text, if there is one.
     pub(super) json_tool: Option<String>,
     /// Calls are those of deprecated functions.
     pub(super) functions: bool,
@@ -70,7 +70,7 @@ struct Message<'a> {
     usage: Lenient<Usage<'a>>,
 }
 
-/// The answer as far as its blocks are read.
+/// The answer as far as its blocks have been read.
 #[derive(Default)]
 struct Answer<'a> {
     text: String,
@@ -83,7 +83,7 @@ struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    /// Blocks of tools that run at Anthropic are none of the client's business.
+    /// Adds a block. Blocks of tools that run at Anthropic are left out.
     fn add(&mut self, block: &Block<'_>, raw: &'a RawValue, facts: &Facts) {
         match &*block.r#type {
             "text" => {
@@ -126,7 +126,7 @@ impl<'a> Answer<'a> {
             () if facts.functions => Called::Function,
             () => Called::Tools,
         };
-        // Beside the answer in its form no other text counts.
+        // If the answer came as a tool's input, other text is left out.
         let (content, annotations) = match self.json {
             Some(json) => (Some(json), Vec::new()),
             None => (Some(self.text).filter(|text| !text.is_empty() || called == Called::Nothing), self.annotations),
@@ -214,7 +214,7 @@ struct Function {
     arguments: String,
 }
 
-/// A reference to a page, for the characters from `start` up to `end`.
+/// A reference to a page, for the characters from `start` to before `end`.
 pub(super) fn annotation(page: &Citation<'_>, start: usize, end: usize) -> Annotation {
     let (title, url) = (page.title.to_string(), page.url.to_string());
     Annotation { r#type: "url_citation", url_citation: UrlCitation { start_index: start, end_index: end, title, url } }

@@ -1,4 +1,4 @@
-//! A Chat request as one of Anthropic's Messages.
+//! Translates a Chat request into one of Anthropic's Messages.
 
 use serde_json::{Map, Value, json};
 
@@ -14,13 +14,13 @@ use super::reply::Answers;
 use super::thinking::{Circumstances, Reasoning};
 use super::tools::Tools;
 
-/// What is asked for when neither the client nor the price list nor the model's name tells a limit, in tokens.
+/// The limit of output tokens when neither the client nor the price list nor the model's name gives one.
 const DEFAULT_MAX_TOKENS: u64 = 4096;
 
-/// Translates a whole request; `chat["stream"]` decides whether a streamed one.
+/// Translates a complete request; `chat["stream"]` tells whether it is a streamed one.
 ///
 /// # Errors
-/// The first thing in it that cannot be had from Anthropic.
+/// The first parameter or content that Anthropic does not support.
 pub fn request(chat: &Value, model: &Model<'_>) -> Result<Step, Refusal> {
     let Some(chat) = chat.as_object() else {
         return Err(Refusal::new("", "The body must be a JSON object."));
@@ -71,7 +71,7 @@ pub fn request(chat: &Value, model: &Model<'_>) -> Result<Step, Refusal> {
     Ok(Step { body, dropped: std::mem::take(dropped), replies: Box::new(answers) })
 }
 
-/// Into the order of the client's body.
+/// Sorts the dropped parameters into the order of the client's body.
 fn sort(dropped: &mut [Dropped], chat: &Map<String, Value>) {
     dropped.sort_by_cached_key(|path| {
         let param = path.split(['.', '[', ' ']).next().unwrap_or(path);
@@ -118,15 +118,15 @@ fn max_tokens(
     }))
 }
 
-/// A whole number, also when it is written as `100.0`.
+/// A whole number, even if written as `100.0`.
 fn whole(value: &Value) -> Option<u64> {
     let is_whole = |number: &f64| number.fract() == 0.0 && (0.0..9e15).contains(number);
     // The range makes the cast exact.
     value.as_u64().or_else(|| value.as_f64().filter(is_whole).map(|number| number as u64))
 }
 
-/// `temperature`, `top_p` and `top_k`, as far as the model takes them. A value that says the default is not sent where
-/// none would be taken, and is not lost.
+/// `temperature`, `top_p` and `top_k`, as far as the model accepts them. Where it does not, a default value is left out without
+/// being named as dropped.
 fn sampling(
     chat: &Map<String, Value>,
     abilities: &Abilities,
@@ -156,7 +156,7 @@ fn sampling(
         }
     }
     if !abilities.both_samplings && temperature.is_some() && top_p.is_some() {
-        // The one that says the default is the one to leave out.
+        // Of the two, the one with the default value is left out.
         if temperature == Some(1.0) && top_p != Some(1.0) {
             temperature = None;
         } else {
@@ -171,7 +171,7 @@ fn sampling(
     Ok(())
 }
 
-/// `stop_sequences`, without blank ones, which Anthropic refuses.
+/// `stop_sequences` without blank sequences, which Anthropic refuses.
 fn stop(stop: Option<&Value>, dropped: &mut Vec<Dropped>) -> Result<Option<Value>, Refusal> {
     let wrong = || must_be("stop", "a text or a list of texts");
     let given: Vec<&str> = match stop {
@@ -207,7 +207,7 @@ fn user(chat: &Map<String, Value>, dropped: &mut Vec<Dropped>) -> Result<Option<
     }))
 }
 
-/// Whether an id can be no name, e-mail address or phone number, all of which Anthropic forbids here.
+/// Whether an id cannot be a name, an e-mail address or a phone number, which Anthropic forbids here.
 fn is_plain(id: &str) -> bool {
     let word = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     let digits = id.bytes().filter(u8::is_ascii_digit).count();
@@ -221,7 +221,7 @@ fn service_tier(tier: Option<&Value>, dropped: &mut Vec<Dropped>) -> Result<Opti
         Some(_) => return Err(must_be("service_tier", "a text")),
     };
     Ok(match word {
-        // Anthropic's `auto` is the priority tier as far as the account has it.
+        // Anthropic's `auto` uses the priority tier as far as the account has capacity.
         "auto" | "priority" => Some("auto".into()),
         "default" => Some("standard_only".into()),
         _ => {

@@ -1,7 +1,7 @@
 //! JSON schemas that Anthropic compiles for structured outputs.
 //!
-//! It takes a part of JSON Schema only. The rest is moved into descriptions, where the model still reads it. Source: the
-//! limits named in Anthropic's documentation of structured outputs and the transformation in its Python SDK 0.121.
+//! Anthropic supports only a part of JSON Schema. The rest is moved into descriptions, where the model still reads it. Source:
+//! the limits named in Anthropic's documentation of structured outputs and the transformation in its Python SDK 0.121.
 
 use std::collections::HashMap;
 
@@ -41,12 +41,12 @@ const REFUSED: &[&str] = &[
     "contentMediaType",
 ];
 
-/// Keywords that say nothing about a value.
+/// Keywords that do not restrict a value; they are left out.
 const SILENT: &[&str] = &["$schema", "$id", "$comment"];
 
 const FORMATS: &[&str] = &["date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"];
 
-/// Makes a schema acceptable. Each keyword that is moved is named below `at`.
+/// Makes a schema acceptable. Each keyword that is moved is noted as dropped, under the path `at`.
 pub(super) fn acceptable(schema: &mut Value, at: &str, dropped: &mut Vec<Dropped>) {
     let Value::Object(schema) = schema else { return };
     let mut moved = Vec::new();
@@ -56,7 +56,7 @@ pub(super) fn acceptable(schema: &mut Value, at: &str, dropped: &mut Vec<Dropped
         let refused = match key.as_str() {
             "minItems" => !matches!(value.as_u64(), Some(0 | 1)),
             "format" => !value.as_str().is_some_and(|format| FORMATS.contains(&format)),
-            // An object with any members, or with members of some kind.
+            // An object with arbitrary further members, or with further members of some schema.
             "additionalProperties" => *value != Value::Bool(false),
             key => REFUSED.contains(&key),
         };
@@ -68,7 +68,7 @@ pub(super) fn acceptable(schema: &mut Value, at: &str, dropped: &mut Vec<Dropped
             schema.shift_remove(&key);
         }
     }
-    // Of the two, Anthropic knows only the weaker one.
+    // Anthropic supports only `anyOf`, the weaker of the two.
     if !schema.contains_key("anyOf")
         && let Some(branches) = schema.shift_remove("oneOf")
     {
@@ -76,7 +76,7 @@ pub(super) fn acceptable(schema: &mut Value, at: &str, dropped: &mut Vec<Dropped
         schema.insert("anyOf".into(), branches);
     }
     if is_object(schema) {
-        // One of free form can only be empty now.
+        // An object of free form can now only be empty.
         if !schema.contains_key("additionalProperties") && !schema.contains_key("properties") && moved.is_empty() {
             note_dropped(dropped, format!("{at}.additionalProperties"));
         }
@@ -97,7 +97,7 @@ pub(super) fn acceptable(schema: &mut Value, at: &str, dropped: &mut Vec<Dropped
     }
 }
 
-/// Whether Anthropic compiles a schema's references: to its own definitions, and none of these contains itself.
+/// Whether Anthropic compiles a schema's references: all refer to the schema's own definitions, and none is recursive.
 pub(super) fn compiles(root: &Value) -> bool {
     let mut nodes = HashMap::from([("#".to_owned(), Vec::new())]);
     for key in ["$defs", "definitions"] {
@@ -125,7 +125,7 @@ pub(super) fn compiles(root: &Value) -> bool {
             users.entry(target).or_default().push(name);
         }
     }
-    // Whoever refers to nothing any more is done; those in a loop never are.
+    // Remove definitions without remaining references until none is left; definitions in a loop are never removed.
     let mut waits: HashMap<&str, usize> = nodes.iter().map(|(name, targets)| (name.as_str(), targets.len())).collect();
     let mut done: Vec<&str> = waits.iter().filter(|(_, count)| **count == 0).map(|(name, _)| *name).collect();
     let mut rest = nodes.len();
@@ -143,7 +143,7 @@ pub(super) fn compiles(root: &Value) -> bool {
     rest == 0
 }
 
-/// Whether a schema lets an object have members that it does not name. Made acceptable, such an object is always empty.
+/// Whether a schema has an object with members that the schema does not name. [`acceptable`] would make such an object empty.
 pub(super) fn is_open(schema: &Value) -> bool {
     match schema {
         Value::Object(members) => {

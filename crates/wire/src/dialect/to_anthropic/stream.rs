@@ -1,4 +1,4 @@
-//! Anthropic's event stream as chat events.
+//! Turns Anthropic's event stream into chat events.
 //!
 //! ```text
 //! Waiting ──message_start──▶ Running ──message_stop──▶ Ended
@@ -25,19 +25,19 @@ use crate::dialect::chat::{
 pub(super) struct Stream {
     facts: Arc<Facts>,
     state: State,
-    /// Blocks that have begun and not ended, by Anthropic's index.
+    /// Open blocks, by Anthropic's index.
     open: Vec<(u64, Open)>,
-    /// Whole thinking blocks that are not sent yet: what comes at once goes out at once, before anything else begins.
+    /// Complete thinking blocks that are not sent yet: adjacent blocks are sent together, before any other block begins.
     thoughts: Vec<ThoughtBlock<'static>>,
-    /// Thinking blocks that are sent.
+    /// Number of thinking blocks that have been sent.
     thought: usize,
-    /// What the text cites; goes out in one list at the end.
+    /// The pages that the text cites; sent as one list at the end.
     annotations: Vec<Annotation>,
-    /// Calls so far.
+    /// Number of calls so far.
     calls: usize,
-    /// Characters of text so far.
+    /// Number of characters of text so far.
     chars: usize,
-    /// Text that is dropped if the answer comes as a tool's input.
+    /// Text that is discarded if the answer comes as a tool's input.
     held: String,
     /// The answer came as a tool's input.
     has_json: bool,
@@ -54,11 +54,11 @@ enum State {
 
 /// A block that has begun.
 enum Open {
-    /// Text that begins at this character, and the pages it cites.
+    /// A text: the character at which it begins, and the pages that it cites.
     Text(usize, Vec<Annotation>),
     /// A call for the client.
     Tool(Input, usize),
-    /// The tool whose input is the answer's text.
+    /// A call of the tool whose input is the answer's text.
     Json(Input),
     Thinking {
         text: String,
@@ -70,9 +70,9 @@ enum Open {
 
 /// The input of a tool.
 struct Input {
-    /// What the block began with, for a provider that sends it at once.
+    /// The input in the block's start, for a provider that does not send it in deltas.
     initial: String,
-    /// Parts of it came.
+    /// Deltas of the input have come.
     came: bool,
 }
 
@@ -131,7 +131,7 @@ impl Stream {
             }
             "redacted_thinking" => Open::Redacted(block.data.to_string()),
             "tool_use" if self.facts.json_tool.as_deref() == Some(&*block.name) => {
-                // One answer is enough.
+                // Only the first answer counts.
                 if self.has_json {
                     return;
                 }
@@ -142,7 +142,7 @@ impl Stream {
                 Some(open) => open,
                 None => return,
             },
-            // Tools that run at Anthropic are none of the client's business.
+            // Blocks of tools that run at Anthropic are left out.
             _ => return,
         };
         self.open.push((index, open));
@@ -164,7 +164,7 @@ impl Stream {
         } else if index == 0 {
             out.add(Piece::Function(call));
         } else {
-            // The deprecated form has room for one.
+            // The deprecated form has room for one call.
             return None;
         }
         Some(Open::Tool(Input { initial: arguments(block.input), came: false }, index))
@@ -204,7 +204,7 @@ impl Stream {
 
     fn close(&mut self, block: Open, out: &mut ChatOut<'_>) {
         match block {
-            // Beside the answer in its form no other text counts, nor what it cites.
+            // If the answer comes as a tool's input, other text and its citations are left out.
             Open::Text(_, pages) if pages.is_empty() || self.facts.json_tool.is_some() => {}
             Open::Text(_, pages) => {
                 for mut page in pages {
@@ -212,7 +212,7 @@ impl Stream {
                     self.annotations.push(page);
                 }
             }
-            // A call without any arguments would be no JSON.
+            // Empty arguments would not be valid JSON.
             Open::Tool(input, call) if !input.came => self.arguments(call, &input.initial, out),
             Open::Json(input) if !input.came => out.add(Piece::Text(&input.initial)),
             Open::Thinking { text, signature } if !signature.is_empty() => {
@@ -331,7 +331,7 @@ impl ChatReader for Stream {
                 self.state = State::Ended;
             }
             "content_block_start" | "content_block_delta" | "content_block_stop" => {
-                // A relay on the way may have lost the beginning; the chunks need theirs.
+                // A relay in between may have lost `message_start`; the chat stream must begin all the same.
                 if self.state == State::Waiting {
                     self.start(None, out);
                 }
@@ -354,6 +354,6 @@ impl ChatReader for Stream {
         }
     }
 
-    /// Only `message_stop` ends an answer: without it the stream is broken.
+    /// Emits nothing: only `message_stop` ends an answer, and a stream without it is broken.
     fn finish(&mut self, _: &mut ChatOut<'_>) {}
 }

@@ -1,7 +1,7 @@
-//! The golden cases beside the code, and properties of the whole step.
+//! The golden cases, and properties of the complete step.
 //!
-//! A request's `in` and `out` leave out what most have: the user's "Hi", and the members that every body has. A stream's `out`
-//! lists deltas, or what else stands in an event.
+//! A request's `in` and `out` leave out the common parts: the user's "Hi", and the members that every body has. A stream's `out`
+//! lists deltas, or the other content of an event.
 
 mod properties;
 
@@ -81,7 +81,7 @@ fn replies() {
     }
 }
 
-/// Takes `created` out, which must be now.
+/// Removes `created`, after checking that it is the current time.
 fn without_time(mut reply: Value) -> Value {
     if let Some(reply) = reply.as_object_mut() {
         let created = reply.shift_remove("created").and_then(|created| created.as_u64()).unwrap();
@@ -102,7 +102,7 @@ fn streams() {
         }
         let whole = relay(&answers(&case), &[stream.as_bytes()]);
         assert_eq!(json!(digest(&whole)), case["out"], "{name}");
-        // The same events make the same chunks, so it is enough that no cut changes an event, and to translate the worst.
+        // Equal events give equal chunks, so it is enough to check that no cut changes an event, and to translate the finest cut.
         let events = scan(&[stream.as_bytes()]);
         for cut in 0..stream.len() {
             let (left, right) = stream.as_bytes().split_at(cut);
@@ -126,7 +126,7 @@ fn scan(pieces: &[&[u8]]) -> Vec<RawEvent> {
     all
 }
 
-/// What a stream that comes in these pieces becomes.
+/// The translation of a stream that comes in these pieces.
 fn relay(answers: &Answers, pieces: &[&[u8]]) -> String {
     let (mut events, mut out) = (Events::of(answers), BytesMut::new());
     for event in scan(pieces) {
@@ -138,7 +138,7 @@ fn relay(answers: &Answers, pieces: &[&[u8]]) -> String {
     String::from_utf8(out.to_vec()).unwrap()
 }
 
-/// The stream without what differs from run to run.
+/// The stream without the values that differ from run to run.
 fn same_time(stream: &str) -> String {
     let mut out = String::new();
     for line in stream.split("\"created\":") {
@@ -147,7 +147,7 @@ fn same_time(stream: &str) -> String {
     out
 }
 
-/// A stream in short; checks what every chunk must have.
+/// A short form of a stream; checks the members that every chunk must have.
 fn digest(stream: &str) -> Vec<Value> {
     let mut head = None;
     let mut all = Vec::new();

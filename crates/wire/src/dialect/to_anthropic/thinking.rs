@@ -1,4 +1,4 @@
-//! `reasoning_effort` and Anthropic's own `thinking` as what a model knows of the two.
+//! Translates `reasoning_effort` and Anthropic's own `thinking` into the parameters that a model supports.
 
 use serde_json::{Map, Value, json};
 
@@ -6,10 +6,10 @@ use super::super::{Dropped, Refusal, note_dropped};
 use super::models::{Abilities, Effort, Off, Thinking};
 use super::must_be;
 
-/// The smallest budget that Anthropic takes, in tokens.
+/// The smallest budget that Anthropic accepts, in tokens.
 const MIN_BUDGET: u64 = 1024;
 
-/// What the rest of a request says that bears on thinking.
+/// The rest of a request, as far as it matters for thinking.
 pub(super) struct Circumstances {
     pub(super) max_tokens: u64,
     /// The model must call a tool.
@@ -18,7 +18,7 @@ pub(super) struct Circumstances {
     pub(super) open_without_thinking: bool,
 }
 
-/// What is said about thinking.
+/// The parameters about thinking in the translated request.
 #[derive(Default)]
 pub(super) struct Reasoning {
     /// `thinking`.
@@ -29,19 +29,19 @@ pub(super) struct Reasoning {
     pub(super) on: bool,
 }
 
-/// What the client asks for.
+/// The thinking that the client asks for.
 enum Wish<'a> {
     Nothing,
     Off,
-    /// With its own budget in tokens, if it states one, and how the text is to be shown.
+    /// Thinking, with the client's own budget in tokens and the display of the text, if stated.
     On(Option<u64>, Option<&'a str>),
 }
 
 impl Reasoning {
-    /// Decides how the model is told to think.
+    /// Decides which parameters about thinking the model gets.
     ///
     /// # Errors
-    /// Words that mean nothing.
+    /// Unknown values of `reasoning_effort` or `thinking`.
     pub(super) fn decide(
         chat: &Map<String, Value>,
         abilities: &Abilities,
@@ -68,7 +68,7 @@ impl Reasoning {
                 reasoning.start(abilities, around, &wanted, dropped);
             }
         }
-        // Without thinking the highest words are an error.
+        // With thinking off, efforts above `high` are an error.
         let most = if reasoning.is_off() { abilities.effort.min(Effort::High) } else { abilities.effort };
         reasoning.effort = level.and_then(|level| level.word(most, dropped));
         Ok(reasoning)
@@ -94,7 +94,7 @@ impl Reasoning {
         dropped: &mut Vec<Dropped>,
     ) {
         if around.forced_tool && self.on {
-            // It thinks anyway; older models take no word about it beside such a choice.
+            // The model thinks anyway; older models accept no `thinking` together with such a choice.
             return;
         }
         let mut thinking = match abilities.thinking {
@@ -115,7 +115,7 @@ impl Reasoning {
                 json!({"type": "adaptive"})
             }
         };
-        // Where the text is left out by default it is asked for, so that all models show what they think.
+        // Where the model omits the text by default, it is asked for, so that all models show their thinking.
         let display = wanted.display.or((abilities.thinking == Thinking::AdaptiveOnly).then_some("summarized"));
         if let Some(display) = display {
             thinking["display"] = display.into();
@@ -131,9 +131,9 @@ impl Reasoning {
     }
 }
 
-/// Thinking as a client wants it.
+/// The thinking that a client wants, in detail.
 struct Wanted<'a> {
-    /// Its own number of tokens.
+    /// The client's own budget in tokens.
     stated: Option<u64>,
     level: Option<Level>,
     display: Option<&'a str>,
@@ -141,7 +141,7 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Tokens to think with; `None` where the API would refuse any.
+    /// The budget in tokens; `None` where the API would refuse any budget.
     fn budget(&self, around: &Circumstances, dropped: &mut Vec<Dropped>) -> Option<u64> {
         if around.max_tokens <= MIN_BUDGET || around.open_without_thinking {
             return None;
@@ -159,7 +159,7 @@ impl Wanted<'_> {
     }
 }
 
-/// OpenAI's words, and `max`, which Anthropic has above them.
+/// OpenAI's efforts, and Anthropic's `max` above them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
     None,
@@ -172,7 +172,7 @@ enum Level {
 }
 
 impl Level {
-    /// Tokens to think with, for a model that wants a number.
+    /// The budget in tokens, for a model that requires a budget.
     fn budget(self) -> u64 {
         match self {
             Self::None | Self::Minimal | Self::Low => MIN_BUDGET,
@@ -183,7 +183,7 @@ impl Level {
         }
     }
 
-    /// The word for `output_config.effort`.
+    /// The value for `output_config.effort`, at most `most`.
     fn word(self, most: Effort, dropped: &mut Vec<Dropped>) -> Option<&'static str> {
         if most == Effort::None {
             return None;
@@ -226,7 +226,7 @@ fn level(effort: Option<&Value>) -> Result<Option<Level>, Refusal> {
     Ok(Some(level))
 }
 
-/// Anthropic's own object, as an extension.
+/// Reads Anthropic's own `thinking` object, which Chat requests may have as an extension.
 fn own(thinking: &Value) -> Result<Wish<'_>, Refusal> {
     let display = thinking.get("display").and_then(Value::as_str);
     match thinking.get("type").and_then(Value::as_str) {

@@ -1,4 +1,4 @@
-//! Tools, and which of them the model may call.
+//! Translates the tools, and which of them the model may call.
 
 use std::collections::HashSet;
 
@@ -12,30 +12,30 @@ use super::models::Abilities;
 use super::must_be;
 use super::schema::{acceptable, compiles, is_open};
 
-/// The most `strict` tools that Anthropic compiles for one request.
+/// Most `strict` tools that Anthropic compiles for one request.
 const MAX_STRICT: usize = 20;
 
 /// The tools of a request.
 pub(super) struct Tools {
-    /// Anthropic's definitions.
+    /// The definitions in Anthropic's form.
     pub(super) defined: Vec<Value>,
     /// Which of them the model may or must call.
     pub(super) choice: ToolChoice,
     /// At most one call in an answer.
     pub(super) one_at_a_time: bool,
-    /// The client speaks of deprecated functions and gets such calls.
+    /// The client uses deprecated functions and gets calls in that form.
     pub(super) functions: bool,
 }
 
 /// Which tools the model calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ToolChoice {
-    /// Nothing is said.
+    /// The request does not say.
     Default,
     Auto,
     None,
     Any,
-    /// This one.
+    /// The tool of this name.
     Tool(String),
 }
 
@@ -43,7 +43,7 @@ impl Tools {
     /// Reads `tools`, `tool_choice`, `parallel_tool_calls`, `web_search_options` and the deprecated functions.
     ///
     /// # Errors
-    /// A tool or a choice that cannot be had.
+    /// A tool or a choice that is not supported.
     pub(super) fn read(
         chat: &Map<String, Value>,
         abilities: &Abilities,
@@ -80,17 +80,17 @@ impl Tools {
         Ok(tools)
     }
 
-    /// Whether one of this name is defined.
+    /// Whether a tool of this name is defined.
     pub(super) fn has(&self, name: &str) -> bool {
         self.defined.iter().any(|tool| tool["name"] == name)
     }
 
-    /// Whether the model must call one.
+    /// Whether the model must call a tool.
     pub(super) fn forces(&self) -> bool {
         !self.defined.is_empty() && matches!(self.choice, ToolChoice::Any | ToolChoice::Tool(_))
     }
 
-    /// `tool_choice`, where one must be said.
+    /// The `tool_choice` to send, where it is not the default.
     pub(super) fn choice(&self) -> Option<Value> {
         if self.defined.is_empty() {
             return None;
@@ -108,7 +108,8 @@ impl Tools {
         Some(choice)
     }
 
-    /// Defines the tools that a conversation without definitions called: Anthropic wants to know them. None is to be called.
+    /// Defines the tools that a conversation without definitions called: Anthropic requires definitions. The
+    /// model must not call any.
     pub(super) fn define_called(&mut self, called: &[String]) {
         if self.defined.is_empty() && !called.is_empty() {
             self.defined = called.iter().map(|name| json!({"name": name, "input_schema": no_parameters()})).collect();
@@ -116,7 +117,7 @@ impl Tools {
         }
     }
 
-    /// Lets a model choose that cannot be made to call a tool. What it is asked instead, for the end of `system`.
+    /// Lifts a forced choice for a model that cannot be forced. Returns the request to call a tool, for the end of `system`.
     pub(super) fn unforce(&mut self, dropped: &mut Vec<Dropped>) -> Option<String> {
         if !self.forces() {
             return None;
@@ -124,7 +125,7 @@ impl Tools {
         note_dropped(dropped, "tool_choice (asked for, not enforced)");
         let line = match std::mem::replace(&mut self.choice, ToolChoice::Auto) {
             ToolChoice::Tool(name) => {
-                // At least it calls no other.
+                // Without the other tools the model can at least call no other.
                 self.defined.retain(|tool| tool["name"] == name.as_str());
                 format!("Answer by calling the tool `{name}`.")
             }
@@ -194,7 +195,7 @@ impl Tools {
         Ok(())
     }
 
-    /// Leaves only the tools that may be called.
+    /// Removes the tools that `choice` does not allow.
     fn allow(&mut self, choice: &Value) -> Result<(), Refusal> {
         let allowed = choice.get("allowed_tools").unwrap_or(choice);
         self.choice = match allowed.get("mode").and_then(Value::as_str) {
@@ -256,7 +257,7 @@ fn define(function: &Value, at: &At<'_>) -> Result<Value, Refusal> {
     Ok(defined)
 }
 
-/// The whole schema, with the `type` that Anthropic requires; `None` if it is not one of an object.
+/// The complete schema, with the `type` that Anthropic requires; `None` if it is not the schema of an object.
 pub(super) fn object_schema(schema: &Map<String, Value>) -> Option<Value> {
     if schema.is_empty() {
         return Some(no_parameters());
@@ -272,7 +273,7 @@ pub(super) fn object_schema(schema: &Map<String, Value>) -> Option<Value> {
     is_object.then_some(Value::Object(whole))
 }
 
-/// Searches in one answer of Anthropic's; OpenAI's search models make one.
+/// Most web searches in one answer of Anthropic's; OpenAI's search models make one.
 pub const MAX_SEARCHES: u64 = 5;
 
 fn web_search(options: &Value, dropped: &mut Vec<Dropped>) -> Result<Value, Refusal> {

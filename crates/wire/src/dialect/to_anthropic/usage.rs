@@ -1,4 +1,4 @@
-//! What Anthropic counted.
+//! Anthropic's counts.
 
 use serde::Deserialize;
 
@@ -6,7 +6,7 @@ use super::wire::{Count, Lenient, Text};
 use crate::dialect::chat::{Counted, Details as Told};
 use crate::types;
 
-/// Anthropic's `usage`, as far as it has come. Its `input_tokens` leave out what the prompt cache read and wrote.
+/// Anthropic's `usage`, possibly partial. Its `input_tokens` exclude tokens that the prompt cache read and wrote.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Usage<'a> {
@@ -34,7 +34,7 @@ struct Details {
 }
 
 impl Usage<'_> {
-    /// OpenAI's word for the tier that served the request, where it has one.
+    /// OpenAI's word for the service tier that served the request, where OpenAI has one.
     pub(super) fn service_tier(&self) -> Option<&'static str> {
         match &*self.service_tier {
             "standard" => Some("default"),
@@ -50,19 +50,19 @@ pub(super) struct Counts {
     input: u64,
     output: u64,
     read: u64,
-    /// All writes.
+    /// All cache writes.
     written: u64,
-    /// Those that live for an hour.
+    /// Cache writes that live for an hour.
     written_1h: u64,
     thinking: u64,
-    /// Anything was said.
+    /// Any count was reported.
     said: bool,
 }
 
 impl Counts {
-    /// The counts, unless none came: a zero would say that the answer was free.
+    /// The counts; `None` if none was reported, because zeros would mean that the answer was free.
     ///
-    /// Anthropic's prompt leaves out what its cache read and wrote, OpenAI's has both.
+    /// Anthropic's prompt count excludes tokens that its cache read and wrote, OpenAI's includes both.
     pub(super) fn known(&self) -> Option<Counted> {
         let long = self.written_1h.min(self.written);
         let usage = types::Usage {
@@ -77,7 +77,7 @@ impl Counts {
         self.said.then_some(Counted { usage, details: Told::All })
     }
 
-    /// Takes over what a usage object says. Each is a total up to here, and what it does not say stands.
+    /// Takes over the counts of a usage object. They are cumulative, and an absent count keeps its earlier value.
     pub(super) fn update(&mut self, usage: &Usage<'_>) {
         let creation = &usage.cache_creation.0;
         let lives = (creation.ephemeral_5m_input_tokens.0, creation.ephemeral_1h_input_tokens.0);

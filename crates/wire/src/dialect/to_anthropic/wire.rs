@@ -1,4 +1,5 @@
-//! Anthropic's JSON, borrowed from the bytes it came in. A member of an odd type counts as absent: one must not lose the rest.
+//! Anthropic's JSON, borrowed from the bytes it came in. A member of an unexpected type counts as
+//! absent, so that the rest is still read.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,7 +32,7 @@ pub(super) struct Block<'a> {
     pub(super) citations: Option<&'a RawValue>,
 }
 
-/// Where a text comes from.
+/// A source that a text cites.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Citation<'a> {
@@ -44,19 +45,19 @@ pub(super) struct Citation<'a> {
 }
 
 impl<'a> Citation<'a> {
-    /// A citation of a page on the web; `None` for any other.
+    /// Reads the citation of a web page; `None` for any other citation.
     pub(super) fn of_page(raw: &'a RawValue) -> Option<Self> {
         let citation: Self = read(raw)?;
         (&*citation.r#type == "web_search_result_location" && !citation.url.is_empty()).then_some(citation)
     }
 }
 
-/// A JSON value as a type that takes what it knows.
+/// A JSON value as a type that ignores unknown members.
 pub(super) fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// The input of a tool as OpenAI's `arguments`: the same text without white space, so that no number changes.
+/// The input of a tool as OpenAI's `arguments`: its JSON text without white space, so that no number changes.
 pub(super) fn arguments(input: Option<&RawValue>) -> String {
     let text = input.map_or("", RawValue::get);
     if !text.starts_with('{') {
@@ -83,7 +84,7 @@ pub(super) fn completion_id(id: &str) -> String {
     if id.is_empty() { format!("chatcmpl-{}", uuid::Uuid::now_v7().simple()) } else { format!("chatcmpl-{id}") }
 }
 
-/// Seconds since 1970.
+/// The current time, in seconds since 1970.
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

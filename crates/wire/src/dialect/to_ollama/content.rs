@@ -6,17 +6,17 @@ use serde_json::{Map, Value};
 use super::request::{drop_unknown, given, wrong};
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
-/// Members of a part that are looked at.
+/// Members of a part that are read.
 const KNOWN: &[&str] = &["type", "text", "refusal", "image_url", "file"];
-/// Media types, beside `text/…`, of files that are text.
+/// Subtypes of media types, other than `text/…`, of files that are text.
 const TEXTS: &[&str] =
     &["json", "xml", "yaml", "x-yaml", "toml", "javascript", "x-javascript", "typescript", "x-sh", "sql"];
 
-/// What one message to Ollama holds: images first, then text.
+/// The content of one message to Ollama: images first, then text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Content {
     pub(super) text: String,
-    /// In base64.
+    /// The images in base64.
     pub(super) images: Vec<String>,
 }
 
@@ -26,7 +26,7 @@ enum Part {
 }
 
 impl Content {
-    /// The content of message `i` as one. `None` when there is none.
+    /// The content of message `i` in one piece. `None` when there is none.
     pub(super) fn read(
         message: &Map<String, Value>,
         i: usize,
@@ -36,8 +36,8 @@ impl Content {
         Ok(Some(Self::of(parts)))
     }
 
-    /// The content of message `i` in as many messages as keep its order. Ollama puts a message's images before its text,
-    /// which would part pictures from the words about them where both alternate.
+    /// The content of message `i`, split into as many messages as are needed to keep its order. Ollama puts a message's images
+    /// before its text, which would separate pictures from the words about them where both alternate.
     pub(super) fn split(
         message: &Map<String, Value>,
         i: usize,
@@ -96,7 +96,7 @@ fn parts(message: &Map<String, Value>, i: usize, dropped: &mut Vec<Dropped>) -> 
 }
 
 impl Part {
-    /// Reads one part; paths of refusals start at it.
+    /// Reads one part; paths in refusals are relative to the part.
     fn read(part: &Value, dropped: &mut Vec<Dropped>) -> Result<Self, Refusal> {
         let Some(part) = part.as_object() else { return Err(Refusal::new("", "A content part must be an object.")) };
         drop_unknown(part, KNOWN, "messages[].content[].", dropped);
@@ -143,7 +143,7 @@ fn image(part: &Map<String, Value>, dropped: &mut Vec<Dropped>) -> Result<Part, 
     }
 }
 
-/// A file that is text becomes text under its name; one that is an image becomes an image.
+/// Translates a file: a text file becomes text under its name, an image file becomes an image.
 fn file(part: &Map<String, Value>) -> Result<Part, Refusal> {
     let file = part.get("file").and_then(Value::as_object);
     let Some(data) = file.and_then(|file| given(file, "file_data")) else {

@@ -4,14 +4,14 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::openai::{self, ErrorBody};
 
-/// The status of an error within a stream, as Ollama would have sent it: it tells none there.
+/// The status for an error within a stream, where Ollama sends none.
 const IN_STREAM: u16 = 500;
-/// How deep errors are found in texts of errors.
+/// How many levels of errors nested in the text of an error are read.
 const DEPTH: u8 = 3;
 
-/// What Ollama says in certain cases, in lower case, and what it means to a client of Chat.
+/// An error text of Ollama, and its meaning for a client of Chat.
 struct Known {
-    /// All of these are in the text.
+    /// Words in lower case that are all in the text.
     words: &'static [&'static str],
     status: u16,
     param: &'static str,
@@ -26,9 +26,9 @@ impl Known {
 
 const TOO_LONG: Option<&str> = Some("context_length_exceeded");
 
-/// Ollama answers some of these with 500.
+/// The known errors; Ollama sends some of them with 500.
 const KNOWN: &[Known] = &[
-    // 0.34 and later, by llama-server.
+    // Ollama 0.34 and later, from llama-server.
     Known::new(&["exceeds the available context size"], 400, "messages", TOO_LONG),
     Known::new(&["input length exceeds", "context"], 400, "messages", TOO_LONG),
     // Ollama's cloud.
@@ -47,10 +47,11 @@ const KNOWN: &[Known] = &[
     Known::new(&["model \"", "not found"], 404, "model", Some("model_not_found")),
 ];
 
-/// An error reply of Ollama's as OpenAI's, with the status for the client.
+/// The status and the error for an OpenAI client, from an error reply of Ollama.
 ///
 /// A prompt that does not fit is 400 `context_length_exceeded`, an unknown model 404 `model_not_found`, a model that lacks
-/// what the request needs 400 with `param`. Other errors go by their status, as everywhere.
+/// what the request needs 400 with `param`. Other errors are classified by their status, like those of
+/// other providers.
 pub fn read_error(status: u16, body: &[u8]) -> (u16, ErrorBody) {
     let told = serde_json::from_slice::<Value>(body).ok().and_then(|body| text(body.get("error")?, DEPTH));
     match told {
@@ -59,13 +60,13 @@ pub fn read_error(status: u16, body: &[u8]) -> (u16, ErrorBody) {
     }
 }
 
-/// The error that a line of a stream tells.
+/// The error that a line of a stream reports.
 pub(super) fn failure(error: &RawValue) -> ErrorBody {
     let told = serde_json::from_str(error.get()).ok().and_then(|error| text(&error, DEPTH));
     explain(IN_STREAM, told.as_deref().unwrap_or("Ollama ended the answer with an error.")).1
 }
 
-/// The words of an error. Ollama passes on llama-server's as text: `{"error":"{\"error\":{\"message\":…}}"}`.
+/// The text of an error. Ollama passes llama-server's errors on as text: `{"error":"{\"error\":{\"message\":…}}"}`.
 fn text(error: &Value, depth: u8) -> Option<String> {
     match error {
         Value::String(text) if text.trim().is_empty() => None,

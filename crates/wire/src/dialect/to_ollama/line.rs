@@ -1,4 +1,4 @@
-//! What Ollama says: a whole reply, or one line of a stream. They have the same form.
+//! Ollama's objects: a complete reply and one line of a stream have the same form.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::dialect::chat::{CallPiece, Counted, Details, Logprob};
 pub(super) use crate::openai::lenient::Text;
 use crate::types::Usage;
 
-/// One object.
+/// A complete reply, or one line of a stream.
 #[derive(Deserialize)]
 pub(super) struct Line<'a> {
     #[serde(borrow, default)]
@@ -56,8 +56,7 @@ struct Function<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Reads an object; `None` for anything else. An object whose other members are of no known form still tells its
-    /// error.
+    /// Reads an object; `None` for anything else. The error is read even from an object whose other members have unknown forms.
     pub(super) fn read(data: &'a [u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Failure<'a> {
@@ -90,7 +89,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// What went wrong, if anything did.
+    /// The error that the object reports, if any.
     pub(super) fn error(&self) -> Option<&'a RawValue> {
         self.error.filter(|error| error.get() != "\"\"")
     }
@@ -105,7 +104,7 @@ impl<'a> Line<'a> {
         self.done == Some(false)
     }
 
-    /// Chat's word for the end: Ollama knows `stop`, `length`, and `load` and `unload` for empty answers.
+    /// Chat's `finish_reason`. Ollama has `stop`, `length`, and `load` and `unload` for empty answers.
     pub(super) fn finish_reason(&self, has_calls: bool) -> &'static str {
         match &*self.done_reason.0 {
             _ if has_calls => "tool_calls",
@@ -114,8 +113,8 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// What was counted. Old versions leave the prompt's count out when it was cached; since 0.33.3 the cached part is
-    /// told, as a part of the whole.
+    /// The counts. Old versions leave the prompt's count out when the prompt was cached; since 0.33.3 the cached tokens are
+    /// reported, as a part of the prompt's count.
     pub(super) fn usage(&self) -> Counted {
         // Negative numbers become 0 and large ones the largest.
         let count = |count: Option<f64>| count.unwrap_or_default() as u64;
@@ -133,7 +132,7 @@ impl<'a> Line<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Chat's form of the calls. In a stream they are counted from `first` on: Ollama's own numbers are all 0 in some
+    /// Chat's form of the calls. In a stream the calls are numbered from `first`: Ollama's own numbers are all 0 in some
     /// versions.
     pub(super) fn calls(&self, first: Option<usize>) -> Vec<ToolCall<'_>> {
         let calls = self.tool_calls.iter().flatten().enumerate();
@@ -149,7 +148,7 @@ impl Call<'_> {
         };
         let arguments = match self.function.arguments.map(RawValue::get) {
             None => Cow::Borrowed("{}"),
-            // Not Ollama's way, but what a server made after OpenAI's would send.
+            // Not Ollama's form, but one that a server modelled on OpenAI's would send.
             Some(text) if text.starts_with('"') => serde_json::from_str(text).map_or(Cow::Borrowed("{}"), Cow::Owned),
             Some(object) => Cow::Borrowed(object),
         };
@@ -158,14 +157,14 @@ impl Call<'_> {
 }
 
 impl ToolCall<'_> {
-    /// The same in a stream.
+    /// The call as a piece in a stream.
     pub(super) fn piece(&self) -> CallPiece<'_> {
         let (name, arguments) = (Some(self.function.name), &*self.function.arguments);
         CallPiece { index: self.index.map(|index| index as u64), id: &self.id, name, arguments }
     }
 }
 
-/// Chat's tool call, whole.
+/// Chat's tool call, complete.
 #[derive(Serialize)]
 pub(super) struct ToolCall<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -181,7 +180,7 @@ struct Called<'a> {
     arguments: Cow<'a, str>,
 }
 
-/// Chat's log probabilities. Ollama's lists have the same members.
+/// Chat's log probabilities. The entries of Ollama's lists have the same members.
 #[derive(Serialize)]
 pub(super) struct Logprobs<'a> {
     pub(super) content: Vec<Logprob<'a>>,

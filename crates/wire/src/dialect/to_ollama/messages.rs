@@ -1,4 +1,4 @@
-//! The messages: roles, tool calls, tool results, thinking.
+//! Translates the messages: roles, tool calls, tool results, thinking.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::{
 use crate::dialect::{Dropped, Refusal, note_dropped};
 
 const ROLES: &str = "one of system, developer, user, assistant, tool and function";
-/// Where the arguments of an earlier call, which must be an object to Ollama, are put when they are none.
+/// The key for the arguments of an earlier call that are not an object, which Ollama requires.
 const RAW: &str = "_raw";
 
 /// Names of the functions that were called, by the ids of the calls.
@@ -143,8 +143,8 @@ fn call<'a>(
     Ok(call.into())
 }
 
-/// Name and arguments of a call. Arguments are JSON text in Chat and an object at Ollama; what is no object is kept
-/// as text under `_raw`.
+/// Name and arguments of a call. Arguments are JSON text in Chat and an object at Ollama; arguments that are not an object
+/// are kept as text under `_raw`.
 fn function<'a>(function: &'a Value, path: &str, dropped: &mut Vec<Dropped>) -> Result<(&'a str, Value), Refusal> {
     let Some(name) = function.get("name").and_then(Value::as_str) else {
         return Err(wrong(format!("{path}.name"), "a string"));
@@ -198,7 +198,7 @@ fn with(role: &str, content: Content) -> Map<String, Value> {
     message
 }
 
-/// A member that is text; empty text is none.
+/// A member that is a text; an empty text counts as absent.
 fn text<'a>(message: &'a Map<String, Value>, i: usize, name: &str) -> Result<Option<&'a str>, Refusal> {
     match given(message, name) {
         None => Ok(None),

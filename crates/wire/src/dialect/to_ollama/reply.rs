@@ -1,4 +1,4 @@
-//! A whole reply.
+//! Translates a complete reply.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,13 +14,13 @@ use crate::dialect::{
     chat::{ChatReader, Counted},
 };
 
-/// Puts what Ollama answers into Chat's form.
+/// Translates Ollama's replies into Chat.
 pub(super) struct Chat {
     model: Box<str>,
 }
 
 impl Chat {
-    /// For a request to this model.
+    /// The translation of replies to a request to this model.
     pub(super) fn new(model: &str) -> Self {
         Self { model: model.into() }
     }
@@ -62,12 +62,12 @@ impl Replies for Chat {
     }
 }
 
-/// What a reply starts with.
+/// The first members of a reply.
 #[derive(Serialize)]
 struct Head<'a> {
     id: String,
     object: &'static str,
-    /// In seconds.
+    /// In seconds since 1970.
     created: u64,
     model: &'a str,
 }
@@ -77,12 +77,12 @@ pub(super) fn completion_id() -> String {
     format!("chatcmpl-{}", Uuid::now_v7().simple())
 }
 
-/// Seconds since 1970.
+/// The current time, in seconds since 1970.
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The model is the one Ollama names, else the one that was asked for.
+/// The model's name: the one that Ollama reports, otherwise the requested one.
 pub(super) fn model<'a>(told: &'a str, asked: &'a str) -> &'a str {
     if told.is_empty() { asked } else { told }
 }

@@ -1,11 +1,11 @@
-//! The request.
+//! Translates the request.
 
 use serde_json::{Map, Value, json};
 
 use super::{TABLE, messages::messages, reply::Chat, tools::tools};
 use crate::dialect::{Dropped, Model, Refusal, Step, apply_rules, note_dropped};
 
-/// The most alternatives per token, at OpenAI as at Ollama.
+/// Most alternatives per token, at OpenAI as well as at Ollama.
 const MAX_TOP_LOGPROBS: u64 = 20;
 /// Parameters that become options of the same name and are numbers, and whether only whole ones count.
 const NUMBERS: &[(&str, bool)] = &[
@@ -19,13 +19,13 @@ const NUMBERS: &[(&str, bool)] = &[
     ("seed", true),
 ];
 
-/// Puts a Chat Completions request into the form of Ollama's `/api/chat`.
+/// Translates a Chat Completions request into one for Ollama's `/api/chat`.
 ///
 /// Ollama is told neither to cut the prompt (`truncate`) nor to push it out of the context while answering (`shift`):
 /// since 0.12.6 it then answers 400, or ends with `length`. Older versions ignore both.
 ///
 /// # Errors
-/// What Ollama cannot do and the client relies on, and values of the wrong type, by their path.
+/// A parameter that the client relies on and Ollama does not support, or a value of the wrong type, with its path.
 pub fn request(chat: &Value, model: &Model<'_>) -> Result<Step, Refusal> {
     let Some(chat) = chat.as_object() else {
         return Err(Refusal::new("body", "The body must be a JSON object."));
@@ -72,7 +72,7 @@ pub(super) fn wrong(param: impl Into<String>, expected: &str) -> Refusal {
     Refusal::new(param, message)
 }
 
-/// Names the members of an object, beside those that `known` lists, as lost. Null and empty lists ask for nothing.
+/// Notes the members of an object that are not in `known` as dropped, except null and empty lists, which ask for nothing.
 pub(super) fn drop_unknown(object: &Map<String, Value>, known: &[&str], prefix: &str, dropped: &mut Vec<Dropped>) {
     for (name, value) in object {
         if known.contains(&name.as_str()) || value.is_null() || value.as_array().is_some_and(Vec::is_empty) {
@@ -97,7 +97,7 @@ fn options(chat: &Map<String, Value>, model: &Model<'_>) -> Result<Map<String, V
     }
     let limit = ["max_completion_tokens", "max_tokens"].into_iter().find_map(|name| Some((name, given(chat, name)?)));
     if let Some((name, limit)) = limit {
-        // To Ollama 0 and -1 mean no limit.
+        // Ollama takes 0 and -1 as no limit.
         let Some(limit) = whole(limit).filter(|limit| *limit >= 1.0) else {
             return Err(wrong(name, "a whole number of at least 1"));
         };
@@ -159,7 +159,7 @@ fn format(chat: &Map<String, Value>, dropped: &mut Vec<Dropped>) -> Result<Optio
 }
 
 /// Ollama's `think`. gpt-oss takes levels and cannot stop thinking; other models take true and false, and for
-/// them many versions refuse levels. Left out, the model does what it does by default.
+/// them many versions refuse levels. Without `think` the model's default applies.
 fn think(chat: &Map<String, Value>, model: &str, dropped: &mut Vec<Dropped>) -> Result<Option<Value>, Refusal> {
     let effort = match given(chat, "reasoning_effort") {
         None => return Ok(None),
@@ -182,7 +182,7 @@ fn think(chat: &Map<String, Value>, model: &str, dropped: &mut Vec<Dropped>) -> 
     Ok(Some(think))
 }
 
-/// Whether the name, such as `gpt-oss:20b` or `hf.co/unsloth/gpt-oss-20b-GGUF`, is of a model that thinks by levels.
+/// Whether the name, such as `gpt-oss:20b` or `hf.co/unsloth/gpt-oss-20b-GGUF`, is of a model that takes levels of thinking.
 fn has_levels(model: &str) -> bool {
     let last = model.rsplit('/').next().unwrap_or(model).as_bytes();
     last.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"gpt-oss"))

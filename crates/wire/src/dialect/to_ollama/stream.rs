@@ -1,4 +1,4 @@
-//! A stream.
+//! Translates a stream.
 
 use super::{
     error::failure,
@@ -16,26 +16,26 @@ use crate::dialect::chat::{CallPiece, ChatEvent, ChatOut, ChatReader, Head, List
 pub(super) struct Stream {
     asked: Box<str>,
     state: State,
-    /// How many tool calls there were.
+    /// Number of tool calls so far.
     calls: usize,
 }
 
 enum State {
-    /// No line came.
+    /// No line has come.
     Begun,
     Running,
     Over,
 }
 
 impl Stream {
-    /// For a request to this model.
+    /// A reader of the stream for a request to this model.
     pub(super) fn new(asked: Box<str>) -> Self {
         Self { asked, state: State::Begun, calls: 0 }
     }
 }
 
 impl ChatReader for Stream {
-    /// One line; it has no name.
+    /// Reads one line; lines have no name.
     fn event(&mut self, _: Option<&[u8]>, data: &[u8], out: &mut ChatOut<'_>) {
         if matches!(self.state, State::Over) {
             return;
@@ -49,7 +49,7 @@ impl ChatReader for Stream {
         }
     }
 
-    /// Nothing: the line that ends the answer also ends the stream, and without it the answer is not whole.
+    /// Emits nothing: the line that ends the answer also ends the stream, and without it the answer is incomplete.
     fn finish(&mut self, _: &mut ChatOut<'_>) {}
 }
 
@@ -66,7 +66,7 @@ impl Stream {
         if let Some(message) = &line.message {
             let (thinking, content) = (&*message.thinking, &*message.content);
             if !thinking.is_empty() {
-                // In a line with both, the probabilities are more likely to be asked for the answer.
+                // In a line with thinking and text, the log probabilities are taken for those of the text.
                 let logprobs = if content.is_empty() { logprobs.take() } else { None };
                 out.tell(ChatEvent::Delta { piece: Piece::Reasoning(thinking), logprobs });
             }

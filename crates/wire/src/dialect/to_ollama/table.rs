@@ -1,8 +1,8 @@
-//! What becomes of Chat's top-level parameters.
+//! The dispositions of Chat's top-level parameters.
 
 use crate::dialect::Rule;
 
-/// Chat's parameters (those of OpenAI's API in November 2026, and the extensions that are taken) at Ollama's `/api/chat`.
+/// Chat's parameters (those of OpenAI's API in November 2026, and supported extensions) at Ollama's `/api/chat`.
 pub const TABLE: &[Rule] = &[
     Rule::translated("model", "The deployment's name of the model."),
     Rule::translated("messages", "`messages`: text, images in base64, tool calls, tool results and thinking."),

@@ -107,7 +107,7 @@ fn replies() {
     let replies =
         translate(&json!({ "messages": [{ "role": "user", "content": "Hi" }] })).unwrap_or_else(|_| panic!()).replies;
     let golden = include_str!("golden/replies.json");
-    // As text, since numbers and blanks in arguments pass untouched.
+    // Compared as text, because numbers and white space in arguments must pass unchanged.
     let raw: Vec<std::collections::BTreeMap<String, Box<serde_json::value::RawValue>>> =
         serde_json::from_str(golden).unwrap();
     for (case, raw) in cases(golden).iter().zip(raw) {
@@ -121,7 +121,7 @@ fn replies() {
     }
 }
 
-/// All that a stream makes of these lines.
+/// The complete translation of a stream of these lines.
 fn stream<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
     let step = translate(&json!({ "messages": [{ "role": "user", "content": "Hi" }], "stream": true }));
     let mut events = Events::of(&*step.unwrap_or_else(|_| panic!()).replies);
@@ -133,7 +133,7 @@ fn stream<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
     out.freeze()
 }
 
-/// The payloads of the events, the stream coming in these pieces.
+/// The payloads of the events of a stream that comes in these pieces.
 fn payloads(pieces: &[Bytes]) -> Vec<String> {
     let (mut scanner, mut all) = (Scanner::new(), Vec::new());
     for piece in pieces {
@@ -165,7 +165,7 @@ fn streams() {
             payloads_whole.iter().filter_map(|text| text.split_once(",\"object\"")).map(|(id, _)| id).collect();
         assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "{name}: one id");
 
-        // Clients get what was written in any pieces.
+        // Clients may get the stream in any pieces.
         for cut in 0..=made.len() {
             assert_eq!(payloads(&[made.slice(..cut), made.slice(cut..)]), payloads_whole, "{name} cut at {cut}");
         }
@@ -174,7 +174,7 @@ fn streams() {
     }
 }
 
-/// A golden event in full.
+/// The complete event for a golden event.
 fn chunk(short: &Value, model: &Value) -> Value {
     let whole = |choices: Value, usage: &Value| json!({ "id": "ID", "object": "chat.completion.chunk", "created": 0, "model": model, "choices": choices, "usage": usage });
     if let Some(usage) = short.get("usage") {
@@ -227,7 +227,7 @@ fn errors() {
     assert_eq!(read_error(500, b"").0, 500);
 }
 
-/// Words that mean something to the translator, so that arbitrary JSON reaches its corners.
+/// Words that the translator knows, so that arbitrary JSON reaches its rare branches.
 const WORDS: &[&str] = &[
     "model",
     "messages",
@@ -313,7 +313,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Something that is often a message, a part or a call.
+/// A value that is often a message, a part or a call.
 fn any_message() -> impl Strategy<Value = Value> {
     let role = prop::sample::select(vec!["user", "system", "assistant", "tool", "function"]);
     let kind = prop::sample::select(vec!["text", "image_url", "file", "function", "refusal"]);
@@ -325,7 +325,7 @@ fn any_message() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Something that is often a line of a stream.
+/// A value that is often a line of a stream.
 fn any_line() -> impl Strategy<Value = Value> {
     let line = (any_json(), any_json(), any_json(), any::<bool>(), 0..6_u8);
     prop_oneof![

@@ -1,4 +1,4 @@
-//! The tools a model may call. Ollama cannot make it call one.
+//! Translates the tools that a model may call. Ollama cannot force a call.
 
 use serde_json::{Map, Value, json};
 
@@ -9,11 +9,11 @@ use crate::dialect::{Dropped, Refusal, note_dropped};
 enum ToolChoice<'a> {
     All,
     None,
-    /// Only those of these names.
+    /// Only the tools of these names.
     Among(Vec<&'a str>),
 }
 
-/// The definitions to send; `None` without any.
+/// The definitions to send; `None` if there are none.
 pub(super) fn tools(chat: &Map<String, Value>, dropped: &mut Vec<Dropped>) -> Result<Option<Vec<Value>>, Refusal> {
     let mut tools = match (given(chat, "tools"), given(chat, "functions")) {
         (Some(tools), _) => list(tools, "tools", dropped)?,
@@ -79,7 +79,7 @@ fn function(tool: &Map<String, Value>, path: &str, prefix: &str, dropped: &mut V
         Some(Value::String(description)) => _ = function.insert("description".into(), description.as_str().into()),
         Some(_) => return Err(wrong(format!("{path}.description"), "a string")),
     }
-    // Templates go through the properties, so they must be there.
+    // Templates iterate over `properties`, so the member must exist.
     let parameters = match given(tool, "parameters") {
         None => json!({ "type": "object", "properties": {} }),
         Some(Value::Object(schema)) if schema.is_empty() => json!({ "type": "object", "properties": {} }),
@@ -132,7 +132,7 @@ impl<'a> ToolChoice<'a> {
     }
 }
 
-/// The function a choice names.
+/// The function that a choice names.
 fn name(choice: &Value) -> Option<&str> {
     choice.get("function").unwrap_or(choice).get("name")?.as_str()
 }

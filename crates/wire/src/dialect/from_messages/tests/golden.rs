@@ -6,7 +6,7 @@ fn cases(text: &str) -> Vec<Value> {
     serde_json::from_str(text).unwrap()
 }
 
-/// The object with the members of another; null takes one away.
+/// The object with the members of another applied; null removes a member.
 fn with(mut object: Value, more: &Value) -> Value {
     for (name, value) in more.as_object().unwrap() {
         match value {
@@ -17,7 +17,7 @@ fn with(mut object: Value, more: &Value) -> Value {
     object
 }
 
-/// What a case does not say: the least request, and what it becomes.
+/// The defaults of a case: the smallest request, and its translation.
 fn least(model: &str) -> (Value, Value) {
     let messages = json!([{"role": "user", "content": "Hi"}]);
     (
@@ -57,7 +57,7 @@ fn requests() {
     }
 }
 
-/// An id that is made anew is checked for its form and replaced.
+/// Checks the form of a new id and replaces it.
 fn settle_id(message: &mut Value, expected: &Value) {
     if expected["id"] == "@any" {
         let id = message["id"].as_str().unwrap().strip_prefix("msg_").unwrap();
@@ -75,7 +75,7 @@ fn whole_replies() {
         if expected.is_object() {
             settle_id(&mut got, expected);
         }
-        // As texts: the order of members is part of it.
+        // Compared as texts, because the order of members matters.
         assert_eq!(got.to_string(), expected.to_string(), "{name}");
     }
 }
@@ -113,13 +113,13 @@ fn streams() {
             assert_eq!(got.to_string(), expected.to_string(), "{name}");
         }
         assert_eq!(got.len(), expected.len(), "{name}: {got:?}");
-        // However it is cut, the same events arrive, and so the same is made of them.
+        // However the stream is cut, the same events arrive, so their translation is the same.
         let events = scan([&stream[..]]);
         for cut in 1..stream.len() {
             assert_eq!(scan([&stream[..cut], &stream[cut..]]), events, "{name}, cut at {cut}");
         }
         assert_eq!(scan(stream.chunks(1)), events, "{name}, byte by byte");
-        // Line ends and missing spaces of other servers.
+        // Line ends and missing spaces as other servers send them.
         let text = String::from_utf8(stream).unwrap().replace("data: ", "data:").replace('\n', "\r\n");
         if !made_id {
             assert_eq!(translate(&replies, text.as_bytes()), whole, "{name}, with CRLF");
@@ -138,12 +138,12 @@ fn stored_replies_in_both_forms() {
         assert_eq!(json!(got).to_string(), case["events"].to_string(), "{name}");
         assert_eq!(to_json(&events).unwrap(), json, "{name}");
 
-        // Written over several lines, it streams the same.
+        // A document that is written over several lines gives the same stream.
         let pretty = serde_json::to_string_pretty(&case["json"]).unwrap();
         let again = to_json(&to_events(pretty.as_bytes()).unwrap()).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&again).unwrap(), case["json"], "{name}");
 
-        // Without one of its events it is not whole, or says something else.
+        // Without one of its events the stream is incomplete or has other content.
         let cut = events.len() - b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n".len();
         assert_eq!(to_json(&events[..cut]), None, "{name}");
     }

@@ -1,4 +1,4 @@
-//! Golden cases in `golden/`, and what holds for any input.
+//! Golden cases in `golden/`, and properties that hold for any input.
 
 mod golden;
 mod properties;
@@ -12,7 +12,7 @@ use crate::dialect::{Disposition, Events, Model, Replies};
 use crate::sse::{RawEvent, Scanner};
 use crate::types::PromptCaching;
 
-/// The model that replies are of where they do not say it.
+/// The model of replies that do not name one.
 const ASKED: &str = "asked";
 
 fn replies(case: &Value) -> ChatReplies {
@@ -43,7 +43,7 @@ fn translate(replies: &ChatReplies, stream: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// The payloads of a Messages stream, each under the name that it says itself.
+/// The payloads of a Messages stream, each with an event name that equals its own type.
 fn payloads(stream: &[u8]) -> Vec<Value> {
     assert!(stream.is_empty() || stream.ends_with(b"\n\n"), "the last event lacks its end");
     let events = scan([stream]).into_iter().map(|(name, data)| {
@@ -55,7 +55,7 @@ fn payloads(stream: &[u8]) -> Vec<Value> {
 }
 
 /// Checks `message_start (content_block_start content_block_delta* content_block_stop)* message_delta message_stop`,
-/// or a beginning of it, maybe with an error behind. True for the whole.
+/// or a beginning of it, possibly followed by an error. True for the complete grammar.
 fn check_grammar(events: &[Value]) -> bool {
     let (mut next, mut open, mut phase) = (0, false, "before");
     for event in events {

@@ -1,4 +1,4 @@
-//! What holds for any input.
+//! Properties that hold for any input.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::sample::select;
 
 use super::*;
 
-/// Any JSON, with the names and words that the translation acts on among it.
+/// Any JSON, including the names and words that the translation acts on.
 fn anything() -> impl Strategy<Value = Value> {
     let words = select(vec![
         "",
@@ -94,7 +94,7 @@ fn anything() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A request of the right outline with anything within.
+/// A request of valid outline with arbitrary content.
 fn requests() -> impl Strategy<Value = Value> {
     let names = select(TABLE.iter().map(|rule| rule.param).collect::<Vec<_>>());
     let block = (select(vec!["text", "image", "document", "tool_use", "tool_result", "search_result"]), anything());
@@ -186,7 +186,7 @@ proptest! {
             stream.push_str("data: [DONE]\n\n");
         }
         let out = translate(&replies(&Value::Null), stream.as_bytes());
-        // Broken arguments make no document.
+        // Broken arguments give no document.
         if check_grammar(&payloads(&out)) && let Some(json) = to_json(&out) {
             prop_assert!(is_good_or_refused(&json));
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::scanned;
 use bytes::Bytes;
 
-/// The payloads of a stream of ours.
+/// The payloads of a stream that the gateway wrote.
 pub(super) fn read(stream: &Bytes) -> Vec<Value> {
     let events = scanned(std::slice::from_ref(stream));
     let payload = |(name, data): (Option<Vec<u8>>, Vec<u8>)| {
@@ -18,7 +18,7 @@ pub(super) fn read(stream: &Bytes) -> Vec<Value> {
     events.into_iter().map(payload).collect()
 }
 
-/// What is wrong with the order.
+/// The first violation of the order.
 pub(super) fn check(events: &[Value]) -> Result<(), String> {
     let mut open: HashMap<u64, String> = HashMap::new();
     let mut texts: HashMap<(u64, String, u64), String> = HashMap::new();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::order::{check, read};
 use super::{step, streamed};
 
-/// Words that mean something to the translator, so that arbitrary JSON reaches its corners.
+/// Words that the translator knows, so that arbitrary JSON reaches its rare branches.
 const NAMES: &[&str] = &[
     "input",
     "instructions",
@@ -150,7 +150,7 @@ fn values(names: &'static [&'static str], words: &'static [&'static str]) -> Box
     .boxed()
 }
 
-/// An item of some known type, with what else may come.
+/// An item of a known type, with arbitrary other members.
 fn items() -> impl Strategy<Value = Value> {
     let members = prop::collection::vec((select(NAMES), values(NAMES, WORDS)), 0..5);
     (select(WORDS), members).prop_map(|(kind, members)| {
@@ -163,7 +163,7 @@ fn items() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A delta that is more or less one.
+/// A delta, more or less valid.
 fn deltas() -> impl Strategy<Value = Value> {
     let text = || prop::option::weighted(0.3, select(REPLY_WORDS));
     let index = prop::option::of(0_u64..3);
@@ -193,7 +193,7 @@ fn chunks() -> impl Strategy<Value = Value> {
         .prop_map(|(id, choices, usage)| json!({"id": id, "choices": choices, "usage": usage}))
 }
 
-/// A request for everything.
+/// A request with a custom tool, a function, and `include` of signed thinking and log probabilities.
 fn request() -> Value {
     let tools = json!([{"type": "custom", "name": "c"}, {"type": "function", "name": "f", "parameters": {}}]);
     json!({"input": "Hi", "tools": tools, "include": ["reasoning.encrypted_content", "message.output_text.logprobs"]})

@@ -1,10 +1,10 @@
-//! Whatever comes, nothing panics, and what is made is what Anthropic and OpenAI's clients take.
+//! For any input, nothing panics, and the output is valid for Anthropic and for OpenAI's clients.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Words that mean something somewhere, so that arbitrary JSON gets past the first check.
+/// Words that the translator knows, so that arbitrary JSON gets past the first check.
 const WORDS: &[&str] = &[
     "",
     " ",
@@ -123,7 +123,7 @@ fn any_object(value: impl Strategy<Value = Value>) -> impl Strategy<Value = Valu
     prop::collection::vec((key, value), 0..5).prop_map(|members| Value::Object(members.into_iter().collect()))
 }
 
-/// Messages that are mostly in order, so that many are translated.
+/// Messages that are mostly valid, so that many are translated.
 fn any_message() -> impl Strategy<Value = Vec<Value>> {
     let text = prop_oneof![8 => prop::sample::select(WORDS).prop_map(Value::from), 1 => any_json()];
     let mark = prop_oneof![3 => Just(Value::Null), 1 => Just(json!({"type": "ephemeral"}))];
@@ -159,7 +159,7 @@ fn any_model() -> impl Strategy<Value = &'static str> {
     ])
 }
 
-/// What Anthropic would refuse whatever the rest says.
+/// Asserts rules that Anthropic enforces for every request.
 fn check(body: &Value) {
     let messages = body["messages"].as_array().unwrap();
     assert!(messages.iter().any(|message| message["role"] == "user"));
