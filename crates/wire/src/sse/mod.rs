@@ -1,4 +1,4 @@
-//! Server-sent events as bytes: finding their boundaries without copying, and writing them.
+//! Server-sent events as bytes: finds their boundaries without copying, and writes them.
 //!
 //! The format is the event stream of the WHATWG HTML standard, section 9.2.6.
 

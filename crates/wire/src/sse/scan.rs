@@ -1,4 +1,4 @@
-//! Finds the boundaries of server-sent events in a stream of chunks that are split anywhere.
+//! Finds the boundaries of server-sent events in a stream that is cut into chunks anywhere.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,17 +24,17 @@ impl fmt::Display for EventTooLarge {
 
 impl std::error::Error for EventTooLarge {}
 
-/// Cuts a byte stream into events. Every input byte is in exactly one event, so the events' raw bytes are the input.
+/// Cuts a byte stream into events. Every input byte is in exactly one event, so the events' raw bytes together are the input.
 ///
-/// An event inside one chunk is a slice of it. Only an event that crosses chunks is copied, and no byte is looked at
+/// An event inside one chunk is a slice of that chunk. Only an event that crosses chunks is copied, and no byte is scanned
 /// twice, so a line of a megabyte that comes in small pieces costs linear time.
 #[derive(Debug)]
 pub struct Scanner {
-    /// The start of an event whose end has not come, all of it scanned.
+    /// The scanned start of an event whose end has not come yet.
     carry: BytesMut,
-    /// What is left of the newest chunk.
+    /// The rest of the newest chunk.
     chunk: Bytes,
-    /// How much of `chunk` is scanned.
+    /// Number of bytes of `chunk` that are scanned.
     scanned: usize,
     line: Line,
     first: bool,
@@ -71,7 +71,7 @@ impl Scanner {
         Self { carry: BytesMut::new(), chunk: Bytes::new(), scanned: 0, line: Line::Start, first: true, max }
     }
 
-    /// Adds a chunk. Take all events with [`Scanner::next_event`] before the next one: what is left is copied.
+    /// Adds a chunk. Take all events with [`Scanner::next_event`] before adding the next chunk: bytes that are left are copied.
     pub fn push(&mut self, chunk: Bytes) {
         if self.chunk.is_empty() {
             self.chunk = chunk;
@@ -104,7 +104,7 @@ impl Scanner {
         }
     }
 
-    /// At the end of the stream: the last event when it lacks its empty line, `None` when nothing is left.
+    /// To be called at the end of the stream: the last event if it lacks its empty line, `None` if nothing is left.
     pub fn finish(&mut self) -> Option<RawEvent> {
         let rest = self.carry.len() + self.chunk.len();
         (rest > 0).then(|| self.take(self.chunk.len()))
@@ -119,7 +119,7 @@ impl Scanner {
         let raw = if self.carry.is_empty() {
             self.chunk.split_to(end)
         } else {
-            // Taken, not split off: an idle stream must not keep a buffer that once held a large event.
+            // The buffer is taken, not split off: an idle stream must not keep a buffer that once held a large event.
             let mut carry = std::mem::take(&mut self.carry);
             carry.extend_from_slice(&self.chunk[..end]);
             self.chunk.advance(end);
@@ -170,23 +170,23 @@ impl Scanner {
 pub struct RawEvent {
     /// The bytes as they came.
     pub raw: Bytes,
-    /// 3 behind a byte order mark at the start of the stream.
+    /// Offset of the first field: 3 behind a byte order mark at the start of the stream, otherwise 0.
     fields_at: usize,
 }
 
-/// The fields of an event that anyone reads.
+/// The fields of an event that are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields<'a> {
     /// The `data` fields, joined by LF. `None` for a comment, an empty line, or other fields only.
     pub data: Option<Cow<'a, [u8]>>,
-    /// Where `data` starts in the raw bytes, when it is in one field.
+    /// The offset of `data` in the raw bytes, if it comes from a single field.
     pub data_at: Option<usize>,
     /// The `event` field; the last one counts.
     pub event: Option<&'a [u8]>,
 }
 
 impl RawEvent {
-    /// The same event with other bytes.
+    /// This event with other raw bytes.
     #[must_use]
     pub fn with(&self, raw: &[u8]) -> Self {
         Self { raw: Bytes::copy_from_slice(raw), fields_at: self.fields_at }
@@ -217,17 +217,17 @@ impl RawEvent {
         fields
     }
 
-    /// The payload alone, see [`Fields::data`].
+    /// The event's payload, see [`Fields::data`].
     pub fn data(&self) -> Option<Cow<'_, [u8]>> {
         self.fields().data
     }
 
-    /// Where the values of the `data` fields stand in the raw bytes, one after the other: [`Fields::data`] joins them.
+    /// The byte ranges of the `data` fields' values in the raw bytes, in order; [`Fields::data`] joins these values.
     pub fn data_lines(&self) -> impl Iterator<Item = Range<usize>> {
         self.lines().filter_map(|line| self.field(line, b"data")).map(|(start, end)| start..end)
     }
 
-    /// The name alone, see [`Fields::event`].
+    /// The event's name, see [`Fields::event`].
     pub fn event_name(&self) -> Option<&[u8]> {
         self.fields().event
     }
@@ -254,7 +254,7 @@ impl RawEvent {
         })
     }
 
-    /// The value of the line when its field has this name; one space behind the colon is not part of it.
+    /// The range of a line's value if its field has this name; one space behind the colon is not part of the value.
     fn field(&self, (start, end): (usize, usize), name: &[u8]) -> Option<(usize, usize)> {
         let rest = self.raw[start..end].strip_prefix(name)?;
         let at = start + name.len();
@@ -370,7 +370,7 @@ mod tests {
         let mut scanner = Scanner::new();
         let piece = Bytes::from(vec![b'x'; 64]);
         scanner.push(Bytes::from_static(b"data: "));
-        // 2^18 pieces of 64 bytes would be 2 * 10^12 byte steps with rescans: minutes. One pass is milliseconds.
+        // With rescans, 2^18 pieces of 64 bytes would be 2 * 10^12 byte steps and take minutes; one pass takes milliseconds.
         let started = std::time::Instant::now();
         for _ in 0..(1 << 18) - 1 {
             scanner.push(piece.clone());

@@ -1,11 +1,11 @@
-//! Writing server-sent events.
+//! Writes server-sent events.
 
 use bytes::{Bytes, BytesMut};
 
 /// The event that ends an OpenAI stream.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
 
-/// Appends one event whose payload is `data`; each line of it gets its own `data:` field.
+/// Appends one event whose payload is `data`; each line of the payload gets its own `data:` field.
 pub fn write_data(out: &mut BytesMut, data: &[u8]) {
     out.reserve(data.len() + 8);
     for line in data.split(|byte| *byte == b'\n') {
@@ -23,7 +23,7 @@ pub fn data_event(data: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// Two pieces as one.
+/// Concatenates two pieces; copies only if neither is empty.
 pub fn join(first: Bytes, second: Bytes) -> Bytes {
     match (first.is_empty(), second.is_empty()) {
         (true, _) => second,
