@@ -1,10 +1,10 @@
-//! The public APIs in which clients ask and whose objects providers keep.
+//! The public APIs that clients use and whose objects providers store.
 
 /// A public API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
-    /// OpenAI's.
+    /// OpenAI's API.
     OpenAi,
-    /// Anthropic's.
+    /// Anthropic's API.
     Anthropic,
 }

@@ -1,4 +1,4 @@
-//! When the prompt cache of a provider is asked for in a client's place.
+//! When the gateway asks for a provider's prompt cache on a client's behalf.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PromptCaching {
-    /// Where the client speaks of the prompt cache, in OpenAI's words.
+    /// Where the client's request has a parameter of OpenAI's API for the prompt cache.
     #[default]
     Auto,
     /// Always.
     Always,
-    /// Never; those that the client sets itself are sent.
+    /// Never; breakpoints that the client sets itself are still sent.
     Off,
 }

@@ -1,4 +1,4 @@
-//! Names of things, each a type of its own.
+//! Ids and names, each kind with its own type.
 
 use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 
@@ -10,36 +10,36 @@ use uuid::Uuid;
 pub struct RequestId(Uuid);
 
 impl RequestId {
-    /// A new id that carries the present moment.
+    /// A new id that contains the current time.
     pub fn now() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The smallest id of a moment, given in milliseconds since 1970: ids made before it are smaller.
+    /// The smallest id of a time, given in milliseconds since 1970: ids made before that time are smaller.
     pub fn first_at(unix_ms: u64) -> Self {
         let mut bytes = [0; 16];
         bytes[..6].copy_from_slice(&unix_ms.to_be_bytes()[2..]);
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// When it was made, in milliseconds since 1970.
+    /// The time when the id was made, in milliseconds since 1970.
     pub fn unix_ms(&self) -> u64 {
         let mut bytes = [0; 8];
         bytes[2..].copy_from_slice(&self.0.as_bytes()[..6]);
         u64::from_be_bytes(bytes)
     }
 
-    /// Its bytes, in the order in which ids sort.
+    /// The id's bytes, which sort in the same order as ids do.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
-    /// From [`Self::as_bytes`].
+    /// The id with the bytes of [`Self::as_bytes`].
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// Reads what `Display` prints.
+    /// Parses an id as `Display` prints it; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         text.strip_prefix("req_").and_then(|hex| Uuid::try_parse(hex).ok()).map(Self)
     }
@@ -98,18 +98,18 @@ macro_rules! name {
 }
 
 name! {
-    /// Who pays: a team, an organisation, the default tenant.
+    /// The name of a tenant, which is who pays: a team, an organisation, the default tenant.
     TenantId
 }
 
 name! {
-    /// The public name of a token (`tok_…`), which tells nothing of its secret; or of whom another credential stands for
+    /// The public name of a token (`tok_…`), which reveals nothing of its secret; or the subject of another credential
     /// (`ISSUER:SUBJECT`).
     TokenId
 }
 
 impl TenantId {
-    /// The longest name, in bytes: it goes into rows, logs and replies.
+    /// Most bytes of a tenant's name, which goes into rows, logs and replies.
     pub const MAX_BYTES: usize = 64;
 
     /// Whether a text may name a tenant: letters, digits, `-`, `_`, `.`, `:` and `@`, at most [`Self::MAX_BYTES`].

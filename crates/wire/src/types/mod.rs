@@ -1,4 +1,4 @@
-//! Ids, money, usage and secrets: the nouns every layer speaks.
+//! Ids, money, usage and secrets: types that every layer uses.
 
 mod api;
 mod caching;

@@ -1,4 +1,4 @@
-//! Money is an integer.
+//! Money, as integers.
 //!
 //! Amounts are counted in billionths and prices in trillionths of a US dollar, so that sums are exact and compare
 //! exactly. Text becomes an integer digit by digit: no amount is ever a binary fraction.
@@ -13,14 +13,14 @@ pub struct NanoUsd(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PicoUsd(pub u64);
 
-/// Why a text is no amount of money.
+/// Why a text is not an amount of money or a price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MoneyError {
     /// Not a decimal number such as `12`, `0.5` or `1.25e-6`.
     NotANumber,
     /// Below zero.
     Negative,
-    /// Has more places than the unit can hold.
+    /// Has more decimal places than the unit can hold.
     TooFine,
     /// More than the unit can hold.
     TooLarge,
@@ -31,7 +31,7 @@ const PICO_PLACES: u32 = 12;
 const PICO_PER_NANO: u128 = 1_000;
 
 impl NanoUsd {
-    /// Nothing.
+    /// The amount zero.
     pub const ZERO: Self = Self(0);
     /// The largest amount, about 18.4 billion dollars.
     pub const MAX: Self = Self(u64::MAX);
@@ -56,7 +56,7 @@ impl NanoUsd {
         self.0.checked_sub(other.0).map(Self)
     }
 
-    /// Rounds trillionths of a dollar to the nearest amount, halves up; what does not fit is [`Self::MAX`].
+    /// Rounds trillionths of a dollar to the nearest amount, halves up; [`Self::MAX`] where it would not fit.
     pub fn from_pico(pico: u128) -> Self {
         let half_up = u128::from(pico % PICO_PER_NANO >= PICO_PER_NANO / 2);
         Self(u64::try_from(pico / PICO_PER_NANO + half_up).unwrap_or(u64::MAX))
@@ -72,10 +72,11 @@ impl PicoUsd {
         self.0 as u128 * units as u128
     }
 
-    /// Reads a price per *million* units in US dollars, as price lists print it: `"2.50"` is 2 500 000 per unit.
+    /// Reads a price per *million* units in US dollars, as price lists print it: `"2.50"` is 2 500 000
+    /// trillionths per unit.
     ///
     /// # Errors
-    /// As [`NanoUsd::from_str`]; the finest price has six places.
+    /// As [`NanoUsd::from_str`], with six decimal places.
     pub fn from_usd_per_million(text: &str) -> Result<Self, MoneyError> {
         parse(text, PICO_PLACES - 6).map(Self)
     }
@@ -87,7 +88,8 @@ impl FromStr for NanoUsd {
     /// Reads US dollars exactly: `"12"`, `"0.002"`, `"1.5e-6"`.
     ///
     /// # Errors
-    /// [`MoneyError`] for anything else, below zero, finer than nine places or larger than [`NanoUsd::MAX`].
+    /// [`MoneyError`] for a text that is not a decimal number, is negative, has more than nine decimal places, or exceeds
+    /// [`NanoUsd::MAX`].
     fn from_str(text: &str) -> Result<Self, MoneyError> {
         parse(text, NANO_PLACES).map(Self)
     }
@@ -99,7 +101,7 @@ impl FromStr for PicoUsd {
     /// Reads US dollars per unit exactly: `"0.00000125"`, `"1.25e-6"`.
     ///
     /// # Errors
-    /// As [`NanoUsd::from_str`], with twelve places.
+    /// As [`NanoUsd::from_str`], with twelve decimal places.
     fn from_str(text: &str) -> Result<Self, MoneyError> {
         parse(text, PICO_PLACES).map(Self)
     }
@@ -139,7 +141,7 @@ impl fmt::Display for MoneyError {
 
 impl std::error::Error for MoneyError {}
 
-/// `text` times ten to the power of `places`, which must be a whole number.
+/// `text` times ten to the power of `places`; the product must be a whole number.
 fn parse(text: &str, places: u32) -> Result<u64, MoneyError> {
     let (unsigned, negative) = match text.strip_prefix('-') {
         Some(rest) => (rest, true),
@@ -159,7 +161,7 @@ fn parse(text: &str, places: u32) -> Result<u64, MoneyError> {
         return Err(MoneyError::NotANumber);
     }
 
-    // The significant digits without zeros at their end, which only move the point: `1.50` is 15 with one place.
+    // The significant digits without trailing zeros, which only move the point: `1.50` is 15 with one place.
     // `None` once they exceed what a u128 holds; by then they are too many for any unit here.
     let mut mantissa = Some(0_u128);
     let mut zeros = 0_u32;
@@ -192,7 +194,7 @@ fn parse(text: &str, places: u32) -> Result<u64, MoneyError> {
         .ok_or(MoneyError::TooLarge)
 }
 
-/// The signed whole number behind `e`. Its size is held to a million: enough to be out of range either way.
+/// The signed whole number behind `e`. Its magnitude is limited to a million, which is out of range in either direction.
 fn parse_exponent(text: &str) -> Result<i64, MoneyError> {
     let (digits, sign) = match text.as_bytes() {
         [b'-', digits @ ..] => (digits, -1),
@@ -217,7 +219,7 @@ fn print(value: u64, places: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut written = 0;
     while rest > 0 || written <= places {
         if written == places {
-            // Zeros behind the point say nothing, and without digits there is no point.
+            // Trailing zeros behind the point are left out, and the point too where no digits are left.
             while end > at && text[end - 1] == b'0' {
                 end -= 1;
             }

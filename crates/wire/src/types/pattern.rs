@@ -1,6 +1,6 @@
-//! Names, or patterns with one `*` at their end, as the configuration has them for models and tools.
+//! Patterns in the configuration of models and tools: a name, or a prefix with one `*` at the end.
 
-/// Whether a pattern is this name, or begins it where the pattern ends with `*`.
+/// Whether a pattern equals this name, or, where the pattern ends with `*`, is a prefix of the name.
 pub fn matches(pattern: &str, name: impl AsRef<[u8]>) -> bool {
     let name = name.as_ref();
     match pattern.strip_suffix('*') {

@@ -7,12 +7,12 @@ use std::fmt;
 pub struct Secret(Box<str>);
 
 impl Secret {
-    /// Wraps a credential; surrounding white space (a newline at the end of a key file) is dropped.
+    /// Wraps a credential; surrounding white space (a newline at the end of a key file) is removed.
     pub fn new(text: &str) -> Self {
         Self(text.trim().into())
     }
 
-    /// The credential itself, for the one place that puts it on the wire.
+    /// The credential itself, only for code that sends or verifies it.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,8 +1,9 @@
-//! What a provider counted for one request.
+//! The usage that a provider reports for one request.
 
-/// LLM units of one request, in OpenAI's convention: the detail counts are *parts of* their totals.
+/// Token counts of one request, in OpenAI's convention: the detail counts are *parts of* their totals.
 ///
-/// Anthropic counts cache reads and writes outside its `input_tokens`; whoever reads such a reply adds them first.
+/// Anthropic counts cache reads and writes outside its `input_tokens`; code that reads such a reply adds them to
+/// `prompt_tokens`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// All prompt tokens, cached ones included.
@@ -11,7 +12,7 @@ pub struct Usage {
     pub completion_tokens: u64,
     /// Part of `prompt_tokens` that was read from the provider's prompt cache.
     pub cached_tokens: u64,
-    /// Part of `prompt_tokens` that was written to the provider's prompt cache (default life).
+    /// Part of `prompt_tokens` that was written to the provider's prompt cache with the default time to live.
     pub cache_write_tokens: u64,
     /// Part of `prompt_tokens` that was written to the provider's prompt cache for an hour.
     pub cache_write_1h_tokens: u64,
@@ -26,7 +27,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// All counts, in the order in which they are written down; a new one goes to the end.
+    /// All counts, in the order in which they are stored; a new count must go to the end.
     pub fn numbers(&self) -> [u64; 9] {
         let Self {
             prompt_tokens,
@@ -52,7 +53,7 @@ impl Usage {
         ]
     }
 
-    /// What [`Self::numbers`] was made of.
+    /// The usage that [`Self::numbers`] returned these numbers for.
     pub fn from_numbers(numbers: [u64; 9]) -> Self {
         let [
             prompt_tokens,
@@ -92,20 +93,20 @@ pub enum ServiceTier {
     Standard,
     /// OpenAI's cheaper, slower tier.
     Flex,
-    /// OpenAI's faster, dearer tier.
+    /// OpenAI's faster, more expensive tier.
     Priority,
     /// Asynchronous batch processing.
     Batch,
-    /// The provider chooses, by what the account is set to (OpenAI's `auto`): the dearest of the others, where no reply says
-    /// which it was.
+    /// The provider chooses according to the account's settings (OpenAI's `auto`). Charged as the most expensive of the other
+    /// tiers where no reply reports the tier.
     Auto,
-    /// A word that no price list knows.
+    /// A word that is no known tier.
     Unknown,
 }
 
 impl ServiceTier {
     /// Reads a `service_tier` word: OpenAI's, Anthropic's (`standard`, `standard_only`), Groq's (`on_demand`, `performance`).
-    /// OpenAI's `scale` is paid for in advance, and what goes beyond is charged as the standard tier.
+    /// OpenAI's `scale` is paid for in advance, and use beyond that is charged as the standard tier.
     pub fn from_word(word: &str) -> Self {
         match word {
             "default" | "standard" | "standard_only" | "on_demand" | "performance" | "scale" => Self::Standard,
