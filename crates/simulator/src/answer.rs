@@ -1,4 +1,4 @@
-//! The deterministic mind: what was heard, what is said, and how many tokens that is.
+//! The deterministic answers: what is read from a conversation, what is answered, and how many tokens both have.
 //!
 //! - A prompt is one token per 4 bytes of text (rounded up, at least 1) plus 85 per image; tool definitions count as text.
 //! - An answer is one token per *piece*: a word with the space before it, cut into parts of at most 24 bytes. A stream
@@ -15,12 +15,13 @@ pub(super) const PIECE: usize = 24;
 pub(super) const IMAGE_TOKENS: u64 = 85;
 const REASONING_TOKENS: u64 = 16;
 
-/// What a conversation says to the mind.
+/// What the answer depends on in a conversation.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Heard {
     /// Text of the last message of the user.
     pub(super) last_user: String,
-    /// Text of the tool result that ends the conversation, if one does: then it is time to speak, not to call again.
+    /// Text of the tool result that ends the conversation, if one does: the answer is then a text, not another
+    /// call.
     pub(super) tool_result: Option<String>,
     /// Bytes of text in all messages.
     pub(super) bytes: usize,
@@ -55,7 +56,7 @@ impl Heard {
         self.mentions_json |= text.to_ascii_lowercase().contains("json");
     }
 
-    /// Prompt tokens of all that was heard.
+    /// Prompt tokens of the whole conversation.
     pub(super) fn tokens(&self) -> u64 {
         tokens(self.bytes) + IMAGE_TOKENS * self.images
     }
@@ -81,7 +82,7 @@ impl Heard {
     }
 }
 
-/// Tokens of a call, in OpenAI's sense: `cached` is part of `prompt`, `reasoning` is part of `completion`.
+/// Token counts of a call in OpenAI's convention: `cached` is part of `prompt`, `reasoning` is part of `completion`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Count {
     pub(super) prompt: u64,
@@ -124,7 +125,7 @@ impl Count {
     }
 }
 
-/// What is said to `prompt`. Fixed answers for the prompts of parity suites, else a sentence that quotes the prompt;
+/// The text of the answer. Fixed answers for the prompts of parity suites, otherwise a sentence that quotes the prompt;
 /// `variant` (the index of a choice) only changes that sentence.
 pub(super) fn say(heard: &Heard, variant: u64) -> String {
     if let Some(result) = &heard.tool_result {
@@ -215,7 +216,7 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
     hash_on(0xcbf2_9ce4_8422_2325, bytes)
 }
 
-/// The hash of what `hash` stands for, followed by `bytes`.
+/// Continues [`hash`]: the hash of the bytes that `hash` was made of, followed by `bytes`.
 pub(super) fn hash_on(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
@@ -238,7 +239,7 @@ pub(super) fn id(prefix: &str, seed: u64) -> String {
     id
 }
 
-/// The first `max` characters on one line; reads no more of a long text than it shows.
+/// The first `max` characters on one line; does not read the rest of a long text.
 pub(super) fn excerpt(text: &str, max: usize) -> String {
     let mut line = String::new();
     for word in text.split_whitespace() {

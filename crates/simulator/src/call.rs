@@ -1,4 +1,4 @@
-//! A JSON call on its way through the provider: read, understood, struck by its faults, answered, rendered.
+//! A JSON call on its way through the provider: it is read, parsed, delayed or failed by its faults, answered and rendered.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -28,18 +28,18 @@ use super::messages;
 /// Largest JSON body that is read.
 const BODY_LIMIT: usize = 256 << 20;
 
-/// Most keys of `fail-first`, cached prompts and loaded models that are remembered; beyond that all are forgotten.
+/// Most keys of `fail-first`, cached prompts and loaded models, each, that are remembered; beyond that all are forgotten.
 const KEYS: usize = 10_000;
 
-/// What all requests of one server share.
+/// The state that all requests of one server share.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) config: SimulatedConfig,
     pub(super) requests: AtomicU64,
     failures: Mutex<HashMap<String, u32>>,
-    /// Hashes of the beginnings of prompts that Messages has put into its cache.
+    /// Hashes of the prompt prefixes that Messages has put into its cache.
     cached: Mutex<HashSet<u64>>,
-    /// The models that Ollama has loaded, with the context length that each runs with.
+    /// The models that Ollama has loaded, each with its context length.
     loaded: Mutex<BTreeMap<String, u64>>,
     closed: watch::Sender<bool>,
 }
@@ -56,12 +56,12 @@ impl World {
         }
     }
 
-    /// Tells what outlives its connection, an upgraded socket, that the server is gone.
+    /// Tells upgraded sockets, which outlive their connection, that the server has stopped.
     pub(super) fn close(&self) {
         self.closed.send_replace(true);
     }
 
-    /// Resolves when the server is gone.
+    /// Resolves when the server has stopped.
     pub(super) async fn closed(&self) {
         // The sender lives in `self`, so waiting cannot fail.
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
@@ -75,8 +75,8 @@ impl World {
         })
     }
 
-    /// How many of `prefixes`, shortest first, are no news: all up to the longest that was here before. From now on all
-    /// of them are known.
+    /// How many of `prefixes`, shortest first, were cached: all up to the longest one that is in the cache. Adds all of them to
+    /// the cache.
     pub(super) fn cache(&self, prefixes: impl DoubleEndedIterator<Item = u64> + ExactSizeIterator) -> usize {
         let mut cached = self.cached.lock();
         if cached.len() >= KEYS {
@@ -91,7 +91,8 @@ impl World {
         known
     }
 
-    /// Loads `model` into Ollama with `context` tokens, or tells with how many it runs already if none are asked for.
+    /// Loads `model` into Ollama with `context` tokens; without `context` a loaded model keeps its own. Returns its context
+    /// length.
     pub(super) fn load(&self, model: &str, context: Option<u64>, default: u64) -> u64 {
         let mut loaded = self.loaded.lock();
         if loaded.len() >= KEYS {
@@ -107,7 +108,7 @@ impl World {
         self.loaded.lock().clone()
     }
 
-    /// Arms or disarms `faults` by the count of its `fail-first` key.
+    /// Arms or disarms `faults` by the count of requests with its `fail-first` key.
     fn count_failures(&self, faults: &mut Faults) {
         let Some(first) = faults.fail_first else { return };
         let mut failures = self.failures.lock();
@@ -123,7 +124,7 @@ impl World {
         }
     }
 
-    /// Lets the faults that come before any answer happen. `Err` is the reply that they cause.
+    /// Applies the faults that come before any answer. `Err` is the reply that they cause.
     pub(super) async fn strike(
         &self,
         faults: &mut Faults,
@@ -146,10 +147,10 @@ impl World {
     }
 }
 
-/// One JSON request, understood as far as every endpoint needs it.
+/// One JSON request, parsed as far as every endpoint needs it.
 pub(super) struct Call {
     pub(super) body: Map<String, Value>,
-    /// The model without its directives.
+    /// The model's name without directives.
     pub(super) model: String,
     pub(super) faults: Faults,
     /// Hash of the body's bytes: the seed of ids.
@@ -209,7 +210,7 @@ impl Call {
         Ok(options.get("include_usage").and_then(Value::as_bool).unwrap_or(false) && !self.faults.no_usage)
     }
 
-    /// `stop`: a string or up to four.
+    /// `stop`: one string, or a list of up to four.
     pub(super) fn stops(&self) -> Result<Vec<String>, ApiError> {
         let wrong = |value| ApiError::wrong_type("stop", "a string or an array of strings", value);
         match self.get("stop") {
@@ -228,7 +229,7 @@ impl Call {
     }
 }
 
-/// What an endpoint answers.
+/// The answer of an endpoint.
 pub(super) enum Reply {
     Json(String),
     Events(Vec<Event>),
@@ -240,7 +241,7 @@ impl From<Value> for Reply {
     }
 }
 
-/// An endpoint: a function from a call to its answer. OpenAI's are pure; the others' remember what is cached or loaded.
+/// An endpoint: a function from a call to its answer. OpenAI's are pure; the others remember what is cached or loaded.
 #[derive(Clone, Copy)]
 pub(super) enum Endpoint {
     OpenAi(fn(&Call) -> Result<Reply, ApiError>),
@@ -285,7 +286,7 @@ pub(super) fn header_faults(parts: &Parts) -> Result<Faults, ApiError> {
     Ok(faults)
 }
 
-/// Renders a body that is known in full, with the faults that strike it.
+/// Renders a body that is known in full, with the faults that apply to it.
 pub(super) fn render_body(
     body: Bytes,
     content_type: &'static str,
@@ -309,7 +310,7 @@ pub(super) fn nanos() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_nanos())
 }
 
-/// Reads and drops a body, so that the connection can be used again.
+/// Reads and discards a body, so that the connection can be used again.
 pub(super) async fn drain(mut body: Body) {
     while let Some(Ok(_)) = body.frame().await {}
 }
@@ -337,7 +338,7 @@ async fn answer(
     let struck = |response| Stop::Struck(Box::new(response));
     if faults.early {
         world.strike(&mut faults, connection, dialect, "the model").await.map_err(struck)?;
-        // What happened before the body was read must not happen again after it.
+        // Faults that were applied before the body was read must not be applied again.
         (faults.fail_first, faults.latency) = (None, Some(Duration::ZERO));
     }
     let bytes = read(body).await?;
@@ -353,7 +354,7 @@ async fn answer(
             }
             None => model.clone(),
         },
-        // Moderations have a default; what else needs a model says so in its endpoint's check below.
+        // Moderations have a default model; other endpoints that need a model check that below.
         None | Some(Value::Null) => String::new(),
         Some(other) => return Err(dialect.wrong_type("model", "a string", other).into()),
     };
@@ -414,7 +415,7 @@ fn refusal(faults: &Faults, status: u16, dialect: Dialect, model: &str) -> Respo
     response
 }
 
-/// Resets the connection and never answers. A router that is served by somebody else has no handle and answers 502.
+/// Resets the connection and never answers. Without a handle, in a router that another server serves, answers 502.
 async fn vanish(connection: Option<&Connection>) -> Response {
     match connection {
         Some(connection) => {
@@ -444,7 +445,7 @@ fn render(
     }
 }
 
-/// A body that acts out `steps`.
+/// A body that performs `steps`.
 fn play(steps: Vec<BodyStep>, connection: Option<Connection>) -> Body {
     if let [BodyStep::Send(whole)] = steps.as_slice() {
         return Body::from(whole.clone());

@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`, whole and streamed.
+//! `POST /v1/chat/completions`, as one body and streamed.
 
 use serde_json::{Value, json};
 
@@ -71,7 +71,7 @@ fn hear(call: &Call) -> Result<Heard, ApiError> {
     Ok(heard)
 }
 
-/// The output limit, and the parameters that a reasoning model refuses.
+/// The output limit; refuses the parameters that a reasoning model does not accept.
 fn limits(call: &Call) -> Result<Option<u64>, ApiError> {
     call.sampling()?;
     let old = call.integer("max_tokens", 1..=i64::MAX)?;
@@ -133,7 +133,7 @@ impl Format {
         }
     }
 
-    /// What is said, in this format.
+    /// The text of the answer in this format.
     pub(super) fn text(&self, heard: &Heard, variant: u64) -> String {
         match self {
             Format::Text => answer::say(heard, variant),
@@ -219,7 +219,7 @@ impl SimulatedChoice {
     }
 }
 
-/// What all bodies and chunks of one reply share.
+/// The values that all bodies and chunks of one reply share.
 struct Frame<'a> {
     call: &'a Call,
     id: String,
@@ -278,7 +278,7 @@ impl Frame<'_> {
     }
 }
 
-/// The tier that served: what was asked for, `default` for `auto` and for nothing.
+/// The service tier of the reply: `flex` or `priority` where asked for, otherwise `default`.
 pub(super) fn service_tier(call: &Call) -> &str {
     match call.get("service_tier").and_then(Value::as_str) {
         Some(tier @ ("flex" | "priority")) => tier,

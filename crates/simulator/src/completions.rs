@@ -7,7 +7,7 @@ use super::call::{Call, Reply, now};
 use super::errors::ApiError;
 use super::fault::Event;
 
-/// Answers a legacy completion: one choice per prompt and `n`.
+/// Answers a legacy completion with `n` choices per prompt.
 pub(super) fn complete(call: &Call) -> Result<Reply, ApiError> {
     call.sampling()?;
     let include_usage = call.include_usage()?;

@@ -22,7 +22,7 @@ struct State {
 }
 
 impl Connection {
-    /// Asks the serving task to drop the socket with a reset. The caller then waits; it is dropped with the connection.
+    /// Asks the serving task to close the socket with a reset. The caller then waits; its task ends with the connection.
     pub(super) fn reset(&self) {
         self.0.reset.store(true, Ordering::Release);
         self.0.asked.notify_one();
@@ -48,8 +48,8 @@ pub(super) struct Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.state.reset.load(Ordering::Acquire) {
-            // A linger of zero makes close(2) discard what is unsent and send RST. If the option cannot be set the peer
-            // sees an ordinary close, which is still a failure to it.
+            // A linger of zero makes close(2) discard what is unsent and send RST. If the option cannot be set, the
+            // peer sees an ordinary close, which is still a failure for it.
             let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }

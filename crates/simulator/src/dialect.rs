@@ -1,7 +1,7 @@
-//! The three ways in which the provider talks, and how each words and shapes a refusal.
+//! The three dialects of the provider, and the wording and shape of refusals in each.
 //!
-//! An [`ApiError`] is worded where it arises and shaped at the door: it travels with its response as far as the router's
-//! outermost layer, which writes it anew for a client that speaks another dialect than OpenAI's.
+//! An [`ApiError`] gets its wording where it arises and its shape at the end: it travels with its response to the router's
+//! outermost layer, which rewrites the body for a dialect other than OpenAI's.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -15,13 +15,13 @@ use super::messages;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
     OpenAi,
-    /// Messages.
+    /// The Messages API.
     Anthropic,
-    /// The native API, not the one that looks like OpenAI's.
+    /// Ollama's native API, not its OpenAI-compatible one.
     Ollama,
 }
 
-/// The paths of Ollama's API that exist here. Any other path under `/api` is OpenAI's 404.
+/// The paths of Ollama's API that exist here. Any other path under `/api` answers with OpenAI's 404.
 const OLLAMA: [&str; 7] = ["chat", "generate", "embed", "show", "ps", "version", "tags"];
 
 impl Dialect {
@@ -37,7 +37,7 @@ impl Dialect {
         }
     }
 
-    /// Whether the request carries the one key that is refused.
+    /// Whether the request carries the key that is always refused, `sk-invalid`.
     pub(super) fn has_bad_key(self, headers: &HeaderMap) -> bool {
         let bad = |name: &str, prefix: &str| {
             headers.get(name).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix(prefix)) == Some("sk-invalid")
@@ -45,7 +45,7 @@ impl Dialect {
         bad("authorization", "Bearer ") || (self == Self::Anthropic && bad("x-api-key", ""))
     }
 
-    /// 401 for that key.
+    /// 401 for the key of [`Self::has_bad_key`].
     pub(super) fn invalid_key(self) -> ApiError {
         match self {
             Self::OpenAi => ApiError::invalid_key("sk-invalid"),
@@ -54,7 +54,7 @@ impl Dialect {
         }
     }
 
-    /// What `status` comes with when a fault asks for it.
+    /// The refusal with `status` that a fault asks for.
     pub(super) fn of_status(self, status: u16, quota: bool, model: &str) -> ApiError {
         match self {
             Self::OpenAi => ApiError::of_status(status, quota, model),
@@ -132,7 +132,7 @@ impl Dialect {
         }
     }
 
-    /// Writes a refusal anew in this dialect's shape. Responses that are no refusals of ours stay as they are.
+    /// Rewrites a refusal in this dialect's shape. Responses that do not carry an [`ApiError`] stay unchanged.
     pub(super) fn reshape(self, response: &mut Response, request_id: &str) {
         let Some(error) = response.extensions_mut().remove::<ApiError>() else { return };
         if self != Self::OpenAi {

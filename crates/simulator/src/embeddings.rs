@@ -9,7 +9,7 @@ use super::answer;
 use super::call::{Call, Reply};
 use super::errors::ApiError;
 
-/// Most inputs of one call, as OpenAI has it.
+/// Most inputs of one call, as at OpenAI.
 const INPUTS: usize = 2048;
 
 /// Answers with one vector per input, as JSON numbers or as base64 of little-endian f32, which the SDKs ask for.
@@ -99,10 +99,10 @@ fn full_dimensions(model: &str) -> i64 {
     if model.contains("3-large") { 3072 } else { 1536 }
 }
 
-/// A vector of unit length. A shorter one is the start of the longer, stretched to unit length, as at OpenAI.
+/// A vector of unit length. With fewer dimensions it is the start of the longer vector, scaled to unit length, as at OpenAI.
 pub(super) fn vector(model: &str, input: &[u8], dimensions: usize) -> Vec<f32> {
     let mut state = answer::hash(input) ^ answer::hash(model.as_bytes()).rotate_left(32);
-    // 53 random bits to a number in [-1, 1).
+    // Turns 53 random bits into a number in [-1, 1).
     let raw: Vec<f64> =
         (0..dimensions).map(|_| (answer::next(&mut state) >> 11) as f64 / (1u64 << 52) as f64 - 1.0).collect();
     let length = raw.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);

@@ -38,7 +38,7 @@ impl ApiError {
         Self::plain(400, "We could not parse the JSON body of your request.", None)
     }
 
-    /// 400 for a fault directive that we do not know, so that a typo in a test is seen at once.
+    /// 400 for an unknown or malformed fault directive, so that a typo in a test is seen at once.
     pub(super) fn directive(problem: String) -> Self {
         Self { param: Some("x-simulate".to_owned()), ..Self::plain(400, &problem, Some("unknown_directive")) }
     }
@@ -59,7 +59,7 @@ impl ApiError {
         Self::plain(405, &format!("Not allowed to {method} on {path}."), Some("method_not_supported"))
     }
 
-    /// 401 for the one key that is refused, `sk-invalid`.
+    /// 401 for the key that is always refused, `sk-invalid`.
     pub(super) fn invalid_key(key: &str) -> Self {
         let shown: String = key.chars().take(8).collect();
         let message = format!(
@@ -74,7 +74,7 @@ impl ApiError {
         Self::plain(413, &format!("The request body is larger than {limit} bytes."), Some("request_too_large"))
     }
 
-    /// The refusal that OpenAI gives with `status`; `quota` picks the 429 that no retry can cure.
+    /// The refusal that OpenAI gives with `status`; `quota` selects the 429 that a retry cannot resolve.
     pub(super) fn of_status(status: u16, quota: bool, model: &str) -> Self {
         let (message, kind, code): (String, _, _) = match status {
             429 if quota => (
@@ -110,7 +110,7 @@ impl ApiError {
         json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
     }
 
-    /// A refusal of another dialect, which knows no more than a status and a sentence.
+    /// A refusal of a dialect other than OpenAI's, where a refusal has only a status and a sentence.
     pub(super) fn worded(status: u16, message: &str) -> Self {
         Self::plain(status, message, None)
     }
@@ -127,7 +127,7 @@ impl IntoResponse for ApiError {
         let mut response = Response::new(Body::from(self.body().to_string()));
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        // The outermost layer writes it anew where the path speaks another dialect.
+        // The outermost layer rewrites the body where the path belongs to another dialect.
         response.extensions_mut().insert(self);
         response
     }

@@ -1,4 +1,4 @@
-//! Faults on demand: the directives of `x-simulate` and of a model name's suffix, and what they do to a reply.
+//! Faults on demand: the directives of `x-simulate` and of a model name's suffix, and their effect on a reply.
 //!
 //! The table of directives is in the documentation of [`super`].
 
@@ -16,12 +16,12 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// Largest answer that `big` may ask for, in KiB.
 const BIGGEST: usize = 65_536;
 
-/// A place in a reply: after so many events of a stream or bytes of a JSON body, or half-way.
+/// A place in a reply: after a number of events of a stream or bytes of a JSON body, or half-way.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum At {
     /// Half of the events or bytes.
     Half,
-    /// After this many.
+    /// After this many events or bytes.
     Count(usize),
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    /// Adds the directives of `text`, separated by `separator`. An unknown or malformed one is refused with 400.
+    /// Adds the directives of `text`, separated by `separator`. An unknown or malformed directive is refused with 400.
     pub(super) fn add(&mut self, text: &str, separator: char) -> Result<(), ApiError> {
         for directive in text.split(separator).map(str::trim).filter(|d| !d.is_empty()) {
             self.directive(directive)
@@ -73,13 +73,13 @@ impl Faults {
         Ok(())
     }
 
-    /// Takes away what makes a request fail: it is past its `fail-first`.
+    /// Removes the directives that make a request fail, for a request beyond the count of its `fail-first`.
     pub(super) fn disarm(&mut self) {
         (self.status, self.cut, self.stall, self.error) = (None, None, None, None);
         (self.reset, self.early, self.no_done, self.quota) = (false, false, false, false);
     }
 
-    /// Whether anything in here makes a request fail.
+    /// Whether a directive makes the request fail.
     pub(super) fn is_armed(&self) -> bool {
         self.status.is_some()
             || self.cut.is_some()
@@ -89,7 +89,7 @@ impl Faults {
             || self.no_done
     }
 
-    /// What happens to a JSON body (or any body known in full).
+    /// The steps of sending a JSON body, or any other body known in full.
     pub(super) fn script_body(&self, body: Bytes) -> Vec<BodyStep> {
         let mut steps = Vec::new();
         let (cut, end) = match (self.cut, self.stall) {
@@ -102,7 +102,7 @@ impl Faults {
         steps
     }
 
-    /// What happens to a stream of events that is paced by `interval` unless `pace` says otherwise.
+    /// The steps of sending a stream of events, with pauses of `interval` unless `pace` says otherwise.
     pub(super) fn script_events(&self, events: &[Event], interval: Duration) -> Vec<BodyStep> {
         let interval = self.pace.unwrap_or(interval);
         let place = |at: Option<At>| at.map(|at| at.of(events.len()));
@@ -173,7 +173,7 @@ impl Faults {
         Bytes::from(text)
     }
 
-    /// One directive; `None` if it is unknown or its value is malformed.
+    /// Adds one directive; `None` if it is unknown or its value is malformed.
     fn directive(&mut self, text: &str) -> Option<()> {
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name.trim(), Some(value.trim())),
@@ -215,9 +215,9 @@ impl Faults {
 pub(super) struct Event {
     pub(super) name: Option<&'static str>,
     pub(super) data: String,
-    /// Whose stream it is part of: an error that breaks it has that shape.
+    /// The dialect of the stream, which decides the shape of an error that breaks it.
     pub(super) dialect: Dialect,
-    /// Without this one the stream is incomplete: `no-done` leaves it out.
+    /// The event ends the stream, which is incomplete without it; `no-done` leaves it out.
     pub(super) ends: bool,
 }
 
@@ -238,12 +238,12 @@ impl Event {
         Self { name: Some(name), data: data.to_string(), dialect, ends }
     }
 
-    /// A line of Ollama's; the one that says so `ends` the stream.
+    /// A line of Ollama's; the last one has `ends`.
     pub(super) fn line(data: &Value, ends: bool) -> Self {
         Self { name: None, data: data.to_string(), dialect: Dialect::Ollama, ends }
     }
 
-    /// The event that breaks a stream; OpenAI's `named` one has the flat shape of the Responses API.
+    /// The error event that breaks a stream; for OpenAI, `named` selects the flat shape of the Responses API.
     fn error(dialect: Dialect, named: bool, sequence: usize) -> Self {
         let error = ApiError::mid_stream();
         match dialect {
@@ -262,14 +262,14 @@ impl Event {
     }
 }
 
-/// One act of a reply's body.
+/// One step of sending a reply's body.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum BodyStep {
     /// Send these bytes.
     Send(Bytes),
-    /// Let what was sent leave before the next bytes.
+    /// Flush the bytes sent so far before the next ones.
     Flush,
-    /// Wait.
+    /// Wait for this time.
     Pause(Duration),
     /// Send nothing more and keep the connection open until the client leaves.
     Stall,

@@ -41,22 +41,22 @@ use tokio::task::JoinSet;
 use call::World;
 use connection::Connection;
 
-/// Pause of the accept loop after the system refused a connection, so that a lack of file descriptors does not spin.
+/// Pause of the accept loop after a failed accept, so that the loop does not spin when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How the simulated provider behaves.
+/// The behaviour of the simulated provider.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SimulatedConfig {
     /// Pause between the events of a stream. Zero sends them all at once.
     pub token_interval: Duration,
-    /// Pause before every reply that does not set its own.
+    /// Pause before every reply whose request does not set its own.
     pub latency: Duration,
-    /// Names of the models that exist; `claude-*` matches by prefix and is not listed. Any other is a 404.
+    /// Names of the models that exist; `claude-*` matches by prefix and is not listed. Any other name is a 404.
     pub models: Vec<String>,
 }
 
 impl Default for SimulatedConfig {
-    /// 5 ms between events, no latency, the models of the playbook and a few neighbours.
+    /// 5 ms between events, no latency, the models of the playbook and a few related ones.
     fn default() -> Self {
         let models = [
             "gpt-4o",
@@ -104,7 +104,7 @@ impl Simulated {
     /// Listens on `addr` (port 0 picks a free one) and serves on the current Tokio runtime.
     ///
     /// # Errors
-    /// The listener's, when the address cannot be bound.
+    /// The address cannot be bound.
     pub async fn bind(addr: SocketAddr, config: SimulatedConfig) -> io::Result<Simulated> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
@@ -114,11 +114,11 @@ impl Simulated {
         Ok(Simulated { addr, world, stop: Some(stop), thread: None })
     }
 
-    /// Like [`Simulated::bind`], from outside of any runtime: a thread of its own runs a small one. Dropping the handle
-    /// waits for the thread.
+    /// Like [`Simulated::bind`], for callers outside of any runtime: a separate thread runs a small runtime. Dropping the handle
+    /// waits for that thread.
     ///
     /// # Errors
-    /// The listener's, the runtime's or the thread's, when one of them cannot be made.
+    /// The listener, the runtime or the thread cannot be created.
     pub fn spawn_thread(addr: SocketAddr, config: SimulatedConfig) -> io::Result<Simulated> {
         let listener = std::net::TcpListener::bind(addr)?;
         listener.set_nonblocking(true)?;
@@ -136,7 +136,7 @@ impl Simulated {
         Ok(Simulated { addr, world, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address that the provider listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -146,7 +146,7 @@ impl Simulated {
         format!("http://{}/v1", self.addr)
     }
 
-    /// Requests that have arrived so far, refused ones included.
+    /// Number of requests that have arrived so far, refused ones included.
     pub fn requests(&self) -> u64 {
         self.world.requests.load(Ordering::Relaxed)
     }
@@ -154,7 +154,7 @@ impl Simulated {
 
 impl Drop for Simulated {
     fn drop(&mut self) {
-        // Dropping the sender is the signal.
+        // Dropping the sender tells the server to stop.
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             // A panic of that thread has been printed where it happened.
@@ -163,7 +163,7 @@ impl Drop for Simulated {
     }
 }
 
-/// The routes alone, to be served by somebody else. `reset` then becomes a 502, or a cut.
+/// The routes alone, for use in another server. The directive `reset` then becomes a 502, or a cut.
 pub fn router(config: SimulatedConfig) -> Router {
     router::build(Arc::new(World::new(config)))
 }
@@ -178,7 +178,7 @@ async fn serve(listener: TcpListener, world: Arc<World>, mut stopped: oneshot::R
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    // Without it Nagle's algorithm may hold events back. It fails only on a dead socket.
+                    // Without `nodelay`, Nagle's algorithm may hold events back. Setting it fails only on a dead socket.
                     let _ = stream.set_nodelay(true);
                     let connection = Connection::default();
                     let router = router.clone().layer(axum::Extension(connection.clone()));
@@ -195,7 +195,7 @@ async fn one(socket: connection::Socket, connection: Connection, router: Router)
     let server = auto::Builder::new(TokioExecutor::new());
     let service = TowerToHyperService::new(router);
     tokio::select! {
-        // A client that breaks off, or a cut on demand: either way the connection is over.
+        // The error is a client that disconnected or a cut on demand: either way the connection is over.
         _ = server.serve_connection_with_upgrades(TokioIo::new(socket), service) => {}
         () = connection.reset_asked() => {}
     }

@@ -1,4 +1,4 @@
-//! `POST /v1/moderations`: an input that says "kill" or "attack" is flagged as violence, any other is not.
+//! `POST /v1/moderations`: an input that contains "kill" or "attack" is flagged as violence, any other is not.
 
 use serde_json::{Map, Value, json};
 

@@ -1,8 +1,8 @@
 //! Ollama's native API: `/api/chat`, `/api/generate`, `/api/embed`, `/api/show`, `/api/ps`, `/api/tags`, `/api/version`.
 //!
-//! Streams are lines of JSON, and the default. Every model can think, see and call tools, has [`CONTEXT`] tokens and runs with
-//! as many unless `options.num_ctx` says otherwise; a model stays loaded with what the last request asked for. A prompt that is
-//! longer is cut silently, or refused where `truncate` is false.
+//! Replies are streamed by default, as lines of JSON. Every model can think, see and call tools, and has a context of [`CONTEXT`]
+//! tokens unless `options.num_ctx` says otherwise; a model stays loaded with the context that the last request asked for. A
+//! prompt that is longer than the context is cut silently, or refused where `truncate` is false.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +17,7 @@ use super::messages::rfc3339;
 use super::schema;
 use super::tools::{self, Tool};
 
-/// Context length of every model, and the one that it runs with by default.
+/// Context length of every model in tokens, which is also the default that it runs with.
 const CONTEXT: u64 = 131_072;
 
 /// Length of the vectors of `/api/embed`.
@@ -119,7 +119,7 @@ pub(super) fn version() -> Value {
     json!({"version": "0.13.5"})
 }
 
-/// Where the two endpoints put what is said.
+/// The form of the answer, which differs between the two endpoints.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Shape {
     Chat,
@@ -127,7 +127,7 @@ enum Shape {
 }
 
 impl Shape {
-    /// One line, with this much of the answer.
+    /// One line with a part of the answer.
     fn line(self, base: &Value, text: &str, thinking: Option<&str>, calls: &[Value]) -> Value {
         let mut line = base.clone();
         match self {
@@ -207,7 +207,7 @@ fn answered(
     let mut lines: Vec<Event> = Vec::new();
     lines.extend(answer::pieces(&thought, answer::PIECE).into_iter().map(|piece| line("", Some(piece), &[])));
     lines.extend(answer::pieces(&said, call.piece()).into_iter().map(|piece| line(piece, None, &[])));
-    // Ollama sends each call whole, in a line of its own.
+    // Ollama sends each call complete, in a separate line.
     lines.extend(calls.chunks(1).map(|one| line("", None, one)));
     lines.push(Event::line(&end(shape.line(&base, "", None, &[])), true));
     Ok(Reply::Events(lines))
@@ -220,7 +220,7 @@ fn call_of(call: &Call, index: usize, tool: &Tool) -> Value {
     json!({"id": id, "function": {"index": index, "name": tool.name, "arguments": arguments}})
 }
 
-/// Loads the model and fits a prompt into its context: the tokens that are left of it.
+/// Loads the model and fits a prompt into its context; returns the tokens that remain of the prompt.
 fn fit(world: &World, call: &Call, prompt: u64) -> Result<u64, ApiError> {
     let asked = match call.get("options").and_then(|options| options.get("num_ctx")).filter(|n| !n.is_null()) {
         None => None,
@@ -258,7 +258,7 @@ impl Options {
         }
         let max = match given("num_predict") {
             None => None,
-            // A negative number means no end.
+            // A negative number means no limit.
             Some(n) => n.as_i64().map(|n| u64::try_from(n).ok()).ok_or_else(|| unfit("num_predict", "integer"))?,
         };
         let stops = match given("stop") {
@@ -303,7 +303,7 @@ fn thinks(call: &Call) -> Result<bool, ApiError> {
     }
 }
 
-/// Hears one message, with its pictures.
+/// Reads one message with its images.
 fn hear(heard: &mut Heard, message: &Value) -> Result<(), ApiError> {
     let role = message.get("role").and_then(Value::as_str).unwrap_or("");
     if !matches!(role, "system" | "user" | "assistant" | "tool") {

@@ -1,4 +1,4 @@
-//! What a gateway forwards without understanding: uploads, downloads and a mirror. Bodies are streamed in constant memory.
+//! Endpoints that a gateway forwards without parsing: uploads, downloads and a mirror. Bodies are streamed in constant memory.
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ use super::dialect::Dialect;
 use super::errors::ApiError;
 use super::fault::Faults;
 
-/// Bytes of the start of an upload that are looked at for its name and purpose.
+/// Number of bytes at the start of an upload that are searched for its file name and purpose.
 const HEAD: usize = 4096;
 
 /// Headers whose value is a credential. The mirror shows a fingerprint instead.
 const CREDENTIALS: [&str; 5] = ["authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie"];
 
-/// `POST /v1/files`: counts and hashes the body. The id carries the size, so that a download has one.
+/// `POST /v1/files`: counts and hashes the body. The id contains the size, which a download then has.
 pub(super) async fn upload(State(world): State<Arc<World>>, request: Request) -> Response {
     exchange(&world, request, |_, read| {
         let id = format!("file-{}-{}", read.bytes, &read.sha256[..12]);
@@ -65,7 +65,7 @@ pub(super) async fn content(State(world): State<Arc<World>>, Path(id): Path<Stri
     if let Err(response) = strike(&world, &parts).await {
         return response;
     }
-    // One block is a multiple of the pattern's period, so every block is the same bytes.
+    // The length of a block is a multiple of the pattern's period, so all blocks have the same bytes.
     const BLOCK: u64 = 251 * 256;
     let block: Bytes = (0..BLOCK).map(|i| (i % 251) as u8).collect();
     let body = stream::unfold((block, size), |(block, left)| async move {
@@ -85,7 +85,7 @@ pub(super) async fn transcribe(State(world): State<Arc<World>>, request: Request
         .await
 }
 
-/// Any method on `/v1/simulated/mirror`: what arrived, so that a test of a gateway sees what the gateway sent.
+/// Any method on `/v1/simulated/mirror`: describes the request, so that a test of a gateway sees what the gateway sent.
 pub(super) async fn mirror(State(world): State<Arc<World>>, request: Request) -> Response {
     exchange(&world, request, |parts, read| {
         json!({
@@ -97,7 +97,7 @@ pub(super) async fn mirror(State(world): State<Arc<World>>, request: Request) ->
     .await
 }
 
-/// What was read of a body.
+/// The result of reading a body.
 struct Read {
     bytes: u64,
     sha256: String,
@@ -125,14 +125,14 @@ async fn exchange(world: &World, request: Request, answer: impl FnOnce(&Parts, &
     }
 }
 
-/// Lets the faults of the headers happen; `Err` is the reply that they cause.
+/// Applies the faults of the headers; `Err` is the reply that they cause.
 async fn strike(world: &World, parts: &Parts) -> Result<Faults, Response> {
     let mut faults = header_faults(parts).map_err(IntoResponse::into_response)?;
     world.strike(&mut faults, parts.extensions.get::<Connection>(), Dialect::OpenAi, "the model").await?;
     Ok(faults)
 }
 
-/// Reads a body to its end; `None` if the client breaks off.
+/// Reads a body to its end; `None` if the client disconnects.
 async fn read(mut body: Body) -> Option<Read> {
     let mut context = digest::Context::new(&digest::SHA256);
     let (mut bytes, mut head) = (0, Vec::new());

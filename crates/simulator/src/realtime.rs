@@ -1,4 +1,4 @@
-//! `GET /v1/realtime`: a WebSocket (RFC 6455) that echoes every data frame, answers pings and closes politely.
+//! `GET /v1/realtime`: a WebSocket (RFC 6455) that echoes every data frame, answers pings and answers a close frame.
 //!
 //! Written by hand because an echo needs no message assembly: a frame is sent back as it comes, in constant memory.
 
@@ -26,7 +26,7 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 
-/// Does the handshake and leaves a task that echoes. Without an upgrade request the answer is 400.
+/// Performs the handshake and starts a task that echoes. Without an upgrade request the answer is 400.
 pub(super) async fn upgrade(State(world): State<Arc<World>>, mut request: Request) -> Response {
     let headers = request.headers();
     let has = |name, value: &str| {
@@ -44,7 +44,7 @@ pub(super) async fn upgrade(State(world): State<Arc<World>>, mut request: Reques
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrading.await {
             tokio::select! {
-                // The client left, in good order or not: there is nobody to tell.
+                // The client is gone, with or without an error, so the result is ignored.
                 _ = echo(TokioIo::new(upgraded)) => {}
                 () = world.closed() => {}
             }
@@ -72,7 +72,8 @@ fn accept(key: &[u8]) -> String {
     STANDARD.encode(context.finish())
 }
 
-/// The first subprotocol that is offered: `realtime` in OpenAI's browser client, which also offers its key as one.
+/// The first subprotocol that is offered: `realtime` in OpenAI's browser client, which also offers its key as a
+/// subprotocol.
 fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let offered = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
     HeaderValue::from_str(offered.split(',').next()?.trim()).ok()

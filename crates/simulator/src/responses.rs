@@ -1,4 +1,4 @@
-//! `POST /v1/responses`, whole and as the typed events of the Responses API. Nothing is stored.
+//! `POST /v1/responses`, as one body and as the typed events of the Responses API. Nothing is stored.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use super::errors::ApiError;
 use super::fault::Event;
 use super::tools::{self, Tool};
 
-/// Answers a response.
+/// Answers a request of the Responses API.
 pub(super) fn respond(call: &Call) -> Result<Reply, ApiError> {
     call.sampling()?;
     let max = call.integer("max_output_tokens", 1..=i64::MAX)?;
@@ -204,7 +204,7 @@ impl Frame<'_> {
     }
 }
 
-/// The events so far; each carries its type and its place in the sequence.
+/// The events so far; each contains its type and its sequence number.
 struct Script(Vec<Event>);
 
 impl Script {

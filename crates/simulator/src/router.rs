@@ -83,7 +83,7 @@ async fn version(State(world): State<Arc<World>>, request: Request) -> Response 
     answered(&world, request, ollama::version()).await
 }
 
-/// A reply to a request without a body, after the faults that its headers ask for.
+/// Replies to a request without a body, after the faults that its headers ask for.
 async fn answered(world: &World, request: Request, body: Value) -> Response {
     let (parts, _) = request.into_parts();
     let connection = parts.extensions.get::<Connection>().cloned();
@@ -119,7 +119,7 @@ async fn wrong_method(request: Request) -> Response {
     ApiError::wrong_method(parts.method.as_str(), parts.uri.path()).into_response()
 }
 
-/// Counts the request, refuses the one bad key, shapes refusals, stamps the headers of OpenAI or Anthropic.
+/// Counts the request, refuses the key `sk-invalid`, shapes refusals, and adds the headers of OpenAI or Anthropic.
 async fn around(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let number = world.requests.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +130,7 @@ async fn around(State(world): State<Arc<World>>, request: Request, next: Next) -
     } else {
         next.run(request).await
     };
-    // Unique within and, thanks to the clock, across runs.
+    // Unique within a run and, because of the clock, across runs.
     let mut state = number ^ answer::hash(&nanos().to_le_bytes());
     let id = format!("req_{:016x}{:016x}", answer::next(&mut state), answer::next(&mut state));
     dialect.reshape(&mut response, &id);

@@ -1,8 +1,8 @@
 //! An example value for a JSON Schema: arguments of a tool call, a structured answer.
 //!
-//! Understood: `const`, `default`, `examples`, `enum`, `type` (also a list of types), `properties` + `required`, `items`, `prefixItems`,
-//! `minItems`, numeric and length bounds, common string formats, `anyOf`/`oneOf`/`allOf`, and local `$ref`. Not
-//! understood: `pattern`, `not`, conditional keywords; a schema that leans on them may get a value it refuses.
+//! Understood: `const`, `default`, `examples`, `enum`, `type` (also a list of types), `properties` + `required`, `items`,
+//! `prefixItems`, `minItems`, numeric and length bounds, common string formats, `anyOf`/`oneOf`/`allOf`, and local `$ref`. Not
+//! understood: `pattern`, `not`, conditional keywords; a schema with them may get a value that it refuses.
 
 use std::cell::Cell;
 
@@ -19,7 +19,8 @@ pub(super) fn example(schema: &Value, name: &str) -> Value {
     build(schema, &Root { schema, left: Cell::new(NODES) }, name, 0)
 }
 
-/// The whole schema, for `$ref`, and how many more values may be built: a schema that branches and recurs ends here.
+/// The whole schema, for `$ref`, and how many more values may be built: the bound for schemas that branch and
+/// recur.
 struct Root<'a> {
     schema: &'a Value,
     left: Cell<u32>,
@@ -46,7 +47,7 @@ fn build(schema: &Value, root: &Root, name: &str, depth: usize) -> Value {
     }
     for branches in ["anyOf", "oneOf"] {
         if let Some(branches) = schema.get(branches).and_then(Value::as_array) {
-            // Near the bound the last branch is tried: in a recursive type that is the one that ends it ("null").
+            // Near the bound the last branch is used, which usually ends a recursive type ("null").
             let branch = if depth > DEPTH / 2 { branches.last() } else { branches.first() };
             return branch.map_or(Value::Null, |branch| build(branch, root, name, depth + 1));
         }
@@ -137,7 +138,7 @@ fn string(schema: &Value, name: &str) -> String {
     padded.chars().take(bound("maxLength").unwrap_or(usize::MAX)).collect()
 }
 
-/// A number inside the bounds of the schema, or `None` when it names none that refuses `preferred`.
+/// A number inside the bounds of the schema; `None` when `preferred` itself satisfies the schema.
 fn number(schema: &Value, preferred: f64) -> Option<f64> {
     let bound = |key| schema.get(key).and_then(Value::as_f64);
     let step = bound("multipleOf").filter(|step| *step > 0.0);

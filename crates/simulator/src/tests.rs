@@ -32,7 +32,7 @@ async fn chat(provider: &Simulated, faults: &str, stream: bool) -> reqwest::Resu
     post(provider, "/chat/completions", faults, &body).send().await
 }
 
-/// The data of the events that arrive before the stream ends, and whether it ended well.
+/// The data of the events that arrive before the stream ends, and whether the stream ended without an error.
 async fn events(response: Response) -> (Vec<String>, bool) {
     let (mut text, mut well) = (Vec::new(), true);
     let mut stream = response.bytes_stream();
@@ -41,7 +41,7 @@ async fn events(response: Response) -> (Vec<String>, bool) {
             Ok(bytes) => text.extend_from_slice(&bytes),
             Err(_) => {
                 well = false;
-                // Over HTTP/2 the client's stream would repeat the error for ever.
+                // Over HTTP/2 the client's stream would repeat the error forever.
                 break;
             }
         }

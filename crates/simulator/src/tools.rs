@@ -1,8 +1,8 @@
-//! Which tools the mind calls, and with what arguments. Shared by all dialects.
+//! Which tools are called, and with what arguments. Shared by all dialects.
 //!
 //! A tool is called when `tool_choice` forces one, when the last user message names it, or when that message says
-//! "use the tool" (then the first). After a tool result the mind speaks instead, unless the choice is forced, so that an
-//! agent's loop ends.
+//! "use the tool" (then the first). After a tool result the answer is a text instead, unless a call is forced, so that
+//! an agent's loop ends.
 
 use serde_json::{Value, json};
 
@@ -44,13 +44,13 @@ impl Tool {
         }
     }
 
-    /// Reads the list at `tools` or the legacy `functions`; what cannot be called is left out.
+    /// Reads the list at `tools` or the legacy `functions`; tools that cannot be called are left out.
     pub(super) fn list(tools: Option<&Value>) -> Vec<Tool> {
         tools.and_then(Value::as_array).map(|list| list.iter().filter_map(Tool::read).collect()).unwrap_or_default()
     }
 }
 
-/// The tools that are called in answer to `heard`; empty when the mind speaks.
+/// The tools that are called in answer to `heard`; empty when the answer is a text.
 pub(super) fn called<'a>(tools: &'a [Tool], choice: Option<&Value>, parallel: bool, heard: &Heard) -> Vec<&'a Tool> {
     let (mode, allowed) = mode(choice);
     let offered: Vec<&Tool> = tools.iter().filter(|t| allowed.as_ref().is_none_or(|a| a.contains(&t.name))).collect();

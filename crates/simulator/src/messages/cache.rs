@@ -6,7 +6,7 @@ use super::super::answer::{self, IMAGE_TOKENS};
 use super::super::call::{Call, World};
 use super::reply::Answer;
 
-/// The tokens of a call in Anthropic's sense: no count contains another, but for `thinking`, which is part of `output`.
+/// Token counts of a call in Anthropic's convention: no count contains another, except that `thinking` is part of `output`.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub(super) struct Usage {
     input: u64,
@@ -18,7 +18,7 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// The `usage` of a whole message, or of its start with `output` tokens so far.
+    /// The `usage` of a complete message, or of its start with `output` tokens so far.
     pub(super) fn whole(&self, output: Option<u64>) -> Value {
         let mut usage = json!({
             "input_tokens": self.input,
@@ -52,7 +52,7 @@ pub(super) fn prompt_tokens(call: &Call) -> u64 {
     Prompt::read(call).tokens()
 }
 
-/// The usage of `answer`; what its prompt marks is cached from now on.
+/// The usage of `answer`; adds the marked prefixes of its prompt to the cache.
 pub(super) fn usage(world: &World, call: &Call, answer: &Answer) -> Usage {
     let prompt = Prompt::read(call);
     let total = prompt.tokens();
@@ -75,7 +75,7 @@ pub(super) fn usage(world: &World, call: &Call, answer: &Answer) -> Usage {
     usage
 }
 
-/// A prompt as it is read from its beginning: tools, system, messages.
+/// A prompt, read in this order: tools, system, messages.
 struct Prompt {
     hash: u64,
     bytes: usize,
@@ -83,7 +83,7 @@ struct Prompt {
     marks: Vec<Mark>,
 }
 
-/// A `cache_control`: what the prompt is up to there.
+/// A `cache_control`: hash and tokens of the prompt up to it.
 struct Mark {
     hash: u64,
     tokens: u64,
@@ -123,7 +123,7 @@ impl Prompt {
         }
     }
 
-    /// A string is worth the same as a block with that text.
+    /// Reads a string, which counts the same as a block with that text.
     fn text(&mut self, text: &str) {
         self.bytes += text.len();
         self.hash = answer::hash_on(answer::hash_on(self.hash, text.as_bytes()), b"\0");

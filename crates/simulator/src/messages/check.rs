@@ -1,4 +1,4 @@
-//! The request but for its messages: which fields exist, what they may hold, and what excludes what.
+//! Checks the request except for its messages: which fields exist, their values, and which exclude each other.
 
 use axum::http::HeaderMap;
 use serde_json::Value;
@@ -10,13 +10,13 @@ use super::limits;
 use super::node::{Checked, Node};
 use super::strict;
 
-/// What the answer depends on, besides the conversation and its tools.
+/// The parameters that the answer depends on, besides the conversation and its tools.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     pub(super) max_tokens: u64,
     pub(super) stops: Vec<String>,
     pub(super) thinking: bool,
-    /// Thinking is done but not shown: only its signature is.
+    /// The thinking is not shown, only its signature.
     pub(super) omitted: bool,
     pub(super) schema: Option<Value>,
 }
@@ -43,20 +43,20 @@ const CREATE: [&str; 11] = [
 /// Fields that the versions of the API since 2026 do not have.
 const SAMPLING: [&str; 3] = ["temperature", "top_k", "top_p"];
 
-/// The first of those versions.
+/// The first version of the API without the [`SAMPLING`] fields.
 const WITHOUT_SAMPLING: &str = "2026-10-21";
 
-/// What the SDKs look for before they send a conversation without `thread`.
+/// The error code that SDKs look for before they send a conversation without `thread`.
 pub(super) const NO_THREADS: &str = "thread_unsupported_request";
 
-/// Fields that exist for those who ask for the beta: the field, and the beginning of the beta's name.
+/// Fields that exist only with a beta: the field, and the beginning of the beta's name.
 const BETA: [(&str, &str); 3] = [
     ("context_management", "context-management-"),
     ("mcp_servers", "mcp-client-"),
     ("output_format", "structured-outputs-"),
 ];
 
-/// Tools that Anthropic defines: the type, the one name it may have, and its own fields.
+/// Tools that Anthropic defines: the type, the only name it may have, and its own fields.
 const DEFINED: [(&str, &str, &[&str]); 7] = [
     ("bash_20250124", "bash", &[]),
     ("text_editor_20250124", "str_replace_editor", &[]),
@@ -104,7 +104,7 @@ pub(super) fn count(call: &Call, headers: &HeaderMap) -> Checked {
 }
 
 fn shared(call: &Call, headers: &HeaderMap, asked: &mut Asked) -> Checked {
-    // The order in which the prompt is built, which the lifetimes of the cache's entries must follow.
+    // Checked in the order of the prompt, in which the lifetimes of cache entries must not increase.
     let mut inventory = Inventory::default();
     let names = tools(call, &mut inventory)?;
     system(call, &mut inventory)?;
@@ -162,7 +162,7 @@ fn fields(call: &Call, headers: &HeaderMap, own: &[&str]) -> Checked {
     }
 }
 
-/// The names of the tools.
+/// Checks the tools; returns their names.
 fn tools<'a>(call: &'a Call, inventory: &mut Inventory) -> Checked<Vec<&'a str>> {
     let Some(tools) = top(call, "tools") else { return Ok(Vec::new()) };
     for tool in tools.items()? {
@@ -232,7 +232,7 @@ fn system(call: &Call, inventory: &mut Inventory) -> Checked {
     content::blocks(&system, Place::System, inventory)
 }
 
-/// Checks `tool_choice`; whether it forces a call.
+/// Checks `tool_choice`; returns whether it forces a call.
 fn tool_choice(call: &Call, names: &[&str]) -> Checked<bool> {
     let Some(choice) = top(call, "tool_choice") else { return Ok(false) };
     let kind = choice.variant(&["auto", "any", "tool", "none"])?;
@@ -350,7 +350,7 @@ fn is_email(word: &str) -> bool {
     })
 }
 
-/// Whether the whole is a phone number: 7 to 15 digits, with a plus or separators, or at least 10 digits without.
+/// Whether the whole text is a phone number: 7 to 15 digits, with a plus or separators, or at least 10 digits without.
 fn is_phone(text: &str) -> bool {
     let text = text.trim();
     let digits = text.chars().filter(char::is_ascii_digit).count();

@@ -1,4 +1,4 @@
-//! The messages: their roles, their blocks, and what stands in each block.
+//! Checks the messages: their roles, their blocks, and the content of each block.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,14 +14,14 @@ const BREAKPOINTS: usize = 4;
 
 const IMAGES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
 
-/// What is counted over the whole request, in the order of the prompt: tools, system, messages.
+/// State of the checks of the whole request, which follow the order of the prompt: tools, system, messages.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
     pub(super) uses_tools: bool,
     breakpoints: usize,
-    /// A mark of five minutes has been seen: one of an hour may not follow.
+    /// A mark of five minutes has been seen; a mark of an hour may not follow.
     short: bool,
-    /// Uploaded files may be named.
+    /// Blocks may refer to uploaded files.
     files: bool,
 }
 
@@ -59,7 +59,7 @@ pub(super) enum Place {
     Assistant,
     /// Inside of a tool result.
     Result,
-    /// Inside of a document that is made of blocks.
+    /// Inside of a document that consists of blocks.
     Document,
 }
 
@@ -127,7 +127,7 @@ pub(super) fn blocks(list: &Node, place: Place, inventory: &mut Inventory) -> Ch
     Ok(())
 }
 
-/// While thinking is enabled the last turn of the assistant must begin with what it thought, if the reply continues it.
+/// Checks that, while thinking is enabled, an assistant's turn that the reply continues begins with its thinking.
 pub(super) fn resumes_thinking(messages: &[Value]) -> Checked {
     let has_result = |message: &Value| {
         let blocks = message.get("content").and_then(Value::as_array);
@@ -251,8 +251,8 @@ fn thought(node: &Node) -> Checked {
         ApiError::worded(400, &format!("{at}: Invalid `signature` in `thinking` block"))
     };
     let proof = signature.text()?.strip_prefix(SIGNATURE).filter(|proof| !proof.is_empty()).ok_or_else(wrong)?;
-    // What was signed here must be what comes back, or nothing where it was omitted. A signature that somebody wrote into a
-    // test is taken on trust.
+    // A text that was signed here must come back unchanged, or empty where it was omitted. A signature that was written by hand
+    // in a test is accepted.
     let made_here = proof.len() == 16 && proof.bytes().all(|c| c.is_ascii_hexdigit());
     let fits = text.is_empty() || proof == format!("{:016x}", answer::hash(text.as_bytes()));
     if made_here && !fits { Err(wrong()) } else { Ok(()) }
@@ -283,7 +283,7 @@ fn document(node: &Node, inventory: &mut Inventory) -> Checked {
     source(&node.need("source")?, &["base64", "text", "content", "url"], inventory)
 }
 
-/// The source of an image, or of a document: one of `kinds`, or an uploaded file for those who asked for that beta.
+/// The source of an image, or of a document: one of `kinds`, or an uploaded file where the request has that beta.
 fn source(node: &Node, kinds: &[&'static str], inventory: &mut Inventory) -> Checked {
     let is_image = !kinds.contains(&"text");
     let file = inventory.files.then_some("file");
@@ -327,7 +327,7 @@ fn source(node: &Node, kinds: &[&'static str], inventory: &mut Inventory) -> Che
     }
 }
 
-/// The media type that the first bytes tell, if they tell one.
+/// The media type that the first bytes show; `None` if they show none.
 fn sniff(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),

@@ -1,5 +1,5 @@
-//! What depends on the model, read from the version in its name: `claude-opus-4-1-20250805` is 4.1, `claude-3-haiku` 3.0.
-//! A name without a version has the abilities of no model that came later than 4.0, and its limits neither.
+//! Rules that depend on the model, by the version in its name: `claude-opus-4-1-20250805` is 4.1, `claude-3-haiku` 3.0.
+//! A name without a version has neither the abilities nor the limits that came after 4.0.
 
 /// Major and minor version.
 pub(super) type Version = (u32, u32);
@@ -25,7 +25,7 @@ pub(super) fn adapts(model: &str) -> bool {
     version(model) >= (4, 6)
 }
 
-/// Whether the model can be told to think between calls of tools only.
+/// Whether the model can be told to think only between calls of tools.
 pub(super) fn pauses(model: &str) -> bool {
     version(model) >= (5, 5)
 }

@@ -1,13 +1,13 @@
 //! `POST /v1/messages` and `/v1/messages/count_tokens`: Anthropic's API, as strict as the real one.
 //!
-//! What the real API refuses is refused with its words and its path (`messages.0.content.1.text.text: Field required`), so
-//! that a gateway that translates carelessly is found out. Where the real rule depends on the model, the version in the
-//! model's name decides. What is accepted is answered by the same mind as OpenAI's dialect:
+//! Requests that the real API refuses are refused with its words and the path
+//! (`messages.0.content.1.text.text: Field required`), so that errors in a gateway's translation are found. Where the real rule
+//! depends on the model, the version in the model's name decides. Accepted requests get the same answers as in OpenAI's dialect:
 //!
 //! - *Tools* are called when `tool_choice` forces one, or when the last user text names them (several names: a call for
-//!   each, unless `disable_parallel_tool_use`), or says "use the tool". After a tool result the mind speaks.
+//!   each, unless `disable_parallel_tool_use`), or says "use the tool". After a tool result the answer is a text.
 //! - *Thinking* comes first when it is enabled or adaptive, with a signature `sig_…`. Only such signatures are accepted back;
-//!   one that was made here must also fit its text. A prompt with [`REDACT`] gets a `redacted_thinking` block instead.
+//!   a signature that was made here must also fit its text. A prompt with [`REDACT`] gets a `redacted_thinking` block instead.
 //! - *A refusal* (`stop_reason`) answers a prompt with [`REFUSE`].
 //! - *Structured output* is an example of the schema in `output_config.format`.
 //! - *Caching*: the prompt up to a `cache_control` is written once and read from then on, as long as the server runs; there is
@@ -33,10 +33,10 @@ use super::call::{Call, Reply, World, now};
 use super::errors::ApiError;
 use super::tools::{self, Tool};
 
-/// In the last user text: thinking comes redacted. The beginning of Anthropic's own test string.
+/// In the last user text, makes the thinking redacted. The beginning of Anthropic's own test string.
 const REDACT: &str = "ANTHROPIC_MAGIC_STRING_TRIGGER_REDACTED_THINKING";
 
-/// In the last user text: the answer is refused. The beginning of Anthropic's own test string.
+/// In the last user text, makes the answer a refusal. The beginning of Anthropic's own test string.
 const REFUSE: &str = "ANTHROPIC_MAGIC_STRING_TRIGGER_REFUSAL";
 
 /// The prefix of the signatures that are made and accepted here.
@@ -62,7 +62,7 @@ pub(super) fn count_tokens(_: &World, parts: &Parts, call: &Call) -> Result<Repl
     Ok(json!({"input_tokens": cache::prompt_tokens(call)}).into())
 }
 
-/// Refuses a request without credentials or version, before its body is looked at.
+/// Refuses a request without credentials or version, before its body is read.
 ///
 /// # Errors
 /// 401 or 400.
@@ -104,7 +104,7 @@ pub(super) fn error_type(status: u16) -> &'static str {
     }
 }
 
-/// What is said with a status that a fault asks for.
+/// The message of a refusal with a status that a fault asks for.
 pub(super) fn words(status: u16, model: &str) -> String {
     match status {
         401 => "invalid x-api-key".to_owned(),
@@ -140,10 +140,10 @@ pub(super) fn stamp(headers: &mut HeaderMap, id: &str, limited: bool) {
     }
 }
 
-/// A moment, in seconds since the epoch, as Anthropic and Ollama write it.
+/// A time, in seconds since the epoch, in the form that Anthropic and Ollama use (RFC 3339).
 pub(super) fn rfc3339(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years from March on put the leap day last; 400 of them have 146 097 days.
+    // In years that begin in March the leap day is the last day; 400 years have 146 097 days.
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);
     let of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -154,7 +154,7 @@ pub(super) fn rfc3339(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
-/// What the conversation says to the mind. Text beside tool results is a question of its own, as in the other dialects.
+/// Reads the conversation. Text beside tool results is a new question, as in the other dialects.
 fn hear(call: &Call) -> Heard {
     let mut heard = Heard::default();
     let messages = call.body.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);

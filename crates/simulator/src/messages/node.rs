@@ -1,4 +1,4 @@
-//! A place in a request: a JSON value and the path to it, and the questions that every check asks of a value.
+//! A value in a request with its path, and the checks of single values.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ impl<'a> Node<'a> {
         Self { up: None, step: PathStep::Key(name), value }
     }
 
-    /// A field that is there; `null` is.
+    /// A field that is there, even if it is `null`.
     pub(super) fn key(&'a self, name: &'a str) -> Option<Self> {
         self.value.get(name).map(|value| Self { up: Some(self), step: PathStep::Key(name), value })
     }
@@ -44,7 +44,7 @@ impl<'a> Node<'a> {
         self.key(name).ok_or_else(|| ApiError::worded(400, &format!("{self}.{name}: Field required")))
     }
 
-    /// The same value, with the name of its kind as one more step: the real API names the variant of a union.
+    /// This value, with the name of its variant as one more step of the path, because the real API names the variant of a union.
     pub(super) fn tagged(&'a self, tag: &'a str) -> Self {
         Self { up: Some(self), step: PathStep::Key(tag), value: self.value }
     }
@@ -56,12 +56,12 @@ impl<'a> Node<'a> {
         Ok(list.iter().enumerate().map(item))
     }
 
-    /// 400 with the path and this sentence.
+    /// 400 with the path and this message.
     pub(super) fn wrong(&self, message: &str) -> ApiError {
         ApiError::worded(400, &format!("{self}: {message}"))
     }
 
-    /// An object with none but these fields.
+    /// Checks that the value is an object with only these fields.
     pub(super) fn closed(&self, fields: &[&str]) -> Checked {
         let object = self.value.as_object().ok_or_else(|| self.wrong("Input should be a valid dictionary"))?;
         match object.keys().find(|key| !fields.contains(&key.as_str())) {
@@ -70,17 +70,17 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// An object.
+    /// Checks that the value is an object.
     pub(super) fn object(&self) -> Checked {
         if self.value.is_object() { Ok(()) } else { Err(self.wrong("Input should be a valid dictionary")) }
     }
 
-    /// A string.
+    /// The value, which must be a string.
     pub(super) fn text(&self) -> Checked<&'a str> {
         self.value.as_str().ok_or_else(|| self.wrong("Input should be a valid string"))
     }
 
-    /// A string that is not empty.
+    /// The value, which must be a string that is not empty.
     pub(super) fn filled(&self) -> Checked<&'a str> {
         match self.text()? {
             "" => Err(self.wrong("String should have at least 1 character")),
@@ -88,12 +88,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A boolean.
+    /// The value, which must be a boolean.
     pub(super) fn boolean(&self) -> Checked<bool> {
         self.value.as_bool().ok_or_else(|| self.wrong("Input should be a valid boolean"))
     }
 
-    /// An integer of at least `least`.
+    /// The value, which must be an integer of at least `least`.
     pub(super) fn integer(&self, least: i64) -> Checked<u64> {
         let n = self.value.as_i64().ok_or_else(|| self.wrong("Input should be a valid integer"))?;
         match u64::try_from(n).ok().filter(|_| n >= least) {
@@ -102,7 +102,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A number from 0 to 1.
+    /// The value, which must be a number from 0 to 1.
     pub(super) fn share(&self) -> Checked<f64> {
         match self.value.as_f64() {
             None => Err(self.wrong("Input should be a valid number")),
@@ -112,7 +112,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// One of these strings.
+    /// The value, which must be one of these strings.
     pub(super) fn one_of(&self, words: &[&str]) -> Checked<&'a str> {
         let found = self.value.as_str().filter(|word| words.contains(word));
         found.ok_or_else(|| {
@@ -126,7 +126,7 @@ impl<'a> Node<'a> {
         })
     }
 
-    /// The `type` of a variant, one of `tags`.
+    /// The value's `type`, which must be one of `tags`.
     pub(super) fn variant(&self, tags: &[&'static str]) -> Checked<&'static str> {
         self.object()?;
         let Some(tag) = self.value.get("type") else {
@@ -142,7 +142,7 @@ impl<'a> Node<'a> {
         })
     }
 
-    /// A string of 1 to `longest` letters, digits, `_` and `-`.
+    /// The value, which must be a string of 1 to `longest` letters, digits, `_` and `-`.
     pub(super) fn name(&self, longest: usize) -> Checked<&'a str> {
         let text = self.text()?;
         let good = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';

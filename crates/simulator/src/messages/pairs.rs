@@ -1,4 +1,4 @@
-//! Every tool call is answered, at once and once, and no answer comes from nowhere.
+//! Checks that every tool call has exactly one result, in the next message, and that every result has a call.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ pub(super) fn check(messages: &[Value]) -> Checked {
     for (i, message) in messages.iter().enumerate() {
         let blocks = message.get("content").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         let mut answered = HashSet::new();
-        // Results count as answers only before anything else; behind it they are found, but too late.
+        // Results count only in front of all other blocks; results behind other blocks are found but come too late.
         let mut leading = HashSet::new();
         let mut at_start = true;
         for (k, block) in blocks.iter().enumerate() {

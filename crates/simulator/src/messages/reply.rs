@@ -1,4 +1,4 @@
-//! The answer as content blocks, whole and as the events of a stream.
+//! The answer as content blocks, as one body and as the events of a stream.
 
 use serde_json::{Value, json};
 
@@ -12,14 +12,14 @@ use super::cache::Usage;
 use super::check::Asked;
 use super::{REDACT, REFUSE, SIGNATURE, sign};
 
-/// What is answered.
+/// The content of an answer.
 pub(super) struct Answer {
     blocks: Vec<Block>,
     stop_reason: &'static str,
     stop_sequence: Option<String>,
     /// All tokens of the answer.
     pub(super) tokens: u64,
-    /// Those that were thought.
+    /// The tokens of the answer's thinking.
     pub(super) thinking_tokens: u64,
 }
 
@@ -31,7 +31,7 @@ enum Block {
 }
 
 impl Answer {
-    /// Thinks if asked to, then calls or speaks.
+    /// Builds the answer: thinking if asked for, then calls or text.
     pub(super) fn new(call: &Call, asked: &Asked, heard: &Heard, called: &[&Tool]) -> Self {
         let mut answer =
             Self { blocks: Vec::new(), stop_reason: "end_turn", stop_sequence: None, tokens: 0, thinking_tokens: 0 };
@@ -48,7 +48,7 @@ impl Answer {
         answer
     }
 
-    /// Thinks; whether there were too few tokens for anything else.
+    /// Adds the thinking; returns whether the limit leaves no tokens for anything else.
     fn think(&mut self, asked: &Asked, heard: &Heard) -> bool {
         let thought = match &heard.tool_result {
             Some(result) => format!("The tool has answered \"{}\". I will say so.", answer::excerpt(result, 48)),
@@ -77,7 +77,7 @@ impl Answer {
         if cut {
             self.stop_reason = "max_tokens";
         } else if text.len() < said.len() {
-            // What follows the text is what stopped it.
+            // The stop sequence is what follows the text.
             let stop = asked.stops.iter().find(|stop| said[text.len()..].starts_with(stop.as_str()));
             (self.stop_reason, self.stop_sequence) = ("stop_sequence", stop.cloned());
         }
@@ -113,7 +113,7 @@ impl Block {
         }
     }
 
-    /// The block as it starts: without what its deltas bring.
+    /// The block as its start event has it: without the content of its deltas.
     fn start(&self) -> Value {
         match self {
             Block::Thinking { .. } => json!({"type": "thinking", "thinking": "", "signature": ""}),
@@ -146,7 +146,7 @@ impl Block {
     }
 }
 
-/// An answer with what the envelope needs.
+/// An answer with the values that its message needs.
 pub(super) struct Frame<'a> {
     call: &'a Call,
     answer: Answer,

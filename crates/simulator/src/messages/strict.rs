@@ -1,4 +1,4 @@
-//! The JSON Schemas of structured output and of strict tools: a subset, and every object closed.
+//! Checks the JSON Schemas of structured output and of strict tools: only a subset is allowed, and every object must be closed.
 
 use super::node::{Checked, Node};
 
@@ -25,14 +25,14 @@ const UNSUPPORTED: [&str; 19] = [
     "if",
 ];
 
-/// Keywords that hold schemas by name, in a list, or one.
+/// Keywords that hold schemas by name, and keywords that hold a list of schemas.
 const NAMED: [&str; 3] = ["properties", "$defs", "definitions"];
 const LISTED: [&str; 3] = ["anyOf", "allOf", "prefixItems"];
 
-/// Deepest nesting that is looked at; JSON that is parsed here has at most 128 levels.
+/// Deepest nesting that is checked; JSON that is parsed here has at most 128 levels.
 const DEPTH: usize = 128;
 
-/// Refuses what structured output cannot have.
+/// Refuses a schema that structured output does not support.
 pub(super) fn check(schema: &Node) -> Checked {
     level(schema, 0)
 }

@@ -13,13 +13,13 @@ async fn provider() -> Simulated {
     Simulated::bind(([127, 0, 0, 1], 0).into(), SimulatedConfig::instant()).await.unwrap()
 }
 
-/// A request that is good in its headers.
+/// A request with valid headers.
 fn post(provider: &Simulated, path: &str, body: &Value) -> RequestBuilder {
     let request = Client::new().post(format!("{}{path}", provider.base_url())).timeout(Duration::from_secs(20));
     request.header("x-api-key", "k").header("anthropic-version", "2023-06-01").json(body)
 }
 
-/// The smallest request, with the fields of `patch` put over it; a field that is [`gone`] is taken away.
+/// The smallest request, with the fields of `patch` applied; a field that is [`gone`] is removed.
 fn body(patch: Value) -> Value {
     let mut body = json!({
         "model": "claude-sonnet-4-5", "max_tokens": 2000, "messages": [{"role": "user", "content": "Count to 3."}]
@@ -64,7 +64,7 @@ async fn stream(provider: &Simulated, faults: &str, patch: Value) -> String {
     reply.text().await.unwrap()
 }
 
-/// Builds the message again that the events tell, and checks their grammar on the way.
+/// Rebuilds the message from the events, and checks their grammar on the way.
 fn assemble(events: &[(String, Value)]) -> Value {
     let (mut message, mut open, mut json) = (Value::Null, None, String::new());
     for (i, (name, event)) in events.iter().enumerate() {
@@ -172,7 +172,7 @@ fn closed(property: Value) -> Value {
     json!({"type": "object", "properties": {"p": property}, "additionalProperties": false})
 }
 
-/// What is refused with 400: the request, and the beginning of the message.
+/// Requests that are refused with 400, each with the beginning of the message.
 fn refusals() -> Vec<(Value, &'static str)> {
     let text = |text: &str| json!({"type": "text", "text": text});
     let object = || json!({"type": "object"});
@@ -645,7 +645,7 @@ async fn everything_that_is_allowed() {
         json!({"model": "claude-opus-4-5", "output_config": {"effort": "low"}}),
         json!({"model": "claude-opus-4-7", "thinking": {"type": "adaptive", "display": "omitted"}, "max_tokens": 5, "tools": tools(),
             "messages": [user(json!("x")), assistant(json!([called("a")])), user(json!([result("a")]))]}),
-        // Of an earlier turn no thinking is wanted.
+        // The thinking of an earlier turn is not required.
         json!({"thinking": {"type": "enabled", "budget_tokens": 1999},
             "messages": [user(json!("x")), assistant(json!("y")), user(json!("z"))]}),
         schema(
@@ -739,7 +739,7 @@ async fn text_whole_and_streamed_agree() {
     assert_eq!(names, ["message_start", start, "ping", delta, delta, delta, stop, "message_delta", "message_stop"]);
     assert_eq!(events[0].1["message"]["usage"]["output_tokens"], 1);
     let mut streamed = assemble(&events);
-    // The id is made from the request's bytes, and those say `stream`.
+    // The id is made from the request's bytes, which contain `stream`.
     streamed["id"] = whole["id"].clone();
     assert_eq!(streamed, whole);
 }
@@ -901,7 +901,7 @@ async fn a_marked_prompt_is_written_once_and_read_afterwards() {
     assert_eq!(count(&ask(&provider, prompt("12345678")).await), [2, 110, 0, 0]);
     let streamed = assemble(&events(&stream(&provider, "", prompt("123456789")).await));
     assert_eq!(count(&streamed), [3, 110, 0, 0]);
-    // Without the second mark only the system is read; a mark at the end writes the rest.
+    // Without the second mark only the system prompt is read; a mark at the end writes the rest.
     let mut other = prompt("1234");
     other["messages"] = json!([user(json!("1234"))]);
     assert_eq!(count(&ask(&provider, other.clone()).await), [1, 100, 0, 0]);
@@ -977,7 +977,7 @@ async fn statuses_on_demand_have_anthropic_shapes() {
     let started = Instant::now();
     assert_eq!(faulty(&provider, "latency=60ms", json!({})).await.status(), 200);
     assert!(started.elapsed() >= Duration::from_millis(60));
-    // Who cannot log in is told so, whatever fault was ordered.
+    // A request without valid credentials is refused as such, whatever fault was asked for.
     let request = Client::new().post(format!("{}/messages", provider.base_url())).header("x-simulate", "529");
     assert_eq!(request.json(&body(json!({}))).send().await.unwrap().status(), 401);
 }
