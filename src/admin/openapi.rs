@@ -133,10 +133,7 @@ mod tests {
             fs::write(&path, &generated).unwrap();
         }
         let fresh = fs::read_to_string(&path).unwrap_or_default() == generated;
-        assert!(
-            fresh,
-            "docs/admin-openapi.json is out of date; run: CAN_UPDATE_DOCS=1 cargo test --lib admin::openapi"
-        );
+        assert!(fresh, "docs/admin-openapi.json is out of date; run: scripts/docs.sh");
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! The loader as a whole: defaults, the environment, and everything that can be wrong with a file.
 
-use std::{collections::HashMap, fs, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs,
+    sync::Arc,
+    time::Duration,
+};
 
 use proptest::prelude::*;
 
@@ -41,11 +46,19 @@ fn nothing_at_all_is_the_playbook() {
     assert_eq!(route(&config, "claude-sonnet-4"), [("anthropic", Some("claude-sonnet-4-6"))]);
     assert_eq!(route(&config, "claude-*"), [("anthropic", None)]);
     assert_eq!(route(&config, "llama-3-70b"), [("groq", Some("openai/gpt-oss-120b"))]);
-    let names: Vec<_> = config.providers.keys().map(|name| &**name).collect();
-    assert_eq!(
-        names.join(" "),
-        "anthropic cohere deepseek gemini groq huggingface mistral ollama openai openrouter replicate together vllm xai"
-    );
+    // Every preset that has an address is a provider already, and the README names it.
+    let names: BTreeSet<&str> = config.providers.keys().map(|name| &**name).collect();
+    let presets = PRESETS.iter().filter(|preset| preset.base_url.is_some()).map(|preset| preset.name);
+    assert_eq!(names, presets.collect());
+    assert!(names.contains("anthropic") && names.contains("groq") && names.len() >= 14, "{names:?}");
+    let readme = include_str!("../../README.md");
+    let list = readme
+        .split("Providers are there under their own names")
+        .nth(1)
+        .and_then(|rest| rest.split("\n\n").next())
+        .unwrap();
+    let unnamed: Vec<_> = names.iter().filter(|name| !list.contains(&format!("`{name}`"))).collect();
+    assert!(unnamed.is_empty(), "the README does not name {unnamed:?}");
     let openai = &config.providers["openai"];
     assert_eq!((openai.credentials, openai.auth), (Credentials::Auto, AuthStyle::Bearer));
     assert_eq!(openai.key.as_ref().unwrap().expose(), "sk-1");

@@ -570,6 +570,18 @@ mod tests {
     use crate::telemetry::tests::record;
 
     #[test]
+    fn the_readme_lists_every_metric() {
+        let (product, _) = include_str!("metrics.rs").split_once("#[cfg(test)]").unwrap();
+        let names: std::collections::BTreeSet<&str> =
+            product.split('"').filter(|text| text.starts_with("can_") && !text.contains(' ')).collect();
+        assert!(names.len() > 40, "{names:?}");
+        let readme = include_str!("../../README.md");
+        let listed = |name: &str| ["`", "{"].iter().any(|end| readme.contains(&format!("`{name}{end}")));
+        let missing: Vec<_> = names.iter().filter(|name| !listed(name)).collect();
+        assert!(missing.is_empty(), "the README does not list {missing:?}");
+    }
+
+    #[test]
     fn every_metric_has_a_distinct_name_and_shows_up() {
         let metrics = Metrics::new().unwrap();
         metrics.finished(&Record {

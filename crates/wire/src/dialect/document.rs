@@ -66,7 +66,7 @@ mod tests {
     fn the_page_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/dialects.md");
         let page = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(page == document(), "docs/dialects.md is stale: cargo run -q -- config dialects > docs/dialects.md");
+        assert!(page == document(), "docs/dialects.md is out of date; run: scripts/docs.sh");
     }
 
     #[test]
