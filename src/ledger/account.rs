@@ -16,7 +16,7 @@ use crate::types::{NanoUsd, RequestId, TenantId};
 /// The budgets that a request counts in: its tenant's, then its ancestors'.
 pub type Budgets = Arc<[Arc<Budget>]>;
 
-/// See the module's documentation.
+/// The account of one tenant; see the module's documentation.
 pub struct Account {
     tenant: TenantId,
     state: Mutex<State>,
@@ -35,7 +35,7 @@ struct Open {
     at: u64,
     amount: NanoUsd,
     budgets: Budgets,
-    /// One for each budget.
+    /// One hold for each of `budgets`, in their order.
     held: Vec<BudgetHold>,
 }
 
@@ -51,24 +51,25 @@ pub(super) struct Short {
 }
 
 impl Account {
-    /// An account without budgets. What the tenant spent before this process is no matter of it.
+    /// An account without budgets. It knows nothing of what the tenant spent before this process.
     pub(super) fn new(tenant: TenantId) -> Self {
         let state = State { budgets: Arc::new([]), open: Slab::new(), settled: Settled::default() };
         Self { tenant, state: Mutex::new(state) }
     }
 
-    /// Whose it is.
+    /// The tenant whose account this is.
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
     }
 
-    /// The budgets that its requests count in at this moment.
+    /// The budgets that the tenant's requests count in at this moment.
     pub fn budgets(&self) -> Budgets {
         self.lock().budgets.clone()
     }
 
-    /// Changes the budgets. `before` tells what the tenant spent in the current period of a budget through other processes;
-    /// it is asked for budgets that are new to the account, unless the account itself is new: then they have it already.
+    /// Changes the budgets. `before` returns what the tenant spent in the current period of a budget through other processes. It
+    /// is called for budgets that come to the account or leave it. A new account passes `None`: its budgets have counted that
+    /// amount already.
     pub(super) fn set_budgets(&self, budgets: Budgets, now: u64, before: Option<&dyn Fn(&Budget) -> NanoUsd>) {
         let mut state = self.lock();
         let has = |list: &Budgets, budget: &Arc<Budget>| list.iter().any(|other| Arc::ptr_eq(other, budget));
@@ -96,7 +97,8 @@ impl Account {
         state.budgets = budgets;
     }
 
-    /// Holds an amount in all budgets, or in none. Past a line before one of them goes only what fits beside the first in it.
+    /// Holds an amount in all budgets, or in none. Unless the request stands in a budget's queue (`in_line`), it passes the queue
+    /// only if its amount fits beside what the first request in the queue claims.
     pub(super) fn hold(&self, id: RequestId, at: u64, amount: NanoUsd, in_line: bool) -> Result<Slot, Short> {
         let mut state = self.lock();
         let budgets = state.budgets.clone();
@@ -104,7 +106,7 @@ impl Account {
         Ok(Slot(state.open.insert(Open { id, at, amount, budgets, held })))
     }
 
-    /// Holds what a request holds in another process, whether it fits or not.
+    /// Holds here what a request holds in another process, whether the amount fits or not.
     pub(super) fn inherit(&self, id: RequestId, at: u64, amount: NanoUsd) -> Slot {
         let mut state = self.lock();
         let budgets = state.budgets.clone();
@@ -112,7 +114,7 @@ impl Account {
         Slot(state.open.insert(Open { id, at, amount, budgets, held }))
     }
 
-    /// The open requests: id, admission, amount held.
+    /// The open requests: id, time of admission (milliseconds since 1970), amount held.
     pub(super) fn open_requests(&self) -> Vec<(RequestId, u64, NanoUsd)> {
         self.lock().open.iter().map(|(_, open)| (open.id, open.at, open.amount)).collect()
     }
@@ -121,7 +123,7 @@ impl Account {
     pub(super) fn extend(&self, slot: Slot, more: NanoUsd) -> Result<(), Exceeded> {
         let mut state = self.lock();
         let Some(open) = state.open.get_mut(slot.0) else { return Ok(()) };
-        // Where a period has begun since, the request still counts in the one it was admitted in.
+        // If a new period has begun since, the request still counts in the period of its admission.
         for (index, (budget, held)) in open.budgets.iter().zip(&open.held).enumerate() {
             if let Err(exceeded) = budget.hold_more(*held, more) {
                 for (budget, held) in open.budgets.iter().zip(&open.held).take(index) {
@@ -134,7 +136,7 @@ impl Account {
         Ok(())
     }
 
-    /// Gives back what an open request held, and counts what it cost. Returns the percentages that this has passed.
+    /// Gives back what an open request held, and counts its cost. Returns the alert thresholds that the cost has crossed.
     pub(super) fn settle(&self, slot: Slot, cost: NanoUsd) -> Vec<ThresholdAlert> {
         let mut state = self.lock();
         let Some(open) = state.open.try_remove(slot.0) else { return Vec::new() };
@@ -172,18 +174,18 @@ impl fmt::Debug for Account {
     }
 }
 
-/// Sums of what was settled, by quarters of an hour: every time zone's midnight is the start of one.
+/// Sums of settled costs by quarter of an hour: every time zone's midnight is the start of a quarter.
 #[derive(Default)]
 pub(super) struct Settled {
-    /// Before the first quarter that is kept.
+    /// The sum before the first quarter that is kept.
     older: NanoUsd,
-    /// Start and sum, rising.
+    /// Start of each quarter and its sum, in ascending order.
     quarters: Vec<(u64, NanoUsd)>,
 }
 
 const QUARTER_MS: u64 = 900_000;
 
-/// Quarters that are kept: more than the longest period has. Only a period without an end counts what was before.
+/// How many quarters are kept: more than the longest period has. Only a period without an end counts the sum before them.
 const KEPT: usize = 32 * 96;
 
 impl Settled {
@@ -205,7 +207,7 @@ impl Settled {
         }
     }
 
-    /// What was settled since a moment that is the start of a quarter; 0 stands for all of it.
+    /// The sum settled since a moment that is the start of a quarter; 0 stands for everything that was settled.
     pub(super) fn since(&self, start: u64) -> NanoUsd {
         let recent: NanoUsd = self.quarters.iter().filter(|(at, _)| *at >= start).map(|(_, sum)| *sum).sum();
         if start == 0 { recent.saturating_add(self.older) } else { recent }

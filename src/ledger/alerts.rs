@@ -1,7 +1,7 @@
-//! Thresholds that budgets have passed: a row each, and a thread that delivers them.
+//! Alerts for thresholds that budgets have crossed: one row each, and a thread that delivers them.
 //!
-//! The row's key makes an alert happen once, whatever restarts. It is delivered until it is taken: after a failure again
-//! and again at growing intervals, also by the next process, for three days.
+//! The row's key makes an alert happen once, even after restarts. A delivery that fails is repeated at growing intervals,
+//! also by the next process, until the webhook accepts the alert or three days have passed.
 
 use std::{
     collections::HashMap,
@@ -22,28 +22,28 @@ use crate::{
     types::unix_now,
 };
 
-/// How long an alert is worth delivering.
+/// Age, in milliseconds, at which an alert is no longer delivered.
 const WORTH_MS: u64 = 3 * 86_400_000;
 
-/// Before the second attempt; each further one waits twice as long as the one before.
+/// The wait before the second attempt; before each further attempt it doubles.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(900);
 
-/// Between two looks at the table without a ring.
+/// The interval at which the thread reads the table when nobody rings.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Rouses the thread that delivers.
+/// Wakes the thread that delivers.
 pub struct Bell(mpsc::SyncSender<()>);
 
 impl Bell {
-    /// There is something to deliver.
+    /// Says that there is an alert to deliver.
     pub fn ring(&self) {
-        // One ring is enough for all that wait.
+        // One ring is enough for all alerts that wait.
         let _ = self.0.try_send(());
     }
 }
 
-/// An alert that is raised now. Without a webhook it counts as delivered.
+/// The row of an alert that is raised now. Without a webhook it counts as delivered.
 pub fn row(crossed: &ThresholdAlert, webhook: bool) -> AlertRow {
     let now = unix_now();
     let key = AlertKey {
@@ -56,7 +56,7 @@ pub fn row(crossed: &ThresholdAlert, webhook: bool) -> AlertRow {
     AlertRow { key, raised_at: now, body: body(crossed, now).to_string(), delivered_at: (!webhook).then_some(now) }
 }
 
-/// Tells the log.
+/// Writes an alert to the log.
 pub fn log(crossed: &ThresholdAlert) {
     tracing::warn!(
         tenant = %crossed.key.tenant,
@@ -88,20 +88,20 @@ fn body(crossed: &ThresholdAlert, now: u64) -> serde_json::Value {
     })
 }
 
-/// Starts the thread that delivers. It ends with its bell.
+/// Starts the thread that delivers. The thread ends when its [`Bell`] is dropped.
 ///
 /// # Errors
-/// The system gives no thread.
+/// The system cannot start a thread.
 pub fn start(shared: Arc<Shared>) -> io::Result<Bell> {
     let (bell, heard) = mpsc::sync_channel(1);
     thread::Builder::new().name("alerts".into()).spawn(move || {
         let mut due: HashMap<String, Instant> = HashMap::new();
         loop {
             if let Err(error) = deliver(&shared, &mut due) {
-                // The writer has told of the file by then.
+                // The writer has logged by then what is wrong with the file.
                 tracing::debug!(%error, "alerts cannot be read");
             }
-            // Looks now and then by itself: for what another process left, and for what has to be tried again.
+            // The thread also looks without a ring: for alerts that another process left, and for deliveries to repeat.
             let wait = if due.is_empty() { LOOK } else { FIRST_WAIT };
             match heard.recv_timeout(wait) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
@@ -138,7 +138,7 @@ fn deliver(shared: &Shared, due: &mut HashMap<String, Instant>) -> Result<(), St
     Ok(())
 }
 
-/// The same for every attempt, so that a receiver can tell a repetition.
+/// The alert's id: equal in every attempt, so that a receiver can recognise a repetition.
 fn id(AlertKey { tenant, period, hard, period_start: start, threshold }: &AlertKey) -> String {
     let kind = if *hard { "hard" } else { "soft" };
     format!("alert_{tenant}_{period}_{kind}_{start}_{threshold}")

@@ -15,24 +15,24 @@ use crate::{
     types::{NanoUsd, TenantId},
 };
 
-/// What tells budgets apart. A new limit changes a budget, a new period or time zone makes another one.
+/// The identity of a budget. A new limit changes a budget; a new period or time zone makes another budget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BudgetKey {
-    /// Whose it is.
+    /// The tenant that owns the budget.
     pub tenant: TenantId,
-    /// When it begins anew.
+    /// How often the budget begins anew.
     pub period: Period,
-    /// In which time zone.
+    /// The time zone of its periods, an IANA name.
     pub timezone: String,
-    /// Whether it refuses.
+    /// True if the budget refuses requests; false if it only alerts.
     pub hard: bool,
 }
 
-/// Whether what a tenant spends counts in a budget: its own, or that of an ancestor.
+/// Whether the spend of the given tenant counts in a budget: the budget is the tenant's own or an ancestor's.
 pub type Covers = Arc<dyn Fn(&TenantId) -> bool + Send + Sync>;
 
-/// A budget with its counters. In a hard one `spent + reserved` never exceeds the limit, except by what a provider charged
-/// over the reserved worst case, or where the limit was lowered below what was spent.
+/// A budget with its counters. In a hard budget `spent + reserved` never exceeds the limit, except by what a provider charged
+/// over the reserved worst case, or after the limit was lowered below what was spent.
 pub struct Budget {
     key: BudgetKey,
     zone: TimeZone,
@@ -52,17 +52,17 @@ struct State {
     end: u64,
     spent: NanoUsd,
     reserved: NanoUsd,
-    /// How many of `alert_at` have been passed in this period.
+    /// How many of `alert_at` have been crossed in this period.
     alerted: usize,
-    /// What `spent + reserved` may come to here, of a limit that is shared; `None` is all of it.
+    /// How high `spent + reserved` may rise here if the limit is shared with other processes; `None`: up to the whole limit.
     granted: Option<NanoUsd>,
-    /// What may still be reserved where a successor grants the rest.
+    /// What may still be reserved here while a successor grants the rest; `None`: there is no hand-over.
     allowance: Option<NanoUsd>,
-    /// The period before, in which requests may still be under way.
+    /// The previous period, in which requests may still be under way.
     before: Option<Past>,
 }
 
-/// How a period stood that is over.
+/// The counters of a period that is over.
 #[derive(Clone, Copy, Debug)]
 struct Past {
     start: u64,
@@ -75,9 +75,9 @@ struct Past {
 /// Why a hard budget refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exceeded {
-    /// Whose budget: the tenant's, or an ancestor's.
+    /// The owner of the budget: the tenant of the request, or one of its ancestors.
     pub tenant: TenantId,
-    /// Its period.
+    /// The budget's period.
     pub period: Period,
     /// How much it is.
     pub limit: NanoUsd,
@@ -85,20 +85,20 @@ pub struct Exceeded {
     pub spent: NanoUsd,
     /// What requests under way may still cost.
     pub reserved: NanoUsd,
-    /// What was asked for.
+    /// The amount that the request asked for.
     pub wanted: NanoUsd,
-    /// When it begins anew, in milliseconds since 1970; `None`: never.
+    /// When the budget begins anew, in milliseconds since 1970; `None`: never.
     pub resets_at: Option<u64>,
 }
 
 impl Exceeded {
-    /// It would fit if what is only reserved came free: that is a matter of seconds, not of money.
+    /// True if the amount would fit once the reservations under way come free: waiting helps then.
     pub fn is_passing(&self) -> bool {
         self.spent.checked_add(self.wanted).is_some_and(|sum| sum <= self.limit)
     }
 }
 
-/// A percentage that a budget has passed.
+/// A percentage of its limit that a budget has reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThresholdAlert {
     /// Which budget.
@@ -115,7 +115,7 @@ pub struct ThresholdAlert {
     pub resets_at: Option<u64>,
 }
 
-/// How a budget stands.
+/// The state of a budget at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Which budget.
@@ -132,16 +132,16 @@ pub struct Standing {
     pub resets_at: Option<u64>,
 }
 
-/// Money held in one budget; names the period, so that it never touches another one.
+/// Money held in one budget. It names its period, so that it never changes the counters of another period.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BudgetHold {
     start: u64,
-    /// It was taken out of an allowance.
+    /// The money was taken out of an allowance.
     allowed: bool,
 }
 
 impl Budget {
-    /// A budget with what was spent in the period of `now` before it was known here.
+    /// A budget that begins with `spent`: what was spent in the period of `now` before this process knew the budget.
     pub fn new(
         key: BudgetKey,
         rule: &config::Budget,
@@ -150,7 +150,7 @@ impl Budget {
         now: u64,
         treasury: Arc<dyn Treasury>,
     ) -> Self {
-        // The configuration has refused unknown names.
+        // The configuration has refused unknown names of time zones.
         let zone = TimeZone::get(&key.timezone).unwrap_or(TimeZone::UTC);
         let (start, end) = period::bounds(key.period, &zone, now);
         let state = State {
@@ -171,19 +171,19 @@ impl Budget {
         budget
     }
 
-    /// Which budget it is.
+    /// The identity of the budget.
     pub fn key(&self) -> &BudgetKey {
         &self.key
     }
 
-    /// Takes over a changed rule; the counters stay.
+    /// Applies a changed rule; the counters stay.
     pub fn set_rule(&self, rule: &config::Budget, covers: Covers) {
         let mut state = self.lock();
         if (state.limit, &state.alert_at) != (rule.limit, &rule.alert_at) {
             state.limit = rule.limit;
             state.alert_at.clone_from(&rule.alert_at);
-            // Each threshold alerts once per period, also after the limit was raised and is reached again: the table of
-            // alerts sees to it.
+            // A threshold that is reached again after the limit was raised does not alert a second time in its period: the
+            // table of alerts refuses a second row.
             state.alerted = 0;
         }
         state.covers = covers;
@@ -201,14 +201,14 @@ impl Budget {
         self.lock_at(now).start
     }
 
-    /// Counts what a tenant had spent before its requests counted here. No threshold is passed by it: a new budget looks at
-    /// them when it is taken up.
+    /// Counts what a tenant had spent before its requests counted here. This raises no alert: [`Self::take_up`] returns the
+    /// thresholds that a new budget has crossed already.
     pub(super) fn take_over(&self, now: u64, spent: NanoUsd) {
         let mut state = self.lock_at(now);
         state.spent = state.spent.saturating_add(spent);
     }
 
-    /// Leaves out what a tenant has spent whose requests do not count here any more.
+    /// Subtracts what a tenant has spent whose requests no longer count here.
     pub(super) fn hand_over(&self, now: u64, spent: NanoUsd) {
         let mut state = self.lock_at(now);
         state.spent = state.spent.saturating_sub(spent);
@@ -216,14 +216,15 @@ impl Budget {
         self.queue.wake();
     }
 
-    /// Holds an amount that is held elsewhere already, whether it fits or not.
+    /// Holds an amount that is already held elsewhere, whether the amount fits or not.
     pub(super) fn hold_anyway(&self, now: u64, amount: NanoUsd) -> BudgetHold {
         let mut state = self.lock_at(now);
         state.reserved = state.reserved.saturating_add(amount);
         BudgetHold { start: state.start, allowed: false }
     }
 
-    /// From now on a hard budget grants no more than an allowance, which is made of what it has left; returns it.
+    /// From now on a hard budget grants no more than an allowance. The closure computes the allowance from what is left in the
+    /// budget. Returns the allowance, or `None` for a soft budget.
     pub(super) fn freeze(&self, now: u64, allowance: impl Fn(NanoUsd) -> NanoUsd) -> Option<NanoUsd> {
         if !self.key.hard {
             return None;
@@ -234,13 +235,13 @@ impl Budget {
         state.allowance
     }
 
-    /// Undoes that.
+    /// Lifts the freeze of [`Self::freeze`].
     pub(super) fn thaw(&self) {
         self.lock().allowance = None;
         self.queue.wake();
     }
 
-    /// Asks the treasury for what the period begins with.
+    /// Asks the treasury for the grant that the period begins with.
     fn open(&self, state: &mut State) {
         state.granted = match self.treasury.opening(&self.purse(state)) {
             Grant::Part(part) if self.key.hard => Some(state.spent.saturating_add(part)),
@@ -252,8 +253,8 @@ impl Budget {
         Purse { key: self.key.clone(), start: state.start, limit: state.limit }
     }
 
-    /// Draws what an amount lacks here from the treasury, if what is here is but a part. [`Drawn::More`] says that another try may
-    /// succeed.
+    /// If this process has only a part of the limit, draws from the treasury what is missing here for `amount`. After
+    /// [`Drawn::More`] another try may succeed.
     pub(super) async fn draw(&self, now: u64, amount: NanoUsd) -> Drawn {
         let (purse, missing) = {
             let state = self.lock_at(now);
@@ -262,7 +263,7 @@ impl Budget {
             (self.purse(&state), sum.saturating_sub(granted))
         };
         if missing == NanoUsd::ZERO {
-            // It is not the grant that is short.
+            // The grant is large enough; something else was short.
             return Drawn::Held;
         }
         let drawn = self.treasury.draw(&purse, missing).await;
@@ -301,7 +302,7 @@ impl Budget {
         self.hold_in(&mut self.lock_at(now), amount)
     }
 
-    /// The same for one that does not stand in the line: what others wait for is left to them.
+    /// Like [`Self::hold`], for a request that does not stand in the queue: it takes nothing that the queue waits for.
     pub(super) fn hold_past_line(&self, now: u64, amount: NanoUsd) -> Result<BudgetHold, Exceeded> {
         let mut state = self.lock_at(now);
         let held = self.hold_in(&mut state, amount)?;
@@ -325,8 +326,8 @@ impl Budget {
         }
     }
 
-    /// Holds more for what is held already, in the period that it is held in. One that is over for longer than the period
-    /// after it took has nothing left.
+    /// Holds more for a request that holds `first`, in the period of `first`. That is the current period or the one before it;
+    /// a hard budget refuses more for an older period.
     pub(super) fn hold_more(&self, first: BudgetHold, amount: NanoUsd) -> Result<(), Exceeded> {
         let mut state = self.lock();
         if state.start == first.start {
@@ -356,7 +357,7 @@ impl Budget {
 
     fn hold_in(&self, state: &mut State, amount: NanoUsd) -> Result<BudgetHold, Exceeded> {
         let held = state.spent.saturating_add(state.reserved);
-        // What would saturate is refused like anything else that is too much.
+        // A sum that overflows is refused like any other sum above the limit.
         let allowed = state.allowance.is_none_or(|left| amount <= left);
         let fits = allowed && held.checked_add(amount).is_some_and(|sum| sum <= state.most());
         if self.key.hard && !fits {
@@ -367,11 +368,11 @@ impl Budget {
         Ok(BudgetHold { start: state.start, allowed: state.allowance.is_some() })
     }
 
-    /// Gives back what was held, and counts what was spent of it. Returns the percentages this has passed.
+    /// Gives back `amount`, which was held, and counts `cost`. Returns the alert thresholds that the cost has crossed.
     pub(super) fn settle(&self, held: BudgetHold, amount: NanoUsd, cost: NanoUsd) -> Vec<ThresholdAlert> {
         let mut state = self.lock();
         if state.start != held.start {
-            // The period is over; what was spent in it is in the ledger.
+            // The period is over: what was spent in it counts in the tables, not in this budget.
             if let Some(past) = state.before.as_mut().filter(|past| past.start == held.start) {
                 past.reserved = past.reserved.saturating_sub(amount);
                 past.spent = past.spent.saturating_add(cost);
@@ -389,20 +390,20 @@ impl Budget {
         crossed
     }
 
-    /// Counts what was spent elsewhere: by another process, or before the file could be read.
+    /// Counts a cost that was spent elsewhere: by another process, or before the file could be read.
     pub(super) fn adopt(&self, tenant: &TenantId, at: u64, cost: NanoUsd, now: u64) -> Vec<ThresholdAlert> {
         let mut state = self.lock_at(now);
         let counts = (state.start..state.end).contains(&at) && (state.covers)(tenant);
         if counts { self.add(&mut state, cost) } else { Vec::new() }
     }
 
-    /// The percentages that are passed already, when a budget is taken up.
+    /// The thresholds that a budget has crossed already when it becomes known here.
     pub(super) fn take_up(&self) -> Vec<ThresholdAlert> {
         let mut state = self.lock();
         self.add(&mut state, NanoUsd::ZERO)
     }
 
-    /// The percentages that were passed in the current period.
+    /// The thresholds that were crossed in the current period.
     pub(super) fn passed(&self, now: u64) -> Vec<ThresholdAlert> {
         let state = self.lock_at(now);
         let passed = state.alert_at.iter().take(state.alerted);
@@ -439,7 +440,7 @@ impl Budget {
         crossed
     }
 
-    /// How it stands at a moment.
+    /// The state of the budget at a moment (`now`, milliseconds since 1970).
     pub fn standing(&self, now: u64) -> Standing {
         let state = self.lock_at(now);
         Standing {
@@ -456,7 +457,7 @@ impl Budget {
         self.state.lock()
     }
 
-    /// The state in the period of `now`. A clock that goes back does not bring an old period back.
+    /// Locks the state and begins the period of `now` if it is new. A clock that goes back does not bring an old period back.
     fn lock_at(&self, now: u64) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         if now >= state.end {
@@ -467,7 +468,7 @@ impl Budget {
             state.reserved = NanoUsd::ZERO;
             state.alerted = 0;
             self.open(&mut state);
-            // The new period is the successor's.
+            // During a hand-over the successor alone grants the new period.
             state.allowance = state.allowance.map(|_| NanoUsd::ZERO);
         }
         state
@@ -475,7 +476,7 @@ impl Budget {
 }
 
 impl State {
-    /// What `spent + reserved` may come to.
+    /// How high `spent + reserved` may rise.
     fn most(&self) -> NanoUsd {
         self.granted.unwrap_or(self.limit).min(self.limit)
     }

@@ -1,9 +1,10 @@
-//! What goes into a fresh file after the old one was deleted or replaced under the process: what is spent of the current periods,
-//! and which thresholds were passed. Single entries, and what was spent in periods that are over, went with the old file.
+//! What is written to a fresh file after the old one was deleted or replaced under the process: what was spent in the current
+//! periods, and which thresholds were crossed. Single entries, and the spend of periods that are over, are lost with the old
+//! file.
 //!
-//! What lies in the new file already (a copy of the old one, perhaps) counts: only what is missing is added. The sums of nested
-//! periods are told apart by dating each with the beginning of its period: what was spent in the month is what was spent
-//! today and a row of the first of the month for the rest.
+//! What the new file contains already counts (it may be a copy of the old one): only what is missing is added. Each sum is
+//! dated with the beginning of its period, so that nested periods are not counted twice: the spend of the month is the spend
+//! of today plus a row dated the first of the month for the rest.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,16 +17,16 @@ use crate::{
     types::{NanoUsd, TenantId, unix_now},
 };
 
-/// Stands for all processes before this one.
+/// The process number that stands for all processes before this one.
 const BEFORE: i64 = 0;
 
 /// Periods whose own sums are carried whether there is a budget for them or not: reports ask for them.
 const REPORTED: [Period; 4] = [Period::Daily, Period::Weekly, Period::Monthly, Period::Total];
 
-/// What tenants spent since a moment, by that moment.
+/// By the start of a period: what each tenant has spent since then.
 type Sums = BTreeMap<u64, HashMap<TenantId, NanoUsd>>;
 
-/// Writes what is missing. `written` is what this process had written to the file that is lost.
+/// Writes what the fresh file is missing. `written` is what this process had written to the lost file.
 ///
 /// # Errors
 /// A file that cannot be written.
@@ -41,7 +42,7 @@ pub(super) fn write(
         for (start, sums) in books.history.known(now) {
             let known = before.entry(start).or_default();
             for (tenant, sum) in sums {
-                // Several kinds of periods may begin together.
+                // Several kinds of periods may begin at one moment.
                 let most = known.entry(tenant.clone()).or_default();
                 *most = (*most).max(*sum);
             }
@@ -61,7 +62,7 @@ pub(super) fn write(
     fill(standings, &before, BEFORE, Rows::Except(shared.process))?;
     fill(standings, &own.collect(), shared.process, Rows::Of(shared.process))?;
     for crossed in &passed {
-        // Whether it was delivered went with the file; most likely it was.
+        // Whether the alert was delivered is lost with the file; most likely it was.
         standings.keep_alert(&alerts::row(crossed, false))?;
     }
     if let Some((process, since)) = predecessor {
@@ -73,7 +74,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Adds what the file lacks of the sums, from the period that began last to the one that began first.
+/// Adds to the file what it lacks of the sums, from the period that began last to the period that began first.
 fn fill(standings: &mut dyn Standings, known: &Sums, process: i64, rows: Rows) -> Result<(), StoreError> {
     for (start, sums) in known.iter().rev() {
         let there = standings.sum_since(*start, rows)?;
@@ -111,7 +112,7 @@ mod tests {
         };
         drop(store.accept(&mut |standings| fill(standings, &sums, BEFORE, Rows::Except(1))).unwrap());
         check();
-        // Once more changes nothing; what is of another process is not looked at.
+        // A repetition changes nothing; the rows of another process are not looked at.
         drop(store.accept(&mut |standings| fill(standings, &sums, BEFORE, Rows::Except(1))).unwrap());
         check();
         assert_eq!(sum_since(0, Rows::Of(1)), HashMap::new());

@@ -1,4 +1,4 @@
-//! Handing the money over to a successor, as an upgrade does.
+//! Hands the money over to a successor process, as an upgrade does.
 //!
 //! ```text
 //! old: freeze ─▶ flush ─▶ HandoverSnapshot ─▶ let go of the file      settle what is open ─▶ drain: HandoverSnapshot ─▶ end
@@ -6,9 +6,10 @@
 //! new:                       └─▶ own the file, read history, inherit ─▶ follow ─▶ inherit ──┴─▶ release the rest
 //! ```
 //!
-//! At every moment `spent + reserved` of both processes together stays within every hard budget: what the old one may
-//! still spend is held in the new one. That is what its open requests hold, each until its row appears, and an *allowance*:
-//! the part of each budget from which it reserves for requests that still come to it while its listeners close.
+//! At every moment `spent + reserved` of both processes together stays within every hard budget: what the old process may
+//! still spend is held in the new one. The new process holds what the open requests of the old one hold, each until its row
+//! appears, and an *allowance*: the part of each budget from which the old process reserves for requests that still come to it
+//! while its listeners close.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,69 +25,69 @@ use crate::{
     types::{NanoUsd, RequestId, TenantId, unix_now},
 };
 
-/// What is settled has to be in the file within this time, or there is no hand-over.
+/// Settled entries have to be in the file within this time, or there is no hand-over.
 const FLUSH: Duration = Duration::from_secs(3);
 
-/// A request that reserves late in a hand-over may have been admitted this long before.
+/// A request that reserves late in a hand-over may have been admitted this many milliseconds before.
 const SLACK_MS: u64 = 3_600_000;
 
 /// What a process may still spend after its successor has taken over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandoverSnapshot {
-    /// Its number in the ledger.
+    /// The number of the process in the ledger.
     pub process: i64,
-    /// Every request whose row is not in the file yet was admitted at this moment or later; milliseconds since 1970.
+    /// Every request whose row is not in the file yet was admitted at this moment or later (milliseconds since 1970).
     pub since: u64,
-    /// Its open requests.
+    /// The open requests of the process.
     pub open: Vec<OpenRequest>,
-    /// By owner of a hard budget: what it may reserve for requests that are not open yet, in billionths of a dollar.
+    /// By owner of a hard budget: what the process may reserve for requests that are not open yet, in billionths of a dollar.
     pub allowances: Vec<(TenantId, u64)>,
 }
 
 /// A request under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenRequest {
-    /// Its id.
+    /// The id of the request.
     pub id: String,
-    /// When it was admitted: decides the period.
+    /// When the request was admitted, in milliseconds since 1970: decides the period.
     pub at: u64,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant: TenantId,
-    /// What it holds, in billionths of a dollar.
+    /// What the request holds, in billionths of a dollar.
     pub amount: u64,
 }
 
-/// Why nothing is handed over.
+/// Why no hand-over is possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoHandover {
-    /// What was settled could not be written: a successor would not know of it.
+    /// Settled entries could not be written in time: a successor would not know of them.
     Unwritten,
-    /// The process before this one still has requests under way.
+    /// The predecessor of this process still has requests under way.
     Unfinished,
 }
 
-/// The process before this one, as long as it may still spend.
+/// The predecessor: the process before this one, as long as it may still spend.
 pub(super) struct Predecessor {
     pub process: i64,
     pub since: u64,
-    /// What each tenant had spent through it since `since` at the last look.
+    /// What each tenant had spent through the predecessor since `since` when the table was last read.
     pub seen: HashMap<TenantId, NanoUsd>,
-    /// What is held for its open requests.
+    /// What is held here for the open requests of the predecessor.
     open: HashMap<RequestId, (Arc<Account>, Slot)>,
-    /// By owner of a budget.
+    /// The predecessor's allowance in billionths of a dollar, by owner of a budget.
     allowances: HashMap<TenantId, NanoUsd>,
-    /// What is held for its allowances.
+    /// What is held here for the allowances.
     held: Vec<(Arc<Budget>, BudgetHold, NanoUsd)>,
-    /// Its connection has ended.
+    /// The connection to the predecessor has ended.
     pub ended: bool,
 }
 
 impl Ledger {
-    /// Freezes the budgets and tells what this process may still spend. From now on each hard budget grants at most half of
+    /// Freezes the budgets and returns what this process may still spend. From now on each hard budget grants at most half of
     /// what it has left, and the successor grants the other half.
     ///
     /// # Errors
-    /// Why there can be no hand-over; nothing is frozen then.
+    /// Why no hand-over is possible; nothing is frozen then.
     pub fn freeze(&self) -> Result<HandoverSnapshot, NoHandover> {
         if self.shared.books().predecessor.is_some() {
             return Err(NoHandover::Unfinished);
@@ -94,15 +95,15 @@ impl Ledger {
         self.snapshot(|left| NanoUsd(left.0 / 2)).inspect_err(|_| self.thaw())
     }
 
-    /// After the listeners are closed: nothing new is granted, and the successor need not hold an allowance any more.
+    /// Called once the listeners are closed: nothing new is granted, and the successor no longer needs to hold an allowance.
     ///
     /// # Errors
-    /// What was settled could not be written; the allowance goes when this process does.
+    /// Settled entries could not be written in time; the successor holds the allowance until this process ends.
     pub fn drain(&self) -> Result<HandoverSnapshot, NoHandover> {
         self.snapshot(|_| NanoUsd::ZERO)
     }
 
-    /// Undoes [`Self::freeze`].
+    /// Lifts the freeze of [`Self::freeze`].
     pub fn thaw(&self) {
         let mut books = self.shared.books();
         books.frozen = false;
@@ -114,10 +115,10 @@ impl Ledger {
         self.shared.store.ownership().hand_over();
     }
 
-    /// Undoes [`Self::let_go`].
+    /// Takes back the ownership that [`Self::let_go`] gave up.
     ///
     /// # Errors
-    /// Somebody else owns the file now.
+    /// Another process owns the file now.
     pub fn take_back(&self, patience: Duration) -> Result<(), StoreError> {
         self.shared.store.ownership().take_back(patience)
     }
@@ -126,10 +127,10 @@ impl Ledger {
         let mut snapshot =
             HandoverSnapshot { process: self.shared.process, since: unix_now(), ..HandoverSnapshot::default() };
         {
-            // No account gets other budgets meanwhile.
+            // The lock keeps every account at its budgets meanwhile.
             let mut books = self.shared.books();
             books.frozen = true;
-            // First the budgets, then the requests: one that comes between counts in its allowance as well.
+            // First the budgets, then the requests: a request that comes between counts in the allowance as well.
             for budget in books.budgets.values() {
                 if let Some(granted) = budget.freeze(unix_now(), &allowance) {
                     snapshot.allowances.push((budget.key().tenant.clone(), granted.0));
@@ -147,12 +148,12 @@ impl Ledger {
         }
         let oldest = snapshot.open.iter().map(|open| open.at).min();
         snapshot.since = oldest.map_or(snapshot.since, |at| at.min(snapshot.since)).saturating_sub(SLACK_MS);
-        // What is not open any more has its entry queued by now.
+        // A request that is no longer open has its entry queued by now.
         if self.flush(FLUSH) { Ok(snapshot) } else { Err(NoHandover::Unwritten) }
     }
 
-    /// Holds what another process may still spend; each snapshot replaces the one before. `account` finds the account of a
-    /// tenant, if it has one.
+    /// Holds what the predecessor may still spend; each snapshot replaces the one before. `account` finds the account of a
+    /// tenant, if there is one.
     pub fn inherit(&self, snapshot: &HandoverSnapshot, account: impl Fn(&TenantId) -> Option<Arc<Account>>) {
         let found: Vec<_> = snapshot
             .open
@@ -166,7 +167,7 @@ impl Ledger {
         for (id, open, account) in found {
             let slot = account.inherit(id, open.at, NanoUsd(open.amount));
             if let Some((account, known)) = predecessor.open.insert(id, (account, slot)) {
-                // Its reservation may have grown.
+                // The reservation of the request may have grown.
                 account.settle(known, NanoUsd::ZERO);
             }
         }
@@ -175,8 +176,7 @@ impl Ledger {
         }
     }
 
-    /// The connection to the process before this one has ended: as soon as its intents are recovered, nothing is held for
-    /// it any more.
+    /// Notes that the connection to the predecessor has ended: once its intents are recovered, nothing is held for it any more.
     pub fn predecessor_ended(&self) {
         if let Some(predecessor) = &mut self.shared.books().predecessor {
             predecessor.ended = true;
@@ -188,7 +188,7 @@ impl Predecessor {
     pub(super) fn new(snapshot: &HandoverSnapshot) -> Self {
         let mut allowances: HashMap<TenantId, NanoUsd> = HashMap::new();
         for (tenant, allowance) in &snapshot.allowances {
-            // Of a tenant with several budgets a request needs something in each.
+            // A request of a tenant with several budgets needs money in each of them.
             let least = allowances.entry(tenant.clone()).or_insert(NanoUsd(*allowance));
             *least = (*least).min(NanoUsd(*allowance));
         }
@@ -203,7 +203,7 @@ impl Predecessor {
         }
     }
 
-    /// Holds its allowance in a budget that is new here.
+    /// Holds the predecessor's allowance in a budget that is new here.
     pub(super) fn hold_allowance(&mut self, budget: &Arc<Budget>, now: u64) {
         if let Some(amount) = self.allowances.get(&budget.key().tenant).filter(|_| budget.key().hard) {
             self.held.push((budget.clone(), budget.hold_anyway(now, *amount), *amount));
@@ -222,7 +222,7 @@ impl Predecessor {
         self.open.keys().copied().collect()
     }
 
-    /// Gives back what a request held: it counts in what is spent now.
+    /// Gives back what a request of the predecessor held: its cost counts as spent now.
     pub(super) fn release(&mut self, id: RequestId) {
         if let Some((account, slot)) = self.open.remove(&id) {
             account.settle(slot, NanoUsd::ZERO);
@@ -231,7 +231,7 @@ impl Predecessor {
 }
 
 impl Books {
-    /// The process before this one is gone, and all that it spent is counted.
+    /// Gives back everything held for the predecessor: the process has ended, and all that it spent is counted.
     pub(super) fn release_inherited(&mut self) {
         let Some(mut predecessor) = self.predecessor.take() else { return };
         predecessor.open().into_iter().for_each(|id| predecessor.release(id));

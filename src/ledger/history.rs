@@ -1,4 +1,4 @@
-//! What was spent through other processes, most of them gone: sums that budgets begin with.
+//! What was spent through other processes, most of which have ended: the sums that budgets begin with.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,7 +15,7 @@ use crate::{
 #[derive(Default)]
 pub struct History {
     sums: HashMap<(Period, String), Sums>,
-    /// Whether the file could be read. Until then budgets begin with nothing, and get it later.
+    /// Whether the file could be read. Until then budgets begin at zero, and the sums are added later.
     pub complete: bool,
 }
 
@@ -25,7 +25,7 @@ struct Sums {
 }
 
 impl History {
-    /// Adds what was spent elsewhere, for budgets that are made later.
+    /// Adds a cost that was spent elsewhere, for budgets that are created later.
     pub fn add(&mut self, tenant: &TenantId, at: u64, cost: NanoUsd) {
         for sums in self.sums.values_mut().filter(|sums| sums.start <= at) {
             let sum = sums.by_tenant.entry(tenant.clone()).or_default();
@@ -33,13 +33,13 @@ impl History {
         }
     }
 
-    /// What a tenant has spent in the period of `now`.
+    /// What a tenant has spent in the period of `now` (milliseconds since 1970).
     pub fn spent(&self, period: Period, timezone: &str, now: u64, tenant: &TenantId) -> NanoUsd {
         let sums = self.current(period, timezone, now);
         sums.and_then(|sums| sums.by_tenant.get(tenant)).copied().unwrap_or_default()
     }
 
-    /// What several have spent in it together.
+    /// What several tenants together have spent in the period of `now`.
     pub fn spent_by<'t>(
         &self,
         period: Period,
@@ -51,12 +51,12 @@ impl History {
         tenants.filter_map(|tenant| sums.by_tenant.get(tenant)).copied().sum()
     }
 
-    /// Everyone who has spent anything.
+    /// Every tenant that has spent anything.
     pub fn tenants(&self) -> impl Iterator<Item = &TenantId> {
         self.sums.values().flat_map(|sums| sums.by_tenant.keys())
     }
 
-    /// The sums of the periods that a moment lies in, by the first millisecond of the period.
+    /// The sums by tenant of the periods that contain `now`, each with the first millisecond of its period.
     pub fn known(&self, now: u64) -> impl Iterator<Item = (u64, &HashMap<TenantId, NanoUsd>)> {
         let current = move |(period, timezone): &(Period, String)| self.current(*period, timezone, now);
         self.sums.keys().filter_map(current).map(|sums| (sums.start, &sums.by_tenant))
@@ -70,13 +70,13 @@ impl History {
     }
 }
 
-/// A kind of period in a time zone.
+/// A kind of period, and the name of its time zone.
 pub type Key = (Period, String);
 
 /// Reads what other processes have spent in the current periods of these kinds.
 ///
 /// # Errors
-/// A store that cannot be read.
+/// The store cannot be read.
 pub fn read(session: &dyn Session, keys: &BTreeSet<Key>, process: i64) -> Result<History, StoreError> {
     let now = unix_now();
     let mut sums = HashMap::new();
@@ -90,14 +90,14 @@ pub fn read(session: &dyn Session, keys: &BTreeSet<Key>, process: i64) -> Result
 }
 
 impl super::Books {
-    /// Gives budgets that were made before the file could be read what they miss.
+    /// Adds to budgets that were created before the file could be read the sums that they lack.
     pub fn catch_up(&self, history: &History) -> Vec<ThresholdAlert> {
         let now = unix_now();
         let mut crossed = Vec::new();
         for (key, budget) in &self.budgets {
             let Some(sums) = history.sums.get(&(key.period, key.timezone.clone())) else { continue };
             for (tenant, spent) in &sums.by_tenant {
-                // A sum lies in the period whose start it has.
+                // The start of a sum's period lies in that period.
                 crossed.extend(budget.adopt(tenant, sums.start, *spent, now));
             }
         }

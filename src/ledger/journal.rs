@@ -1,14 +1,14 @@
-//! Intents on disk: what a request may cost is written down before a provider is asked, so that a process that is killed
-//! leaves a trace of what it had under way.
+//! Intents on disk: what a request may cost is written down before a provider is called, so that a process that is killed
+//! leaves a record of the requests that it had under way.
 //!
 //! An intent is one line in an append-only file, written by one system call into the page cache, as a web server writes
-//! its access log: it survives the end of the process, and costs a request a microsecond or two. A file (a *segment*) is
-//! deleted once it is closed and every request in it has its entry in the ledger: each of them holds a [`Pin`] until then.
-//! The process holds a lock on its segments; a segment without one belonged to a process that is gone, and is recovered.
+//! its access log. The line survives the end of the process, and costs a request a microsecond or two. A file (a *segment*)
+//! is deleted once it is closed and every request in it has its entry in the ledger: each request holds a [`Pin`] until then.
+//! The process holds a lock on its segments; a segment without a lock belonged to a process that has ended, and is recovered.
 //! An intent whose request has an entry already changes nothing: ids are unique.
 //!
-//! A second, short line says what a request has cost, before the rest of what it held is anybody else's: the entry itself is
-//! in the file some milliseconds later, and a process may be killed within them.
+//! A second, short line records what a request has cost. It is written before the rest of the reservation is given back: the
+//! entry itself is in the file some milliseconds later, and the process may be killed in between.
 
 use std::{
     borrow::Cow,
@@ -29,10 +29,10 @@ use serde::{Deserialize, Serialize};
 use super::Subject;
 use crate::types::{NanoUsd, RequestId};
 
-/// A segment of this size is closed, and another begun.
+/// A segment of this size, in bytes, is closed, and another one begun.
 const SEGMENT: u64 = 4 << 20;
 
-/// And one of this age: a segment must not outlive the entries of its requests in the table.
+/// A segment of this age is closed, too: a segment must not outlive the entries of its requests in the table.
 const LIFE: Duration = Duration::from_secs(3_600);
 
 /// The intents of this process.
@@ -44,7 +44,7 @@ pub struct Journal {
     next: AtomicU64,
 }
 
-/// Keeps a segment on disk.
+/// Keeps a segment on disk as long as the pin exists.
 pub type Pin = Arc<Segment>;
 
 /// One file of intents.
@@ -54,11 +54,11 @@ pub struct Segment {
     file: File,
     written: AtomicU64,
     begun: Instant,
-    /// Nothing more is written: when the last pin goes, the file goes.
+    /// No more intents are written here: the file is deleted with the last pin.
     closed: AtomicBool,
 }
 
-/// One line.
+/// The line of an intent.
 #[derive(Serialize, Deserialize)]
 struct Line<'a> {
     id: Cow<'a, str>,
@@ -70,7 +70,7 @@ struct Line<'a> {
     estimate: u64,
 }
 
-/// What an earlier line's request has cost.
+/// The line that says what the request of an earlier line has cost.
 #[derive(Serialize, Deserialize)]
 struct End<'a> {
     id: Cow<'a, str>,
@@ -80,19 +80,19 @@ struct End<'a> {
 /// An intent that was read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
-    /// The request.
+    /// The id of the request.
     pub id: RequestId,
     /// When it was admitted, in milliseconds since 1970.
     pub at: u64,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant: String,
-    /// With which token.
+    /// The id of the token that the request was sent with.
     pub token: Option<String>,
-    /// What was asked for.
+    /// The endpoint that was asked.
     pub endpoint: String,
     /// The configured route.
     pub route: String,
-    /// What was reserved.
+    /// The amount that was reserved.
     pub estimate: NanoUsd,
 }
 
@@ -106,15 +106,15 @@ pub enum Noted {
 }
 
 impl Journal {
-    /// Intents in `folder`, which is made when the first segment is.
+    /// A journal in `folder`, which is created with the first segment.
     pub fn new(folder: PathBuf, process: i64) -> Self {
         Self { folder, process, current: ArcSwapOption::empty(), next: AtomicU64::new(0) }
     }
 
-    /// Begins a segment where there is none that can take more.
+    /// Begins a segment unless the current one can take more intents.
     ///
     /// # Errors
-    /// A folder that cannot be written.
+    /// The folder cannot be written.
     pub fn renew(&self) -> io::Result<()> {
         if let Some(current) = &*self.current.load()
             && !current.closed.load(Ordering::Acquire)
@@ -139,12 +139,12 @@ impl Journal {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{:016x}-{number}.log", self.process));
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
-        // A segment that nobody could tell from an abandoned one would be recovered by another process.
+        // Another process would recover a segment without a lock as an abandoned one.
         file.try_lock()?;
         Ok(Segment { path, file, written: AtomicU64::new(0), begun: Instant::now(), closed: AtomicBool::new(false) })
     }
 
-    /// Takes no more intents. The file goes as soon as every request in it is settled, which it usually is.
+    /// Closes the current segment. Its file is deleted once every request in it has its entry, which is usually at once.
     pub fn retire(&self) {
         if let Some(current) = self.current.swap(None) {
             current.closed.store(true, Ordering::Release);
@@ -159,7 +159,7 @@ impl Journal {
     /// Writes an intent.
     ///
     /// # Errors
-    /// There is no segment, or it cannot be written (a full disk); then no more goes into it.
+    /// There is no segment, or the segment cannot be written (a full disk); no more intents are written to that segment then.
     pub fn note(&self, subject: &Subject, estimate: NanoUsd) -> io::Result<Pin> {
         let Some(segment) = self.current.load_full() else {
             return Err(io::Error::other("no segment can be written"));
@@ -181,10 +181,10 @@ impl Journal {
         Ok(segment)
     }
 
-    /// Segments that this process has not made.
+    /// The segments that other processes have created.
     ///
     /// # Errors
-    /// A folder that cannot be read. One that does not exist has none.
+    /// The folder cannot be read. A folder that does not exist has no segments.
     pub fn others(&self) -> io::Result<Vec<PathBuf>> {
         let own = format!("{:016x}-", self.process);
         let entries = match fs::read_dir(&self.folder) {
@@ -204,29 +204,30 @@ impl Journal {
     }
 }
 
-/// Makes the folder, for its owner only: intents name tenants and what they spend. One that others may read is narrowed.
+/// Creates the folder, readable by its owner only: intents name tenants and what they spend. Wider permissions of an existing
+/// folder are removed.
 fn private(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     if fs::metadata(folder)?.permissions().mode() & 0o077 != 0
         && let Err(error) = fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
     {
-        // Its files are 0600 in any case.
+        // The files in the folder have mode 0600 in any case.
         tracing::warn!(%error, folder = %folder.display(), "the folder of intents can be listed by others, and cannot be narrowed");
     }
     Ok(())
 }
 
 impl Segment {
-    /// Writes what a request has cost whose intent is in here, also after the segment takes no more intents.
+    /// Writes what a request whose intent is in this segment has cost, also after the segment is closed for intents.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The segment cannot be written.
     pub fn note_end(&self, id: RequestId, cost: NanoUsd) -> io::Result<()> {
         let id = id.to_string();
         self.append(&End { id: Cow::Borrowed(&id), cost: cost.0 })
     }
 
-    /// One system call for a line, with a line break before it as well: one that was cut off then spoils no other.
+    /// Writes a line in one system call, with a line break before and after it: a line that was cut off then spoils no other.
     fn append(&self, line: &impl Serialize) -> io::Result<()> {
         let mut text = Vec::with_capacity(256);
         text.push(b'\n');
@@ -237,7 +238,7 @@ impl Segment {
         Ok(())
     }
 
-    /// A file that was deleted under the process leaves no trace of a request.
+    /// True while the file lies at its path: a file that was deleted under the process would not keep an intent.
     fn is_in_place(&self) -> bool {
         let numbers = |facts: fs::Metadata| (facts.dev(), facts.ino());
         match (fs::metadata(&self.path), self.file.metadata()) {
@@ -250,33 +251,33 @@ impl Segment {
 impl Drop for Segment {
     fn drop(&mut self) {
         if self.closed.load(Ordering::Acquire) {
-            // What cannot be deleted is recovered once more later, which changes nothing.
+            // A file that cannot be deleted is recovered once more later, which changes nothing.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// The process that a segment belongs to.
+/// The number of the process that a segment belongs to, from its file name.
 pub fn process_of(path: &Path) -> Option<i64> {
     let (process, _) = path.file_stem()?.to_str()?.split_once('-')?;
     u64::from_str_radix(process, 16).ok().map(|process| process as i64)
 }
 
-/// A segment whose process is gone. The lock is held until it is dropped, so that nobody else recovers it too.
+/// A segment whose process has ended. Its lock is held until this value is dropped, so that no other process recovers it, too.
 pub struct Abandoned {
     path: PathBuf,
     file: File,
 }
 
 impl Abandoned {
-    /// Takes a segment over; `None` while its process lives.
+    /// Takes a segment over; `None` while its process is alive.
     ///
     /// # Errors
-    /// A file that cannot be opened.
+    /// The file cannot be opened.
     pub fn take(path: &Path) -> io::Result<Option<Self>> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         match file.try_lock() {
-            // Its owner has deleted and closed it meanwhile.
+            // The owner has deleted and closed the file meanwhile.
             Ok(()) if file.metadata()?.nlink() == 0 => Err(io::ErrorKind::NotFound.into()),
             Ok(()) => Ok(Some(Self { path: path.to_owned(), file })),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -284,15 +285,15 @@ impl Abandoned {
         }
     }
 
-    /// Whose it was; `None` where its name does not say.
+    /// The number of the process that wrote the segment; `None` if the file name does not say.
     pub fn process(&self) -> Option<i64> {
         process_of(&self.path)
     }
 
-    /// Its lines, and how many were no whole ones: a process that is killed may leave a part of its last.
+    /// The lines of the segment, and the number of incomplete ones: a process that is killed may leave a part of its last line.
     ///
     /// # Errors
-    /// A file that cannot be read.
+    /// The file cannot be read.
     pub fn read(&mut self) -> io::Result<(Vec<Noted>, usize)> {
         let mut bytes = Vec::new();
         self.file.read_to_end(&mut bytes)?;
@@ -306,10 +307,10 @@ impl Abandoned {
         Ok((noted, broken))
     }
 
-    /// Deletes it, after what it holds is in the ledger.
+    /// Deletes the segment, once its requests have their entries in the ledger.
     ///
     /// # Errors
-    /// A file that cannot be deleted.
+    /// The file cannot be deleted.
     pub fn delete(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }

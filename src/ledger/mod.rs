@@ -1,32 +1,32 @@
-//! What is spent, and what may be.
+//! The ledger: what tenants have spent, and what they may still spend.
 //!
 //! ```text
 //! admit ─▶ reserve the worst case in every budget ─▶ note the intent ─▶ provider ─▶ settle the truth ─▶ entry
-//!                     │ one of them has not enough                        │ failed
+//!                     │ one does not have enough                          │ failed
 //!                     ▼                                                   ▼
-//!                  Exceeded, nothing held                        release, entry of nothing
+//!                  Exceeded, nothing held                        release, entry without a cost
 //! ```
 //!
-//! Money is an integer number of billionths of a dollar. A [`Reservation`] is a guard: however a request ends, what it held
-//! is settled or given back, once. The counters are in memory and exact; SQLite is behind a channel, and never on a
+//! Money is an integer number of billionths of a dollar. A [`Reservation`] is a guard: however a request ends, the amount it
+//! held is settled or given back, once. The counters are in memory and exact; SQLite is behind a channel, and never on a
 //! request's path.
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
 //! | `period` | when a day, week or month begins in a time zone |
 //! | `budget` | spent and reserved in one budget |
-//! | `account` | a tenant's budgets, what it has under way, what this process has settled for it |
-//! | `treasury` | the seam: where budgets have their money from; one process grants itself everything |
-//! | `queue` | requests that wait for what is only reserved |
+//! | `account` | a tenant's budgets, its open requests, what this process has settled for it |
+//! | `treasury` | the seam for several gateways: the source of a budget's money; one process grants itself everything |
+//! | `queue` | requests that wait for money that other requests hold |
 //! | `reservation` | the guard over all budgets of a request |
 //! | `refusals` | requests that cost nothing and reached no provider, counted by minute |
 //! | `journal` | intents on disk, so that a killed process leaves a trace |
 //! | `writer` | the thread that writes entries in batches, recovers and rolls up |
-//! | `alerts`, `webhook` | thresholds passed: raised once, delivered until they are taken |
-//! | `history` | what was spent before |
-//! | `carry` | what goes into a fresh file after the old one was deleted or replaced |
+//! | `alerts`, `webhook` | thresholds that were crossed: raised once, delivered until the webhook accepts them |
+//! | `history` | what was spent through other processes |
+//! | `carry` | what is written to a fresh file after the old one was deleted or replaced |
 //! | `handover` | what a successor has to hold for the process before it |
-//! | `report` | what the tables tell: costs by day, latency percentiles |
+//! | `report` | reports from the tables: costs by day, latency percentiles |
 
 mod account;
 mod alerts;
@@ -80,28 +80,29 @@ use crate::{
     types::{NanoUsd, TenantId, unix_now},
 };
 
-/// Entries that wait in memory while the file cannot be written. At this many requests are refused, whatever the
-/// configuration says: what cost something is never dropped. The refused ones are only counted then.
+/// How many entries may wait in memory while the file cannot be written. Beyond this number requests are refused, whatever the
+/// configuration says, because an entry with a cost is never discarded. The refused requests are only counted then.
 const MAX_WAITING: usize = 500_000;
 
-/// Between a wish to read the history and giving up on it.
+/// How long [`Ledger::read_history`] waits for the writer.
 const READ: Duration = Duration::from_secs(5);
 
-/// A gateway that is ending has this long to let go of the database when another one starts.
+/// How long a starting gateway waits for an ending one to let go of the database.
 const LAST_MOMENTS: Duration = Duration::from_secs(1);
 
 /// Why no money could be reserved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// A budget does not have enough left, and no wait cures that before its next period.
+    /// A budget does not have enough left, and waiting does not help before its next period.
     Exceeded(Exceeded),
     /// A budget would have enough, but requests under way hold it at the moment.
     Held(Exceeded),
-    /// The database or the journal cannot be written, and the configuration refuses requests then.
+    /// The database or the journal cannot be written (and the configuration refuses requests then), another gateway owns the
+    /// database, or too many entries wait in memory.
     Unavailable,
 }
 
-/// Counters in memory, rows on disk.
+/// All accounts and budgets: the counters are in memory, the rows on disk.
 pub struct Ledger {
     shared: Arc<Shared>,
     journal: Arc<Journal>,
@@ -109,9 +110,9 @@ pub struct Ledger {
     on_failure: OnFailure,
 }
 
-/// What requests, the writer and the reports share.
+/// The state that requests, the writer and the reports share.
 struct Shared {
-    /// Only its owner writes to it.
+    /// Only the owner of the store writes to it.
     store: Arc<dyn Store>,
     treasury: Arc<dyn Treasury>,
     process: i64,
@@ -133,23 +134,23 @@ struct Books {
     accounts: HashMap<TenantId, Arc<Account>>,
     budgets: HashMap<BudgetKey, Arc<Budget>>,
     history: History,
-    /// Those in the history who have no account (yet).
+    /// The tenants in the history that have no account (yet).
     strangers: HashSet<TenantId>,
-    /// The process before this one, while it still has requests under way.
+    /// The predecessor of this process, while it still has requests under way.
     predecessor: Option<Predecessor>,
     /// A successor takes over: budgets that are new grant nothing here.
     frozen: bool,
 }
 
 impl Books {
-    /// Takes up what was spent through other processes.
+    /// Replaces the record of what was spent through other processes.
     fn set_history(&mut self, history: History) {
         let strangers = history.tenants().filter(|tenant| !self.accounts.contains_key(*tenant));
         self.strangers = strangers.cloned().collect();
         self.history = history;
     }
 
-    /// Adds to it.
+    /// Adds a cost to the record of what was spent through other processes.
     fn add_history(&mut self, tenant: &TenantId, at: u64, cost: NanoUsd) {
         self.history.add(tenant, at, cost);
         if !self.accounts.contains_key(tenant) {
@@ -160,22 +161,22 @@ impl Books {
 
 /// A budget that a tenant's requests count in.
 pub struct Rule<'a> {
-    /// Whose it is: the tenant, or one of its ancestors.
+    /// The owner of the budget: the tenant, or one of its ancestors.
     pub owner: &'a TenantId,
-    /// What the configuration says.
+    /// The budget as the configuration has it.
     pub budget: &'a config::Budget,
-    /// Whose spend counts in it.
+    /// Whose spend counts in the budget.
     pub covers: Covers,
 }
 
-/// How the ledger is.
+/// The state of the ledger, for health checks and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
     /// The last write to the file succeeded.
     pub database: bool,
     /// Intents can be written.
     pub journal: bool,
-    /// Entries that are not in the file yet, and kinds of refusals that are not.
+    /// The number of entries plus the number of kinds of refusals that are not in the file yet.
     pub waiting: usize,
     /// Requests written by this process: entries, and those that are only counted.
     pub written: u64,
@@ -183,22 +184,22 @@ pub struct Health {
     pub alerts: u64,
     /// How often the file was deleted or replaced.
     pub lost: u64,
-    /// Requests without a cost that were not recorded, because as many entries as memory has room for were waiting.
+    /// Requests without a cost that were not recorded, because memory had no room for more waiting entries or kinds of refusals.
     pub unrecorded: u64,
 }
 
 impl Ledger {
-    /// Opens the ledger: recovers what processes that are gone left behind, and starts the writer.
+    /// Opens the ledger: recovers the intents of processes that have ended, and starts the writer.
     ///
     /// # Errors
-    /// A file that another gateway owns; with `on_failure: refuse` any that cannot be used. With `serve` that is tried again
-    /// and again, and nothing is written before this process owns the file.
+    /// Another gateway owns the file; with `on_failure: refuse` also a file that cannot be used for any other reason. With
+    /// `serve` the writer tries such a file again and again, and writes nothing before this process owns it.
     pub fn open(store: Arc<dyn Store>, database: &config::Database) -> Result<Arc<Self>, StoreError> {
         Self::open_after(store, database, Arc::new(Local), None)
     }
 
-    /// The same with budgets that draw on a treasury, and as the successor of a process that has handed over; [`Self::inherit`] is to
-    /// follow then, once there are accounts.
+    /// Like [`Self::open`], with budgets that draw on a treasury, and as the successor of the process that wrote `before`. After
+    /// a hand-over call [`Self::inherit`], once there are accounts.
     ///
     /// # Errors
     /// As for [`Self::open`].
@@ -226,7 +227,7 @@ impl Ledger {
             alerts: AtomicU64::new(0),
             unrecorded: AtomicU64::new(0),
         });
-        // What cannot be owned for another reason cannot be opened either.
+        // A store that cannot be owned for another reason cannot be opened either: the writer reports that.
         if let Err(error @ StoreError::Owned(_)) = shared.store.ownership().claim_within(LAST_MOMENTS) {
             return Err(error);
         }
@@ -241,18 +242,18 @@ impl Ledger {
         Ok(Arc::new(Self { shared, journal, to_writer, on_failure: database.on_failure }))
     }
 
-    /// Where budgets have their money from, and meters their part of a limit.
+    /// The source of the budgets' money and of the meters' part of a limit.
     pub fn treasury(&self) -> &dyn Treasury {
         &*self.shared.treasury
     }
 
-    /// Where alerts go from now on.
+    /// Sets the webhook that alerts are delivered to from now on.
     pub fn set_webhook(&self, webhook: Option<config::Webhook>) {
         *self.shared.webhook.lock() = webhook;
     }
 
-    /// Reads what was spent in the current periods of these rules, so that budgets made from now on begin with it. Blocks on
-    /// the file: for a start and a reload.
+    /// Reads what was spent in the current periods of these rules, so that budgets created from now on begin with these sums.
+    /// Blocks on the file, so it is meant for a start and a reload.
     pub fn read_history(&self, rules: &[config::Budget]) {
         let keys = rules.iter().map(|rule| (rule.period, rule.timezone.clone())).collect();
         let (done, read) = mpsc::sync_channel(1);
@@ -265,9 +266,9 @@ impl Ledger {
         }
     }
 
-    /// The account of a tenant, from now on with these budgets. Budgets that are there already keep their counters; those
-    /// that are new begin with what was spent in their period and with what open requests hold. Call it for every tenant
-    /// whose rules may have changed, after [`Self::read_history`].
+    /// The account of a tenant, from now on with these budgets. Known budgets keep their counters; new ones begin with what
+    /// was spent in their period and with what open requests hold. Call this method for every tenant whose rules may have
+    /// changed, after [`Self::read_history`].
     pub fn account(&self, tenant: &TenantId, rules: &[Rule<'_>]) -> Arc<Account> {
         let now = unix_now();
         let mut books = self.shared.books();
@@ -283,7 +284,7 @@ impl Ledger {
                     budget.clone()
                 }
                 None => {
-                    // Tenants with an account bring along what they have spent.
+                    // Tenants with an account add their own spend in `Account::set_budgets`.
                     let covered = strangers.iter().filter(|id| covers(id));
                     let spent = history.spent_by(period, &rule.timezone, now, covered);
                     let budget = Arc::new(Budget::new(
@@ -332,7 +333,7 @@ impl Ledger {
     /// Holds the most that a request may cost in all of its budgets, or in none, and writes the intent down.
     ///
     /// # Errors
-    /// A budget that does not have enough, or a disk that does not take the intent.
+    /// A budget does not have enough left, or the ledger cannot be written (see [`Refused`]).
     pub fn reserve(
         self: &Arc<Self>,
         account: &Arc<Account>,
@@ -342,11 +343,11 @@ impl Ledger {
         self.try_reserve(account, &subject, amount, false).map_err(|(refused, _)| refused)
     }
 
-    /// The same, and where all that is missing is held by requests under way, it waits for it: in the order of arrival, and
-    /// no longer than `patience`.
+    /// Like [`Self::reserve`], but waits while requests under way hold the money that is missing: in the order of arrival, and no
+    /// longer than `patience`.
     ///
     /// # Errors
-    /// As [`Self::reserve`]; [`Refused::Held`] after `patience`, or at once where too many wait already.
+    /// As for [`Self::reserve`]; [`Refused::Held`] after `patience`, or at once if too many requests wait already.
     pub async fn reserve_within(
         self: &Arc<Self>,
         account: &Arc<Account>,
@@ -368,7 +369,7 @@ impl Ledger {
                 let _turn = place.turn().await;
                 let _claim = place.claim(amount);
                 loop {
-                    // Asked for before the try: what comes free during it counts.
+                    // Enabled before the try: money that comes free during the try wakes this request, too.
                     let mut freed: Vec<_> = budgets.iter().map(|budget| Box::pin(budget.queue().freed())).collect();
                     for freed in &mut freed {
                         freed.as_mut().enable();
@@ -394,14 +395,14 @@ impl Ledger {
                 return outcome;
             }
         }
-        // It never was at the head of the line, or the line was too long: one look says how the budget stands.
+        // The request never was at the head of the queue, or the queue was full: one more try tells the state of the budget.
         match refused {
             Some(refused) => Err(refused),
             None => self.reserve(account, subject, amount),
         }
     }
 
-    /// Of a refusal also the budget.
+    /// Like [`Self::reserve`]; a refusal also names the budget that refused.
     fn try_reserve(
         self: &Arc<Self>,
         account: &Arc<Account>,
@@ -423,18 +424,18 @@ impl Ledger {
                 reservation.cancel();
                 return Err((Refused::Unavailable, None));
             }
-            // The writer says so in the log, and the metric says so.
+            // The request goes on without an intent: the writer's log and the metric say that the journal is down.
             Err(_) => {}
         }
         Ok(reservation)
     }
 
-    /// Writes an entry of a request that reserved nothing.
+    /// Writes the entry of a request that reserved nothing.
     pub fn record(&self, entry: Entry) {
         self.write(entry, None);
     }
 
-    /// Counts a request that cost nothing and reached no provider, admitted at `at`.
+    /// Counts a request that cost nothing and reached no provider, admitted at `at` (milliseconds since 1970).
     pub fn refuse(&self, refusal: Refusal, at: u64) {
         let mut refusals = self.shared.refusals();
         let idle = refusals.len() == 0;
@@ -450,13 +451,13 @@ impl Ledger {
     /// Whether requests may be served: the file can be written, or the configuration does without it for now.
     pub fn is_open(&self) -> bool {
         let full = self.shared.waiting.load(Ordering::Relaxed) >= MAX_WAITING;
-        // Two that grant the same money would grant it twice, whatever `database.on_failure` says.
+        // Two gateways with the same budgets would grant the same money twice, whatever `database.on_failure` says.
         let lost = self.shared.lost.load(Ordering::Relaxed);
         let up = || self.shared.up.load(Ordering::Relaxed) && self.journal.is_up();
         !full && !lost && (self.on_failure == OnFailure::Serve || up())
     }
 
-    /// How it is.
+    /// The state of the ledger.
     pub fn health(&self) -> Health {
         Health {
             database: self.shared.up.load(Ordering::Relaxed),
@@ -469,7 +470,7 @@ impl Ledger {
         }
     }
 
-    /// How every budget stands that has been used or configured.
+    /// The state of every configured budget, in the order of the keys.
     pub fn standings(&self) -> Vec<Standing> {
         let now = unix_now();
         let books = self.shared.books();
@@ -478,7 +479,7 @@ impl Ledger {
         standings
     }
 
-    /// Waits until everything recorded so far is in the file; false when it is not in time.
+    /// Waits until everything recorded so far is in the file; false if that takes longer than `patience`.
     pub fn flush(&self, patience: Duration) -> bool {
         let (done, written) = mpsc::sync_channel(1);
         let begun = Instant::now();
@@ -487,8 +488,8 @@ impl Ledger {
             && begun.elapsed() <= patience
     }
 
-    /// The last writes of a process that ends. Its intents are deleted where nothing is open any more. False when it was not
-    /// in time; what is missing is recovered by the next process.
+    /// Does the last writes of a process that ends, deletes its intents unless requests are still open, and gives unused grants
+    /// back to the treasury. False if the writes took longer than `patience`; the next process recovers what is missing.
     pub fn close(&self, patience: Duration) -> bool {
         let written = self.flush(patience);
         if written {
@@ -499,30 +500,30 @@ impl Ledger {
         written
     }
 
-    /// Lets go of budgets that the configuration does not have any more.
+    /// Removes the budgets that are no longer configured.
     pub fn retain(&self, configured: impl Fn(&BudgetKey) -> bool) {
         let gone: Vec<_> = self.shared.books().budgets.extract_if(|key, _| !configured(key)).collect();
         gone.iter().for_each(|(_, budget)| budget.give_back());
     }
 
-    /// Tells a gateway that is refused the same database where this one listens.
+    /// Publishes the addresses where this gateway listens, for the message to a gateway that is refused the same database.
     pub fn announce(&self, addresses: Vec<String>) {
         self.shared.store.ownership().announce(addresses);
     }
 
-    /// What keeps its entries, and the other tables.
+    /// The store that keeps the ledger's entries, and the other tables.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.shared.store
     }
 
     fn write(&self, entry: Entry, pin: Option<Pin>) {
         if entry.cost == NanoUsd::ZERO && pin.is_none() && self.shared.waiting.load(Ordering::Relaxed) >= MAX_WAITING {
-            // A refused request of which there is nothing to account; memory has an end.
+            // An entry without a cost changes no sum; memory must stay bounded.
             self.shared.unrecorded.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-        // The writer ends only with the ledger.
+        // The send cannot fail: the writer ends only with the ledger.
         let _ = self.to_writer.send(Message::Entry(Box::new(entry), pin));
     }
 
@@ -535,7 +536,7 @@ impl Ledger {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // Others still read the store; nobody writes to the ledger any more.
+        // Others may still read the store, but nobody writes to the ledger any more.
         self.store.ownership().release();
     }
 }
@@ -549,11 +550,11 @@ impl Shared {
         self.refusals.lock()
     }
 
-    /// Counts what was spent elsewhere in the budgets it belongs to.
+    /// Counts a cost that was spent elsewhere in every budget that it belongs to.
     fn adopt(&self, tenant: &TenantId, at: u64, cost: NanoUsd) -> Vec<ThresholdAlert> {
         let now = unix_now();
         let mut books = self.books();
-        // Before the history is read it is in that; the budgets that are there get it then, too.
+        // The history that will be read contains this cost; existing budgets get it then, too.
         if !books.history.complete {
             return Vec::new();
         }

@@ -4,14 +4,14 @@ use jiff::{Timestamp, ToSpan, civil::Weekday, tz::TimeZone};
 
 use crate::config::Period;
 
-/// First millisecond of the period that a moment lies in, and first one after it, both since 1970. Days, weeks (from
-/// Monday) and months are those of the time zone, its changes of the clock included.
+/// The first millisecond of the period that contains `now_ms`, and the first millisecond after the period, all counted since
+/// 1970. Days, weeks (from Monday) and months follow the time zone, including its daylight-saving changes.
 pub fn bounds(period: Period, zone: &TimeZone, now_ms: u64) -> (u64, u64) {
     let whole = (0, u64::MAX);
     if period == Period::Total {
         return whole;
     }
-    // A moment beyond the calendar has no month; only a broken clock shows one.
+    // A moment beyond the calendar has no month; only a broken clock shows such a moment.
     let Ok(now) = Timestamp::from_millisecond(i64::try_from(now_ms).unwrap_or(i64::MAX)) else { return whole };
     let today = now.to_zoned_datetime(zone.clone()).date();
     let (first, span) = match period {
@@ -50,7 +50,7 @@ mod tests {
         check(Monthly, "UTC", "2028-02-29T23:59:59.999Z", "2028-02-01T00:00:00Z", "2028-03-01T00:00:00Z");
         check(Weekly, "UTC", "2026-11-22T12:00:00Z", "2026-11-16T00:00:00Z", "2026-11-23T00:00:00Z");
         check(Weekly, "UTC", "2026-11-23T00:00:00Z", "2026-11-23T00:00:00Z", "2026-11-30T00:00:00Z");
-        // In Berlin it is December already, and one hour ahead of UTC.
+        // In Berlin, one hour ahead of UTC, it is December already.
         check(Monthly, "Europe/Berlin", "2026-11-30T23:30:00Z", "2026-11-30T23:00:00Z", "2026-12-31T23:00:00Z");
         // The day on which the clock goes back has 25 hours, the one on which it goes forward 23.
         check(Daily, "Europe/Berlin", "2026-10-25T12:00:00Z", "2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z");

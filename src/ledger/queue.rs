@@ -1,8 +1,8 @@
-//! Requests that wait for money which is only reserved: it comes free when those under way are settled.
+//! The queue of requests that wait for reserved money: it comes free when the requests that hold it are settled.
 //!
-//! One line for each budget. The first in it is tried whenever the budget gives something back. Whoever comes later goes past
-//! the line only with what fits beside all that the first one wants, so that a large request is not overtaken for ever, and
-//! small ones do not stand behind it for nothing.
+//! Each budget has one queue. The first request in the queue is tried again whenever money comes free in the budget. A later
+//! request passes the queue only if its amount fits beside everything that the first one wants: a large request is not
+//! overtaken for ever, and small ones do not wait behind it needlessly.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,19 +11,19 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, futures::Notified};
 
 use crate::types::NanoUsd;
 
-/// Requests that may wait for one budget at the same time.
+/// How many requests may wait for one budget at the same time.
 const MOST: usize = 1_000;
 
-/// The line before one budget.
+/// The queue before one budget.
 pub(super) struct Queue {
     waiting: AtomicUsize,
-    /// Held by the first in the line; handed on in the order of arrival.
+    /// Held by the first request in the queue; handed on in the order of arrival.
     turn: Semaphore,
     freed: Notify,
     claim: Mutex<Option<Claim>>,
 }
 
-/// What the first in the line waits for, and what went past it since.
+/// What the first request in the queue waits for, and what has passed it since.
 struct Claim {
     wanted: NanoUsd,
     passed: NanoUsd,
@@ -35,24 +35,24 @@ impl Default for Queue {
     }
 }
 
-/// A place in the line; given back on drop.
+/// A place in the queue; given back on drop.
 pub(super) struct Place<'a>(&'a Queue);
 
 impl Queue {
-    /// Somebody waits.
+    /// True while a request waits.
     pub(super) fn is_used(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Lets an amount go past the line where it fits beside the first one's claim, in what is `left`, be it held or not: what is
-    /// only held comes free. True where nobody waits.
+    /// Lets an amount pass the queue if it fits beside the first request's claim in `left`: the limit less what is spent. Held
+    /// money counts as left, because it comes free. Always true while nobody waits.
     pub(super) fn pass(&self, amount: NanoUsd, left: NanoUsd) -> bool {
         if !self.is_used() {
             return true;
         }
         let mut claim = self.claim.lock();
         let Some(claim) = claim.as_mut() else { return false };
-        // Not given back when it is settled: the next one to be first begins anew.
+        // Not given back when the passing request is settled: the count begins anew with the next first request.
         let passed = claim.passed.saturating_add(amount);
         let fits = claim.wanted.saturating_add(passed) <= left;
         if fits {
@@ -61,26 +61,26 @@ impl Queue {
         fits
     }
 
-    /// Takes a place at the end; `None` where the line is too long.
+    /// Takes a place at the end of the queue; `None` if the queue is full.
     pub(super) fn enter(&self) -> Option<Place<'_>> {
         let place = Place(self);
         (self.waiting.fetch_add(1, Ordering::AcqRel) < MOST).then_some(place)
     }
 
-    /// Something was given back.
+    /// Wakes the first request: something was given back to the budget.
     pub(super) fn wake(&self) {
         if self.is_used() {
             self.freed.notify_waiters();
         }
     }
 
-    /// Completes when something is given back after it was enabled.
+    /// A future that completes when something is given back after the future was enabled.
     pub(super) fn freed(&self) -> Notified<'_> {
         self.freed.notified()
     }
 }
 
-/// What the first in the line claims; forgotten on drop.
+/// The claim of the first request in the queue; forgotten on drop.
 pub(super) struct Claimed<'a>(&'a Queue);
 
 impl Drop for Claimed<'_> {
@@ -90,16 +90,16 @@ impl Drop for Claimed<'_> {
 }
 
 impl<'a> Place<'a> {
-    /// Says what the first in the line waits for.
+    /// Sets what the first request in the queue waits for.
     pub(super) fn claim(&self, wanted: NanoUsd) -> Claimed<'a> {
         let claim = Claim { wanted, passed: NanoUsd::ZERO };
         *self.0.claim.lock() = Some(claim);
         Claimed(self.0)
     }
 
-    /// Waits to be the first.
+    /// Waits to be the first in the queue.
     pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
+        // The semaphore is never closed.
         self.0.turn.acquire().await.ok()
     }
 }

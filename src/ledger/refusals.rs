@@ -1,8 +1,10 @@
-//! Requests that cost nothing and reached no provider: refused ones, listings of models, clients that left before anything
-//! happened. They are counted by minute, tenant and outcome, so that somebody who is refused a million times fills no disk.
+//! Counts of requests that cost nothing and reached no provider: refused ones, listings of models, clients that left before
+//! anything happened. They are counted by minute, tenant and outcome, so that a client that is refused a million times does
+//! not fill the disk.
 //!
-//! Memory and file are bounded whatever is sent: a tenant has [`MOST_OF_TENANT`] kinds in a minute and all of them together
-//! [`MOST`]. What comes in more kinds is counted by the hour and as `other`: its tenant and its number stay exact.
+//! Memory and file are bounded whatever clients send: one tenant has at most [`MOST_OF_TENANT`] kinds in a minute, and all
+//! tenants together [`MOST`]. Requests of further kinds are counted by the hour and as `other`: their tenant and their number
+//! stay exact.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,19 +16,19 @@ use crate::{
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 3_600_000;
 
-/// Kinds of all tenants that are told apart in a minute.
+/// How many kinds of all tenants together are told apart in a minute.
 const MOST: usize = 256;
 
-/// Kinds of one tenant that are told apart in a minute.
+/// How many kinds of one tenant are told apart in a minute.
 const MOST_OF_TENANT: usize = 16;
 
-/// Kinds that wait in memory for a file that cannot be written. Beyond that they are counted by the hour.
+/// How many kinds wait in memory while the file cannot be written. Further kinds are counted by the hour.
 const MOST_WAITING: usize = 16_384;
 
-/// The same for those that are counted by the hour: more than there are tenants.
+/// How many kinds that are counted by the hour wait in memory: more than there are tenants.
 const MOST_BY_HOUR: usize = 4 * MOST_WAITING;
 
-/// What stands for any code, where kinds are not told apart.
+/// Stands for any code where kinds are not told apart.
 const OTHER: &str = "other";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,13 +38,13 @@ struct Key {
     kind: Refusal,
 }
 
-/// What was counted and is not in the file yet.
+/// The counts that are not in the file yet.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     counts: HashMap<Key, u64>,
-    /// The minute that `known` belongs to, by the clock.
+    /// The minute of the clock that `known` belongs to.
     minute: u64,
-    /// Kinds that are told apart in it.
+    /// The kinds that are told apart in `minute`.
     known: HashSet<Key>,
     of_tenant: HashMap<TenantId, usize>,
     /// Rows that are being written.
@@ -50,7 +52,7 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// Counts a request that was admitted at `at`. False where it could not be: memory is at its end.
+    /// Counts a request that was admitted at `at`. False if it could not be counted, because too many kinds wait in memory.
     pub(super) fn add(&mut self, kind: Refusal, at: u64, now: u64) -> bool {
         let exact = Key { start: at - at % MINUTE_MS, kind };
         let key = if self.tells_apart(&exact, now) { exact } else { by_hour(exact) };
@@ -81,28 +83,28 @@ impl Refusals {
         true
     }
 
-    /// How many rows are to be written, besides those that are being written.
+    /// The number of rows to write, without those that are being written.
     pub(super) fn len(&self) -> usize {
         self.counts.len()
     }
 
-    /// How many rows are not in the file yet.
+    /// The number of rows that are not in the file yet.
     pub(super) fn waiting(&self) -> usize {
         self.counts.len() + self.taken
     }
 
-    /// Takes what is to be written; [`Self::written`] or [`Self::put_back`] is to follow.
+    /// Takes the rows to write; call [`Self::written`] or [`Self::put_back`] afterwards.
     pub(super) fn take(&mut self) -> Waiting {
         self.taken = self.counts.len();
         Waiting(std::mem::take(&mut self.counts))
     }
 
-    /// What was taken is in the file.
+    /// Notes that the rows that were taken are in the file.
     pub(super) fn written(&mut self) {
         self.taken = 0;
     }
 
-    /// Puts back what could not be written. Returns how many requests memory has no room for.
+    /// Puts back the rows that could not be written. Returns the number of requests that memory has no room for.
     pub(super) fn put_back(&mut self, Waiting(counts): Waiting) -> u64 {
         let mut lost = 0;
         self.taken = 0;
@@ -127,18 +129,18 @@ impl Waiting {
         self.0.is_empty()
     }
 
-    /// How many requests they are.
+    /// The number of requests in these rows.
     pub(super) fn requests(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// As they are kept.
+    /// The rows as the store keeps them.
     pub(super) fn rows(&self) -> impl Iterator<Item = RefusalRow<'_>> {
         self.0.iter().map(|(Key { start, kind }, count)| RefusalRow { start: *start, kind, count: *count })
     }
 }
 
-/// The kind that stands for all of a tenant's in an hour.
+/// The kind that stands for all kinds of a tenant in an hour.
 fn by_hour(Key { start, kind }: Key) -> Key {
     Key { start: start - start % HOUR_MS, kind: Refusal { status: 0, code: OTHER, ..kind } }
 }
@@ -164,7 +166,7 @@ mod tests {
         for n in 0..1_000_000 {
             assert!(refusals.add(kind("team", 429), NOW + n / 10, NOW + n / 10));
         }
-        // A hundred seconds touch two or three minutes.
+        // A span of a hundred seconds touches two or three minutes.
         assert!((2..=3).contains(&refusals.len()), "{}", refusals.len());
         assert_eq!(sum(&refusals, "team"), 1_000_000);
     }

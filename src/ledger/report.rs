@@ -1,7 +1,7 @@
-//! What the tables tell: costs by day, one span's traffic in a few numbers, what a month comes to.
+//! Reports from the tables: costs by day, the traffic of a span in a few numbers, the projection of a month.
 //!
-//! Everything here is a question to the store: it works beside a running gateway, or without one. Each question is one pass
-//! over the entries of its span; the days that older entries were rolled up to are laid beside them.
+//! Every report only reads the store, so it works beside a running gateway or without one. Each report is one pass over the
+//! entries of its span; the daily sums of older, rolled-up entries are added to them.
 
 mod cache;
 
@@ -20,23 +20,23 @@ pub use cache::{CacheLine, CacheReport, CacheUse, cache};
 
 const DAY_MS: u64 = 86_400_000;
 
-/// The longest report by day; of a longer span its end is shown.
+/// The longest report by day; of a longer span only the last days are shown.
 const MAX_DAYS: u64 = 3_660;
 
-/// What came to a tenant, or to all, in one day.
+/// The costs of one day, for one tenant or for several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Day {
-    /// Its first millisecond, UTC.
+    /// The first millisecond of the day in UTC, since 1970.
     pub day: u64,
-    /// Requests of any kind: what was refused, and listings of models, too.
+    /// Requests of any kind, including refused ones and listings of models.
     pub calls: u64,
-    /// Those that the cache answered, with an expired answer too.
+    /// Requests that the cache answered, including those with an expired answer.
     pub hits: u64,
     /// LLM tokens that were sent.
     pub prompt_tokens: u64,
     /// LLM tokens that were generated.
     pub completion_tokens: u64,
-    /// What it cost.
+    /// What the requests of the day cost.
     pub cost: NanoUsd,
     /// What cache hits would have cost.
     pub saved: NanoUsd,
@@ -58,81 +58,84 @@ impl Day {
 pub struct Summary {
     /// Requests to every endpoint but the listings of models, refused ones too.
     pub requests: u64,
-    /// Those that the cache answered, with an expired answer too (`STALE`).
+    /// Requests that the cache answered, including those with an expired answer (`STALE`).
     pub hits: u64,
-    /// Those that the cache could have answered. What passes by the cache (`BYPASS`) is neither.
+    /// Requests that the cache could have answered but did not. Requests that bypass the cache (`BYPASS`) are in neither number.
     pub misses: u64,
-    /// What all of it cost.
+    /// What all requests of the span cost.
     pub cost: NanoUsd,
-    /// What the hits cost; nothing, as a rule.
+    /// What the cache hits cost: nothing, as a rule.
     pub cached_cost: NanoUsd,
     /// How long the requests with a status of 2xx took; `None` if there was none.
     pub latency: Option<Latency>,
-    /// Requests by model, the most asked first. A model is `provider/model`, one of OpenAI's its bare name. Together they are
-    /// all [`Self::requests`]: those without a model (refused, recovered, or to a path that has none) are [`NO_MODEL`].
+    /// Requests by model, the most requested model first. A model is named `provider/model`, a model of OpenAI by its bare name.
+    /// The numbers add up to [`Self::requests`]: requests without a model (refused, recovered, or to a path that has none) are
+    /// listed as [`NO_MODEL`].
     pub models: Vec<(String, u64)>,
-    /// What hits have saved since the first of the UTC month in which the span ends.
+    /// What cache hits have saved since the first of the UTC month in which the span ends.
     pub savings_month: NanoUsd,
-    /// Requests whose process ended before they did: they count as what was reserved.
+    /// Requests whose process ended before they were recorded: they count at the reserved amount, or at their cost if they had
+    /// been settled.
     pub recovered: u64,
-    /// Requests whose LLM tokens we counted, because the provider did not.
+    /// Requests whose LLM tokens the gateway counted, because the provider's count did not come.
     pub counted: u64,
-    /// Requests to models that have no price: they count as nothing.
+    /// Requests to models without a price: they count as costing nothing.
     pub unpriced: u64,
 }
 
 /// Stands in [`Summary::models`] for requests without a model.
 pub const NO_MODEL: &str = "(no model)";
 
-/// Times that 50, 95 and 99 of 100 requests did not exceed. Each is the time of one of them (nearest rank).
+/// Latency percentiles: durations that 50, 95 and 99 of 100 requests did not exceed. Each is the duration of one actual request
+/// (nearest rank).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latency {
-    /// The median.
+    /// The 50th percentile, which is the median.
     pub p50: Duration,
-    /// Of 95 %.
+    /// The 95th percentile.
     pub p95: Duration,
-    /// Of 99 %.
+    /// The 99th percentile.
     pub p99: Duration,
 }
 
-/// A calendar month, up to now.
+/// A calendar month, from its beginning up to now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Month {
-    /// Its first millisecond.
+    /// The first millisecond of the month, since 1970.
     pub start: u64,
-    /// The first one of the next.
+    /// The first millisecond of the next month.
     pub end: u64,
-    /// What was spent in it.
+    /// What was spent in the month so far.
     pub spent: NanoUsd,
-    /// What it comes to if it goes on like this; `None` in its first millisecond.
+    /// What the whole month costs at the present rate; `None` in the first millisecond of the month.
     pub projected: Option<NanoUsd>,
 }
 
 impl Summary {
-    /// Hits among what the cache could have answered, from 0 to 1; 0 where there was nothing.
+    /// The share of hits among the requests that the cache could have answered, from 0 to 1; 0 if there were none.
     pub fn hit_rate(&self) -> f64 {
         rate(self.hits, self.misses)
     }
 
-    /// What a request cost.
+    /// The mean cost of a request.
     pub fn average(&self) -> NanoUsd {
         mean(self.cost, self.requests)
     }
 
-    /// What a request cost that the cache did not answer.
+    /// The mean cost of a request that the cache did not answer.
     pub fn average_uncached(&self) -> NanoUsd {
         mean(self.cost.saturating_sub(self.cached_cost), self.requests - self.hits)
     }
 
-    /// What a request cost that the cache answered.
+    /// The mean cost of a request that the cache answered.
     pub fn average_cached(&self) -> NanoUsd {
         mean(self.cached_cost, self.hits)
     }
 }
 
-/// Costs of each UTC day from that of `since_ms` to that of the millisecond before `until_ms`, in order and without gaps, for
-/// a tenant or for all. The first day counts from its beginning. What was carried over from a file that was lost stands at the
-/// beginning of its period.
+/// The costs of each UTC day, from the day of `since_ms` to the day of the millisecond before `until_ms`, in order and without
+/// gaps, for one tenant or for all. The first day counts from its beginning. A sum that was carried over from a lost file
+/// counts on the first day of its period.
 ///
 /// # Errors
 /// A store that cannot be read.
@@ -145,7 +148,7 @@ pub fn costs(
     costs_of(session, only(tenant), since_ms, until_ms)
 }
 
-/// [`costs`] for all tenants that `covers` names: a tenant with those below it, as its budget has them.
+/// [`costs`] for all tenants that `covers` accepts: for example a tenant with the tenants below it, as its budget covers them.
 ///
 /// # Errors
 /// A store that cannot be read.
@@ -169,7 +172,7 @@ pub fn costs_of(
     };
     let mut covered = Covered::new(covers);
     let span = Span::new(first * DAY_MS, until_ms);
-    // One look at all tables: meanwhile a gateway may move a day from one to another.
+    // One snapshot of all tables: a gateway may roll up a day, from one table to another, meanwhile.
     session.at_once(|tables| {
         tables.costs(&span, &mut |row| {
             if covered.has(row.tenant) {
@@ -189,8 +192,8 @@ pub fn costs_of(
     Ok(days)
 }
 
-/// The traffic from `since_ms` until before `until_ms`, of a tenant or of all. Entries that were rolled up are not in it:
-/// they have no time and no outcome any more.
+/// The traffic from `since_ms` until before `until_ms` (milliseconds since 1970), for one tenant or for all. Entries that were
+/// rolled up are not included: their time and outcome are no longer known.
 ///
 /// # Errors
 /// A store that cannot be read.
@@ -203,7 +206,7 @@ pub fn summary(
     summary_of(session, only(tenant), since_ms, until_ms)
 }
 
-/// [`summary`] for all tenants that `covers` names.
+/// [`summary`] for all tenants that `covers` accepts.
 ///
 /// # Errors
 /// A store that cannot be read.
@@ -270,7 +273,7 @@ pub fn summary_of(
     Ok(summary)
 }
 
-/// What all tenants that `covers` names have spent since a moment. Entries that were rolled up count where it is 0.
+/// What all tenants that `covers` accepts have spent since `start_ms`. Entries that were rolled up count only if `start_ms` is 0.
 ///
 /// # Errors
 /// A store that cannot be read.
@@ -279,7 +282,7 @@ pub fn spent(session: &dyn Session, covers: impl Fn(&TenantId) -> bool, start_ms
     Ok(sums.into_iter().filter(|(tenant, _)| covers(tenant)).map(|(_, sum)| sum).sum())
 }
 
-/// The month of `now_ms` in a time zone: what was spent, and what it comes to.
+/// The month of `now_ms` in a time zone: what was spent so far, and the projection of the whole month.
 ///
 /// # Errors
 /// A store that cannot be read.
@@ -295,7 +298,7 @@ pub fn month(
     Ok(Month { start, end, spent, projected: project(spent, start, end, now_ms) })
 }
 
-/// What a span comes to as a whole, when `spent` was spent in its part up to `now`.
+/// Projects the cost of a whole span from what was spent in its part up to `now`.
 fn project(spent: NanoUsd, start: u64, end: u64, now: u64) -> Option<NanoUsd> {
     let elapsed = now.min(end).checked_sub(start).filter(|elapsed| *elapsed > 0)?;
     let whole = u128::from(spent.0) * u128::from(end - start);
@@ -307,7 +310,8 @@ fn only(tenant: Option<&TenantId>) -> impl Fn(&TenantId) -> bool {
     move |id| tenant.is_none_or(|tenant| tenant == id)
 }
 
-/// The one hit rate there is: hits among what the cache could have answered. Requests that pass by it do not lower it.
+/// The definition of the hit rate for all reports: hits among the requests that the cache could have answered. Requests that
+/// bypass the cache do not lower it.
 fn rate(hits: u64, misses: u64) -> f64 {
     match hits.saturating_add(misses) {
         0 => 0.0,
@@ -321,7 +325,7 @@ fn mean(sum: NanoUsd, count: u64) -> NanoUsd {
     NanoUsd(u64::try_from(rounded).unwrap_or(u64::MAX))
 }
 
-/// The nearest-rank percentiles of times in microseconds.
+/// The nearest-rank percentiles of durations in microseconds.
 fn latency(mut micros: Vec<u64>) -> Option<Latency> {
     if micros.is_empty() {
         return None;
@@ -345,7 +349,7 @@ fn name(label: &mut String, provider: &str, model: &str) {
     }
 }
 
-/// Asks about each tenant once.
+/// Calls `covers` once for each tenant.
 struct Covered<F> {
     covers: F,
     known: HashMap<Box<str>, bool>,

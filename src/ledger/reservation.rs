@@ -10,10 +10,10 @@ use super::{
 };
 use crate::types::NanoUsd;
 
-/// Holds the worst case of a request until it is settled. Dropped without that, it gives everything back if no provider was
-/// asked, and else settles at what it held: the provider may have charged it.
+/// Holds the worst-case cost of a request until the request is settled. A reservation that is dropped unsettled gives
+/// everything back if no provider was called; otherwise it settles at the amount held, because the provider may have charged it.
 pub struct Reservation {
-    /// `None` once it is settled.
+    /// `None` once the request is settled.
     open: Option<Open>,
 }
 
@@ -23,7 +23,7 @@ struct Open {
     slot: Slot,
     amount: NanoUsd,
     subject: Subject,
-    /// Keeps the intent on disk until the entry is.
+    /// Keeps the intent on disk until the entry is in the file.
     pin: Option<Pin>,
     sent: bool,
 }
@@ -45,40 +45,40 @@ impl Reservation {
         }
     }
 
-    /// What is held.
+    /// The amount that is held.
     pub fn amount(&self) -> NanoUsd {
         self.open.as_ref().map_or(NanoUsd::ZERO, |open| open.amount)
     }
 
-    /// As a killed process ends: nothing is settled, and the intent stays on disk.
+    /// Ends the reservation as a killed process would: nothing is settled, and the intent stays on disk.
     #[cfg(test)]
     pub(super) fn forget(mut self) {
         self.open = None;
     }
 
-    /// Whose it is, with the moment that decides its period; `None` once it is settled.
+    /// The request, its tenant and the moment that decides its period; `None` once the request is settled.
     pub fn subject(&self) -> Option<&Subject> {
         self.open.as_ref().map(|open| &open.subject)
     }
 
-    /// From now on a provider may charge for it.
+    /// Notes that from now on a provider may charge for the request.
     pub fn mark_sent(&mut self) {
         if let Some(open) = &mut self.open {
             open.sent = true;
         }
     }
 
-    /// Holds more, where every budget has it, and writes that down as well.
+    /// Holds more if every budget has enough left, and writes the new amount to the journal.
     ///
     /// # Errors
-    /// The budget that does not have it; what was held stays held.
+    /// The budget that does not have enough left; what was held stays held.
     pub fn extend(&mut self, more: NanoUsd) -> Result<(), Exceeded> {
         let Some(open) = &mut self.open else { return Ok(()) };
         open.account.extend(open.slot, more)?;
         open.amount = open.amount.saturating_add(more);
-        // Where it cannot be written, the first amount is what is recovered; the writer says so in the log.
+        // If the new amount cannot be written, a recovery counts the earlier one; the writer says so in the log.
         if let Ok(pin) = open.ledger.journal.note(&open.subject, open.amount) {
-            // The line of the first amount may lie in an older segment, which can go: this line says more.
+            // The earlier line may lie in an older segment. That segment may be deleted: the new line names the larger amount.
             open.pin = Some(pin);
         }
         Ok(())
@@ -91,7 +91,7 @@ impl Reservation {
         }
     }
 
-    /// Counts what the request cost, gives the rest back, and writes the entry.
+    /// Counts the cost of the request, gives the rest back, and writes the entry.
     pub fn settle(mut self, entry: Entry) {
         if let Some(open) = self.open.take() {
             open.close(entry);
@@ -103,11 +103,11 @@ impl Open {
     fn close(self, entry: Entry) {
         let cost = entry.cost;
         if let Some(pin) = self.pin.as_ref().filter(|_| cost != self.amount) {
-            // What is given back may be another request's at once, and what both held is not to count in the next process.
-            // Where it cannot be written, the journal is down, and the writer says so in the log.
+            // Another request may hold at once what is given back here; after a crash the next process must not count both
+            // amounts. If the line cannot be written, the journal is down, and the writer says so in the log.
             let _ = pin.note_end(self.subject.id, cost);
         }
-        // First the entry, then the account: at a hand-over a request is open, or its entry is on its way into the file.
+        // First the entry, then the account: at a hand-over a request is still open, or its entry is on its way to the file.
         self.ledger.write(entry, self.pin);
         self.ledger.raise(self.account.settle(self.slot, cost));
     }

@@ -1,4 +1,4 @@
-//! The money's rules, over whatever order things happen in; and the ledger on disks that fail.
+//! The rules about money, in any order of events; and the ledger on disks that fail.
 
 use std::{path::Path, thread};
 
@@ -85,15 +85,15 @@ fn flush(ledger: &Ledger) {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Reserve so much, for the team or for its sibling under the same parent.
+    /// Reserve this amount, for the team (`true`) or for its sibling under the same parent.
     Reserve(bool, u64),
     /// Settle the nth open reservation at this share of what it holds, in 1/255.
     Settle(usize, u8),
-    /// Drop it before a provider was asked.
+    /// Drop the nth open reservation before a provider was called.
     Release(usize),
-    /// Drop it after one was asked.
+    /// Drop the nth open reservation after a provider was called.
     Abandon(usize),
-    /// Ask for more.
+    /// Ask for more in the nth open reservation.
     Extend(usize, u64),
     /// The process ends: nothing settles what is open.
     Crash,
@@ -148,7 +148,8 @@ impl Process {
         [of(&self.team.budgets()[0]), of(&self.sibling.budgets()[0]), of(&self.team.budgets()[1])]
     }
 
-    /// As a kill would: guards do not run, nothing more is written, locks go. The next process finds the copies in `rest`.
+    /// Ends the process as a kill would: guards do not run, nothing more is written, locks are released. The next process finds
+    /// the copies in `rest`.
     fn kill(self, rest: &Path) {
         copy_as_of_now(&self.ledger, rest);
         let Self { ledger, open, team, sibling } = self;
@@ -159,7 +160,7 @@ impl Process {
     }
 }
 
-/// The files as a process leaves them that is killed at this moment.
+/// Copies the files in the state in which a process that is killed at this moment leaves them.
 fn copy_as_of_now(ledger: &Ledger, rest: &Path) {
     // First the intents: one whose entry is written meanwhile changes nothing, an entry without either would be lost.
     let mut folder = ledger.path().to_owned().into_os_string();
@@ -181,7 +182,7 @@ proptest! {
     fn money_is_never_made_lost_or_overspent(steps in steps()) {
         let mut folder = tempfile::tempdir().unwrap();
         let mut process = Process::start(folder.path());
-        // What the counters have to say.
+        // The expected counters.
         let (mut team, mut sibling) = (0, 0);
         for step in steps {
             match step {
@@ -245,7 +246,7 @@ fn a_kill_before_any_entry_is_written_leaves_what_each_request_has_cost() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = start(&database(folder.path())).unwrap();
     let (account, _) = alone(&ledger, "team", &rule(1_000));
-    // The file takes nothing from now on.
+    // From now on the file cannot be written.
     let busy = Connection::open(ledger.path()).unwrap();
     busy.execute_batch("BEGIN IMMEDIATE").unwrap();
     let reserve = |amount| {
@@ -368,7 +369,7 @@ fn a_new_period_begins_with_nothing_and_an_old_reservation_does_not_touch_it() {
     let standing = budget.standing(tomorrow);
     assert_eq!((standing.spent, standing.reserved, standing.start), (NanoUsd::ZERO, NanoUsd(100), tomorrow));
     assert_eq!(budget.settle(next, NanoUsd(100), NanoUsd(100)).len(), 3);
-    // A clock that goes back brings nothing back.
+    // A clock that goes back does not bring the old period back.
     assert!(budget.hold(now, NanoUsd(1)).is_err());
 }
 
@@ -381,17 +382,17 @@ fn what_grows_over_midnight_still_counts_in_the_day_it_began_in() {
     let (one, other) = (budget.hold(now, NanoUsd(40)).unwrap(), budget.hold(now, NanoUsd(20)).unwrap());
     let tomorrow = budget.standing(now).resets_at.unwrap();
     budget.hold(tomorrow, NanoUsd(99)).unwrap();
-    // Ten are left of yesterday, whatever today has.
+    // Ten are left in yesterday's period, whatever is left today.
     assert_eq!(budget.hold_more(one, NanoUsd(11)).unwrap_err().reserved, NanoUsd(60));
     budget.hold_more(one, NanoUsd(10)).unwrap();
     budget.hold_more(other, NanoUsd(1)).unwrap_err();
-    // What comes free yesterday is yesterday's.
+    // Money that comes free in yesterday's period stays in that period.
     budget.settle(one, NanoUsd(50), NanoUsd(45));
     budget.hold_more(other, NanoUsd(5)).unwrap();
     budget.hold_more(other, NanoUsd(1)).unwrap_err();
     let standing = budget.standing(tomorrow);
     assert_eq!((standing.spent, standing.reserved), (NanoUsd::ZERO, NanoUsd(99)));
-    // Two days later nobody knows any more what was left.
+    // Two days later the counters of that period are gone.
     budget.standing(tomorrow + 86_400_000);
     budget.hold_more(other, NanoUsd(1)).unwrap_err();
 }
@@ -427,10 +428,10 @@ async fn a_budget_holds_what_it_was_granted_and_no_more() {
     let key = BudgetKey { tenant: "team".into(), period: Period::Daily, timezone: "UTC".into(), hard: true };
     let doles = Arc::new(Doles::default());
     let budget = Budget::new(key.clone(), &daily, only("team"), NanoUsd(10), now, doles.clone());
-    // What was spent before is no part of the grant.
+    // The spend before the budget was created is no part of the grant.
     let first = budget.hold(now, NanoUsd(20)).unwrap();
     assert!(budget.hold(now, NanoUsd(1)).unwrap_err().is_passing(), "the limit has more");
-    // In the middle of a reply nobody is asked.
+    // An extension in the middle of a reply does not draw on the treasury.
     assert!(budget.hold_more(first, NanoUsd(1)).is_err());
     assert_eq!(budget.draw(now, NanoUsd(31)).await, Drawn::Spent);
     assert_eq!(budget.draw(now, NanoUsd(30)).await, Drawn::More(NanoUsd(30)));
@@ -448,7 +449,7 @@ async fn a_budget_holds_what_it_was_granted_and_no_more() {
     assert!(budget.hold(tomorrow, NanoUsd(21)).is_err());
     budget.hold(tomorrow, NanoUsd(20)).unwrap();
     budget.settle(second, NanoUsd(25), NanoUsd(25));
-    // One that only alerts is granted nothing and asks for nothing.
+    // A budget that only alerts is granted nothing and draws nothing.
     let soft = Budget::new(BudgetKey { hard: false, ..key }, &daily, only("team"), NanoUsd(0), now, doles.clone());
     soft.hold(now, NanoUsd(500)).unwrap();
     assert_eq!(soft.draw(now, NanoUsd(1)).await, Drawn::Held);
@@ -571,7 +572,7 @@ fn a_successor_holds_what_the_process_before_it_may_still_spend() {
     reservation.settle(cost(&mine, 0));
     assert_eq!(new.freeze(), Err(NoHandover::Unfinished));
 
-    // What the old one settles is spent, and not held any more.
+    // What the old process settles counts as spent in the new one, and is not held any more.
     let until = |wanted: (u64, u64)| {
         let begun = Instant::now();
         while stands(&new_budget) != wanted {
@@ -586,7 +587,7 @@ fn a_successor_holds_what_the_process_before_it_may_still_spend() {
     let [(second, settled), (_, extended)] = open;
     settled.settle(cost(&second, 150));
     until((250, 400));
-    // A request that still comes to the old one is paid from the allowance, as is more for one that is open.
+    // A request that still comes to the old process is paid from the allowance, as is more money for an open request.
     let (late, reservation) = reserve(&old, &old_account, 250).unwrap();
     let mut extended = extended;
     assert!(extended.extend(NanoUsd(51)).is_err());
@@ -598,12 +599,12 @@ fn a_successor_holds_what_the_process_before_it_may_still_spend() {
     assert!(older.0 + older.1 <= 1_000 && newer.0 + newer.1 <= 1_000);
     until((300, 400));
 
-    // Its listeners are closed: the allowance is the successor's, what is open is held exactly.
+    // The listeners are closed: the allowance belongs to the successor, which holds exactly what is open.
     let rest = old.drain().unwrap();
     assert!(reserve(&old, &old_account, 1).is_err());
     new.inherit(&rest, |_| Some(new_account.clone()));
     until((300, 350));
-    // It is killed: what it had under way counts as what was reserved, once.
+    // The old process is killed: its requests under way count at the reserved amount, once.
     let (_, last) = last;
     last.forget();
     extended.forget();
@@ -634,7 +635,7 @@ fn steady_load_does_not_keep_the_writer_from_its_other_work() {
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        // Its process ends, and leaves a request under way.
+        // Another process ends and leaves a request under way.
         drop((another, pin));
         let begun = Instant::now();
         let recovered = || budget.standing(unix_now()).spent == NanoUsd(300);
@@ -794,7 +795,7 @@ async fn requests_wait_in_the_order_of_arrival_for_what_is_only_held() {
         open.push((subject.clone(), ledger.reserve(&account, subject, NanoUsd(amount)).unwrap()));
     }
     let (told, mut order) = tokio::sync::mpsc::unbounded_channel();
-    // The first is large, the ones behind it would fit at once.
+    // The first request is large, the ones behind it would fit at once.
     for amount in [70, 20, 15] {
         let (ledger, account, told) = (ledger.clone(), account.clone(), told.clone());
         let wait = tokio::spawn(async move {
@@ -810,7 +811,7 @@ async fn requests_wait_in_the_order_of_arrival_for_what_is_only_held() {
     assert!(order.try_recv().is_err(), "all three wait");
     let (subject, reservation) = open.remove(0);
     reservation.settle(cost(&subject, 10));
-    // On this runtime of one thread everything that can go on has gone on by then.
+    // On this runtime with one thread every task that can go on has gone on after these yields.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -848,7 +849,7 @@ async fn what_fits_beside_the_first_in_the_line_does_not_stand_behind_it() {
     held.settle(cost(&under_way, 0));
     assert_eq!(large.await.unwrap().unwrap().amount(), NanoUsd(70));
     assert!(!budget.queue().is_used());
-    // Nobody waits any more: what is free is free.
+    // Nobody waits any more: the free money is available to all.
     assert!(small(20).is_ok());
     drop(tiny);
 }
@@ -869,10 +870,10 @@ async fn a_wait_ends_with_the_money_with_patience_or_with_its_request() {
     assert!(matches!(ask(50, 30).await, Err(Refused::Held(_))));
     assert!(begun.elapsed() >= Duration::from_millis(30));
     assert!(matches!(ask(50, 0).await, Err(Refused::Held(_))));
-    // One that is given up leaves no place taken.
+    // A request that gives up frees its place in the queue.
     assert!(tokio::time::timeout(Duration::from_millis(10), ask(50, 60_000)).await.is_err());
     assert!(!budget.queue().is_used());
-    // What is held is spent in the end: then it is gone.
+    // The held money is spent in the end: then the waiting request is refused.
     let waits = tokio::spawn(ask(50, 30_000));
     while !budget.queue().is_used() {
         tokio::task::yield_now().await;

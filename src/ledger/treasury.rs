@@ -1,44 +1,46 @@
-//! Where budgets have their money from, and meters their part of a limit.
+//! The source of the money that budgets grant, and of the part of a limit that meters count to.
 //!
 //! ```text
 //! treasury ──opening, draw──▶ budget here ──hold, extend, settle: at once, exactly, without asking anybody
 //!     ◀────── give back ───────┘
 //! ```
 //!
-//! A gateway alone grants itself everything ([`Local`]). Several that share one limit draw parts of it from one place, so that all
-//! of them together spend no more than one would; whatever happens in the middle of a reply is settled in the part that is here.
+//! A single gateway grants itself everything ([`Local`]). Several gateways that share one limit draw parts of it from one place,
+//! so that together they spend no more than one would; in the middle of a reply only the part that is here counts.
 
 use futures::future::BoxFuture;
 
 use super::budget::BudgetKey;
 use crate::types::NanoUsd;
 
-/// Grants parts of limits.
+/// Grants parts of limits to the budgets and meters of this process.
 pub trait Treasury: Send + Sync {
-    /// What a hard budget may hold and spend as it is made, or as a period of it begins. It is asked under the budget's lock, so it
-    /// answers at once.
+    /// What a hard budget may hold and spend when it is created or when a period of it begins. The method is called under the
+    /// budget's lock, so it must return at once.
     fn opening(&self, of: &Purse) -> Grant;
 
-    /// More for a budget whose grant does not suffice: `wanted` at least, or nothing. A request waits for it, for no longer than
-    /// `budgets.wait`, and no other draws for the same budget meanwhile. One that is dropped while it waits has granted nothing.
+    /// Grants more to a budget whose grant does not suffice: at least `wanted`, or nothing. A request waits for the answer, but
+    /// no longer than `budgets.wait`; no other request draws for the same budget meanwhile. A draw that is dropped before it has
+    /// answered has granted nothing.
     fn draw<'a>(&'a self, of: &'a Purse, wanted: NanoUsd) -> BoxFuture<'a, Drawn>;
 
-    /// Takes back what was granted and is neither spent nor held: the process ends, or the grant came after its period.
+    /// Takes back what was granted and is neither spent nor held: when the process ends, the budget is removed from the
+    /// configuration, or the grant came after the end of its period.
     fn give_back(&self, of: &Purse, left: NanoUsd);
 
-    /// The part of a limit that the meter of a tenant, token or other identity (`of`) counts to here; asked whenever a
-    /// configuration sets the limit. `what` is the limit's name, `requests_per_minute` for one.
+    /// The part of a limit that the meter of a tenant, token or other identity (`of`) may use here; called whenever a
+    /// configuration sets the limit. `what` is the name of the limit, for example `requests_per_minute`.
     fn share(&self, of: &str, what: &'static str, limit: u64) -> u64;
 }
 
 /// One period of a budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Purse {
-    /// Which budget.
+    /// The identity of the budget.
     pub key: BudgetKey,
-    /// First millisecond of the period.
+    /// First millisecond of the period, since 1970.
     pub start: u64,
-    /// How much it is for all who draw from it together.
+    /// The limit of the budget for all processes together.
     pub limit: NanoUsd,
 }
 
@@ -47,22 +49,22 @@ pub struct Purse {
 pub enum Grant {
     /// Its whole limit, now and later: nobody else draws from it.
     Everything,
-    /// So much, besides what it knows as spent already.
+    /// This amount, on top of what the budget already counts as spent.
     Part(NanoUsd),
 }
 
 /// The answer to a draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drawn {
-    /// So much more.
+    /// This amount is granted in addition.
     More(NanoUsd),
-    /// Nothing now: others hold what is left.
+    /// Nothing now: other processes hold what is left.
     Held,
-    /// Nothing in this period: it is spent.
+    /// Nothing in this period: the limit is spent.
     Spent,
 }
 
-/// Grants everything: one process has all of every limit.
+/// Grants everything: a single process has the whole of every limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Local;
 

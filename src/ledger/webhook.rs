@@ -8,13 +8,13 @@ use ring::hmac;
 
 use crate::{config::Webhook, types::unix_now};
 
-/// How long a receiver may take for everything.
+/// How long a receiver may take for the whole call.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Calls it. Blocks: for a thread of its own.
+/// Sends an alert to the webhook. Blocks, so it needs a thread of its own.
 ///
 /// # Errors
-/// No connection, no answer in time, or a status that is no success; in a few words.
+/// A short text: no connection, no answer in time, or a status that is no success.
 pub fn call(webhook: &Webhook, id: &str, body: &str) -> Result<(), String> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(PATIENCE))
@@ -38,7 +38,8 @@ pub fn call(webhook: &Webhook, id: &str, body: &str) -> Result<(), String> {
     }
 }
 
-/// A secret that begins with `whsec_` is base64 behind it, as the tools for such webhooks write it; any other is itself.
+/// Signs a call. A secret that begins with `whsec_` is base64 after that prefix, as the tools of Standard Webhooks write it; any
+/// other secret is used as it is.
 fn sign(secret: &str, id: &str, timestamp: &str, body: &str) -> String {
     let decoded = secret.strip_prefix("whsec_").and_then(|text| BASE64.decode(text).ok());
     let key = hmac::Key::new(hmac::HMAC_SHA256, decoded.as_deref().unwrap_or(secret.as_bytes()));

@@ -1,4 +1,4 @@
-//! The one thread that writes: entries and alerts in batches, and what has to be done now and then.
+//! The one thread that writes to the ledger: entries and alerts in batches, and periodic work (recovery, roll-up).
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -25,27 +25,27 @@ use crate::{
     types::{NanoUsd, RequestId, TenantId, unix_now},
 };
 
-/// After the first entry of a batch the writer sleeps this long: those that come meanwhile share its commit, and do not
-/// have to wake it.
+/// After the first entry of a batch the writer sleeps this long: entries that come meanwhile share the batch's commit, and
+/// need not wake the writer.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Between two looks at what has to be done now and then, and before another try at a file that cannot be written.
+/// The interval of the periodic work. A quarter of it passes before another try at a file that cannot be written.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The same while the process before this one still spends.
+/// The shortest interval of the periodic work while the predecessor still spends.
 const FOLLOW: Duration = Duration::from_millis(200);
 
-/// Rows in one transaction, so that others get their turn.
+/// The most rows in one transaction, so that other writers get their turn.
 const BATCH: usize = 2_000;
 
-/// Between two roll-ups.
+/// The interval between two roll-ups.
 const ROLL_UP: Duration = Duration::from_secs(3_600);
 
 const DAY_MS: u64 = 86_400_000;
 
-/// What the writer is told.
+/// A message to the writer.
 pub enum Message {
-    /// Write this, then let go of its intent.
+    /// Write this entry, then let go of the request's intent.
     Entry(Box<Entry>, Option<Pin>),
     /// There are refusals to write.
     Refusals,
@@ -57,7 +57,7 @@ pub enum Message {
     History(BTreeSet<history::Key>, SyncSender<bool>),
 }
 
-/// How long what is kept.
+/// How long rows are kept before they are rolled up.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
     /// Single entries.
@@ -71,9 +71,9 @@ struct Writer {
     journal: Arc<Journal>,
     retention: Retention,
     session: Option<Box<dyn Session>>,
-    /// The tables that it is open on.
+    /// The tables that `session` is open on.
     tables: Option<StoreId>,
-    /// What this process has written to them.
+    /// What this process has written to these tables, by tenant.
     spent: HashMap<TenantId, Settled>,
     bell: Bell,
     waiting: VecDeque<(Box<Entry>, Option<Pin>)>,
@@ -87,16 +87,16 @@ struct Writer {
     /// The last try to begin a segment failed.
     no_intents: bool,
     ticked: Instant,
-    /// The last look at what the process before this one has spent.
+    /// How long the last look at the spend of the predecessor took.
     follow_took: Duration,
     rolled_up: Option<Instant>,
 }
 
-/// Recovers what is to be recovered, and starts the thread. It ends when the ledger does. The inner result says whether the
-/// file could be used.
+/// Recovers the intents of processes that have ended, and starts the writer's thread, which ends when the ledger does. The inner
+/// result says whether the file could be used.
 ///
 /// # Errors
-/// The system gives no thread.
+/// The system cannot start a thread.
 pub fn start(
     shared: Arc<Shared>,
     journal: Arc<Journal>,
@@ -150,16 +150,16 @@ impl Writer {
                 }
                 self.answer_histories();
                 if self.attempt(Self::commit).is_err() {
-                    // Nothing is lost: it waits in memory.
+                    // Nothing is lost: the rows wait in memory.
                     thread::sleep(TICK / 4);
                     break false;
                 }
-                // Under steady load there is always more to write; what is due now and then must not wait for a lull.
+                // Under steady load there is always more to write; the periodic work must not wait for a lull.
                 if self.ticked.elapsed() >= self.pause() {
                     break true;
                 }
             };
-            // What came since is not waited for: under steady load there is always something.
+            // A flush does not wait for entries that came after it: under steady load there is always another one.
             if written {
                 for done in self.flushes.drain(..) {
                     // Whoever asked may have lost patience.
@@ -175,15 +175,15 @@ impl Writer {
         let _ = self.attempt(Self::commit);
     }
 
-    /// Nothing waits to be written.
+    /// True if nothing waits to be written.
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.alerts.is_empty() && self.shared.refusals().len() == 0
     }
 
-    /// Between two ticks.
+    /// The time between two ticks.
     fn pause(&self) -> Duration {
         match self.shared.books().predecessor {
-            // Most of the time is for writing.
+            // Looking takes at most a tenth of the time; the rest is for writing.
             Some(_) => FOLLOW.max(self.follow_took * 10),
             None => TICK,
         }
@@ -192,7 +192,7 @@ impl Writer {
     fn take(&mut self, message: Message) {
         match message {
             Message::Entry(entry, pin) => self.waiting.push_back((entry, pin)),
-            // They are looked up where they are.
+            // The commit takes the refusals from the shared state.
             Message::Refusals => {}
             Message::Alert(crossed) => self.alerts.push_back(crossed),
             Message::Flush(done) => self.flushes.push(done),
@@ -200,8 +200,9 @@ impl Writer {
         }
     }
 
-    /// Does something with the file, opens it first where it is not open, and says once when that begins to fail, and when
-    /// nothing waits any more. On a full disk reading goes on to succeed, which is no reason to say that all is well.
+    /// Runs `action` on the file, which is opened first if it is not open. Logs once when attempts begin to fail, and once when
+    /// they succeed again and nothing waits any more. (On a full disk reads still succeed, so a success alone does not mean that
+    /// the file can be written.)
     fn attempt(&mut self, action: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> Result<(), StoreError> {
         if self.tables.as_ref().is_some_and(|tables| !self.shared.store.holds(tables)) {
             self.lose();
@@ -216,7 +217,7 @@ impl Writer {
         }
         match &outcome {
             Err(error) => {
-                // The next attempt begins afresh: the file may be another one by then.
+                // The next attempt opens the file again: by then it may be another one.
                 self.session = None;
                 let owned = matches!(error, StoreError::Owned(_));
                 if owned {
@@ -249,7 +250,7 @@ impl Writer {
         let (session, tables) = match self.shared.store.connect() {
             Err(error @ StoreError::Lost(_)) => {
                 self.say_lost(&error);
-                // A process that has handed over waits for nothing: what it cannot write its successor recovers.
+                // A process that has handed over gives up at once: its successor recovers what it cannot write.
                 if !self.shared.store.ownership().is_held() {
                     return Err(error);
                 }
@@ -261,7 +262,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The file is not in its place any more. A copy that was moved away gets what was written to it.
+    /// Gives up the session of a file that is no longer in its place. What was written to it stays in it, even if it was moved.
     fn lose(&mut self) {
         if let Some(lost) = self.session.take() {
             lost.leave();
@@ -276,7 +277,7 @@ impl Writer {
         }
     }
 
-    /// Goes on in the file that lies in the place of the one that is lost, or in a new one, with what is known.
+    /// Goes on in the file that lies in the place of the lost one, or in a new file, after writing what this process knows to it.
     fn go_on(&mut self) -> Result<(Box<dyn Session>, StoreId), StoreError> {
         let opened = self.shared.store.accept(&mut |standings| carry::write(standings, &self.shared, &self.spent))?;
         // Requests that were settled in the lost file must not be recovered from intents.
@@ -324,7 +325,7 @@ impl Writer {
                 let Subject { tenant, at, .. } = &entry.subject;
                 self.spent.entry(tenant.clone()).or_default().add(*at, entry.cost);
             }
-            // Only now may an intent go.
+            // The intents are let go only now that the entries are in the file.
             self.waiting.drain(..rows);
             let alerts = self.alerts.drain(..).zip(appended.alerts);
             let raised: Vec<_> = alerts.filter_map(|(crossed, raised)| raised.then_some(crossed)).collect();
@@ -341,9 +342,9 @@ impl Writer {
         Ok(())
     }
 
-    /// What has to be done now and then.
+    /// Does the periodic work.
     fn tick(&mut self) {
-        // Without the file nothing is written beside it either: the folder may be one that is to be mounted.
+        // Without ownership of the file nothing is written beside it either: its folder may be waiting to be mounted.
         let renewed = self.shared.store.ownership().claim().and_then(|()| Ok(self.journal.renew()?));
         if let Err(error) = &renewed
             && !self.no_intents
@@ -352,7 +353,7 @@ impl Writer {
         }
         self.no_intents = renewed.is_err();
         if !self.shared.store.ownership().may_write() {
-            // Its lock file was deleted or replaced: whoever takes the new one owns the file.
+            // The lock file was deleted or replaced: whoever locks the new one owns the database.
             self.session = None;
         }
         let due = self.rolled_up.is_none_or(|at| at.elapsed() >= ROLL_UP);
@@ -379,7 +380,7 @@ impl Writer {
         }
     }
 
-    /// Gives budgets that began without their history what they missed.
+    /// Reads the history for budgets that began without it.
     fn catch_up(&mut self) -> Result<(), StoreError> {
         let keys: BTreeSet<_> = {
             let books = self.shared.books();
@@ -393,11 +394,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Reads what other processes have spent in the current periods. Budgets that have missed it get it.
+    /// Reads what other processes have spent in the current periods, and adds it to budgets that began without it.
     fn read_history(&mut self, keys: &BTreeSet<history::Key>) -> Result<(), StoreError> {
         let Some(session) = &self.session else { return Ok(()) };
         let mut crossed = Vec::new();
-        // One snapshot for all sums, and for how far those that live are followed.
+        // One snapshot for all sums, and for the look at what the predecessor has spent.
         let read = session.at_once(|tables| {
             crossed = follow(tables, &self.shared)?;
             history::read(tables, keys, self.shared.process)
@@ -412,7 +413,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Turns the intents of processes that are gone into entries, and counts what the process before this one has spent.
+    /// Turns the intents of processes that have ended into entries, and counts what the predecessor has spent.
     fn recover(&mut self) -> Result<(), StoreError> {
         let before = self.shared.books().predecessor.as_ref().map(|known| (known.process, known.ended));
         let (mut gone, mut dead, mut lives) = (Vec::new(), false, before.is_some_and(|(_, ended)| !ended));
@@ -423,7 +424,7 @@ impl Writer {
                     gone.push(segment);
                 }
                 Ok(None) => lives |= before.is_some_and(|(process, _)| journal::process_of(&path) == Some(process)),
-                // Its owner, or another that recovers, has just deleted it.
+                // The segment's process, or another process that recovers it, has just deleted it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
@@ -432,7 +433,7 @@ impl Writer {
         self.follow_predecessor()?;
         self.follow_took = begun.elapsed();
         self.settle_abandoned(gone)?;
-        // A lock goes with its process, perhaps before the end of the connection is noticed.
+        // The lock on a segment goes with its process, perhaps before the end of the connection is noticed.
         if before.is_some() && (dead || !lives) {
             self.shared.books().release_inherited();
             tracing::info!("the gateway before this one has ended; nothing is held for it any more");
@@ -440,8 +441,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Counts what the process before this one has spent since the last look, and then gives back what is held for those of
-    /// its requests that have ended.
+    /// Counts what the predecessor has spent since the last look, and then gives back what is held for its requests that have
+    /// ended.
     fn follow_predecessor(&mut self) -> Result<(), StoreError> {
         let open = match &self.shared.books().predecessor {
             Some(predecessor) => predecessor.open(),
@@ -449,7 +450,7 @@ impl Writer {
         };
         let Some(session) = &self.session else { return Ok(()) };
         let mut crossed = Vec::new();
-        // One snapshot: what has ended is in the sums.
+        // One snapshot: the requests found to have ended are in the sums.
         let ended = session.at_once(|tables| {
             crossed = follow(tables, &self.shared)?;
             let mut ended = Vec::new();
@@ -474,8 +475,8 @@ impl Writer {
         }
         let mut segments = segments;
         let mut broken = 0;
-        // A request whose reservation has grown has several lines, perhaps in several segments: the largest amount counts, and
-        // before it what the request has cost.
+        // A request whose reservation has grown has several lines, perhaps in several segments: its recorded cost counts, or else
+        // the largest amount.
         let mut intents: HashMap<RequestId, (i64, Intent)> = HashMap::new();
         let mut costs: HashMap<RequestId, NanoUsd> = HashMap::new();
         for segment in &mut segments {
@@ -499,7 +500,8 @@ impl Writer {
             .values()
             .map(|(process, intent)| (*process, recovered_entry(intent, costs.get(&intent.id).copied())))
             .collect();
-        // What its process had settled is there already. The row is that of the dead process: this one has not settled it.
+        // A request that its process had written to the file has an entry already. A recovered row belongs to the dead process,
+        // because this one has not settled it.
         let appended = session.append(&mut recovered.iter().map(|(process, entry)| (*process, entry)), &[])?;
         let new = recovered.into_iter().zip(appended.entries);
         let recovered: Vec<Entry> = new.filter_map(|((_, entry), is_new)| is_new.then_some(entry)).collect();
@@ -515,7 +517,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Turns what is older than its retention into sums per day.
+    /// Turns rows that are older than their retention into sums per day.
     fn roll_up(&mut self) -> Result<(), StoreError> {
         let Some(session) = &mut self.session else { return Ok(()) };
         // Whole days, so that a day is either rolled up or not.
@@ -532,8 +534,8 @@ impl Writer {
     }
 }
 
-/// Counts what the process before this one has spent since the last look. What it had spent when the history was read is in
-/// that. Returns the thresholds that it passed.
+/// Counts what the predecessor has spent since the last look; the history contains what it had spent before the history was
+/// read. Returns the thresholds that the spend has crossed.
 fn follow(tables: &dyn Session, shared: &Shared) -> Result<Vec<ThresholdAlert>, StoreError> {
     let (known, process, since) = {
         let books = shared.books();
@@ -546,7 +548,7 @@ fn follow(tables: &dyn Session, shared: &Shared) -> Result<Vec<ThresholdAlert>, 
         None => return Ok(Vec::new()),
     };
     if !known {
-        // The history is read with everything in it, this too.
+        // The history, once it is read, contains this spend.
         return Ok(Vec::new());
     }
     let mut crossed = Vec::new();
@@ -559,7 +561,7 @@ fn follow(tables: &dyn Session, shared: &Shared) -> Result<Vec<ThresholdAlert>, 
     Ok(crossed)
 }
 
-/// At what it had cost, where it was settled.
+/// The entry of a recovered request: at `cost` if the request had been settled, otherwise at the reserved amount.
 fn recovered_entry(intent: &Intent, cost: Option<NanoUsd>) -> Entry {
     let subject = Subject {
         id: intent.id,
@@ -572,7 +574,7 @@ fn recovered_entry(intent: &Intent, cost: Option<NanoUsd>) -> Entry {
     Entry::bare(subject, cost.unwrap_or(intent.estimate), Basis::Recovered)
 }
 
-/// The words that the metrics have; a journal of another version may know more.
+/// The endpoint's name as the metrics have it; a journal of another version may contain names unknown here.
 fn endpoint(text: &str) -> &'static str {
     let known = ["chat_completions", "completions", "embeddings", "moderations", "responses"];
     known.into_iter().find(|word| *word == text).unwrap_or("other")

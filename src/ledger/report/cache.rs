@@ -1,4 +1,4 @@
-//! What the cache has done: hits, misses and savings by tenant and model.
+//! The cache report: hits, misses and savings by tenant and model.
 
 use std::collections::HashMap;
 
@@ -8,23 +8,24 @@ use crate::{
     types::{NanoUsd, TenantId},
 };
 
-/// What came of requests that a cache stood before.
+/// Numbers of requests by what the cache did with them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheUse {
-    /// Those that the cache answered (`HIT`, `STALE`).
+    /// Requests that the cache answered (`HIT`, `STALE`).
     pub hits: u64,
-    /// Those of them that it answered with an expired answer, because no deployment did.
+    /// The part of `hits` that was answered with an expired answer, because no deployment answered.
     pub stale: u64,
-    /// Those that it could have answered (`MISS`).
+    /// Requests that the cache could have answered but did not (`MISS`).
     pub misses: u64,
-    /// Those that passed by it (`BYPASS`): what is not deterministic or not wanted from it, refused or of another kind.
+    /// Requests that bypassed the cache (`BYPASS`): not deterministic, not wanted from the cache, refused, or of a kind that it
+    /// does not keep.
     pub bypassed: u64,
     /// What the hits would have cost.
     pub saved: NanoUsd,
 }
 
 impl CacheUse {
-    /// Hits among what the cache could have answered, as in [`super::Summary::hit_rate`].
+    /// The share of hits among the requests that the cache could have answered, as in [`super::Summary::hit_rate`].
     pub fn hit_rate(&self) -> f64 {
         rate(self.hits, self.misses)
     }
@@ -41,25 +42,25 @@ impl CacheUse {
 /// One tenant's use of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheLine {
-    /// Who asked.
+    /// The tenant whose requests these are.
     pub tenant: TenantId,
-    /// What was asked, named as in [`super::Summary::models`].
+    /// The requested model, named as in [`super::Summary::models`].
     pub model: String,
-    /// What came of it.
+    /// What the cache did with the requests.
     pub done: CacheUse,
 }
 
-/// A span of time, in total and by tenant and model.
+/// The use of the cache in a span of time, in total and by tenant and model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CacheReport {
-    /// All of it.
+    /// The whole use in the span.
     pub total: CacheUse,
-    /// Each tenant and model; those that saved most come first, then those with most hits and misses.
+    /// One line for each tenant and model; those that saved most come first, then those with most hits and misses.
     pub lines: Vec<CacheLine>,
 }
 
-/// What the cache has done from `since_ms` until before `until_ms`, for all tenants that `covers` names. Listings of models are
-/// not in it, nor are entries that were rolled up: nobody knows any more what they missed.
+/// The use of the cache from `since_ms` until before `until_ms` (milliseconds since 1970), for all tenants that `covers`
+/// accepts. Listings of models are not included, nor are entries that were rolled up: their misses are no longer known.
 ///
 /// # Errors
 /// A store that cannot be read.

@@ -1,4 +1,4 @@
-//! The reports over rows that are known.
+//! The reports over known rows.
 
 use std::path::PathBuf;
 
@@ -192,7 +192,7 @@ fn percentiles_are_those_of_the_nearest_rank() {
     assert_eq!(of((1..=100).rev().collect()), [50, 95, 99]);
     assert_eq!(of((1..=101).collect()), [51, 96, 100]);
     assert_eq!(of((1..=1_000).rev().collect()), [500, 950, 990]);
-    // Only what a client got as an answer counts.
+    // Only requests that a client got an answer to count.
     let mut book = Book::new();
     for micros in 1..=100 {
         book.add("a", micros, |entry| entry.duration = Duration::from_micros(micros));
@@ -232,7 +232,7 @@ fn a_month_is_that_of_its_time_zone() {
     assert_eq!(spent(&*book.session, |_| true, 0).unwrap(), NanoUsd(30_000_000));
 }
 
-/// 2.6 s for a million in an unoptimised build.
+/// A million rows take 2.6 s in an unoptimised build.
 #[test]
 fn many_entries_are_read_in_no_time() {
     const ROWS: u64 = 100_000;
@@ -302,7 +302,7 @@ fn what_is_only_counted_counts_in_every_report() {
     };
     let minute = at("2026-11-23T12:00:00Z");
     refuse(&book, minute - 60_000, "a", false, "BYPASS", 1_000);
-    // Its minute begins before the span, and ends in it.
+    // The minute of these refusals begins before the span, and ends in it.
     refuse(&book, minute, "a", false, "BYPASS", 40);
     refuse(&book, minute, "a", false, "MISS", 2);
     refuse(&book, minute, "a", true, "BYPASS", 5);
@@ -318,14 +318,14 @@ fn what_is_only_counted_counts_in_every_report() {
         costs(&*book.session, None, since, now).unwrap().iter().map(|day| day.calls).collect::<Vec<_>>()
     };
     assert_eq!(all(&book), [1_054, 1]);
-    // The sums per day keep the number.
+    // The sums per day keep the number of refusals.
     assert_eq!(book.session.roll_up_refusals(at("2026-11-24T00:00:00Z")).unwrap(), 5);
     let rolled = costs(&*book.session, None, since, now).unwrap();
     assert_eq!(rolled.iter().map(|day| day.calls).collect::<Vec<_>>(), [1_054, 1]);
     let b = costs(&*book.session, Some(&"b".into()), since, now).unwrap();
     assert_eq!(b[0], Day { day: at("2026-11-23T00:00:00Z"), calls: 7, ..Day::default() });
     assert_eq!(spent(&*book.session, |_| true, 0).unwrap(), NanoUsd(10_000_000));
-    // A file of an earlier version, which nobody has opened to write.
+    // A file of an earlier version that no gateway of this version has opened for writing.
     sqlite::open(&book.path).unwrap().execute_batch("DROP TABLE refusals").unwrap();
     assert_eq!(summary(&*book.session, None, since, now).unwrap().requests, 1);
 }
