@@ -262,7 +262,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives up the session of a file that is no longer in its place. What was written to it stays in it, even if it was moved.
+    /// Gives up the session on a file that is no longer in its place. [`Session::leave`] completes the file first, in case it was
+    /// only moved away.
     fn lose(&mut self) {
         if let Some(lost) = self.session.take() {
             lost.leave();

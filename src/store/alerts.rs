@@ -1,15 +1,15 @@
-//! The table of alerts: thresholds that budgets have passed.
+//! The table of alerts: thresholds that budgets have crossed.
 
 use super::StoreError;
 
-/// What makes an alert happen once.
+/// The key of an alert: no two alerts have the same, so each happens once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AlertKey {
-    /// Whose budget it is.
+    /// The tenant that owns the budget.
     pub tenant: String,
-    /// The word for its period.
+    /// The name of the budget's period.
     pub period: String,
-    /// Whether it refuses.
+    /// True if the budget refuses requests; false if it only alerts.
     pub hard: bool,
     /// First millisecond of the period, since 1970.
     pub period_start: u64,
@@ -17,39 +17,40 @@ pub struct AlertKey {
     pub threshold: u32,
 }
 
-/// An alert that is raised.
+/// An alert that was raised, as the table keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AlertRow {
     /// Which threshold of which budget, in which period.
     pub key: AlertKey,
-    /// When, in milliseconds since 1970.
+    /// When the alert was raised, in milliseconds since 1970.
     pub raised_at: u64,
-    /// What the webhook gets.
+    /// The body that is sent to the webhook.
     pub body: String,
-    /// When the webhook took it; `None`: it has to be delivered.
+    /// When the webhook accepted the alert, in milliseconds since 1970; `None`: it is not delivered yet.
     pub delivered_at: Option<u64>,
 }
 
-/// An alert that has to be delivered.
+/// An alert that is not delivered yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undelivered {
-    /// Which it is.
+    /// The key of the alert.
     pub key: AlertKey,
-    /// What the webhook gets.
+    /// The body that is sent to the webhook.
     pub body: String,
     /// Attempts that failed.
     pub attempts: u32,
 }
 
-/// Every alert that was raised. [`super::EntryLog::append`] adds them.
+/// The table of raised alerts. [`super::EntryLog::append`] adds rows to it.
 pub trait AlertTable {
-    /// Alerts that were raised after a moment and are not delivered: the oldest hundred, in the order in which they were raised.
+    /// Undelivered alerts that were raised after a moment (milliseconds since 1970): the oldest hundred, in the order in which
+    /// they were raised.
     ///
     /// # Errors
     /// A store that cannot be read.
     fn undelivered_alerts(&self, raised_after: u64) -> Result<Vec<Undelivered>, StoreError>;
 
-    /// Counts an attempt to deliver one, which has succeeded where `delivered_at` says when.
+    /// Counts an attempt to deliver an alert. `delivered_at` is the time of success; `None` if the attempt failed.
     ///
     /// # Errors
     /// A store that cannot be written.

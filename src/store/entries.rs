@@ -1,4 +1,4 @@
-//! The log of finished requests: entries, those that are only counted, and what is summed out of them.
+//! The log of finished requests: entries, counts of refusals, and the sums that old rows become.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,22 +10,22 @@ use crate::types::{NanoUsd, RequestId, TenantId, TokenId, Usage};
 pub enum Basis {
     /// The provider's own count.
     Provider,
-    /// Our count of what was relayed, because the provider's did not come.
+    /// The gateway's count of what it relayed, because the provider's count did not come.
     Counted,
-    /// The most that can have been generated unseen in the time there was, because the provider's count did not come.
+    /// The most that can have been generated unseen in the time of the attempt, because the provider's count did not come.
     Bounded,
-    /// What was reserved, because nothing could be counted.
+    /// The reserved amount, because nothing could be counted.
     Reserved,
-    /// What was reserved by a process that ended before it could settle.
+    /// Recovered from the intents of a process that ended: the cost recorded there, or else the reserved amount.
     Recovered,
-    /// Nothing was bought: refused, failed, or free.
+    /// Nothing was bought: the request was refused, failed, or was free.
     Nothing,
-    /// Nobody knows the model's price.
+    /// The model's price is not known.
     Unpriced,
 }
 
 impl Basis {
-    /// The word in the table.
+    /// The value in the table.
     pub fn label(self) -> &'static str {
         match self {
             Self::Provider => "provider",
@@ -39,35 +39,35 @@ impl Basis {
     }
 }
 
-/// What is known of a request when it is admitted.
+/// A request as far as it is known at its admission.
 #[derive(Clone, Debug)]
 pub struct Subject {
-    /// Its id.
+    /// The id of the request.
     pub id: RequestId,
-    /// When it was admitted, in milliseconds since 1970: decides the period it counts in.
+    /// When the request was admitted, in milliseconds since 1970: decides the period that it counts in.
     pub at: u64,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant: TenantId,
-    /// With which token.
+    /// The token that the request was sent with; `None` without a token.
     pub token: Option<TokenId>,
-    /// What was asked for, in the words of the metrics.
+    /// The endpoint, named as in the metrics.
     pub endpoint: &'static str,
     /// The configured route.
     pub route: Arc<str>,
 }
 
-/// A finished request.
+/// A finished request, as the log keeps it.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Whose it is.
+    /// The request, its tenant and its time.
     pub subject: Subject,
-    /// Who served it; `-` for nobody.
+    /// The provider that served the request; `-` for none.
     pub provider: Arc<str>,
     /// The provider's name for the model; `-` for none.
     pub model: Arc<str>,
     /// LLM tokens by kind.
     pub usage: Usage,
-    /// What it cost.
+    /// What the request cost.
     pub cost: NanoUsd,
     /// What a cache hit would have cost.
     pub saved: NanoUsd,
@@ -75,13 +75,13 @@ pub struct Entry {
     pub basis: Basis,
     /// `HIT`, `STALE`, `MISS` or `BYPASS`.
     pub cache: &'static str,
-    /// The status the client got; 499 for one that left.
+    /// The status that the client got; 499 if the client left.
     pub status: u16,
-    /// Attempts at providers.
+    /// The number of attempts at providers.
     pub attempts: u32,
-    /// Until the reply's first byte.
+    /// The time until the first byte of the reply; `None` if there was none.
     pub first_byte: Option<Duration>,
-    /// Until its last.
+    /// The time until the last byte of the reply.
     pub duration: Duration,
 }
 
@@ -109,42 +109,42 @@ impl Entry {
 /// A request that cost nothing and reached no provider.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refusal {
-    /// Whose it was.
+    /// The tenant of the request.
     pub tenant: TenantId,
-    /// The status the client got; 499 for one that left.
+    /// The status that the client got; 499 if the client left.
     pub status: u16,
-    /// The code of the error; `-` where there was none.
+    /// The code of the error; `-` if there was none.
     pub code: &'static str,
-    /// It asked for the list of models, or one of them.
+    /// True if the request asked for the list of models or for one model.
     pub is_listing: bool,
     /// `MISS` or `BYPASS`.
     pub cache: &'static str,
 }
 
-/// Refusals of a kind, counted.
+/// The number of refusals of one kind in one minute or hour.
 #[derive(Clone, Copy, Debug)]
 pub struct RefusalRow<'a> {
-    /// First millisecond of their minute, or of their hour.
+    /// First millisecond of the minute, or of the hour, since 1970.
     pub start: u64,
-    /// What they have in common.
+    /// What the refusals have in common.
     pub kind: &'a Refusal,
-    /// How many they are.
+    /// The number of refusals.
     pub count: u64,
 }
 
 /// Which entries count in a sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
-    /// All of them, and what older ones were rolled up to.
+    /// All entries, and the sums of those that were rolled up.
     All,
-    /// Those that one process wrote.
+    /// The entries that one process wrote.
     Of(i64),
-    /// All but those that one process wrote.
+    /// All entries except those that one process wrote.
     Except(i64),
 }
 
 impl Rows {
-    /// The process whose rows alone count, and the one whose rows do not.
+    /// The only process whose rows count, and the process whose rows do not count.
     pub(in crate::store) fn processes(self) -> (Option<i64>, Option<i64>) {
         match self {
             Self::All => (None, None),
@@ -154,32 +154,33 @@ impl Rows {
     }
 }
 
-/// Of each row of a batch in its order: whether it was new.
+/// Whether each row of a batch was new, in the order of the batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Appended {
-    /// Entries.
+    /// One value for each entry.
     pub entries: Vec<bool>,
-    /// Alerts.
+    /// One value for each alert.
     pub alerts: Vec<bool>,
 }
 
-/// Sums by tenant.
+/// A sum of money for each tenant.
 pub type Sums = HashMap<TenantId, NanoUsd>;
 
-/// An id is made when a request's header comes, its entry is dated when it is admitted: a body may take a while between.
+/// How long, in milliseconds, the time in a request's id may lie before the time of its entry: the id is created when the
+/// request's header comes, the entry is dated at the admission, and the body may take a while in between.
 pub const ID_BEFORE_ENTRY_MS: u64 = 3_600_000;
 
-/// The largest number in a row, a million dollars for a cost: with what a broken provider may claim the sum of nine thousand
-/// rows still fits 64 bits.
+/// The largest number in a row, which is a million dollars for a cost: the sum of nine thousand rows still fits 64 bits, even
+/// with what a broken provider may claim.
 pub const MOST: i64 = 1_000_000_000_000_000;
 
-/// What finished requests have come to. Entries are never changed; those that are old become sums per day.
+/// The log of finished requests. Entries are never changed; old ones become sums per day.
 pub trait EntryLog {
     /// Writes a batch: entries, each with the process that it belongs to, and alerts. An entry whose id is there already stays as
-    /// it is, and an alert that was raised in its period before is not raised again. Numbers are cut at [`MOST`].
+    /// it is, and an alert that was raised in its period before is not raised again. Numbers above [`MOST`] are cut to it.
     ///
     /// # Errors
-    /// A store that cannot be written; nothing of the batch is in it then.
+    /// A store that cannot be written; it contains nothing of the batch then.
     fn append(
         &mut self,
         entries: &mut dyn Iterator<Item = (i64, &Entry)>,
@@ -192,27 +193,27 @@ pub trait EntryLog {
     /// A store that cannot be written; nothing is added then.
     fn add_refusals(&mut self, rows: &mut dyn Iterator<Item = RefusalRow<'_>>) -> Result<(), StoreError>;
 
-    /// Whether there is an entry of a request that was not rolled up yet.
+    /// Whether there is an entry of the request that was not rolled up yet.
     ///
     /// # Errors
     /// A store that cannot be read.
     fn has_entry(&self, id: &RequestId) -> Result<bool, StoreError>;
 
-    /// What each tenant spent since a moment, in milliseconds since 1970: entries, and what was carried over. What was rolled up
-    /// counts where that is 0, unless only the rows of one process do.
+    /// What each tenant spent since `start` (milliseconds since 1970): entries, and sums that were carried over. Entries that
+    /// were rolled up count only if `start` is 0, and not for [`Rows::Of`].
     ///
     /// # Errors
     /// A store that cannot be read.
     fn sum_since(&self, start: u64, rows: Rows) -> Result<Sums, StoreError>;
 
-    /// Turns the days whose entries are older than `before`, the beginning of a day, into sums: a day at a time, each in its own
-    /// transaction. Returns how many entries they were.
+    /// Turns the entries of the days before `before`, which is the beginning of a day, into sums per day: one day at a time, each
+    /// in its own transaction. Returns the number of these entries.
     ///
     /// # Errors
     /// A store that cannot be written.
     fn roll_up_entries(&mut self, before: u64) -> Result<usize, StoreError>;
 
-    /// The same for refusals, whose days have neither provider nor model. Returns how many rows they were.
+    /// Like [`Self::roll_up_entries`], for refusals: their sums have neither provider nor model. Returns the number of rows.
     ///
     /// # Errors
     /// A store that cannot be written.

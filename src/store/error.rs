@@ -1,20 +1,20 @@
-//! Why a store cannot be used, in words that are the same for every kind of store.
+//! Why a store cannot be used: one error type for every kind of store.
 
 use std::{error::Error, fmt, io};
 
-/// What the software below says itself.
+/// The error of the underlying software.
 type Cause = Box<dyn Error + Send + Sync>;
 
 /// Why a store cannot be used.
 #[derive(Debug)]
 pub enum StoreError {
-    /// Somebody else writes, and went on for longer than the bounded wait.
+    /// Another writer held the store for longer than the bounded wait.
     Busy(Cause),
-    /// The store cannot be reached, read or written; in its own words.
+    /// The store cannot be reached, read or written; the text is the underlying software's.
     Failed(Cause),
-    /// The file system's.
+    /// An error of the file system.
     Io(io::Error),
-    /// Tables that another version of the gateway, or another program, has made.
+    /// The tables were created by a version of the gateway that this one cannot read, or by another program.
     Foreign(String),
     /// Another gateway owns the store, or may own it under another name; the text says which.
     Owned(String),

@@ -1,4 +1,4 @@
-//! Following what other processes change: a version grows with every change of a topic, and is looked at often.
+//! Follows the changes of other processes: every change of a topic gives it a new version, which a thread checks often.
 
 use std::{
     mem,
@@ -18,14 +18,14 @@ use super::{Session, Standings, Store, StoreError, StoreId, Topic};
 /// How often the store is asked whether another process has changed it.
 pub const LOOK: Duration = Duration::from_millis(200);
 
-/// Between two looks that somebody waits for: strangers cannot make the store be asked more often than this.
+/// The shortest interval between two looks that a request waits for: clients cannot make the gateway query the store more often.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How many may wait for a look at the same time, and for how long.
+/// How many requests may wait for a look at the same time. Each waits at most [`PATIENCE`].
 const MOST_WAITING: usize = 256;
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Those who wait for the next look, and what wakes the one who makes it.
+/// The callers that wait for the next look, and the bell that wakes the following thread.
 #[derive(Default)]
 struct Waiting {
     line: Mutex<Vec<oneshot::Sender<()>>>,
@@ -33,7 +33,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Those who wait by now, as soon as there is one; after [`LOOK`] also nobody.
+    /// Waits until a caller waits, at most for [`LOOK`], and takes all callers that wait by then.
     fn next(&self) -> Vec<oneshot::Sender<()>> {
         let mut line = self.line.lock();
         self.bell.wait_while_for(&mut line, |line| line.is_empty(), LOOK);
@@ -41,10 +41,10 @@ impl Waiting {
     }
 }
 
-/// Takes the rows of the table up. All that is read is of one moment.
+/// Reads the rows of the table into memory, in one snapshot.
 type Read = Box<dyn Fn(&dyn Session) -> Result<(), StoreError> + Send + Sync>;
 
-/// Writes what is known into tables that took the place of those it was read from.
+/// Writes the rows in memory to tables that take the place of lost ones.
 type Carry = Box<dyn Fn(&mut dyn Standings) -> Result<(), StoreError> + Send + Sync>;
 
 /// Reads a table again whenever its version has changed.
@@ -53,9 +53,9 @@ pub struct TableFollower {
     topic: Topic,
     read: Read,
     carry: Carry,
-    /// Looks are made one at a time: a slow one must not put back what a later one has replaced.
+    /// Held during a look, so that looks follow one another: a slow look must not overwrite the result of a later one.
     seen: Mutex<Seen>,
-    /// Those who wait for the thread's next look.
+    /// The callers that wait for the thread's next look.
     waiting: Arc<Waiting>,
     /// [`NEW`], [`UP`] or [`DOWN`]: whether the last look succeeded.
     state: AtomicU8,
@@ -75,8 +75,8 @@ struct Seen {
 
 impl TableFollower {
     /// Reads the table, and goes on following it in a thread that ends with the follower. A store that cannot be read is tried
-    /// again and again; what was read before stays. Where the tables were deleted or replaced, `carry` writes what is known into
-    /// those that are accepted in their place, before anybody reads them.
+    /// again and again, and the rows read before stay in use. After the tables were deleted or replaced, `carry` writes the
+    /// rows in memory to the tables that are accepted in their place, before anybody reads those.
     pub fn start(
         store: Arc<dyn Store>,
         topic: Topic,
@@ -102,7 +102,7 @@ impl TableFollower {
                 let Some(follower) = weak.upgrade() else { return };
                 follower.refresh();
                 drop(follower);
-                // One that has left meanwhile needs no word.
+                // A caller that has left meanwhile needs no answer.
                 for waits in told {
                     let _ = waits.send(());
                 }
@@ -115,7 +115,7 @@ impl TableFollower {
         follower
     }
 
-    /// Reads the store now. A change that was made before is known when this returns.
+    /// Reads the store now: a change made before the call is known when it returns, if the store can be read.
     pub fn refresh(&self) {
         let mut seen = self.seen.lock();
         let outcome = self.look(&mut seen);
@@ -129,8 +129,8 @@ impl TableFollower {
         }
     }
 
-    /// Waits for a look that begins after this call: what was changed before is known then. Looks are shared, come at most
-    /// every [`PAUSE`] and are waited for by at most [`MOST_WAITING`], for [`PATIENCE`]. False where there was none in time.
+    /// Waits for a look that begins after this call: a change made before the call is known then. Callers share looks, which come
+    /// at most every [`PAUSE`]; at most [`MOST_WAITING`] callers wait, each for [`PATIENCE`]. False if no look came in time.
     pub async fn look_again(&self) -> bool {
         let (sender, look) = oneshot::channel();
         {
@@ -145,7 +145,7 @@ impl TableFollower {
         matches!(timeout(PATIENCE, look).await, Ok(Ok(())))
     }
 
-    /// Writes what is known into tables that are about to be accepted in the place of those it was read from.
+    /// Writes the rows in memory to tables that are about to be accepted in the place of lost ones.
     pub(super) fn carry(&self, standings: &mut dyn Standings) -> Result<(), StoreError> {
         (self.carry)(standings)
     }
@@ -176,7 +176,7 @@ impl TableFollower {
         if Some(session.version(self.topic)?) == seen.version {
             return Ok(());
         }
-        // One snapshot: the version belongs to the rows.
+        // One snapshot, so that the version is that of the rows.
         let version = session.at_once(|tables| {
             let version = tables.version(self.topic)?;
             (self.read)(tables)?;

@@ -1,18 +1,18 @@
-//! What the gateway keeps for long: tokens, the ledger and alerts, purges, the owners of objects.
+//! The store: what the gateway keeps for long (tokens, the ledger and alerts, purges, the owners of objects).
 //!
-//! The gateway never asks a store anything while a request waits: tokens are read into memory, entries are written by one thread.
+//! No request waits for a store: tokens are read into memory, entries are written by one thread.
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
-//! | `contract` | what any kind of store can do: sessions, snapshots, loss, ownership |
-//! | `tokens`, `purges`, `objects`, `entries`, `alerts` | a table each: its rows, and how they are read and written |
-//! | `reports` | what the entries tell about a span of time |
+//! | `contract` | what every kind of store can do: sessions, snapshots, loss, ownership |
+//! | `tokens`, `purges`, `objects`, `entries`, `alerts` | one table each: its rows, and how they are read and written |
+//! | `reports` | queries over the entries of a span of time |
 //! | `follow` | a thread that reads a topic again when it has changed |
 //! | `error` | why a store cannot be used |
-//! | `sqlite` | a store in a file: all SQL, and all that knows of a file |
+//! | `sqlite` | a store in a file: all SQL, and everything about files |
 //!
-//! Another kind of store is another folder beside `sqlite`: it implements [`Store`], [`Session`] (with the tables), [`Standings`]
-//! and [`Ownership`], and joins the list of kinds in `tests`, which run the contract over each of them.
+//! Another kind of store would be another folder beside `sqlite`: it implements [`Store`], [`Session`] (with the tables),
+//! [`Standings`] and [`Ownership`], and joins the list of kinds in `tests`, which check the contract for each of them.
 
 mod alerts;
 mod contract;

@@ -1,40 +1,40 @@
-//! The table of purges: what of the cache no longer counts.
+//! The table of purges: which cached answers no longer count.
 
 use super::StoreError;
 
-/// A stamp: what it covers, and until when. An empty name stands for any.
+/// The stamp of a purge: which answers it covers, and until when. An empty name stands for any.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PurgeRow {
-    /// Who has paid for the answers.
+    /// The tenant that has paid for the answers.
     pub tenant: String,
     /// The model that gave them.
     pub model: String,
     /// The key of one answer.
     pub key: String,
-    /// Answers to what was asked at this time or before are dead; milliseconds since 1970.
+    /// Answers to requests sent at this time or before are no longer served; milliseconds since 1970.
     pub at: u64,
 }
 
-/// How much is kept.
+/// How many stamps are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct PurgeBounds {
-    /// Stamps for models and keys that a tenant has at most. Then one that covers all that is the tenant's takes the place of
-    /// the older half.
+    /// How many stamps for models and keys a tenant may have. Beyond that, one stamp for all answers of the tenant replaces the
+    /// older half of them.
     pub narrow: usize,
-    /// Stamps before this are dropped.
+    /// Stamps older than this time are deleted; milliseconds since 1970.
     pub since: u64,
 }
 
-/// What a purge has come to.
+/// The result of a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purged {
-    /// Its stamp: as asked, unless the same was purged later, by a clock that has been put back since.
+    /// The time of the stamp: the requested one, unless the table had a later one (from a clock that was put back since).
     pub at: u64,
-    /// Many narrow stamps became one for all that is the tenant's.
+    /// True if many narrow stamps were replaced by one for all answers of the tenant.
     pub folded: bool,
 }
 
-/// Every purge that may still cover something.
+/// The table of purges that may still cover an answer.
 pub trait PurgeTable {
     /// All stamps.
     ///
@@ -42,8 +42,8 @@ pub trait PurgeTable {
     /// A store that cannot be read.
     fn purges(&self) -> Result<Vec<PurgeRow>, StoreError>;
 
-    /// Writes a stamp down, unless there is a newer one, and drops those that say nothing any more: what a stamp for all that is
-    /// a tenant's, or for everything, covers; and what is out of bounds.
+    /// Writes a stamp, unless there is a newer one, and deletes stamps that have no effect any more: those covered by a stamp for
+    /// all answers of a tenant or for everything, and those out of `bounds`.
     ///
     /// # Errors
     /// A store that cannot be written.

@@ -3,43 +3,43 @@
 use super::StoreError;
 use crate::types::{TenantId, TokenId};
 
-/// A token as it is kept. Times are milliseconds since 1970.
+/// A token as the table keeps it. Times are milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRow {
-    /// Its public name.
+    /// The public id of the token.
     pub id: TokenId,
-    /// SHA-256 of its secret.
+    /// SHA-256 of the token's secret.
     pub hash: [u8; 32],
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant: TenantId,
-    /// What people call it.
+    /// The name that people gave the token.
     pub name: Option<String>,
-    /// What it may do: a JSON list.
+    /// The scopes of the token: a JSON list.
     pub scopes: String,
-    /// The models it may ask for: a JSON list; empty: all.
+    /// The models that the token may ask for: a JSON list; an empty list allows all.
     pub models: String,
-    /// How much at once: JSON, as in the configuration.
+    /// The limits of the token: JSON, as in the configuration.
     pub limits: String,
-    /// When it was made.
+    /// When the token was created.
     pub created_at: u64,
-    /// From then on it is refused.
+    /// From this time on the token is refused; `None`: it does not expire.
     pub expires_at: Option<u64>,
-    /// Since then it is refused.
+    /// Since this time the token is refused; `None`: it is not revoked.
     pub revoked_at: Option<u64>,
-    /// The token that a rotation made in its place.
+    /// The token that a rotation created in its place.
     pub replaced_by: Option<TokenId>,
 }
 
-/// What becomes of a token that is rotated.
+/// The rotation of a token: its successor, and its end.
 #[derive(Clone, Debug)]
 pub struct Rotation {
-    /// The one that takes its place.
+    /// The token that takes the old one's place.
     pub successor: TokenRow,
-    /// When the old one ends.
+    /// When the old token ends, in milliseconds since 1970.
     pub ends_at: u64,
 }
 
-/// Every token that was made; none is ever deleted.
+/// The table of tokens; no token is ever deleted.
 pub trait TokenTable {
     /// All tokens, of one tenant or of all, the oldest first.
     ///
@@ -47,7 +47,7 @@ pub trait TokenTable {
     /// A store that cannot be read.
     fn tokens(&self, tenant: Option<&TenantId>) -> Result<Vec<TokenRow>, StoreError>;
 
-    /// One token; `None` where there is none of this id.
+    /// The token with this id; `None` if there is none.
     ///
     /// # Errors
     /// A store that cannot be read.
@@ -56,17 +56,17 @@ pub trait TokenTable {
     /// Adds a token.
     ///
     /// # Errors
-    /// Its id or its hash is there already, or a store that cannot be written.
+    /// The token's id or hash is there already, or the store cannot be written.
     fn add_token(&mut self, token: &TokenRow) -> Result<(), StoreError>;
 
-    /// Ends a token. One that was revoked before keeps its time, and one that is not there is no error.
+    /// Revokes a token. A token that was revoked before keeps its time; an unknown id is no error.
     ///
     /// # Errors
     /// A store that cannot be written.
     fn revoke_token(&mut self, id: &str, at: u64) -> Result<(), StoreError>;
 
-    /// Asks `rotate` what becomes of a token as it is, and writes that down; nobody changes the token in between. Where `rotate`
-    /// returns `None` nothing is written. False where there is no such token, which is not asked about then.
+    /// Calls `rotate` with the token as it is, and writes the rotation that it returns; nobody changes the token in between. If
+    /// `rotate` returns `None`, nothing is written. False if there is no such token; `rotate` is not called then.
     ///
     /// # Errors
     /// A store that cannot be written.

@@ -42,7 +42,7 @@ impl AlertTable for SqliteSession {
     }
 }
 
-/// Writes an alert down; false if it was raised in this period before.
+/// Writes an alert; false if it was raised in its period before.
 pub(super) fn insert(connection: &Connection, alert: &AlertRow) -> rusqlite::Result<bool> {
     let AlertRow { key, raised_at, body, delivered_at } = alert;
     let rows = connection.execute(

@@ -68,7 +68,7 @@ impl EntryLog for SqliteSession {
     }
 }
 
-/// Prepares what [`insert`] runs.
+/// Prepares the statement that [`insert`] runs.
 fn prepare(connection: &Connection) -> rusqlite::Result<CachedStatement<'_>> {
     connection.prepare_cached(
         "INSERT OR IGNORE INTO entries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, \
@@ -76,7 +76,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<CachedStatement<'_>> {
     )
 }
 
-/// Writes an entry; one that is there already stays, and `false` says so.
+/// Writes an entry. False if there is an entry with this id already, which stays as it is.
 fn insert(statement: &mut CachedStatement<'_>, process: i64, entry: &Entry) -> rusqlite::Result<bool> {
     let Entry { subject, usage, .. } = entry;
     let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
@@ -111,7 +111,7 @@ fn insert(statement: &mut CachedStatement<'_>, process: i64, entry: &Entry) -> r
     Ok(rows > 0)
 }
 
-/// What each tenant spent since a moment.
+/// See [`EntryLog::sum_since`].
 pub(super) fn sum_since(connection: &Connection, start: u64, rows: Rows) -> rusqlite::Result<Sums> {
     let first = RequestId::first_at(start.saturating_sub(ID_BEFORE_ENTRY_MS));
     let (of, except) = rows.processes();
@@ -124,7 +124,7 @@ pub(super) fn sum_since(connection: &Connection, start: u64, rows: Rows) -> rusq
     while let Some(row) = found.next()? {
         sums.insert(TenantId::from(row.get_ref(0)?.as_str()?), NanoUsd(row.get(1)?));
     }
-    // What a file that was lost had, as far as it was known.
+    // Sums of lost files, as far as the gateway knew them.
     if has_table(connection, "carried")? {
         let mut statement = connection.prepare(
             "SELECT tenant, sum(cost) FROM carried WHERE at >= ?1 AND (?2 IS NULL OR process = ?2) \
@@ -137,7 +137,7 @@ pub(super) fn sum_since(connection: &Connection, start: u64, rows: Rows) -> rusq
         }
     }
     if start == 0 && of.is_none() {
-        // Entries that were rolled up count in no shorter period, and are older than this process.
+        // Rolled-up entries are older than any period that has an end, and than this process.
         let mut statement = connection.prepare("SELECT tenant, sum(cost) FROM days GROUP BY tenant")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -148,7 +148,7 @@ pub(super) fn sum_since(connection: &Connection, start: u64, rows: Rows) -> rusq
     Ok(sums)
 }
 
-/// One day at a time, each in its own transaction.
+/// Rolls up one day at a time, each in its own transaction.
 fn roll_up_entries(connection: &mut Connection, before: u64) -> rusqlite::Result<usize> {
     let mut rolled = 0;
     loop {
@@ -175,7 +175,7 @@ fn roll_up_entries(connection: &mut Connection, before: u64) -> rusqlite::Result
     }
 }
 
-/// The same for refusals, whose days have neither provider nor model.
+/// Like [`roll_up_entries`], for refusals: their sums have neither provider nor model.
 fn roll_up_refusals(connection: &mut Connection, before: u64) -> rusqlite::Result<usize> {
     let mut rolled = 0;
     loop {

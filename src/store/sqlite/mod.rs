@@ -1,8 +1,8 @@
 //! The SQLite file: opening it, its schema, and who may do what with it.
 //!
-//! One file keeps tokens, the ledger and alerts, and one gateway owns it (`owner`). The gateway never asks it anything while a request waits: tokens are
+//! One file keeps tokens, the ledger and alerts, and one gateway owns it (`owner`). No request waits for the file: tokens are
 //! read into memory, entries are written by one thread. The command line opens the same file beside a running gateway;
-//! SQLite's write-ahead log lets one write while others read.
+//! SQLite's write-ahead log lets one process write while others read.
 
 mod alerts;
 mod entries;
@@ -31,14 +31,14 @@ pub(crate) use place::Place;
 pub(crate) use session::in_place;
 pub use session::{SqliteSession, at};
 
-/// How long a writer waits for another one. Long enough for any honest transaction, short enough to notice a stuck one.
+/// How long a writer waits for another writer: long enough for any normal transaction, short enough to notice a stuck one.
 pub const BUSY: Duration = Duration::from_secs(2);
 
-/// Between two attempts at what SQLite itself does not wait for.
+/// The pause between two attempts at an operation for which SQLite itself does not wait.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What makes the tables of each version out of those of the one before. The first makes them out of nothing; a new file
-/// takes every step, an old one those that it lacks.
+/// The SQL that turns the tables of each version into those of the next. The first step creates the tables; a new file takes
+/// every step, an old file those that it lacks.
 const STEPS: &[&str] = &[
     include_str!("schema.sql"),
     include_str!("purges.sql"),
@@ -50,7 +50,7 @@ const STEPS: &[&str] = &[
 /// Kept in `PRAGMA user_version`: the number of steps taken.
 const VERSION: i32 = STEPS.len() as i32;
 
-/// Marks the file as ours (`PRAGMA application_id`): "CAN1".
+/// Marks the file as one of this gateway (`PRAGMA application_id`): "CAN1".
 const APPLICATION: i32 = 0x4341_4e31;
 
 impl From<rusqlite::Error> for StoreError {
@@ -59,25 +59,25 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// Opens the file for reading and writing, and makes it where it is not there.
+/// Opens the file for reading and writing, and creates it if it does not exist.
 ///
 /// # Errors
-/// A file that cannot be made, opened, locked in time or read as ours.
+/// A file that cannot be created, opened or locked in time, or that this version of the gateway cannot read.
 pub fn open(path: &Path) -> Result<Connection, StoreError> {
     private(path)?;
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
-    // A commit survives the end of the process; the last ones may be lost with the power, as the log tells.
+    // With NORMAL a commit survives the end of the process; a power failure may lose the last commits.
     write_ahead(&connection)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     migrate(&mut connection, path)?;
     Ok(connection)
 }
 
-/// Opens the file for reading only. Only writers bring a file up to date: tables newer than its version are not in it.
+/// Opens the file for reading only. Only writers bring a file up to date: a file of an earlier version lacks the newer tables.
 ///
 /// # Errors
-/// A file that is not there or not ours.
+/// A file that does not exist, or that this version of the gateway cannot read.
 pub fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -86,7 +86,7 @@ pub fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Makes a new file readable by its owner only: it names tenants and what they spend.
+/// Creates a missing file, readable by its owner only: it names tenants and what they spend.
 fn private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let new = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -96,9 +96,9 @@ fn private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Turns the write-ahead log on; the file remembers it. Whoever switches holds the file for reading and wants it alone: SQLite
-/// refuses that at once while another process does the same, whatever its busy timeout says, since two that waited for each
-/// other would wait for ever. So we let go and try again.
+/// Turns the write-ahead log on; the file remembers the setting. Switching needs a read lock that becomes exclusive. If two
+/// processes switch at once, each would wait for the other for ever, so SQLite fails at once, whatever its busy timeout is;
+/// hence the loop, which lets go and tries again.
 fn write_ahead(connection: &Connection) -> Result<(), StoreError> {
     let begun = Instant::now();
     loop {
@@ -122,9 +122,9 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// Takes the steps that the file lacks.
+/// Runs the steps that the file lacks.
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    // Immediate: two processes that start together must not both make the tables.
+    // Immediate, so that of two processes that start together only one creates the tables.
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let taken = match user_version(&transaction)? {
         0 => {
@@ -146,7 +146,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     Ok(transaction.commit()?)
 }
 
-/// Whether a file has a table. One that only an earlier version has opened to write lacks the newer ones.
+/// Whether a file has a table. A file that only an earlier version has opened for writing lacks the newer tables.
 ///
 /// # Errors
 /// A file that cannot be read.
@@ -154,7 +154,7 @@ fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?.exists([name])
 }
 
-/// The version of a file that is ours, this one's or an earlier one's.
+/// The version of the file; fails if the file belongs to another program or to a later version of the gateway.
 fn version(connection: &Connection, path: &Path) -> Result<usize, StoreError> {
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if application != APPLICATION {
@@ -192,7 +192,7 @@ mod tests {
         drop(open(&path).unwrap());
         drop(open_to_read(&path).unwrap());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        // SQLite makes the write-ahead log and its index as readable as the file is.
+        // SQLite creates the write-ahead log and its index with the permissions of the file.
         let connection = open(&path).unwrap();
         connection.execute("INSERT INTO days VALUES (0, 'team', 'openai', 'gpt-4o', 1, 0, 2, 3, 4, 0)", []).unwrap();
         for name in ["can.db", "can.db-wal", "can.db-shm"] {
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(journal_mode(&open_to_read(&path).unwrap()).unwrap(), "wal");
     }
 
-    /// As version 1 of the gateway left it.
+    /// A file as version 1 of the gateway left it.
     fn first_version(path: &Path) -> Connection {
         let connection = Connection::open(path).unwrap();
         connection.execute_batch(STEPS[0]).unwrap();

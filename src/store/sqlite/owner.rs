@@ -1,8 +1,8 @@
-//! One gateway owns a database: two would each grant the whole of every budget.
+//! The ownership of a database: one gateway has it, because two would each grant the whole of every budget.
 //!
-//! The owner holds a lock (`flock`) on a file beside the database, whose text says who that is. The system takes the lock
-//! away from a process that ends, however it ends. The lock lies on a file of its own, because closing any descriptor of the
-//! database file would take SQLite's own locks away. Command-line tools work beside a gateway and take no lock.
+//! The owner holds a lock (`flock`) on a file beside the database, whose text describes the owner. The system releases the lock
+//! when the process ends, however it ends. The lock lies on a file of its own, because closing any descriptor of the database
+//! file would release SQLite's own locks. Command-line tools work beside a gateway and take no lock.
 
 use std::{
     fmt,
@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Ownership, StoreError};
 
-/// Links are followed this far, as the system does.
+/// How many symbolic links are followed: as many as the system follows.
 const MAX_LINKS: usize = 40;
 
-/// The right to own one database, and whether it is made use of.
+/// The ownership of one database, held or not.
 #[derive(Debug)]
 pub struct OwnerLock {
     database: PathBuf,
@@ -31,34 +31,34 @@ pub struct OwnerLock {
 #[derive(Debug, Default)]
 struct State {
     lock: Option<Lock>,
-    /// A successor has it, and lets this process write what it still has under way.
+    /// The ownership was handed over: a successor has it, and this process still writes the entries of its requests under way.
     handed_over: bool,
     addresses: Vec<String>,
 }
 
-/// A locked file. The lock goes with it.
+/// A locked file; the lock is released when this value is dropped.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
     file: File,
 }
 
-/// The text of the lock file: who holds it.
+/// The text of the lock file, as JSON: the process that holds the lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Owner {
-    /// Process id, in the pid namespace of its container.
+    /// The process id, in the pid namespace of the process's container.
     pub pid: u32,
-    /// Name of its host or container.
+    /// The name of the process's host or container.
     pub host: String,
-    /// When it took the lock, as RFC 3339.
+    /// When the process took the lock, as an RFC 3339 time.
     pub since: String,
-    /// Where it listens, client API first.
+    /// The addresses where the process listens, the client API first.
     pub addresses: Vec<String>,
 }
 
 impl OwnerLock {
-    /// Nothing is owned yet.
+    /// The ownership of this database, which is not claimed yet.
     pub fn of(database: &Path) -> Self {
         Self { database: database.to_owned(), state: Mutex::default() }
     }
@@ -139,13 +139,13 @@ impl Lock {
         }
     }
 
-    /// Writes down who has it. What cannot be written is missing from a message, and from nothing else.
+    /// Writes the owner to the lock file. If that fails, only the message to a refused gateway lacks the owner.
     fn say(&self, addresses: &[String]) {
         let text = serde_json::to_string(&Owner::this(addresses)).unwrap_or_default() + "\n";
         let _ = self.file.write_all_at(text.as_bytes(), 0).and_then(|()| self.file.set_len(text.len() as u64));
     }
 
-    /// Whether the lock file of the database is the one that is locked.
+    /// Whether the lock file of the database is still the file that is locked here.
     fn is_in_place(&self, database: &Path) -> io::Result<bool> {
         let held = self.file.metadata()?;
         let place = canonical(database).map(|database| beside(&database) == self.path);
@@ -165,7 +165,7 @@ impl Owner {
         Self { pid: std::process::id(), host: host.trim().to_owned(), since, addresses: addresses.to_vec() }
     }
 
-    /// Who is written in a lock file; `None` while that is being written.
+    /// Reads the owner from a lock file; `None` while the text is being written.
     fn read(file: &File) -> Option<Self> {
         let mut text = vec![0; 4096];
         let length = file.read_at(&mut text, 0).ok()?;
@@ -192,17 +192,17 @@ fn refusal(database: &Path, file: &File) -> String {
     )
 }
 
-/// The lock file of a database.
+/// The path of a database's lock file.
 fn beside(database: &Path) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push("-owner");
     path.into()
 }
 
-/// The one path that all names of a file lead to, whether it is there yet or not.
+/// The one path that all names of a file lead to, whether the file exists yet or not.
 ///
 /// # Errors
-/// A folder that is not there, or links that lead in a circle.
+/// A folder that does not exist, or links that lead in a circle.
 pub fn canonical(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -215,7 +215,7 @@ pub fn canonical(path: &Path) -> io::Result<PathBuf> {
             _ => Path::new("."),
         };
         match fs::read_link(&path) {
-            // It leads to a file that is not there: SQLite makes it where the link points.
+            // The link leads to a file that does not exist: SQLite creates it where the link points.
             Ok(target) => path = folder.join(target),
             Err(_) => {
                 let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
@@ -257,7 +257,7 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         fs::create_dir(path("data")).unwrap();
         symlink(path("data"), path("link")).unwrap();
-        // To a file that is not there yet.
+        // A link to a file that does not exist yet.
         symlink("data/can.db", path("other.db")).unwrap();
         symlink("other.db", path("another.db")).unwrap();
         let names = [
@@ -305,7 +305,7 @@ mod tests {
         for part in [&pid, ", listening on 127.0.0.1:8080, [::1]:8081)", "`database.path`", "--upgrade"] {
             assert!(message.contains(part), "{message}");
         }
-        // What stands there while it is being written is no reason to fail.
+        // A half-written text in the lock file is no reason to fail.
         fs::write(beside(&database), "{\"pid\":").unwrap();
         assert!(owned(&database).contains("another running gateway: "));
         let second = OwnerLock::of(&database);

@@ -1,9 +1,9 @@
-//! Which file the database is, and whether it still is the one in its place.
+//! The identity of the database file, and whether the file is still in its place.
 //!
-//! SQLite goes on with a file that was deleted or moved away as if nothing had happened: what is written then is lost. So the
-//! file is known by its number in the file system and by a mark of its own, and everybody who has it open asks before each use
-//! whether it still lies there. Once it does not, nobody gets a connection until its owner has accepted what lies there now
-//! ([`Place::accept`]), and has written into it what must not be forgotten.
+//! SQLite goes on with a file that was deleted or moved away as if nothing had happened: what is written then is lost. So a
+//! file is identified by its number in the file system and by a random mark inside it, and everybody who has it open checks
+//! before each use whether it is still in its place. Once it is not, nobody gets a connection until the owner has accepted the
+//! file that lies there now ([`Place::accept`]) and has written to it what must not be lost.
 
 use std::{
     fmt, fs, io,
@@ -28,25 +28,25 @@ pub struct Place(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     known: Mutex<Option<Known>>,
-    /// Those who have read tables of the file into memory.
+    /// The followers that have read tables of the file into memory.
     followers: Mutex<Vec<Weak<TableFollower>>>,
     lost: AtomicU64,
 }
 
-/// The file that was opened there.
+/// The file that was opened at this place.
 #[derive(Clone, Copy)]
 struct Known {
     id: StoreId,
-    /// The write-ahead log and its index, which belong to no other file.
+    /// The write-ahead log and the index of this file.
     beside: [Option<Number>; 2],
-    /// It was told that the file is lost.
+    /// The loss of this file was reported.
     told: bool,
 }
 
-/// Device and inode.
+/// The number of a file in the file system: device and inode.
 type Number = (u64, u64);
 
-/// What SQLite keeps beside a database while it is open.
+/// The suffixes of the files that SQLite keeps beside an open database.
 const BESIDE: [&str; 2] = ["-wal", "-shm"];
 
 impl From<&Path> for Place {
@@ -68,15 +68,15 @@ impl From<&PathBuf> for Place {
 }
 
 impl Place {
-    /// Where it is.
+    /// The path of the database file.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Opens the file that is known; the first one that is opened is. It is made where there was none yet.
+    /// Opens the known file. The first file that is opened becomes the known one, and is created if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::Lost`] where the known file is gone or another one lies in its place; and as [`open`] does.
+    /// [`StoreError::Lost`] if the known file is gone or another one lies in its place; otherwise as for [`open`].
     pub fn connect(&self) -> Result<(Connection, StoreId), StoreError> {
         self.check()?;
         let connection = open(self.path())?;
@@ -90,7 +90,7 @@ impl Place {
         Ok((connection, id))
     }
 
-    /// Fails where the known file is gone or another one lies in its place.
+    /// Fails if the known file is gone or another one lies in its place.
     ///
     /// # Errors
     /// [`StoreError::Lost`].
@@ -99,17 +99,17 @@ impl Place {
         if known.is_some_and(|known| !self.holds(&known.id)) { Err(self.error()) } else { Ok(()) }
     }
 
-    /// Whether a file that was opened lies in its place.
+    /// Whether the file that was opened as `id` is still in its place.
     pub fn holds(&self, id: &StoreId) -> bool {
         let [device, inode, _] = id.0;
         number(self.path()).is_ok_and(|there| there == Some((device, inode)))
     }
 
-    /// Takes the file that lies there now, or a new one, in the place of the one that is lost. What `carry` writes is in it
-    /// before anybody else gets a connection, and so is what followers know.
+    /// Accepts the file that lies in the place of the lost one now, or creates a new file. What `carry` writes and what the
+    /// followers know is in the accepted file before anybody else gets a connection.
     ///
     /// # Errors
-    /// A file that cannot be made or written, or that is not ours: it is left alone, and nothing is accepted.
+    /// A file that cannot be created or written, or that belongs to another program: it is left alone, and nothing is accepted.
     pub fn accept(
         &self,
         carry: impl FnOnce(&Transaction<'_>) -> Result<(), StoreError>,
@@ -127,14 +127,14 @@ impl Place {
         Ok((connection, id))
     }
 
-    /// Somebody who reads a table of the file, and keeps what it had where the file is lost.
+    /// Registers a follower of a table: if the file is lost, [`Self::accept`] writes what the follower knows to the new one.
     pub(in crate::store) fn register(&self, follower: Weak<TableFollower>) {
         let mut followers = self.followers();
         followers.retain(|known| known.strong_count() > 0);
         followers.push(follower);
     }
 
-    /// Says once for each file that it is lost; false where it was said.
+    /// Notes that the loss of the file is reported: true once for each loss, so that the caller logs it once.
     pub fn tell_lost(&self) -> bool {
         match &mut *self.lock() {
             Some(known) if !known.told => {
@@ -151,8 +151,8 @@ impl Place {
         self.0.lost.load(Ordering::Relaxed)
     }
 
-    /// Removes the write-ahead log of the file that is lost: SQLite would apply it to the one that lies there now, and would cut
-    /// its index under connections that still have it open. What came with another file stays.
+    /// Removes the write-ahead log of the lost file and its index: SQLite would apply the log to the file that lies there now,
+    /// and would truncate the index under connections that still have it open. A log that came with another file stays.
     fn tidy(&self) -> io::Result<()> {
         let gone = number(self.path())?.is_none();
         let before = self.lock().map_or([None; 2], |known| known.beside);
@@ -167,7 +167,8 @@ impl Place {
 
     fn identify(&self, connection: &Connection) -> Result<StoreId, StoreError> {
         let sql = "SELECT version FROM versions WHERE subject = 'file'";
-        // Made at random with the file: one that is emptied, or takes over the number of another, is not the same.
+        // The mark is random and created with the tables: a file that was emptied, or that got the inode of the old one,
+        // has another mark.
         let mark: i64 = connection.query_row(sql, [], |row| row.get(0))?;
         let (device, inode) = number(self.path())?.ok_or_else(|| self.error())?;
         Ok(StoreId([device, inode, mark.cast_unsigned()]))
@@ -204,7 +205,7 @@ impl fmt::Debug for Place {
     }
 }
 
-/// Device and inode of a file; `None` where there is none.
+/// Device and inode of a file; `None` if it does not exist.
 fn number(path: &Path) -> io::Result<Option<Number>> {
     match fs::metadata(path) {
         Ok(facts) => Ok(Some((facts.dev(), facts.ino()))),
@@ -243,7 +244,7 @@ mod tests {
             assert!(!place.holds(&id));
             assert!(matches!(place.connect(), Err(StoreError::Lost(_))));
             assert!(place.tell_lost() && !place.tell_lost());
-            // The old one is open all the while, as it is in other threads.
+            // The old file stays open all the while, as it would in other threads.
             add(&old, 2);
             let (new, other) =
                 place.accept(|transaction| Ok(transaction.execute("DELETE FROM alerts", []).map(drop)?)).unwrap();

@@ -1,4 +1,4 @@
-//! The purges in SQLite. A name that is empty stands for any.
+//! The purges in SQLite. An empty name stands for any.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
@@ -32,7 +32,7 @@ impl PurgeTable for SqliteSession {
     }
 }
 
-/// Writes a stamp into another file than the one it was read from. One that is there and newer stays.
+/// Writes a stamp to another file than the one it was read from. A newer stamp that is there already stays.
 pub(super) fn keep(connection: &Connection, stamp: &PurgeRow) -> rusqlite::Result<()> {
     put(connection, &stamp.tenant, &stamp.model, &stamp.key, stamp.at).map(drop)
 }
@@ -45,7 +45,7 @@ fn put(connection: &Connection, tenant: &str, model: &str, key: &str, at: u64) -
     )
 }
 
-/// Deletes what a purge of all that is a tenant's, or of everything, covers.
+/// Deletes the stamps that a purge of all answers of a tenant covers; an empty `tenant` stands for a purge of everything.
 fn forget(transaction: &Transaction<'_>, tenant: &str, at: u64) -> rusqlite::Result<()> {
     transaction.execute(
         "DELETE FROM purges WHERE at <= ?2 AND CASE ?1 WHEN '' THEN tenant || model || key <> '' \
@@ -55,7 +55,7 @@ fn forget(transaction: &Transaction<'_>, tenant: &str, at: u64) -> rusqlite::Res
     Ok(())
 }
 
-/// The stamp between the older half and the newer one, where a tenant's models and keys are too many.
+/// If a tenant has more than `most` stamps for models and keys: the time of the stamp in the middle of them.
 fn middle(transaction: &Transaction<'_>, tenant: &str, most: usize) -> rusqlite::Result<Option<u64>> {
     let narrow = "FROM purges WHERE tenant = ?1 AND model || key <> ''";
     let count: usize = transaction.query_row(&format!("SELECT count(*) {narrow}"), [tenant], |row| row.get(0))?;

@@ -1,4 +1,4 @@
-//! Questions to the log of finished requests. Each is one pass over the entries of its span.
+//! Queries over the log of finished requests. Each is one pass over the entries of its span.
 
 use rusqlite::{Connection, params};
 
@@ -113,7 +113,7 @@ fn traffic(connection: &Connection, span: &Span, each: &mut dyn FnMut(TrafficRow
     Ok(())
 }
 
-/// A file that an earlier version has made and no gateway of this one has opened has no such table.
+/// The refusals of a span. A file of an earlier version that no gateway of this version has opened has no table of refusals.
 fn refused(connection: &Connection, span: &Span, each: &mut dyn FnMut(RefusedRow<'_>)) -> rusqlite::Result<()> {
     if !has_table(connection, "refusals")? {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The contract of [`Store`] over a file: which connections there are, and what each can do.
+//! The contract of [`Store`] over a file: the kinds of connections, and what each can do.
 
 use std::{
     path::Path,
@@ -21,17 +21,17 @@ use crate::{
     types::{NanoUsd, TenantId},
 };
 
-/// The store in a file, which is made when it is opened first.
+/// The store in a file, which is created when it is first opened.
 pub fn at(path: &Path) -> Arc<dyn Store> {
     in_place(Place::from(path))
 }
 
-/// The same in a place that others know too.
+/// The store in a place that other parts of the process share.
 pub(crate) fn in_place(place: Place) -> Arc<dyn Store> {
     Arc::new(Sqlite { location: place.path().display().to_string(), lock: OwnerLock::of(place.path()), place })
 }
 
-/// A file that is a store.
+/// A store in an SQLite file.
 struct Sqlite {
     place: Place,
     lock: OwnerLock,
@@ -58,7 +58,7 @@ impl Store for Sqlite {
     }
 
     fn is_absent(&self) -> bool {
-        // A file that is there and cannot be read may have rows.
+        // A file that exists but cannot be read may have rows.
         matches!(self.place.path().try_exists(), Ok(false))
     }
 
@@ -95,7 +95,7 @@ impl Store for Sqlite {
     }
 }
 
-/// One connection.
+/// One connection to the file.
 pub struct SqliteSession(pub(super) Connection);
 
 impl From<Connection> for SqliteSession {
@@ -123,7 +123,7 @@ impl Session for SqliteSession {
     }
 }
 
-/// What is written into a file before it is accepted.
+/// Writes what is carried over into a file, before the file is accepted.
 pub(super) struct Carried<'t>(pub &'t Transaction<'t>);
 
 impl Standings for Carried<'_> {

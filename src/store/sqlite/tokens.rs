@@ -10,7 +10,7 @@ use crate::{
 
 const COLUMNS: &str = "id, tenant, name, scopes, models, limits, created_at, expires_at, revoked_at, replaced_by, hash";
 
-/// Stands for no end at all where ends are compared.
+/// Stands for a token without an end where ends are compared.
 const FOREVER: u64 = i64::MAX as u64;
 
 impl TokenTable for SqliteSession {
@@ -52,8 +52,8 @@ impl TokenTable for SqliteSession {
     }
 }
 
-/// Writes a token into another file than the one it was read from. One that is there keeps its row, but has ended if it has
-/// ended here.
+/// Writes a token to another file than the one it was read from. A token that is there already keeps its row, but takes over
+/// a revocation or an earlier end.
 pub(super) fn keep(connection: &Connection, token: &TokenRow) -> rusqlite::Result<()> {
     insert(connection, "INSERT OR IGNORE", token)?;
     if token.revoked_at.is_some() || token.expires_at.is_some() {

@@ -1,4 +1,4 @@
-//! A store in memory: it shows that the contract can be kept by something that is neither a file nor SQL.
+//! A store in memory: it shows that the contract can be kept without a file and without SQL.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use std::{
 use super::*;
 use crate::types::{NanoUsd, RequestId, TenantId, TokenId};
 
-/// What a file system is to a file: where processes find the tables, and the right to own them.
+/// The counterpart of a file system: where processes find the tables and the right to own them.
 #[derive(Default)]
 pub struct Shelf {
     tables: Mutex<Option<Place>>,
@@ -21,12 +21,12 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// The tables are gone from their place; sessions that are open go on with them.
+    /// Takes the tables from their place; open sessions go on with them.
     pub fn clear(&self) {
         *lock(&self.tables) = None;
     }
 
-    /// The store as another process has it.
+    /// The store as another process sees it.
     pub fn process(self: &Arc<Self>) -> Arc<dyn Store> {
         let me = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         Arc::new(Memory {
@@ -106,7 +106,7 @@ struct Tables {
     days: Vec<Rolled>,
 }
 
-/// What is left of a day, by tenant, provider and model.
+/// The sums of a rolled-up day for one tenant, provider and model.
 #[derive(Clone)]
 struct Rolled {
     tenant: TenantId,
@@ -262,7 +262,7 @@ impl Open {
         lock(&self.place.tables)
     }
 
-    /// Works on a copy, which takes the place of the tables where all of it succeeds.
+    /// Runs `work` on a copy, which takes the place of the tables if `work` succeeds.
     fn write<T>(&mut self, work: impl FnOnce(&mut Tables) -> Result<T, StoreError>) -> Result<T, StoreError> {
         if !self.writes {
             return Err(StoreError::Failed("the session only reads".into()));
@@ -314,7 +314,7 @@ impl Tables {
         at
     }
 
-    /// Drops what a stamp for all that is a tenant's covers.
+    /// Deletes the stamps that a stamp for all answers of a tenant covers.
     fn forget(&mut self, tenant: &str, until: u64) {
         self.purges.retain(|[owner, model, key], at| {
             let is_narrow = !(model.is_empty() && key.is_empty());
@@ -668,7 +668,7 @@ struct Carried(Tables);
 impl Standings for Carried {
     fn keep_token(&mut self, token: &TokenRow) -> Result<(), StoreError> {
         let Some(known) = self.0.token(token.id.as_str()) else {
-            // One with another id and the same hash stays, as one with the same id does.
+            // A token with another id and the same hash stays, as does a token with the same id.
             let _ = self.0.add_token(token);
             return Ok(());
         };

@@ -1,4 +1,4 @@
-//! The contract, tested over each kind of store: in a file, and in memory.
+//! Tests of the contract over each kind of store: in a file, and in memory.
 
 mod memory;
 
@@ -18,14 +18,14 @@ use crate::types::{NanoUsd, RequestId, TenantId, Usage};
 
 const DAY_MS: u64 = 86_400_000;
 
-/// A kind of store, and a place where several processes find it.
+/// A kind of store, with a place where several processes find it.
 trait Kind {
     fn new() -> Self;
 
-    /// The store as another process has it.
+    /// The store as another process sees it.
     fn process(&self) -> Arc<dyn Store>;
 
-    /// Takes the tables away from under everybody.
+    /// Takes the tables from their place while they are in use.
     fn clear(&self);
 }
 
@@ -133,7 +133,7 @@ fn object(n: u8) -> ObjectRow {
     }
 }
 
-/// An entry of a tenant at a moment, the nth of that moment.
+/// The nth entry of a tenant at a moment.
 fn entry(tenant: &str, at: u64, n: u64, cost: u64) -> Entry {
     let mut id = *RequestId::first_at(at).as_bytes();
     id[8..].copy_from_slice(&n.to_be_bytes());
@@ -268,7 +268,7 @@ fn who_cannot_write_is_told_so_in_time<K: Kind>() {
     let mut refused = None;
     let begun = Instant::now();
     here.rotate_token("tok_1", &mut |_| {
-        // The token is being changed: it is read as it was, and nobody else writes.
+        // While the token is being changed, others read it as it was, and nobody else writes.
         assert_eq!(there.tokens(None).unwrap().len(), 1);
         refused = Some(there.append(&mut [(1, &entry("a", 1, 1, 1))].into_iter(), &[]));
         None
@@ -353,7 +353,7 @@ fn a_batch_is_written_once_however_often_it_is_sent<K: Kind>() {
     assert_eq!(session(&kind).sum_since(0, Rows::All).unwrap(), sums([("a", 12), ("b", 1)]), "what is there stays");
     assert!(log.has_entry(&entries[0].subject.id).unwrap() && log.has_entry(&more.subject.id).unwrap());
     assert!(!log.has_entry(&RequestId::now()).unwrap());
-    // What a broken provider claims does not break the sums.
+    // Excessive numbers from a broken provider do not overflow the sums.
     append(&mut *log, 1, &[entry("c", 1_000, 4, u64::MAX), entry("c", 1_000, 5, u64::MAX)]);
     assert_eq!(log.sum_since(0, Rows::All).unwrap()[&TenantId::from("c")], NanoUsd(2 * MOST.cast_unsigned()));
 }
@@ -395,7 +395,7 @@ fn sums_tell_processes_apart_and_survive_the_roll_up<K: Kind>() {
     assert_eq!(of(&*log, 1, Rows::All), sums([("a", 1_010)]), "it counts in no shorter period");
 }
 
-/// Everything that a report asks, in one value.
+/// Everything that a report reads, in one value.
 fn reports(session: &dyn Session, span: &Span) -> (Vec<(String, [u64; 6])>, u64, u64, Sums) {
     let mut days: HashMap<String, [u64; 6]> = HashMap::new();
     session
@@ -492,7 +492,7 @@ fn lost_tables_are_noticed_by_all_and_given_up_by_one_who_carries_what_is_known<
     assert!(matches!(store.connect(), Err(StoreError::Lost(_))));
     assert!(matches!(store.connect_to_read(), Err(StoreError::Lost(_))));
     assert_eq!((store.tell_lost(), store.tell_lost(), store.lost()), (true, false, 1), "it is said once");
-    // Whoever has them open still has.
+    // Sessions that have the tables open keep them.
     append(&mut *old, 1, &[entry("a", 1_000, 2, 7)]);
     let failed = store.accept(&mut |standings| {
         standings.carry_over(500, 0, &"a".into(), NanoUsd(1))?;
@@ -528,7 +528,7 @@ fn lost_tables_are_noticed_by_all_and_given_up_by_one_who_carries_what_is_known<
 
 fn what_is_carried_over_takes_nothing_back<K: Kind>() {
     let kind = K::new();
-    // A copy that lies in the place of the lost one has a part of it, and some of its own.
+    // A copy in the place of the lost tables has a part of their rows, and some of its own.
     let mut there = session(&kind);
     let ended = |token: TokenRow, expires_at, revoked_at| TokenRow { expires_at, revoked_at, ..token };
     let before =
@@ -580,7 +580,7 @@ fn there_is_one_owner<K: Kind>() {
     one.claim().unwrap();
     assert_eq!((one.is_held(), one.may_write()), (false, true), "the one before writes what it has under way");
     assert!(matches!(one.take_back(Duration::from_millis(30)), Err(StoreError::Owned(_))) && !one.may_write());
-    // It can be given back, and a process that ends loses it.
+    // The ownership can be given up, and a process that ends loses it.
     two.release();
     assert!(!two.is_held() && !two.may_write());
     one.take_back(Duration::ZERO).unwrap();
@@ -589,7 +589,7 @@ fn there_is_one_owner<K: Kind>() {
     drop(second);
     one.take_back(Duration::ZERO).unwrap();
     assert!(one.is_held() && one.may_write());
-    // It is not needed for tools that work beside a gateway.
+    // Tools that work beside a gateway do not need the ownership.
     session(&kind).add_token(&token(1, "a")).unwrap();
 }
 
@@ -631,7 +631,7 @@ fn a_follower_reads_again_and_carries_what_it_had<K: Kind>() {
     assert_eq!(known.lock().unwrap()[0].revoked_at, Some(5), "it follows those that were accepted");
 }
 
-/// What lies above the store, on it: no kind is known there.
+/// Runs the parts above the store on it: they work with every kind.
 fn the_gateway_runs_on_any_store<K: Kind>() {
     use crate::{
         cache::{Purge, Purges},
@@ -687,7 +687,7 @@ fn the_gateway_runs_on_any_store<K: Kind>() {
         objects.record("openai", ["file-1"], &owner, Class::Kept);
         assert!(objects.flush(Duration::from_secs(5)));
         if round > 0 {
-            // The tables go: the next ones get all of it.
+            // The tables are lost: the next ones get everything that was known.
             kind.clear();
         }
         let mut subject = entry("team", crate::types::unix_now(), 1, 0).subject;
