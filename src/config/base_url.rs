@@ -7,18 +7,18 @@ use http::Uri;
 /// A parsed base URL such as `https://api.openai.com/v1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl {
-    /// `https`.
+    /// True for `https`, false for `http`.
     pub tls: bool,
     /// Host name or address, without brackets.
     pub host: String,
-    /// Port, the scheme's default filled in.
+    /// Port; the scheme's default if the URL has none.
     pub port: u16,
-    /// Path in front of `/chat/completions`, without a trailing slash: `/v1`.
+    /// Path before `/chat/completions`, without a trailing slash: `/v1`.
     pub prefix: String,
 }
 
 impl BaseUrl {
-    /// Reads `https://host[:port][/path]`. The error says what is wrong and never repeats a credential in the URL.
+    /// Parses `https://host[:port][/path]`. The error says what is wrong and never repeats a credential in the URL.
     pub fn parse(text: &str) -> Result<Self, String> {
         let form = "write `https://host/path` or `http://host:port/path`";
         let text = text.trim();
@@ -51,12 +51,12 @@ impl BaseUrl {
         Ok(Self { tls, host, port, prefix: uri.path().trim_end_matches('/').to_owned() })
     }
 
-    /// The path in front of Ollama's own API, which stands beside `/v1`.
+    /// The path before Ollama's own API: the prefix without a `/v1` at its end.
     pub fn root(&self) -> &str {
         self.prefix.strip_suffix("/v1").unwrap_or(&self.prefix)
     }
 
-    /// The same with `/v1` where there is no path. Ollama's users give its address alone.
+    /// The URL with `/v1` as its path if it has none: Ollama's users give its address alone.
     pub fn with_default_prefix(mut self) -> Self {
         if self.prefix.is_empty() {
             self.prefix = "/v1".into();
@@ -64,7 +64,7 @@ impl BaseUrl {
         self
     }
 
-    /// The `host` header: the port only where it is not the scheme's own.
+    /// The value of the `host` header: with the port only if it is not the scheme's default.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.tls, self.port) {

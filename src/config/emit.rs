@@ -30,19 +30,19 @@ pub fn inline(value: &Value) -> String {
     }
 }
 
-/// Text, quoted where it would otherwise be something else. A JSON string is a YAML string.
+/// Text, quoted if it would otherwise be read as something else. (A JSON string is a YAML string.)
 pub fn scalar(text: &str) -> String {
     let first = text.chars().next();
     let plain = first.is_some_and(|c| c.is_ascii_alphanumeric() || "/.".contains(c))
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-:+@".contains(c))
         && !text.ends_with(':')
         && !matches!(text.to_ascii_lowercase().as_str(), "null" | "true" | "false" | "yes" | "no" | "on" | "y" | "n")
-        // Numbers, dates and times stay text for every reader.
+        // Text that looks like a number, a date or a time is quoted, so that it is text for every reader.
         && (!text.starts_with(|c: char| c.is_ascii_digit() || c == '.') || reads_as_text(text));
     if plain { text.to_owned() } else { Value::from(text).to_string() }
 }
 
-/// True for text that starts with a digit and is a number for no reader: durations, sizes, addresses.
+/// True for text that starts with a digit and that no reader takes for a number: durations, sizes, addresses.
 fn reads_as_text(text: &str) -> bool {
     text.ends_with(|c: char| c.is_ascii_alphabetic())
         && !text.contains(['.', ':', '-', '+', '_'])

@@ -13,7 +13,7 @@ pub struct Fault {
     pub line: Option<u32>,
     /// Place in the tree: `routes[2].to[0]`; empty for the file as a whole.
     pub path: String,
-    /// What is wrong and, where it can be said, what would be right. Never contains a secret.
+    /// What is wrong and, if known, what would be right. Never contains a secret.
     pub message: String,
 }
 

@@ -11,16 +11,16 @@ use super::{
     yaml::{Node, Yaml},
 };
 
-/// The largest file that is read: far beyond any configuration, and no danger to memory.
+/// The largest file that is read, in bytes: larger than any real configuration, and small enough for memory.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// Reads a variable; set but empty counts as unset, as does text that is not UTF-8.
+/// Reads an environment variable. An empty value and text that is not UTF-8 count as unset.
 pub type Env = dyn Fn(&str) -> Option<String> + Send + Sync;
 
-/// Where a configuration comes from. Keep it to load again on reload.
+/// Where a configuration comes from. Keep this value for reloads.
 #[derive(Clone)]
 pub struct Source {
-    /// The YAML file; without it the defaults and the environment are everything.
+    /// The YAML file; without a file the configuration consists of the defaults and the environment.
     pub file: Option<PathBuf>,
     /// The environment.
     pub env: Arc<Env>,
@@ -45,28 +45,31 @@ pub fn process_env(name: &str) -> Option<String> {
 pub struct Loaded {
     /// Ready to use.
     pub config: Config,
-    /// What is allowed, and probably not meant: log each once.
+    /// Settings that are allowed but probably a mistake: log each once.
     pub warnings: Vec<Fault>,
-    /// The files it was read from (configuration, keys, prices, certificate authorities): a change of one of them is a
-    /// reason to load again.
+    /// The files that were read (configuration, keys, prices, certificate authorities): after a change of one of them the
+    /// configuration should be loaded again.
     pub files: Vec<PathBuf>,
-    /// What stands in the configuration file; empty where there is none. A reload compares it with what is in force.
+    /// The text of the configuration file; empty if there is none. A reload compares it with the text in force.
     pub text: FileText,
     effective: raw::File,
 }
 
 impl Loaded {
-    /// The configuration in effect as YAML, every key present. It is valid as input, except that each secret which is
+    /// The configuration in effect as YAML, with every key. The text is valid as input, except that each secret that is
     /// written in the file itself is shown as `[redacted]`.
     pub fn to_yaml(&self) -> String {
-        // A tree of text keys always serialises; `Null` would print as an empty file.
+        // A tree with text keys always serialises; `Null` would print as an empty file.
         super::emit::yaml(&serde_json::to_value(&self.effective).unwrap_or_default())
     }
 }
 
 impl Config {
-    /// Reads file and environment. All faults are reported at once, in the order of the file. A file without a single key is
-    /// a fault: it is what an interrupted write leaves, and would turn off every token and budget.
+    /// Reads file and environment.
+    ///
+    /// # Errors
+    /// All faults at once, in the order of the file. A file without any key is a fault: an interrupted write leaves such a file,
+    /// which would turn off every token and budget.
     pub fn load(source: &Source) -> Result<Loaded, Vec<Fault>> {
         let text = match &source.file {
             None => String::new(),
@@ -79,7 +82,7 @@ impl Config {
         Ok(loaded)
     }
 
-    /// The same from text. Relative paths in it start at the directory of `source.file`, which is not read.
+    /// Like [`Self::load`], from text. Relative paths in the text start at the directory of `source.file`, which is not read.
     pub fn load_text(text: &str, source: &Source) -> Result<Loaded, Vec<Fault>> {
         let mut faults = Vec::new();
         let mut tree = Node::parse(text, &mut faults).map_err(|fatal| {
@@ -91,7 +94,7 @@ impl Config {
         shape::check(&mut tree, &schema, &mut faults);
         let mut file: raw::File = match serde_json::from_value(tree.to_json()) {
             Ok(file) => file,
-            // The schema and serde disagree: only a value that both would refuse gets here.
+            // Reached only if the schema accepts a value that serde refuses.
             Err(error) => {
                 let message = format!("cannot be read: {error}");
                 faults.push(Fault { line: None, path: String::new(), message });
@@ -108,22 +111,22 @@ impl Config {
     }
 }
 
-/// Why a configuration file is refused that has no key.
+/// The message for a configuration file without any key.
 const EMPTY: &str = "is empty; a file must have at least one key. To run on the defaults and the environment, leave out the \
                      file (no `--config`, no `CAN_CONFIG`)";
 
-/// True for a text of nothing but white space, comments, `null` or `{}`. One that cannot be parsed is not empty.
+/// True for text that contains only white space, comments, `null` or `{}`. Text that cannot be parsed is not empty.
 fn is_empty(text: &str) -> bool {
     matches!(Node::parse(text, &mut Vec::new()), Ok(Node { value: Yaml::Map(keys), .. }) if keys.is_empty())
 }
 
-/// What stands in a configuration file. It may hold secrets: it is compared, never shown.
+/// The text of a configuration file. It may contain secrets, so it is only compared and never shown.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct FileText(Arc<str>);
 
 impl FileText {
-    /// Why `found` looks like this text, which is in force, cut off: an interrupted write, or a full disk. `None` for any
-    /// other text.
+    /// If `found` looks like a truncated copy of this text, which is in force (after an interrupted write, or on a full disk):
+    /// the reason. `None` for any other text.
     pub fn cut_off(&self, found: &Self) -> Option<String> {
         let (in_force, found) = (&*self.0, &*found.0);
         if in_force.len() > found.len() && in_force.starts_with(found) {

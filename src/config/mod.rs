@@ -5,8 +5,8 @@
 //! routes) → resolve → Config
 //! ```
 //!
-//! Every step goes on after a fault, so that one run reports them all. `raw` mirrors the file; the schema, the commented
-//! default file and the reference are generated from it.
+//! Every step goes on after a fault, so that one run reports all faults. `raw` mirrors the file; the schema, the commented
+//! default file and the reference are generated from `raw`.
 
 mod base_url;
 mod emit;

@@ -1,4 +1,4 @@
-//! What is laid over and under the file: the environment above it, presets and default routes below.
+//! Combines the file with the environment, which overrides it, and with presets and default routes, which fill its gaps.
 
 use std::net::SocketAddr;
 
@@ -15,13 +15,13 @@ use crate::types::{TenantId, matches};
 /// An environment variable the gateway reads.
 #[derive(Clone, Copy, Debug)]
 pub struct EnvVar {
-    /// Its name.
+    /// The name of the variable.
     pub name: &'static str,
-    /// What it does.
+    /// What the variable sets, for the reference.
     pub doc: &'static str,
 }
 
-/// The variables, without the keys of the presets. One that is set and empty counts as unset.
+/// The variables that the gateway reads, without the presets' variables for keys. An empty variable counts as unset.
 pub const ENVIRONMENT: &[EnvVar] = &[
     EnvVar { name: "CAN_CONFIG", doc: "The configuration file, where `--config` does not name one." },
     EnvVar { name: "CHITTYCAN_MODE", doc: "`normal` or `dev`; replaces `mode`." },
@@ -40,8 +40,8 @@ pub const ENVIRONMENT: &[EnvVar] = &[
     EnvVar { name: "CAN_ADMIN_HOSTS", doc: "Host names with commas between them; replaces `admin.hosts`." },
 ];
 
-/// Lays the environment over `file` and fills in everything that is there without a file. Faults of the environment are
-/// reported under the variable's name.
+/// Overrides the values of `file` with the environment, and fills in everything that exists without a file. Faults of the
+/// environment are reported under the variable's name.
 pub fn apply(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>, faults: &mut Vec<Fault>) {
     let mut fault = |name: &str, message: String| faults.push(Fault { line: None, path: name.into(), message });
     if let Some(mode) = env("CHITTYCAN_MODE") {
@@ -117,10 +117,10 @@ pub fn apply(file: &mut raw::File, env: &dyn Fn(&str) -> Option<String>, faults:
     fill_routes(file);
 }
 
-/// What a tenant's name is made of.
+/// The form of a tenant's name, for messages.
 pub const TENANT_NAME: &str = "letters, digits, `-`, `_`, `.`, `:` and `@`, at most 64";
 
-/// What is wrong with text that should be `ADDRESS:PORT`.
+/// The message for text that should be `ADDRESS:PORT`.
 pub fn not_an_address(text: &str) -> String {
     format!("`{}` is not an address and port such as `127.0.0.1:8080` or `[::]:8080`", text.trim())
 }

@@ -1,4 +1,4 @@
-//! The vendors the gateway knows: where they are, how they want their key, which variable usually holds it.
+//! The vendors that the gateway knows: their base URLs, how they take their key, and which variable usually holds it.
 
 use super::resolved::{AuthStyle, Dialect, Vendor};
 use crate::types::Api;
@@ -8,15 +8,15 @@ use crate::types::Api;
 pub struct Preset {
     /// The vendor.
     pub vendor: Vendor,
-    /// Its name in the file, and of the provider that is there without a file.
+    /// The name of the preset in the file, and of the provider that exists without a file.
     pub name: &'static str,
-    /// Base URL; `None` where only the user knows it.
+    /// Base URL; `None` if only the user knows it.
     pub base_url: Option<&'static str>,
-    /// In which dialect it is asked.
+    /// The dialect of requests to the vendor.
     pub dialect: Dialect,
-    /// It serves OpenAI's Responses API.
+    /// True if the vendor serves OpenAI's Responses API.
     pub responses_api: bool,
-    /// How it wants the key.
+    /// How the vendor takes its key.
     pub auth: AuthStyle,
     /// Environment variables that usually hold a key; the first that is set counts.
     pub key_vars: &'static [&'static str],
@@ -24,43 +24,44 @@ pub struct Preset {
     pub needs_key: bool,
     /// False for vendors that refuse `stream_options`, or count tokens in streams unasked.
     pub stream_usage: bool,
-    /// How its own keys look, where a client may bring one along; `None` where only the gateway's key goes there.
+    /// The form of the vendor's keys, if a client may send its own; `None` if only the gateway's key is sent to the vendor.
     pub client_keys: Option<ClientKeys>,
-    /// Under which name it takes the limit of an answer.
+    /// The name under which the vendor takes the limit of an answer.
     pub limit_name: LimitName,
-    /// It does not number streamed tool calls, or not apart, or ends them with `stop`: Gemini sends whole calls without an index
-    /// and ends them with `stop`, older Ollamas number every call 0. What [`crate::openai::RelayOptions::repair_tools`] is for.
+    /// The vendor's streamed tool calls need [`crate::openai::RelayOptions::repair_tools`]: they have no index or the same one,
+    /// or end with `stop`. Gemini sends whole calls without an index and ends them with `stop`; older Ollamas number every call
+    /// 0.
     pub repairs_tools: bool,
-    /// Its name for `seed`.
+    /// The vendor's name for `seed`; `None` if it has none.
     pub seed_name: Option<&'static str>,
-    /// Its word for `tool_choice: required`.
+    /// The vendor's value for `tool_choice: required`; `None` if it has none.
     pub required_tool: Option<&'static str>,
-    /// Beginnings of the names of models that `reasoning_effort: none` keeps from thinking, as its documentation has them (November
-    /// 2026).
+    /// Prefixes of the names of models that do not think with `reasoning_effort: none`, according to the vendor's documentation
+    /// (November 2026).
     pub effort_none: &'static [&'static str],
-    /// It is OpenAI's service, with OpenAI's own models: their tokens are counted as documented, an answer to a legacy completion
-    /// has 16 tokens unless said otherwise, `-search-preview` models search for every answer.
+    /// True for OpenAI's own models: their tokens are counted as documented, the answer to a legacy completion has at most 16
+    /// tokens unless the request says otherwise, and `-search-preview` models search for every answer.
     pub is_openai: bool,
-    /// Its models are told not to think by `thinking: {type: disabled}`, where they can be.
+    /// True if `thinking: {type: disabled}` turns thinking off in the vendor's models that allow it.
     pub thinking_disabled: bool,
-    /// It cuts a prompt that is too long without a word.
+    /// True if the vendor silently truncates a prompt that is too long.
     pub cuts_prompts: bool,
-    /// It lets a request limit the calls of the tools that it runs.
+    /// True if a request can limit the calls of the tools that the vendor runs.
     pub limits_tool_calls: bool,
-    /// What costs nothing without being listed.
+    /// What costs nothing at the vendor without being in the price list.
     pub free: Free,
-    /// The path of its API where a base URL has none.
+    /// True if `/v1` is added to a base URL without a path.
     pub default_path: bool,
 }
 
-/// How a vendor's keys look.
+/// The form of a vendor's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientKeys {
-    /// How they begin.
+    /// How the vendor's keys begin.
     pub prefix: &'static str,
-    /// How others' begin that would fit.
+    /// How keys of other vendors begin that share the prefix.
     pub not: &'static [&'static str],
-    /// The domain that they are meant for.
+    /// The domain that the keys are meant for.
     pub home: &'static str,
 }
 
@@ -71,27 +72,27 @@ impl ClientKeys {
     }
 }
 
-/// Under which name a vendor takes the limit of an answer.
+/// The name under which a vendor takes the limit of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitName {
     /// `max_completion_tokens`, OpenAI's newer name.
     New,
-    /// Either; its documentation has the newer one.
+    /// Either name; the vendor's documentation has the newer one.
     Both,
-    /// `max_tokens`; it ignores or refuses the newer one.
+    /// `max_tokens`; the vendor ignores or refuses the newer name.
     Old,
-    /// `max_tokens`; what it makes of the newer one is not documented.
+    /// `max_tokens`; how the vendor treats the newer name is not documented.
     Unknown,
 }
 
-/// What costs nothing at a vendor without being listed.
+/// What costs nothing at a vendor without being in the price list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Free {
     /// Nothing.
     Nothing,
-    /// Its models for moderation.
+    /// The vendor's models for moderation.
     Moderation,
-    /// What runs on the machine itself.
+    /// Every model that runs on the user's own machine.
     Local,
 }
 
@@ -109,7 +110,7 @@ impl Dialect {
         matches!(self, Self::OpenAi)
     }
 
-    /// How the key is sent, of a vendor that wants it so in its usual dialect.
+    /// How a key is sent in this dialect, for a vendor that takes keys as `usual` in its own dialect.
     pub const fn auth(self, usual: AuthStyle) -> AuthStyle {
         match (self.api(), usual) {
             (Api::Anthropic, _) => AuthStyle::XApiKey,
@@ -134,14 +135,14 @@ impl Preset {
 
 const CUSTOM: Preset = Preset { base_url: None, needs_key: false, ..preset(Vendor::Custom, "custom", "", &[]) };
 
-/// OpenAI's models that take `reasoning_effort: none`: the word came with GPT-5.1, those before it refuse it.
+/// Prefixes of OpenAI's models that take `reasoning_effort: none`: the value came with GPT-5.1, and earlier models refuse it.
 const GPT_EFFORT_NONE: &[&str] = &["gpt-5.1", "gpt-5.2", "gpt-5.4"];
 
 /// All presets, in the order of [`Vendor`]. Sources: the vendors' own documentation.
 pub const PRESETS: &[Preset] = &[
     Preset {
         responses_api: true,
-        // Anthropic's and OpenRouter's begin like them.
+        // The keys of Anthropic and OpenRouter also begin with `sk-`.
         client_keys: Some(ClientKeys { prefix: "sk-", not: &["sk-ant-", "sk-or-"], home: "openai.com" }),
         limit_name: LimitName::New,
         effort_none: GPT_EFFORT_NONE,
@@ -205,7 +206,7 @@ pub const PRESETS: &[Preset] = &[
         limits_tool_calls: true,
         ..preset(Vendor::Azure, "azure", "", &["AZURE_OPENAI_API_KEY"])
     },
-    // Unknown members are a 422 there; usage comes unasked, in the last chunk.
+    // Mistral refuses unknown members with 422; usage comes unasked, in the last chunk.
     Preset {
         stream_usage: false,
         limit_name: LimitName::Old,
@@ -219,7 +220,7 @@ pub const PRESETS: &[Preset] = &[
     },
     Preset {
         repairs_tools: true,
-        // Gemini's guide to thinking: 2.5 Pro and 3 cannot be kept from it.
+        // Source: Gemini's guide to thinking. Thinking cannot be turned off in 2.5 Pro and 3.
         effort_none: &["gemini-2.5-flash"],
         ..preset(
             Vendor::Gemini,

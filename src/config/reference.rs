@@ -1,4 +1,4 @@
-//! The reference of all keys, as Markdown.
+//! The reference of all configuration keys, as Markdown.
 
 use serde_json::Value;
 
@@ -37,7 +37,7 @@ unit: `KB`, `MB`, `GB` (powers of 1000), `KiB`, `MiB`, `GiB` (powers of 1024). U
 decimal places, and stay exact.
 ";
 
-/// `docs/configuration.md`.
+/// The text of `docs/configuration.md`.
 pub fn reference() -> String {
     let schema = schema();
     let mut out = String::from(INTRODUCTION);
@@ -104,7 +104,7 @@ fn walk(root: &Value, schema: &Value, path: &str, rows: &mut Vec<String>) {
     }
     let list = shape_of(root, schema, Some("array"));
     if list["items"].is_object() && shape_of(root, &list["items"], Some("object"))["properties"].is_object() {
-        // Items that may be text as well are explained where their list is.
+        // Items that may also be text are explained at their list.
         if list["items"].get("$ref").is_some() && expected(root, &list["items"]) == "a mapping" {
             walk(root, &list["items"], &format!("{path}[]"), rows);
         }

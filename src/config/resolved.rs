@@ -1,4 +1,4 @@
-//! The resolved configuration: what a snapshot is built from. It cannot be wrong.
+//! The resolved configuration, which a snapshot is built from. Its values are checked: it has no faults.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,12 +11,12 @@ use super::{base_url::BaseUrl, presets::Preset};
 use crate::capacity;
 use crate::types::{Api, NanoUsd, PromptCaching, Secret, TenantId};
 
-/// Everything `can serve` needs to know.
+/// The complete configuration of `can serve`.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the client API listens; at least one.
+    /// The listeners of the client API; at least one.
     pub listeners: Vec<Listener>,
-    /// Where health and metrics listen; `None` switches the admin listener off.
+    /// The address of the admin listener (health, metrics, admin API); `None` switches it off.
     pub admin: Option<SocketAddr>,
     /// Host names under which the admin listener may be reached, in lower case and without a dot at the end.
     pub admin_hosts: Vec<String>,
@@ -28,27 +28,27 @@ pub struct Config {
     pub log: Log,
     /// Vendor accounts by name.
     pub providers: BTreeMap<Arc<str>, Arc<Provider>>,
-    /// Client-facing models in file order (defaults after the file's own).
+    /// Client-facing models in the order of the file, followed by the built-in routes.
     pub routes: Vec<Route>,
-    /// Serves models no route names, and every `/v1/*` path the gateway does not understand.
+    /// The provider that serves models without a route, and every `/v1/*` path that the gateway does not understand.
     pub default_provider: Arc<str>,
     /// How often and when another attempt is made.
     pub retry: Retry,
-    /// A price list to lay over the built-in one; readable when it was loaded.
+    /// A price list to lay over the built-in one; the file was readable when the configuration was loaded.
     pub prices_file: Option<PathBuf>,
     /// How clients are recognised.
     pub auth: Auth,
     /// Tenants by name; the default tenant is always among them.
     pub tenants: BTreeMap<TenantId, Arc<Tenant>>,
-    /// What a tenant has that is not named (the entry `*`); `None`: such a tenant does not exist.
+    /// The settings of every tenant that is not named (the entry `*`); `None`: such a tenant does not exist.
     pub other_tenants: Option<Arc<Tenant>>,
-    /// What all budgets have in common.
+    /// Settings of all budgets.
     pub budgets: Budgets,
     /// The completion cache.
     pub cache: Cache,
-    /// Responses that are kept for providers that keep none.
+    /// Settings of the responses that the gateway keeps for providers without the Responses API.
     pub stored_responses: StoredResponses,
-    /// Where tokens and the ledger are kept.
+    /// The file that keeps tokens and the ledger.
     pub database: Database,
     /// True with `CHITTYCAN_MODE=dev` or `mode: dev`: `ollama` is the only provider and serves every model through its
     /// [`Provider::model_map`].
@@ -60,11 +60,11 @@ pub struct Config {
 /// One client-facing socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Address and port; port 0 takes a free one.
+    /// Address and port; port 0 takes a free port.
     pub address: SocketAddr,
-    /// Certificate and key; plain text when absent.
+    /// Certificate and key; `None` for plain text.
     pub tls: Option<Tls>,
-    /// HTTP/2 as well as HTTP/1.1: by ALPN on TLS, by prior knowledge on plain text.
+    /// Serve HTTP/2 as well as HTTP/1.1: by ALPN on TLS, by prior knowledge on plain text.
     pub http2: bool,
 }
 
@@ -84,22 +84,22 @@ pub struct Server {
     pub threads: usize,
     /// How long open requests may go on after SIGTERM.
     pub shutdown_grace: Duration,
-    /// How long the listeners stay open after SIGTERM; `None`: as fits where the process runs.
+    /// How long the listeners stay open after SIGTERM; `None`: 5 s, but 0 s on a terminal.
     pub lame_duck: Option<Duration>,
-    /// Connections of clients in all; `None`: as many as there are descriptors for.
+    /// The most connections of all clients together; `None`: derived from the process's limit of file descriptors.
     pub max_connections: Option<usize>,
-    /// Connections of clients from one address; `None`: a part of all.
+    /// The most connections from one client address; `None`: a part of `max_connections`.
     pub max_connections_per_address: Option<usize>,
     /// Unix socket over which `can serve --upgrade` takes over from the running gateway, in a folder of its own.
     pub upgrade_socket: PathBuf,
     /// Idle upstream connections that each worker thread keeps for reuse.
     pub upstream_pool: usize,
-    /// Bytes that bodies, what is made of them and held replies may take at once.
+    /// Bytes that bodies, what is built from them, and held replies may take at once.
     pub memory_budget: u64,
 }
 
 impl Server {
-    /// The memory budget for people: how much, and how much the process may use in all.
+    /// A line about the memory budget for people: its size, and how much memory the process may use in all.
     pub fn memory_line(&self) -> String {
         let mib = |bytes: u64| bytes >> 20;
         let (budget, usable) = (mib(self.memory_budget), mib(capacity::usable_memory()));
@@ -110,9 +110,9 @@ impl Server {
 /// Bounds on what a client may send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
-    /// Largest JSON body that is read; above it the client gets a 413.
+    /// The largest JSON body that is read, in bytes; a larger one gets a 413.
     pub max_body_bytes: usize,
-    /// Most values in a JSON body, keys counted as well; above it the client gets a 400.
+    /// The most values in a JSON body, keys counted as well; a body with more gets a 400.
     pub max_json_values: usize,
     /// A whole body must have arrived within this time, or the client gets a 408.
     pub body_timeout: Duration,
@@ -120,20 +120,20 @@ pub struct Http {
     pub header_timeout: Duration,
     /// Idle time after which a client's keep-alive connection is closed.
     pub keepalive: Duration,
-    /// Largest JSON reply that is held back until its cost is known; above it the cost header is absent.
+    /// The largest JSON reply, in bytes, that is held back until its cost is known; a larger reply has no cost header.
     pub max_held_reply_bytes: usize,
-    /// Which web pages may call from a browser; `None`: those of no other origin.
+    /// Which web pages may call the gateway from a browser; `None`: no pages of other origins.
     pub cors: Option<Cors>,
 }
 
 /// Which web pages may call the gateway from a browser.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cors {
-    /// Those of every origin.
+    /// Pages of every origin may call.
     pub any_origin: bool,
-    /// Those of these origins, as a browser writes them.
+    /// Pages of these origins may call; written as browsers write them.
     pub origins: Vec<HeaderValue>,
-    /// The request headers that they may send, as one list; `None`: those that they ask for.
+    /// The request headers that pages may send, as one list; `None`: the headers that they ask for.
     pub allow_headers: Option<HeaderValue>,
     /// How long a browser may remember a preflight.
     pub max_age: Duration,
@@ -142,73 +142,73 @@ pub struct Cors {
 /// Log output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// One JSON object a line instead of text.
+    /// Write one JSON object per line instead of text.
     pub json: bool,
-    /// `error`, `warn`, `info`, `debug` or `trace`.
+    /// The least serious level that is logged: `error`, `warn`, `info`, `debug` or `trace`.
     pub level: tracing::Level,
-    /// One line per finished request.
+    /// Write one line per finished request.
     pub access: bool,
 }
 
 /// A vendor account.
 #[derive(Clone, Debug)]
 pub struct Provider {
-    /// Its name in the configuration, in `provider/model` and in `X-ChittyCan-Provider`.
+    /// The provider's name in the configuration, in `provider/model` and in `X-ChittyCan-Provider`.
     pub name: Arc<str>,
-    /// Whose quirks apply.
+    /// The vendor whose quirks apply.
     pub vendor: Vendor,
     /// Scheme, host, port and path prefix.
     pub base: BaseUrl,
-    /// In which dialect it is asked.
+    /// The dialect of requests to the provider.
     pub dialect: Dialect,
-    /// It serves OpenAI's Responses API.
+    /// True if the provider serves OpenAI's Responses API.
     pub responses_api: bool,
     /// The most output tokens to ask for on behalf of a client that states no limit.
     pub default_max_tokens: Option<u64>,
-    /// Which key goes upstream.
+    /// Which key is sent upstream.
     pub credentials: Credentials,
     /// How the key is sent.
     pub auth: AuthStyle,
     /// The gateway's key.
     pub key: Option<Secret>,
-    /// Extra headers on every request to it; all marked sensitive, so that `Debug` hides their values.
+    /// Extra headers on every request to the provider; all marked sensitive, so that `Debug` hides their values.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Further headers of clients that go to it.
+    /// Further client headers that are forwarded to the provider.
     pub forward_headers: Vec<HeaderName>,
     /// Appended to every request's query (`api-version=preview`).
     pub query: Option<String>,
-    /// Ask it for usage in streams. Where this is false it never gets `stream_options`.
+    /// Ask the provider for usage in streams. If this is false, the provider never gets `stream_options`.
     pub stream_usage: bool,
-    /// Its own models are listed with those of the routes.
+    /// List the provider's own models with those of the routes.
     pub list_models: bool,
-    /// Offer HTTP/2 to it (by ALPN over TLS, by prior knowledge over plain text).
+    /// Offer HTTP/2 to the provider (by ALPN over TLS, by prior knowledge over plain text).
     pub http2: bool,
-    /// Time to connect, TLS included.
+    /// The longest time to connect, TLS included.
     pub connect_timeout: Duration,
-    /// Longest silence while waiting for bytes from it.
+    /// The longest silence while waiting for bytes from the provider.
     pub read_timeout: Duration,
-    /// Longest a single write to it may block.
+    /// The longest time that a single write to the provider may block.
     pub write_timeout: Duration,
-    /// PEM file with the only certificate authorities to trust for it.
+    /// PEM file with the only certificate authorities to trust for the provider; `None`: the usual public ones.
     pub ca_file: Option<PathBuf>,
-    /// In dev mode: client-facing model, or a pattern with one trailing `*` → its own model. Empty otherwise. Read it
-    /// through [`Provider::mapped_model`], where a deployment names no model.
+    /// In dev mode: maps a client-facing model, or a pattern with one trailing `*`, to the provider's model. Empty otherwise.
+    /// Read it through [`Provider::mapped_model`] if a deployment names no model.
     pub model_map: BTreeMap<String, String>,
 }
 
 impl Provider {
-    /// The public API whose paths and objects it has.
+    /// The public API whose paths and objects the provider has.
     pub fn api(&self) -> Api {
         self.dialect.api()
     }
 
-    /// What is known of its vendor.
+    /// The preset of the provider's vendor.
     pub fn preset(&self) -> &'static Preset {
         Preset::of(self.vendor)
     }
 
-    /// The model to ask for when a client asked for `model` and the deployment names none: the map's entry, exact before
-    /// the longest matching pattern, or `model` itself.
+    /// The model to ask for if a client asked for `model` and the deployment names none: the map's entry (an exact name wins over
+    /// the longest matching pattern), or `model` itself.
     pub fn mapped_model<'a>(&'a self, model: &'a str) -> &'a str {
         if let Some(name) = self.model_map.get(model) {
             return name;
@@ -219,30 +219,30 @@ impl Provider {
     }
 }
 
-/// How a provider wants its key.
+/// The header in which a provider takes its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthStyle {
     /// `authorization: Bearer KEY`.
     Bearer,
     /// `api-key: KEY` (Azure).
     ApiKeyHeader,
-    /// `x-api-key: KEY`, and `authorization: Bearer KEY` for one that a login gave (Anthropic).
+    /// `x-api-key: KEY`, or `authorization: Bearer KEY` for a key from a login (Anthropic).
     XApiKey,
 }
 
-/// How a provider is asked.
+/// The API in which the gateway sends requests to a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
-    /// OpenAI's: Chat Completions and its neighbours.
+    /// OpenAI's API: Chat Completions and its neighbours.
     OpenAi,
     /// Anthropic's Messages API.
     Anthropic,
-    /// Ollama's own `/api/chat`; its other endpoints are OpenAI's.
+    /// Ollama's own `/api/chat`; for all other endpoints OpenAI's API.
     Ollama,
 }
 
-/// Which vendor's rules a provider follows. Each is a preset; `Custom` is any other OpenAI-compatible endpoint.
+/// The vendor whose rules a provider follows. Each vendor is a preset; `Custom` is any other OpenAI-compatible endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -265,16 +265,16 @@ pub enum Vendor {
     Custom,
 }
 
-/// Which key goes upstream.
+/// Which key is sent upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Credentials {
-    /// A client's own key is passed through where it looks like the vendor's; any other client gets the gateway's key.
+    /// A client's own key is passed through if it looks like the vendor's; otherwise the gateway's key is sent.
     /// OpenAI and Anthropic only.
     Auto,
-    /// The client's own key, always; one that does not look like the vendor's is refused. OpenAI and Anthropic only.
+    /// Always the client's own key; a key that does not look like the vendor's is refused. OpenAI and Anthropic only.
     PassThrough,
-    /// The gateway's key, always (none where the provider needs none).
+    /// Always the gateway's key (none if the provider needs none).
     Mapped,
 }
 
@@ -283,60 +283,60 @@ pub enum Credentials {
 pub struct Route {
     /// Exact model name, or a pattern with one trailing `*`.
     pub model: String,
-    /// Other names for it.
+    /// Other names for the model.
     pub aliases: Vec<String>,
-    /// In order of preference; at least one.
+    /// The deployments in order of preference; at least one.
     pub deployments: Vec<Deployment>,
-    /// What holds for its answers.
+    /// The cache rules for the route's answers.
     pub cache: Arc<CacheRules>,
-    /// A translation may leave nothing out.
+    /// Refuse a request if a translation would drop any of its parameters.
     pub strict: bool,
-    /// Tokens to ask for at most where the client states no limit.
+    /// The limit of an answer, in tokens, to ask for if the client states none.
     pub default_max_tokens: Option<u64>,
     /// When a translation for Anthropic adds breakpoints of the prompt cache.
     pub prompt_caching: PromptCaching,
 }
 
-/// Responses that are kept for providers that keep none.
+/// Settings of the responses that the gateway keeps for providers without the Responses API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredResponses {
-    /// How long after its last use one is kept.
+    /// How long a response is kept after its last use.
     pub ttl: Duration,
-    /// Bytes in all; 0: none is kept.
+    /// Bytes of all kept responses together; 0: none is kept.
     pub memory: u64,
-    /// Bytes of one tenant.
+    /// Bytes of one tenant's kept responses.
     pub tenant_memory: u64,
 }
 
 /// The completion cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
-    /// What holds where a route says nothing else.
+    /// The rules for routes that override nothing.
     pub rules: Arc<CacheRules>,
-    /// Bytes in memory.
+    /// The most bytes in memory.
     pub memory: usize,
-    /// Where it is on disk.
+    /// The folder of the cache on disk.
     pub folder: PathBuf,
-    /// Bytes on disk; 0 for memory only.
+    /// The most bytes on disk; 0 for memory only.
     pub disk: u64,
-    /// What becomes of a provider's work that nobody waits for.
+    /// What happens to a provider's work that nobody waits for.
     pub abandoned: Abandoned,
     /// Names of tools with side effects, or patterns with one trailing `*`.
     pub side_effect_tools: Vec<String>,
 }
 
-/// What holds for the answers of a route.
+/// The cache rules for the answers of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheRules {
-    /// Whether they are kept.
+    /// Whether answers are kept and served again.
     pub enabled: bool,
-    /// How long they are fresh.
+    /// How long an answer is fresh.
     pub ttl: Duration,
-    /// How long after that they may be served when no deployment answers.
+    /// How long after its `ttl` an answer may still be served if no deployment answers.
     pub stale_if_error: Duration,
-    /// Who shares them.
+    /// Who shares answers.
     pub namespace: Namespace,
-    /// The largest that is kept, in bytes.
+    /// The largest answer that is kept, in bytes.
     pub max_entry: usize,
 }
 
@@ -344,28 +344,28 @@ pub struct CacheRules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Namespace {
-    /// Each tenant alone.
+    /// Each tenant has its own answers.
     Tenant,
-    /// All tenants.
+    /// All tenants share answers.
     Shared,
 }
 
-/// What becomes of a provider's work when its client has left and nobody else waits for it.
+/// What happens to a provider's work when its client has left and nobody else waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Abandoned {
-    /// It ends: no more is paid for.
+    /// The work is ended: nothing more is paid for.
     Cancel,
-    /// It is let end, and its answer is kept.
+    /// The provider finishes, and its answer is kept.
     Finish,
 }
 
 /// One provider and one model name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deployment {
-    /// Name of the provider.
+    /// The name of the provider.
     pub provider: Arc<str>,
-    /// The provider's name for the model; the client's own name when absent.
+    /// The provider's name for the model; `None`: the client's name.
     pub model: Option<String>,
 }
 
@@ -381,36 +381,36 @@ pub struct Retry {
 /// How clients are recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth {
-    /// Clients without a `chitty_…` token are served at all.
+    /// Serve clients without a `chitty_…` token.
     pub passthrough: bool,
-    /// Whose requests those are, where `anonymous` names nobody.
+    /// The tenant of clients without a token, if `anonymous` names none.
     pub default_tenant: TenantId,
-    /// The tenant as which they spend on the gateway's own keys.
+    /// The tenant as which clients without a token spend on the gateway's own keys.
     pub anonymous: Option<TenantId>,
-    /// There are other tenants than the default one.
+    /// True if there are other tenants than the default one.
     pub tells_apart: bool,
 }
 
 /// A team or an organisation.
 #[derive(Clone, Debug)]
 pub struct Tenant {
-    /// Whose limits and budgets hold for it too.
+    /// The tenant whose limits and budgets also apply to this one.
     pub parent: Option<TenantId>,
-    /// Names, or patterns with one trailing `*`; empty allows all models.
+    /// The allowed models: names, or patterns with one trailing `*`; an empty list allows all models.
     pub models: Vec<String>,
-    /// Extra headers on its requests to providers; all marked sensitive.
+    /// Extra headers on the tenant's requests to providers; all marked sensitive.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Tokens to ask for at most where a client states no limit.
+    /// The limit of an answer, in tokens, to ask for if a client states none.
     pub default_max_tokens: Option<u64>,
-    /// How much at once.
+    /// Limits on rates and on concurrent requests.
     pub limits: Limits,
-    /// How much in total.
+    /// Limits on the total spend.
     pub budgets: Vec<Budget>,
-    /// Paths whose cost cannot be told are allowed under a budget.
+    /// Allow paths whose cost the gateway cannot tell, although there is a budget.
     pub unmetered_paths: bool,
-    /// Which of the providers' objects it may see.
+    /// Which of the providers' objects the tenant may see.
     pub provider_objects: ProviderObjects,
-    /// Paths that manage a provider's account are allowed.
+    /// Allow paths that manage a provider's account.
     pub provider_admin: bool,
 }
 
@@ -418,9 +418,9 @@ pub struct Tenant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ProviderObjects {
-    /// What it or a tenant below it has made through this gateway.
+    /// The objects that the tenant or a tenant below it has created through this gateway.
     Own,
-    /// All that the account has.
+    /// All objects of the account.
     All,
 }
 
@@ -429,17 +429,17 @@ pub enum ProviderObjects {
 pub struct Budget {
     /// The amount.
     pub limit: NanoUsd,
-    /// When it begins anew.
+    /// How often the budget begins anew.
     pub period: Period,
-    /// In which time zone; a name the time zone database knows.
+    /// The time zone of its periods; a name that the time zone database knows.
     pub timezone: String,
-    /// What could exceed it is refused.
+    /// Refuse a request that could exceed the budget; false: only alert.
     pub hard: bool,
-    /// Percentages at which to alert, rising.
+    /// Percentages of the budget at which to alert, in ascending order.
     pub alert_at: Vec<u32>,
 }
 
-/// When a budget begins anew.
+/// How often a budget begins anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
@@ -453,7 +453,7 @@ pub enum Period {
 }
 
 impl Period {
-    /// The word for it.
+    /// The name of the period in the configuration and the tables.
     pub fn label(self) -> &'static str {
         match self {
             Self::Daily => "daily",
@@ -464,58 +464,58 @@ impl Period {
     }
 }
 
-/// What all budgets have in common.
+/// Settings of all budgets.
 #[derive(Clone, Debug)]
 pub struct Budgets {
-    /// Status of a refusal: 402 or 429.
+    /// The status of a refusal: 402 or 429.
     pub exceeded_status: u16,
-    /// What becomes of a stream that outgrows its reservation when nothing is left.
+    /// What happens to a stream that outgrows its reservation when the budget has nothing left.
     pub overrun: Overrun,
-    /// What becomes of a provider's work when its client leaves.
+    /// What happens to a provider's work when its client leaves.
     pub client_left: ClientLeft,
-    /// How long a request waits for money that is only held.
+    /// How long a request waits for money that requests under way hold.
     pub wait: Duration,
-    /// The most calls of tools that a provider runs for one request that states no limit.
+    /// The most calls of provider-run tools for one request that states no limit.
     pub max_tool_calls: u64,
-    /// Where alerts go.
+    /// The receiver of alerts.
     pub webhook: Option<Webhook>,
 }
 
-/// What becomes of a stream that outgrows its reservation when nothing is left.
+/// What happens to a stream that outgrows its reservation when the budget has nothing left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Overrun {
-    /// It ends with an error event.
+    /// The stream ends with an error event.
     Stop,
-    /// It runs on, over the budget.
+    /// The stream runs on, over the budget.
     Finish,
 }
 
-/// What becomes of a provider's work when its client leaves.
+/// What happens to a provider's work when its client leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientLeft {
-    /// It ends.
+    /// The work is ended.
     Cancel,
-    /// It goes on to its end, which is paid for.
+    /// The provider finishes, and the whole answer is paid for.
     Drain,
 }
 
-/// Where alerts go.
+/// The receiver of alerts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
     /// An http or https URL.
     pub url: String,
-    /// Signs the calls.
+    /// The secret that signs the calls; `None`: unsigned.
     pub secret: Option<Secret>,
 }
 
-/// Where tokens and the ledger are kept.
+/// The file that keeps tokens and the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
     /// The SQLite file.
     pub path: PathBuf,
-    /// What happens to requests while it cannot be written.
+    /// What happens to requests while the file cannot be written.
     pub on_failure: OnFailure,
     /// How long single entries are kept.
     pub retention: Duration,
@@ -527,24 +527,24 @@ pub struct Database {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
-    /// They are served; what is to be written waits in memory.
+    /// Requests are served; their entries wait in memory.
     Serve,
-    /// They are refused with 503.
+    /// Requests are refused with 503.
     Refuse,
 }
 
 /// The simulated provider's pace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Simulate {
-    /// Time between two events of a stream.
+    /// The time between two events of a stream.
     pub token_interval: Duration,
-    /// Time before a reply starts.
+    /// The time before a reply starts.
     pub latency: Duration,
 }
 
 impl Config {
-    /// The same gateway with the simulated provider at `addr` behind every provider: plain HTTP, no vendor's key, and the
-    /// client's own model names.
+    /// The configuration with the simulated provider at `addr` in the place of every provider: plain HTTP, no vendor's key, and
+    /// the client's own model names.
     pub fn simulated(mut self, addr: SocketAddr) -> Self {
         let base = BaseUrl { tls: false, host: addr.ip().to_string(), port: addr.port(), prefix: "/v1".into() };
         for provider in self.providers.values_mut() {
@@ -552,7 +552,7 @@ impl Config {
             provider.base = base.clone();
             provider.key = Some(Secret::new("simulated"));
             provider.headers.clear();
-            // How a client asks for faults.
+            // The headers by which a client asks the simulated provider for faults.
             provider.forward_headers =
                 ["x-simulate", "x-simulate-key"].map(HeaderName::from_static).into_iter().collect();
             provider.query = None;
@@ -566,14 +566,14 @@ impl Config {
         self
     }
 
-    /// The settings of a tenant; `None` for one that does not exist.
+    /// The settings of a tenant; `None` if the tenant does not exist.
     pub fn tenant(&self, id: &TenantId) -> Option<&Arc<Tenant>> {
         self.tenants.get(id).or(self.other_tenants.as_ref())
     }
 
     /// The keys whose change from `self` to `new` takes effect only after a restart.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
-        // Certificates and keys are read again, from wherever they are.
+        // Certificates and keys are read again on a reload, so a change of their paths needs no restart.
         let listens = |config: &Self| -> Vec<_> {
             config.listeners.iter().map(|listen| (listen.address, listen.tls.is_some(), listen.http2)).collect()
         };

@@ -1,7 +1,7 @@
 //! Checks the shape of a file against the schema of its types, all faults at once.
 //!
-//! Only the keywords that our own types produce are understood. What is faulty is taken out of the tree, so that the
-//! rest can still be read and checked for its meaning: one run of `can check` then shows everything.
+//! Only the schema keywords that the types in `raw` produce are supported. Faulty values are removed from the tree, so that
+//! the rest can still be read and checked for its meaning: one run of `can check` then shows all faults.
 
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
@@ -18,7 +18,7 @@ pub fn schema() -> Value {
     SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<raw::File>().to_value()
 }
 
-/// Takes everything out of `root` that the schema does not allow, and reports it.
+/// Removes everything from `root` that the schema does not allow, and reports it.
 pub fn check(root: &mut Node, schema: &Value, faults: &mut Vec<Fault>) {
     if !matches!(root.value, Yaml::Map(_)) {
         let message = format!("the file must be a mapping of keys to values, and is {}", root.kind());
@@ -29,7 +29,7 @@ pub fn check(root: &mut Node, schema: &Value, faults: &mut Vec<Fault>) {
     Checker { root: schema, faults }.node(root, schema, &Path::default());
 }
 
-/// Follows `$ref`, and for a value that may be one of several shapes picks the one whose JSON type is `kind`.
+/// Follows `$ref`; of a schema with several shapes, picks the shape whose JSON type is `kind`.
 pub fn shape_of<'s>(root: &'s Value, schema: &'s Value, kind: Option<&str>) -> &'s Value {
     let schema = follow(root, schema);
     let variants = variants(schema);
@@ -40,7 +40,7 @@ pub fn shape_of<'s>(root: &'s Value, schema: &'s Value, kind: Option<&str>) -> &
     }
 }
 
-/// The words that the schema allows, where it is a choice of words.
+/// The allowed words, if the schema is a choice of words.
 pub fn words<'s>(root: &'s Value, schema: &'s Value) -> Option<Vec<&'s str>> {
     let schema = follow(root, schema);
     if let Some(words) = schema["enum"].as_array() {
@@ -58,7 +58,7 @@ pub fn words<'s>(root: &'s Value, schema: &'s Value) -> Option<Vec<&'s str>> {
     words.map(|words| words.concat()).filter(|words| !words.is_empty())
 }
 
-/// What a value of this schema looks like, in words.
+/// A description of the values that the schema allows.
 pub fn expected(root: &Value, schema: &Value) -> String {
     let schema = follow(root, schema);
     match schema["x-can"].as_str() {
@@ -97,7 +97,7 @@ struct Checker<'s, 'f> {
 }
 
 impl<'s> Checker<'s, '_> {
-    /// Checks one value; false when it cannot stay.
+    /// Checks one value; false if it has to be removed.
     fn node(&mut self, node: &mut Node, schema: &'s Value, path: &Path) -> bool {
         if let Some(words) = words(self.root, schema) {
             return match &node.value {
@@ -117,7 +117,7 @@ impl<'s> Checker<'s, '_> {
         if !fits {
             return self.wrong_type(node, schema, path);
         }
-        // A choice of words beside another shape: `off`, or a mapping.
+        // One of several shapes is a choice of words: `off`, or a mapping.
         if !std::ptr::eq(shape, follow(self.root, schema)) && words(self.root, shape).is_some() {
             return self.node(node, shape, path);
         }
@@ -185,7 +185,7 @@ impl<'s> Checker<'s, '_> {
                     return self.fault(value, &path, message);
                 }
             };
-            // A key with nothing behind it (its lines commented out) is a key that is not there.
+            // A key without a value (its lines are commented out, say) counts as absent.
             if matches!(value.value, Yaml::Null) {
                 return false;
             }

@@ -1,23 +1,23 @@
-//! Who can spend whose money, in one line: for `can check`, the start and every reload.
+//! Describes in one line who can spend whose money: for `can check`, the start and every reload.
 
 use super::resolved::{Config, Credentials, Provider};
 
 impl Provider {
-    /// Whether a client's own key for it is passed through.
+    /// Whether a client's own key is passed through to this provider.
     pub fn takes_own_keys(&self) -> bool {
         self.preset().client_keys.is_some() && self.credentials != Credentials::Mapped
     }
 }
 
 impl Config {
-    /// Whether a client without a token spends on the gateway's own keys. `tokens` says whether a token was ever made; a
-    /// gateway that does not know it yet serves nobody so.
+    /// Whether a client without a token spends on the gateway's own keys. `tokens` says whether a token was ever created; as long
+    /// as the gateway does not know (`None`), such a client is served only if `auth.anonymous` is set.
     pub fn serves_strangers(&self, tokens: Option<bool>) -> bool {
         let auth = &self.auth;
         auth.passthrough && (auth.anonymous.is_some() || !auth.tells_apart && tokens == Some(false))
     }
 
-    /// Who can spend whose money. `holders` is the number of tenants that have tokens, where that is known.
+    /// Who can spend whose money, as text. `holders` is the number of tenants that have tokens; `None` if it is not known.
     pub fn who_can_spend(&self, holders: Option<usize>) -> String {
         let names = |wanted: &dyn Fn(&Provider) -> bool| {
             let names: Vec<&str> =

@@ -7,11 +7,11 @@ use super::{
     shape::{schema, shape_of},
 };
 
-/// Comments are wrapped at this column.
+/// The column at which comments are wrapped.
 const WIDTH: usize = 110;
 
-/// The default file: every key with its meaning, and with its default. Keys without a default are commented out with an
-/// example, so that the file as a whole says what an empty one does.
+/// The default file: every key with its meaning and its default. Keys without a default are commented out with an example,
+/// so that loading the file has the same effect as running without one.
 pub fn default_file() -> String {
     let schema = schema();
     let template = Template { root: &schema };
@@ -48,7 +48,7 @@ struct Template<'s> {
 }
 
 impl Template<'_> {
-    /// A key with its comment. `example`: this is inside a block that is commented out already.
+    /// A key with its comment. `example`: the key is inside a block that is commented out already.
     fn property(&self, key: &str, schema: &Value, value: Option<&Value>, indent: usize, example: bool) -> String {
         let shape = shape_of(self.root, schema, value.map(json_type));
         let is_section = |value: &&Value| value.is_object() && shape["properties"].is_object();
@@ -79,7 +79,7 @@ impl Template<'_> {
             Value::Array(items) if items.iter().all(Value::is_object) => {
                 let item = shape_of(self.root, &shape["items"], Some("object"));
                 let items = items.iter().enumerate().map(|(at, value)| match (at, value.as_object()) {
-                    // The first item shows what an item can hold, the others only what they hold.
+                    // The first item shows every key that an item can have, the others only the keys that they have.
                     (0, Some(map)) => {
                         let section = self.section(item, map, indent + 4, example);
                         format!("{pad}  - {}", section.trim_start())
@@ -102,7 +102,7 @@ pub fn properties(shape: &Value) -> impl Iterator<Item = (&str, &Value)> {
     shape["properties"].as_object().into_iter().flatten().map(|(key, schema)| (key.as_str(), schema))
 }
 
-/// The JSON type of a value, in the schema's words.
+/// The JSON type of a value, named as in JSON Schema.
 pub fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -169,7 +169,7 @@ mod tests {
         let mut sections: Vec<&Value> = vec![&schema];
         sections.extend(schema["$defs"].as_object().into_iter().flat_map(|defs| defs.values()));
         for (key, _) in sections.into_iter().flat_map(properties) {
-            // The parts of a route's target have a short form, which the file shows.
+            // The file shows a route's target in its short form.
             let shown =
                 text.lines().any(|line| line.trim_start_matches([' ', '#', '-']).starts_with(&format!("{key}:")));
             assert!(shown || key == "provider", "{key} is missing");

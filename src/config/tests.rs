@@ -1,4 +1,4 @@
-//! The loader as a whole: defaults, the environment, and everything that can be wrong with a file.
+//! Tests of the loader as a whole: defaults, the environment, and everything that can be wrong with a file.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -157,7 +157,7 @@ fn the_simulated_provider_stands_behind_every_name() {
     for provider in config.providers.values() {
         assert_eq!(provider.base.to_string(), "http://127.0.0.1:4000/v1");
         assert!(provider.query.is_none() && provider.key.is_some() && provider.headers.is_empty());
-        // How a client asks it for faults.
+        // The headers by which a client asks the simulated provider for faults.
         assert_eq!(provider.forward_headers, ["x-simulate", "x-simulate-key"]);
     }
     assert_eq!(route(&config, "claude-sonnet-4"), [("anthropic", None)]);
@@ -374,7 +374,7 @@ fn every_example_is_good_and_says_how_to_run_it() {
         let text = fs::read_to_string(&file).unwrap();
         let name = file.file_name().unwrap().to_str().unwrap();
         assert!(text.contains(&format!("can serve --config {name}")), "{name} does not say how to run it");
-        // Every variable that it names, and those of the presets, as its first lines set them.
+        // The command line in the example sets every variable that the file needs, and those of the presets.
         let line = text.lines().find(|line| line.contains("can serve")).unwrap().to_owned();
         let look = move |variable: &str| line.contains(&format!("{variable}=")).then(|| "whsec_c2VjcmV0".to_owned());
         let loaded = Config::load(&Source { file: Some(file.clone()), env: Arc::new(look), simulate: false });
@@ -477,7 +477,7 @@ fn knows_what_needs_a_restart() {
     assert_eq!(old.needs_restart(&old.clone()), [""; 0]);
 }
 
-/// Text that is nearly a configuration: what random characters never reach.
+/// Text that is nearly a configuration, to reach cases that random characters never reach.
 fn nearly() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
         "providers",
@@ -542,7 +542,7 @@ proptest! {
     fn no_text_makes_the_loader_panic(text in nearly(), noise in any::<String>()) {
         for text in [format!("{text}{noise}"), text, noise] {
             for fault in load(&text, &[]).err().unwrap_or_default() {
-                // What passes the schema, serde reads.
+                // serde reads everything that passes the schema.
                 prop_assert!(!fault.message.starts_with("cannot be read"), "{}\n{}", fault, text);
             }
         }

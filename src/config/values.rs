@@ -7,12 +7,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::types::{MoneyError, NanoUsd};
 
-/// The longest duration the file may name; beyond it lies a typing error, not a wish.
+/// The longest duration that the file may contain; a longer one is taken for a typing error.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 86_400);
-/// The largest size the file may name: 1 TiB.
+/// The largest size that the file may contain: 1 TiB.
 const MAX_SIZE: u64 = 1 << 40;
 
-/// A duration as people write it: `200ms`, `30s`, `10m`, `1h`. A bare number is refused, it has no unit.
+/// A duration as people write it: `200ms`, `30s`, `10m`, `1h`. A number without a unit is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HumanDuration(pub Duration);
 
@@ -30,7 +30,7 @@ impl HumanDuration {
         Self(Duration::from_millis(n))
     }
 
-    /// Reads `30s`; the error says what is wrong with the text.
+    /// Parses text such as `30s`; the error says what is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (digits, unit) = split_number(text);
         let wrong =
@@ -57,7 +57,7 @@ impl HumanDuration {
 impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let micros = self.0.as_micros();
-        // The largest unit that divides it, but no day or hour unless it is one exactly: 90s stays 90s.
+        // The largest unit that divides the duration: 90s stays 90s.
         for (unit, size) in [("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000)] {
             let small = unit == "m" && micros < 120_000_000; // 60s reads better than 1m beside 30s
             if micros >= size && micros.is_multiple_of(size) && !small {
@@ -101,7 +101,7 @@ impl JsonSchema for HumanDuration {
 pub struct HumanSize(pub u64);
 
 impl HumanSize {
-    /// What the text must look like, where it is not a plain number.
+    /// What the text must look like, if it is not a plain number.
     pub const PATTERN: &'static str = r"^[0-9]+(B|kB|KB|MB|GB|KiB|MiB|GiB)?$";
 
     /// `n` MiB.
@@ -109,7 +109,7 @@ impl HumanSize {
         Self(n << 20)
     }
 
-    /// Reads `64MiB` or `1024`; the error says what is wrong with the text.
+    /// Parses text such as `64MiB` or `1024`; the error says what is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (digits, unit) = split_number(text);
         let wrong = || {
@@ -189,12 +189,12 @@ impl JsonSchema for HumanSize {
     }
 }
 
-/// US dollars as people write them: `100`, `0.50`. Exact: it is never a binary fraction once it is read.
+/// US dollars as people write them: `100`, `0.50`. The amount is exact: it is kept as billionths, not as a binary fraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HumanUsd(pub NanoUsd);
 
 impl HumanUsd {
-    /// What the text must look like, where it is not a plain number.
+    /// What the text must look like, if it is not a plain number.
     pub const PATTERN: &'static str = r"^[0-9]+(\.[0-9]{1,9})?$";
 
     /// `n` hundredths of a dollar.
@@ -202,7 +202,7 @@ impl HumanUsd {
         Self(NanoUsd(n * 10_000_000))
     }
 
-    /// Reads `0.50`; the error says what is wrong with the text.
+    /// Parses text such as `0.50`; the error says what is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         text.trim()
             .parse()
@@ -218,7 +218,7 @@ impl fmt::Display for HumanUsd {
 }
 
 impl Serialize for HumanUsd {
-    /// A whole amount as a number, any other as text: no reader then makes a binary fraction of it.
+    /// Writes a whole amount as a number and any other as text, so that no reader turns it into a binary fraction.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.0.is_multiple_of(1_000_000_000) {
             true => serializer.serialize_u64(self.0.0 / 1_000_000_000),
@@ -275,8 +275,8 @@ pub enum SecretSource<'a> {
     Literal(&'a str),
 }
 
-/// What stands for a literal secret in printed output. The loader refuses it, so that printed output is never mistaken
-/// for a working file.
+/// Stands for a literal secret in printed output. The loader refuses this text, so that printed output is never mistaken for
+/// a working file.
 pub const REDACTED: &str = "[redacted]";
 
 impl SecretText {
@@ -297,7 +297,7 @@ impl SecretText {
     /// The text that may be shown.
     pub fn shown(&self) -> &str {
         match self.source() {
-            // Something that is no variable name is a secret typed after `env:` by mistake.
+            // Text after `env:` that is no variable name is probably a secret, typed there by mistake.
             SecretSource::Env(name) if is_variable_name(name) => &self.0,
             SecretSource::File(_) => &self.0,
             _ => REDACTED,

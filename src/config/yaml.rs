@@ -1,8 +1,8 @@
 //! YAML as a tree that remembers its lines.
 //!
-//! Built straight from parser events: duplicate keys are found, and nesting, size and the expansion of aliases are
-//! bounded, so that no text can exhaust the process. Numbers keep their text: a price is an exact decimal, and a binary
-//! fraction can no longer say which one it was.
+//! The tree is built directly from parser events: duplicate keys are found, and nesting, size and the expansion of aliases
+//! are bounded, so that no text can exhaust the process. Numbers keep their text, because a price is an exact decimal, which
+//! cannot be recovered from a binary fraction.
 
 use std::collections::HashMap;
 
@@ -11,15 +11,15 @@ use serde_json::Value;
 
 use super::fault::{Fault, Path, PathStep};
 
-/// Deeper nesting than any configuration needs.
+/// The deepest nesting that is accepted: more than any configuration needs.
 const MAX_DEPTH: usize = 64;
-/// More nodes than any configuration needs, aliases counted in full.
+/// The most nodes that are accepted, aliases counted in full: more than any configuration needs.
 const MAX_NODES: usize = 200_000;
 
 /// A value and the line it starts on (from 1).
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Line of its first character; for a mapping's value, the line of its key.
+    /// Line of the value's first character; for a value in a mapping, the line of its key.
     pub line: u32,
     /// A number's or boolean's text in the file; `None` for everything else. Read it through [`Node::as_written`].
     source: Option<Box<str>>,
@@ -40,21 +40,21 @@ pub enum Yaml {
     Float(f64),
     /// Text.
     Text(String),
-    /// Items with their index in the file, which stays when faulty neighbours are taken out.
+    /// Items with their index in the file, which stays when faulty neighbours are removed.
     List(Vec<(usize, Node)>),
     /// Keys and values in file order.
     Map(Vec<(String, Node)>),
 }
 
 impl Node {
-    /// Reads one document. Empty text is an empty mapping. Duplicate keys are reported through `faults` (the first one
-    /// wins); `Err` is a fault after which nothing more can be read.
+    /// Parses one document. Empty text is an empty mapping. Duplicate keys are reported through `faults`, and the first one is
+    /// used; `Err` is a fault after which nothing more can be read.
     pub fn parse(text: &str, faults: &mut Vec<Fault>) -> Result<Node, Fault> {
         let parser = Parser::new_from_str(text);
         Composer { parser, anchors: HashMap::new(), nodes: 0, path: Path::default(), faults }.document()
     }
 
-    /// The same value as JSON, for serde.
+    /// The value as JSON, for serde.
     pub fn to_json(&self) -> Value {
         match &self.value {
             Yaml::Null => Value::Null,
@@ -67,8 +67,7 @@ impl Node {
         }
     }
 
-    /// The text of a scalar as it stands in the file, quotes and escapes taken away; `None` for nothing, lists and
-    /// mappings.
+    /// The text of a scalar as written in the file, without quotes and escapes; `None` for null, lists and mappings.
     pub fn as_written(&self) -> Option<&str> {
         match &self.value {
             Yaml::Text(text) => Some(text),
@@ -76,7 +75,7 @@ impl Node {
         }
     }
 
-    /// What it is, for a sentence that says what was found. Text is not quoted: it may be a secret.
+    /// A description of the value for messages that say what was found. Text is not repeated, because it may be a secret.
     pub fn kind(&self) -> String {
         match &self.value {
             Yaml::Null => "nothing".into(),
@@ -89,7 +88,7 @@ impl Node {
         }
     }
 
-    /// The value under `key`, where this is a mapping that has it.
+    /// The value under `key`, if this is a mapping that has the key.
     pub fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {
             Yaml::Map(entries) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
@@ -102,7 +101,7 @@ struct Composer<'a, 'f> {
     parser: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
-    /// Where it is in the tree.
+    /// The place in the tree.
     path: Path,
     faults: &'f mut Vec<Fault>,
 }

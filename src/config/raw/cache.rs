@@ -1,4 +1,4 @@
-//! What is answered without asking a provider again.
+//! The completion cache.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,34 +8,35 @@ use crate::config::{
     values::{HumanDuration, HumanSize},
 };
 
-/// The completion cache. It serves requests that are deterministic (`temperature: 0` or a `seed`), embeddings and moderations;
-/// never ones with side effects (`store: true`, tools that a provider runs, audio). `X-ChittyCan-Cache` tells `HIT`, `STALE`,
-/// `MISS` or `BYPASS`; clients steer with `Cache-Control` and `X-ChittyCan-Cache: skip|force`.
+/// The completion cache. It serves deterministic requests (`temperature: 0` or a `seed`), embeddings and moderations; never
+/// requests with side effects (`store: true`, tools that a provider runs, audio). The reply header `X-ChittyCan-Cache` is `HIT`,
+/// `STALE`, `MISS` or `BYPASS`; clients control the cache with `Cache-Control` and `X-ChittyCan-Cache: skip|force`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cache {
-    /// Whether it is used. A route may say otherwise.
+    /// Whether the cache is used. A route may override it.
     pub enabled: bool,
     /// How long an answer is fresh. At most 30d.
     pub ttl: HumanDuration,
-    /// How long after that it may still be served, as `STALE`, when no deployment answers. `0s` for never.
+    /// How long after its `ttl` an answer may still be served, as `STALE`, when no deployment answers. `0s` for never.
     pub stale_if_error: HumanDuration,
-    /// Who shares answers: `tenant` for each tenant alone, `shared` for all of them. Clients with keys of their own share
-    /// with nobody, those without a token (`auth.anonymous`) with each other only, and a response that its provider keeps, or
-    /// the gateway in its place (the Responses API without `store: false`), is not shared between tenants.
+    /// Who shares answers: `tenant` keeps each tenant's answers apart, `shared` shares them between all tenants. Clients with
+    /// keys of their own share with nobody, and clients without a token (`auth.anonymous`) only with each other. A response that
+    /// is kept by its provider, or by the gateway in the provider's place (the Responses API without `store: false`), is not
+    /// shared between tenants.
     pub namespace: Namespace,
-    /// A larger answer is not kept. At most 16MiB.
+    /// The largest answer that is kept. At most 16MiB.
     pub max_entry: HumanSize,
-    /// What it may hold in memory. A change takes effect after a restart.
+    /// How much the cache may hold in memory. A change takes effect after a restart.
     pub memory: HumanSize,
-    /// What it may hold on disk, in the folder beside the database whose name ends in `-cache`; `0B` for memory only.
+    /// How much the cache may hold on disk, in the folder beside the database whose name ends in `-cache`; `0B` for memory only.
     /// A change takes effect after a restart.
     pub disk: HumanSize,
-    /// When a client leaves before its answer is there, and nobody else waits for it: `cancel` ends the provider's work,
-    /// `finish` lets it end and keeps the answer.
+    /// What happens when a client leaves before its answer is there, and nobody else waits for the answer: `cancel` ends the
+    /// provider's work, `finish` lets the provider finish and keeps the answer.
     pub abandoned: Abandoned,
-    /// Names of tools with side effects, or patterns with one `*` at the end: a request that offers one is never answered from
-    /// the cache.
+    /// Names of tools with side effects, or patterns with one `*` at the end: a request that offers such a tool is never answered
+    /// from the cache.
     #[schemars(example = ["send_*", "delete_file"])]
     pub side_effect_tools: Vec<String>,
 }
@@ -56,29 +57,29 @@ impl Default for Cache {
     }
 }
 
-/// What a route has otherwise than `cache` says.
+/// The settings of `cache` that a route overrides.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteCache {
-    /// Replaces `cache.enabled`.
+    /// Overrides `cache.enabled`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// Replaces `cache.ttl`.
+    /// Overrides `cache.ttl`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<HumanDuration>,
-    /// Replaces `cache.stale_if_error`.
+    /// Overrides `cache.stale_if_error`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_if_error: Option<HumanDuration>,
-    /// Replaces `cache.namespace`.
+    /// Overrides `cache.namespace`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Namespace>,
-    /// Replaces `cache.max_entry`.
+    /// Overrides `cache.max_entry`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_entry: Option<HumanSize>,
 }
 
 impl RouteCache {
-    /// Nothing is said.
+    /// True if the route overrides nothing.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self { enabled: None, ttl: None, stale_if_error: None, namespace: None, max_entry: None })
     }

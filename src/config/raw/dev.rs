@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What `mode: dev` does.
+/// Settings of `mode: dev`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dev {
@@ -17,13 +17,13 @@ pub struct Dev {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DevOllama {
-    /// Its address; `/v1` is added where it has no path. Without it: that of the provider `ollama`.
-    /// `OLLAMA_BASE_URL` replaces it.
+    /// The address of Ollama; `/v1` is added if it has no path. Without it: the address of the provider `ollama`.
+    /// `OLLAMA_BASE_URL` overrides it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &"http://127.0.0.1:11434")]
     pub base_url: Option<String>,
-    /// Client-facing model, or a pattern with one `*` at its end → Ollama's model. A model that nothing matches keeps
-    /// its name. Giving this map replaces all of it.
+    /// Maps a client-facing model, or a pattern with one `*` at its end, to Ollama's model. A model that no entry matches keeps
+    /// its name. A map in the file replaces the whole default map.
     pub models: BTreeMap<String, String>,
 }
 

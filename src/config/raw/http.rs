@@ -11,14 +11,14 @@ use crate::config::values::{HumanDuration, HumanSize};
 pub struct Http {
     /// Largest JSON body that is read; a larger one is refused with 413. Forwarded uploads have no limit here.
     pub max_body: HumanSize,
-    /// Most values in a JSON body: objects, arrays, their elements and members, keys counted as well. A body with more is
-    /// refused with 400, because what the gateway makes of it would take a hundred times its size.
+    /// The most values in a JSON body: objects, arrays, their elements and members, keys counted as well. A body with more is
+    /// refused with 400, because its parsed form would take a hundred times its size in memory.
     #[schemars(range(min = 65_536, max = 100_000_000))]
     pub max_json_values: u32,
-    /// A whole JSON body must have arrived within this time, or it is refused with 408.
+    /// A whole JSON body must have arrived within this time; otherwise the request is refused with 408.
     pub body_timeout: HumanDuration,
-    /// The header of a request must have arrived within this time from its first byte, and that of the first request from the
-    /// beginning of its connection, handshakes included; else the connection is closed.
+    /// The header of a request must have arrived within this time from its first byte, and the header of the first request within
+    /// this time from the beginning of the connection, handshakes included; otherwise the connection is closed.
     pub header_timeout: HumanDuration,
     /// How long a client's idle connection stays open.
     pub keepalive: HumanDuration,
@@ -42,8 +42,8 @@ impl Default for Http {
     }
 }
 
-/// Which web pages may call the gateway from a browser. `OPTIONS` is always answered here, without a credential, and a
-/// provider's own CORS headers never reach a client.
+/// Which web pages may call the gateway from a browser. The gateway itself answers every `OPTIONS` request, without a credential,
+/// and a provider's own CORS headers never reach a client.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cors {
@@ -51,7 +51,7 @@ pub struct Cors {
     /// reply.
     #[schemars(example = ["https://app.example.com"])]
     pub allow_origins: Vec<String>,
-    /// Names of the request headers that a page may send. With an empty list: those that it asks for.
+    /// Names of the request headers that a page may send. With an empty list: the headers that the page asks for.
     #[schemars(example = ["Authorization", "Content-Type"])]
     pub allow_headers: Vec<String>,
     /// How long a browser may remember the answer to its preflight request. At most 24h.

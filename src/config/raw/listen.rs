@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Listen {
-    /// Address and port. `0.0.0.0:8080` is all IPv4 addresses, `[::]:8080` all; port 0 takes a free one.
+    /// Address and port. `0.0.0.0:8080` stands for all IPv4 addresses, `[::]:8080` for all addresses; port 0 takes a free port.
     pub address: String,
-    /// HTTP/2 beside HTTP/1.1: by ALPN with `tls`, by prior knowledge without.
+    /// Serve HTTP/2 beside HTTP/1.1: by ALPN with `tls`, by prior knowledge without.
     pub http2: bool,
-    /// Certificate and key (PEM). Without them the listener speaks plain text. Both are read again on every reload, also when one
-    /// of the files changes: connections made from then on get the new certificate.
+    /// Certificate and key (PEM). Without them the listener serves plain text. Both are read again on every reload, and a change
+    /// of one of the files causes a reload: later connections get the new certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = Tls::example())]
     pub tls: Option<Tls>,
@@ -24,12 +24,12 @@ impl Default for Listen {
     }
 }
 
-/// PEM files of a TLS listener. A key that does not belong to the certificate is refused: at the start, and on a reload, where the
-/// pair in force stays.
+/// PEM files of a TLS listener. A key that does not belong to the certificate is refused: the gateway does not start, and a
+/// reload keeps the pair in force.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// The certificate chain, the server's own first.
+    /// The certificate chain, the server's own certificate first.
     pub cert: String,
     /// The private key.
     pub key: String,
@@ -65,16 +65,16 @@ pub enum Off {
     Off,
 }
 
-/// Where the admin listener is.
+/// The address and the host names of the admin listener.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminListener {
     /// Address and port.
     pub address: String,
-    /// Host names under which it may be reached, such as that of a service in a cluster: a request for another one is refused
-    /// with 421, because a web page can have its own name lead here (DNS rebinding). IP addresses and `localhost` are
-    /// always accepted, and `/healthz` and `/readyz` answer under any name. `CAN_ADMIN_HOSTS` replaces it (names with commas between
-    /// them).
+    /// Host names under which the admin listener may be reached, such as the name of a service in a cluster. A request for
+    /// another name is refused with 421, because a web page can make its own name resolve to this address (DNS rebinding). IP
+    /// addresses and `localhost` are always accepted, and `/healthz` and `/readyz` answer under any name. `CAN_ADMIN_HOSTS`
+    /// overrides the list (names separated by commas).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(example = ["can.monitoring.svc", "gateway"])]
     pub hosts: Vec<String>,

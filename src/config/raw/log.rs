@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// `text` for people, `json` for machines: one object a line.
+    /// `text` for people, `json` for machines: one object per line.
     pub format: LogFormat,
     /// The least serious level that is logged: `error`, `warn`, `info`, `debug` or `trace`.
     pub level: Level,
-    /// One line per finished request.
+    /// Write one line per finished request.
     pub access: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The configuration file as it is written: one file here per area of it.
+//! The configuration file as it is written: one module per section.
 //!
 //! The doc comments of these types are the reference (`docs/configuration.md`), the comments of `conf/can.yaml` and the
 //! descriptions in `conf/can.schema.json`. Nothing here is checked beyond its shape: `resolve` does that.
@@ -43,14 +43,14 @@ pub use self::{
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "ChittyCan Gateway configuration")]
 pub struct File {
-    /// `normal`, or `dev`: every model is served by a local Ollama, see `dev`. `CHITTYCAN_MODE` replaces it.
+    /// `normal`, or `dev`: every model is served by a local Ollama, see `dev`. `CHITTYCAN_MODE` overrides it.
     pub mode: Mode,
-    /// Where the client API listens, at least one address. `CAN_LISTEN` replaces the address of the first.
+    /// Where the client API listens, at least one address. `CAN_LISTEN` overrides the address of the first entry.
     /// A change takes effect after a restart.
     pub listen: Vec<Listen>,
-    /// Where health, readiness, metrics and the admin API listen, or `off`. Keep it private: only the API under `/api/v1` asks
-    /// for a credential, a token with the scope `admin`.
-    /// `CAN_ADMIN_LISTEN` replaces its address, a change of which takes effect after a restart.
+    /// Where health, readiness, metrics and the admin API listen, or `off`. Keep this listener private: only the API under
+    /// `/api/v1` asks for a credential, which is a token with the scope `admin`.
+    /// `CAN_ADMIN_LISTEN` overrides the address. A change of the address takes effect after a restart.
     pub admin: Admin,
     /// Settings of the process. A change takes effect after a restart.
     pub server: Server,
@@ -58,40 +58,41 @@ pub struct File {
     pub http: Http,
     /// What is logged, on standard error. A change takes effect after a restart.
     pub log: Log,
-    /// Vendor accounts by name. The presets are here already under their own names, and take their key from the
-    /// environment (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, …); an entry changes the one of its name or adds another.
+    /// Vendor accounts by name. A provider exists for each preset with a base URL, under the preset's name, and takes its key
+    /// from the environment (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, …). An entry changes the provider of that name or adds
+    /// another.
     #[schemars(example = providers::example())]
     pub providers: BTreeMap<String, Provider>,
-    /// Client-facing models and what serves them. The built-in routes are the ones of the example; a route here
-    /// replaces those whose model it names or matches.
+    /// Client-facing models and the deployments that serve them. The built-in routes are those of the example; a route in the
+    /// file replaces every built-in route whose model it names or matches.
     #[schemars(example = routes::defaults())]
     pub routes: Vec<Route>,
-    /// The provider of models that no route names, and of every `/v1/*` path that the gateway does not understand.
+    /// The provider that serves models without a route, and every `/v1/*` path that the gateway does not understand.
     pub default_provider: String,
     /// How often and when another attempt is made, before anything has reached the client.
     pub retry: Retry,
     /// What a model costs.
     pub prices: Prices,
-    /// How clients are recognised. `can auth token create` makes `chitty_…` tokens.
+    /// How clients are recognised. `can auth token create` creates `chitty_…` tokens.
     pub auth: Auth,
-    /// Who may spend what, by name. `*` stands for every tenant that is not named, each with counts of its own; without it a
-    /// tenant has to be named here before it can have tokens.
+    /// The tenants by name: their limits, budgets and rights. `*` stands for every tenant that is not named, each with its own
+    /// counters; without the entry `*` a tenant has to be named here before it can have tokens.
     #[schemars(example = tenants::example())]
     pub tenants: BTreeMap<String, Tenant>,
-    /// What all budgets have in common.
+    /// Settings of all budgets.
     pub budgets: Budgets,
     /// The completion cache: deterministic answers are served again without asking a provider.
     pub cache: Cache,
-    /// Responses of providers without the Responses API, which the gateway keeps for a while in their place, so that
+    /// Responses of providers without the Responses API, which the gateway keeps for a while in the providers' place, so that
     /// `previous_response_id`, items of type `item_reference` (Vercel's AI SDK sends them), and `GET` and `DELETE` of
-    /// `/v1/responses/{id}` work as they do with OpenAI. Not those that are asked for with `store: false`. They are in memory only:
-    /// a restart forgets them, and another gateway does not know them. The holders of a tenant's tokens share them; a client
-    /// without a token has its own, told by the key that it presents and, with the gateway's key, by its address. What is not
-    /// kept any more is a 404, after which a client sends the whole conversation.
+    /// `/v1/responses/{id}` work as they do with OpenAI. Responses requested with `store: false` are not kept. Kept responses are
+    /// in memory only: a restart loses them, and another gateway does not know them. The holders of a tenant's tokens share them;
+    /// a client without a token has its own, identified by the key that it presents or, with the gateway's key, by its address.
+    /// The answer for a response that is no longer kept is 404, after which a client sends the whole conversation.
     pub stored_responses: StoredResponses,
     /// The SQLite file that keeps tokens, the ledger and alerts. A change takes effect after a restart.
     pub database: Database,
-    /// What `mode: dev` does.
+    /// Settings of `mode: dev`.
     pub dev: Dev,
     /// The simulated provider of `can serve --simulate`.
     pub simulate: Simulate,
@@ -123,7 +124,7 @@ impl Default for File {
     }
 }
 
-/// What the gateway is for.
+/// How models are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -133,7 +134,7 @@ pub enum Mode {
     Dev,
 }
 
-/// The routes that are there without a file.
+/// The built-in routes.
 pub fn default_routes() -> Vec<Route> {
     routes::defaults()
 }

@@ -1,4 +1,4 @@
-//! Responses that the gateway keeps.
+//! Responses that the gateway keeps for providers without the Responses API.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,12 +9,12 @@ use crate::config::values::{HumanDuration, HumanSize};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoredResponses {
-    /// How long after its last use one is kept; a conversation that goes on uses all of it. At most 30d.
+    /// How long a response is kept after its last use; a conversation that goes on uses all of its responses. At most 30d.
     pub ttl: HumanDuration,
-    /// What they may take in memory, at most an eighth of `server.memory_budget`; what was not used for the longest time goes
-    /// first. `0B`: none is kept, and requests that refer to one are refused.
+    /// How much memory all kept responses may take, at most an eighth of `server.memory_budget`; the least recently used ones are
+    /// removed first. `0B`: none is kept, and requests that refer to a kept response are refused.
     pub memory: HumanSize,
-    /// What those of one tenant may take. A longer conversation is not kept.
+    /// How much memory the kept responses of one tenant may take. A larger conversation is not kept.
     pub tenant_memory: HumanSize,
 }
 

@@ -1,4 +1,4 @@
-//! What is answered without asking a provider again.
+//! The completion cache and stored responses: rules, times and sizes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::config::{
     values::{HumanDuration, HumanSize},
 };
 
-/// Purges are remembered for twice as long.
+/// The longest `ttl` and the longest `stale_if_error`. Purges are remembered for twice as long.
 const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 
-/// The store on disk writes an entry into one block.
+/// The largest `max_entry`, in bytes: the store on disk writes an entry into one block.
 const MAX_ENTRY: u64 = 16 << 20;
 
 impl Resolver<'_> {
@@ -60,7 +60,7 @@ impl Resolver<'_> {
         StoredResponses { ttl: raw.ttl.0, memory: raw.memory.0, tenant_memory: raw.tenant_memory.0 }
     }
 
-    /// What holds for a route.
+    /// The cache rules of a route: its own settings over those of `cache`.
     pub(super) fn route_cache(&mut self, raw: &raw::RouteCache, base: &raw::Cache, path: &Path) -> Arc<CacheRules> {
         let path = path.key("cache");
         self.check_times(raw.ttl, raw.stale_if_error, &path);

@@ -57,7 +57,7 @@ impl Resolver<'_> {
         hosts
     }
 
-    /// `None` where no origin is allowed.
+    /// The CORS settings; `None` if no origin is allowed.
     pub(super) fn cors(&mut self, raw: &raw::Cors) -> Option<Cors> {
         const LONGEST: Duration = Duration::from_secs(86_400);
         let path = Path::of(&["http", "cors"]);
@@ -105,7 +105,7 @@ impl Resolver<'_> {
         Some(Tls { cert: cert?, key: key? })
     }
 
-    /// A readable PEM file that holds what it should: swapped files are the usual mistake.
+    /// Checks that a PEM file can be read and contains `marker`: swapping certificate and key is the usual mistake.
     pub(super) fn pem(&mut self, text: &str, marker: &str, what: &str, path: &Path) -> Option<std::path::PathBuf> {
         let file = self.file(text, path)?;
         let content = std::fs::read(&file).unwrap_or_default();
@@ -116,7 +116,7 @@ impl Resolver<'_> {
     }
 }
 
-/// An origin as browsers write it: scheme, host and perhaps a port, in lower case.
+/// Parses an origin as browsers write it: scheme, host and perhaps a port, in lower case.
 fn origin(text: &str) -> Option<HeaderValue> {
     let text = text.trim().to_ascii_lowercase();
     let (scheme, host) = text.split_once("://")?;

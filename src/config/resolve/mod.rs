@@ -1,4 +1,4 @@
-//! From the file as written to the configuration as used: every value is checked for its meaning.
+//! Turns the file as written into the configuration as used: the meaning of every value is checked.
 
 mod cache;
 mod listeners;
@@ -25,20 +25,20 @@ use super::{
 };
 use crate::{capacity, types::PromptCaching};
 
-/// The least budget that serves bodies of the usual size, in bytes.
+/// The smallest memory budget that serves bodies of the usual size, in bytes.
 const LEAST_MEMORY_BUDGET: u64 = 4 << 20;
 
-/// What resolving looks at besides the file's content.
+/// The inputs of resolving besides the file's content.
 pub struct Context<'a> {
-    /// The file with its lines, faulty values taken out.
+    /// The file with its lines, without the faulty values.
     pub tree: &'a Node,
     /// The environment.
     pub env: &'a dyn Fn(&str) -> Option<String>,
-    /// Keys are not read.
+    /// For `--simulate`: keys are not read.
     pub simulate: bool,
-    /// Where relative paths start.
+    /// The directory where relative paths start.
     pub base_dir: PathBuf,
-    /// Providers the file names, faulty ones included.
+    /// The providers that the file names, including faulty ones.
     pub named: BTreeSet<String>,
 }
 
@@ -46,7 +46,7 @@ pub struct Context<'a> {
 pub struct Resolved {
     /// Ready to use.
     pub config: Config,
-    /// What is allowed, and probably not meant.
+    /// Settings that are allowed but probably a mistake.
     pub warnings: Vec<Fault>,
     /// The files that were read.
     pub files: Vec<PathBuf>,
@@ -60,7 +60,7 @@ pub fn named_providers(tree: &Node) -> BTreeSet<String> {
     }
 }
 
-/// Resolves `file`; `faults` are those found so far, and come back sorted with the new ones.
+/// Resolves `file`. `faults` are the faults found so far; they are returned together with the new ones, sorted.
 pub fn resolve(file: &raw::File, context: Context<'_>, faults: Vec<Fault>) -> Result<Resolved, Vec<Fault>> {
     let mut resolver = Resolver { context, faults, warnings: Vec::new(), files: Vec::new() };
     let config = resolver.config(file);
@@ -78,7 +78,7 @@ pub fn resolve(file: &raw::File, context: Context<'_>, faults: Vec<Fault>) -> Re
     }
 }
 
-/// Collects what is found while resolving.
+/// Collects faults, warnings and files while resolving.
 struct Resolver<'a> {
     context: Context<'a>,
     faults: Vec<Fault>,
@@ -180,7 +180,7 @@ impl Resolver<'_> {
         capacity::budget_of(configured)
     }
 
-    /// Bounds that nothing could ever meet.
+    /// Reports bounds of zero in `http`, which no request could meet.
     fn no_zero_time(&mut self, file: &raw::File) {
         let http = [
             ("body_timeout", file.http.body_timeout.0),
@@ -197,7 +197,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// Providers that the file counts on and that have no key.
+    /// Warns of providers that the file names or uses by default and that have no key.
     fn warn_of_missing_keys(&mut self, file: &raw::File, config: &Config) {
         if self.context.simulate {
             return;
@@ -215,7 +215,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// Clients' own keys that go to a host which is not their vendor's, because of a default nobody wrote.
+    /// Warns if clients' own keys would go to a host that is not their vendor's, because of a default and not of a setting.
     fn warn_of_keys_sent_elsewhere(&mut self, config: &Config) {
         for (name, provider) in &config.providers {
             let path = Path::of(&["providers", name]);
@@ -236,7 +236,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// A path in the file as the process sees it, when it can be read.
+    /// Resolves a path from the configuration against the base directory; `None`, with a fault, if the file cannot be read.
     fn file(&mut self, text: &str, path: &Path) -> Option<PathBuf> {
         let full = self.context.base_dir.join(text);
         match fs::File::open(&full).and_then(|file| file.metadata()) {
@@ -255,7 +255,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// Reports `name` where no provider is called so.
+    /// Reports `name` if there is no provider of that name.
     fn known_provider(&mut self, name: &str, known: &BTreeMap<String, raw::Provider>, path: &Path) -> bool {
         if known.contains_key(name) || self.context.named.contains(name) {
             return true;
@@ -271,20 +271,20 @@ impl Resolver<'_> {
 
     fn fault(&mut self, path: &Path, message: impl Into<String>) {
         let fault = self.located(path, message.into());
-        // A value that was taken out for its shape has its default now; what that leads to is no news.
+        // A value with a fault in its shape was replaced by its default; a fault of the default would only confuse.
         if !self.faults.iter().any(|known| known.path == fault.path && !fault.path.is_empty()) {
             self.faults.push(fault);
         }
     }
 
-    /// True when something was wrong with this very value.
+    /// True if a fault was reported for exactly this value.
     fn is_faulty(&self, path: &Path) -> bool {
         let path = path.to_string();
         self.faults.iter().any(|fault| fault.path == path)
     }
 
-    /// The fault with its line: that of the value, or of the nearest thing around it that the file has. Items of lists get
-    /// back the index they have in the file.
+    /// The fault with its line: the line of the value, or of the nearest enclosing value that the file has. List items are named
+    /// with their index in the file.
     fn located(&self, path: &Path, message: String) -> Fault {
         let (mut node, mut line, mut origin) = (Some(self.context.tree), None, Path::default());
         for step in path.steps() {
@@ -304,7 +304,7 @@ impl Resolver<'_> {
     }
 }
 
-/// Every model served by Ollama: no other provider is left, so that nothing can cost anything.
+/// The configuration with every model served by Ollama and no other provider, so that no request can cost anything.
 fn in_dev_mode(config: Config, ollama: Provider) -> Config {
     let name: Arc<str> = ollama.name.clone();
     let exact = ollama.model_map.keys().filter(|model| !model.ends_with('*')).cloned();
@@ -331,7 +331,7 @@ fn in_dev_mode(config: Config, ollama: Provider) -> Config {
     Config { providers, routes, default_provider: name, ..config }
 }
 
-/// An address both of whose sockets cannot be opened by one process.
+/// True if one process cannot listen on both addresses.
 fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }

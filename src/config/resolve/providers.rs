@@ -1,4 +1,4 @@
-//! Vendor accounts: addresses, keys, headers; and the Ollama of dev mode.
+//! Providers: addresses, keys, headers; and the Ollama of dev mode.
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
@@ -16,11 +16,11 @@ use crate::{
     types::Secret,
 };
 
-/// Headers that belong to the connection, not to the file.
+/// Headers that the gateway sets for the connection, so that the file must not.
 const OWN_HEADERS: [&str; 6] = ["host", "connection", "content-length", "transfer-encoding", "te", "upgrade"];
 
-/// Headers of a client that never go to a provider: credentials, framing, what only the gateway writes, and what makes a
-/// server see another method, path or sender than the gateway.
+/// Client headers that are never forwarded to a provider: credentials, framing, headers that only the gateway writes, and
+/// headers that make a server see another method, path or sender than the gateway does.
 const NEVER_FORWARDED: [&str; 21] = [
     "accept-encoding",
     "api-key",
@@ -45,7 +45,7 @@ const NEVER_FORWARDED: [&str; 21] = [
     "x-rewrite-url",
 ];
 
-/// The same by how they begin.
+/// Prefixes of client headers that are never forwarded.
 const NEVER_FORWARDED_FAMILIES: [&str; 3] = ["sec-websocket-", "x-chittycan-", "x-forwarded-"];
 
 impl Resolver<'_> {
@@ -126,7 +126,7 @@ impl Resolver<'_> {
 
     fn base_url(&mut self, entry: &raw::Provider, vendor: Vendor, path: &Path) -> Option<BaseUrl> {
         let Some(url) = &entry.base_url else {
-            // With a misspelt preset or URL the entry only looks as if it had none.
+            // With a misspelt preset or URL the entry only seems to have no URL.
             if !self.is_faulty(&path.key("preset")) && !self.is_faulty(&path.key("base_url")) {
                 let name = Preset::of(vendor).name;
                 self.fault(path, format!("`base_url` is missing: the preset `{name}` has none of its own"));
@@ -195,7 +195,7 @@ impl Resolver<'_> {
         headers
     }
 
-    /// The secret behind a reference. Nothing is read for the simulated provider.
+    /// The secret that a reference leads to. Nothing is read for the simulated provider.
     pub(super) fn secret(&mut self, text: &SecretText, path: &Path) -> Option<Secret> {
         if self.context.simulate {
             return None;
@@ -235,7 +235,7 @@ impl Resolver<'_> {
         Some(Secret::new(&found))
     }
 
-    /// The provider that serves every model in dev mode; checked in normal mode too.
+    /// The provider that serves every model in dev mode; it is also checked in normal mode.
     pub(super) fn dev_ollama(&mut self, dev: &raw::Dev, config: &Config) -> Option<Provider> {
         let path = Path::of(&["dev", "ollama"]);
         for (pattern, model) in &dev.ollama.models {

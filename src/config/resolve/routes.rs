@@ -1,4 +1,4 @@
-//! Client-facing models and what serves them.
+//! Client-facing models and the deployments that serve them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -53,7 +53,7 @@ impl Resolver<'_> {
         routes
     }
 
-    /// Notes a client-facing name, and reports it where it is taken.
+    /// Notes a client-facing name, and reports it if it is taken.
     fn take(&mut self, taken: &mut HashMap<String, Path>, name: &str, path: Path) {
         match taken.get(name) {
             Some(other) => {
@@ -75,7 +75,7 @@ impl Resolver<'_> {
         path: &Path,
     ) -> Option<Deployment> {
         let (provider, model, provider_path) = match target {
-            // Only the first slash divides: model names such as `meta-llama/Llama-3` hold more.
+            // Only the first slash separates: model names such as `meta-llama/Llama-3` contain further ones.
             Target::Name(text) => match text.split_once('/') {
                 Some((provider, model)) => (provider, Some(model), path.clone()),
                 None => (text.as_str(), None, path.clone()),
@@ -89,7 +89,7 @@ impl Resolver<'_> {
         if !self.known_provider(provider, providers, &provider_path) {
             return None;
         }
-        // An alias must not reach the provider: under a plain name, "the client's model" is that name.
+        // An alias must not reach the provider: for a route with an exact name, "the client's model" is that name.
         let model = model.or((!route.ends_with('*')).then_some(route)).map(str::to_owned);
         Some(Deployment { provider: provider.into(), model })
     }

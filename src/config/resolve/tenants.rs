@@ -1,4 +1,4 @@
-//! Tenants, their budgets, and where all of it is kept.
+//! Tenants, their budgets, and the database.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::{
     types::TenantId,
 };
 
-/// How many ancestors a tenant may have: each is one more account that every request touches.
+/// How many ancestors a tenant may have: with each, every request touches one more account.
 const MAX_DEPTH: usize = 4;
 
-/// Entries must outlive the longest period whose spend is summed from them.
+/// The shortest retention: entries must outlive the longest period whose spend is summed from them.
 const MIN_RETENTION_DAYS: u64 = 35;
 
 impl Resolver<'_> {
@@ -37,7 +37,7 @@ impl Resolver<'_> {
                 self.fault(&path, format!("no tenant is called `{name}`{}", did_you_mean(name, known)));
             }
         }
-        // Where there is only the default tenant everybody is that tenant, and dropping a token gains nothing.
+        // If there is only the default tenant, everybody is that tenant, and omitting a token gains nothing.
         let tells_apart = tenants.keys().any(|name| *name != raw.default_tenant);
         Auth {
             passthrough: raw.passthrough,
@@ -116,7 +116,7 @@ impl Resolver<'_> {
         Budget { limit: raw.usd.0, period: raw.period, timezone: raw.timezone.clone(), hard: raw.hard, alert_at }
     }
 
-    /// Reports a parent that is not there, a circle, and a line of ancestors that is too long.
+    /// Reports a parent that does not exist, a circle, and a line of ancestors that is too long.
     fn lineage(&mut self, name: &str, raw: &BTreeMap<String, raw::Tenant>, path: &Path) {
         let mut child = name;
         for _ in 0..=MAX_DEPTH {
