@@ -1,4 +1,5 @@
-//! Who may use the API: holders of a credential with the scope `admin`, a `chitty_` token or one that another authenticator knows.
+//! Who may use the API: holders of a credential with the scope `admin`, which is a `chitty_` token or a credential that another
+//! authenticator knows.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::identity::{Identity, PREFIX, Place, Scope};
 
-/// Whom the credential of a request stands for; handlers name it in the log.
+/// The identity of a request's credential; handlers name it in the log.
 #[derive(Clone)]
 pub struct Caller(pub Arc<Identity>);
 

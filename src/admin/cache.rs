@@ -1,4 +1,4 @@
-//! `/api/v1/cache`: what the cache holds and has done, and what of it shall no longer count.
+//! `/api/v1/cache`: shows what the cache holds and has done, and purges it.
 
 use axum::{
     Extension, Json,
@@ -24,18 +24,18 @@ use crate::{
 
 const DAY_MS: u64 = 86_400_000;
 
-/// Lines of a report; the others are counted.
+/// The most lines of a report; further lines are only counted.
 const MOST_LINES: usize = 50;
 
 /// The longest report, in days.
 const MAX_DAYS: u64 = 366;
 
-/// Of which time to tell.
+/// The span of time to report on.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Span {
-    /// So many days up to now. Entries of the ledger that became sums per day are not counted.
+    /// The number of days up to now. Entries of the ledger that became sums per day are not counted.
     #[param(minimum = 1, maximum = 366, default = 30)]
     #[serde(default = "thirty")]
     days: u64,
@@ -55,124 +55,124 @@ pub struct CacheView {
     memory: MemoryView,
     /// Entries on disk.
     disk: DiskView,
-    /// Answers that are being made, for one request or many.
+    /// Flights: answers that are being generated, each for one request or for several.
     flights: usize,
-    /// What other processes purge is learned of.
+    /// True if the gateway follows the purges of other processes.
     purges: bool,
-    /// From when on requests are counted.
+    /// The time from which on requests are counted.
     since: Time,
-    /// Until when.
+    /// The time until which requests are counted.
     until: Time,
-    /// What came of all requests.
+    /// What the cache did with all requests.
     total: UseView,
-    /// What came of them by tenant and model, at most 50; those that saved most come first.
+    /// What the cache did with the requests of each tenant to each model, at most 50 items; those that saved most come first.
     by_model: Vec<LineView>,
-    /// Tenants and models beyond these.
+    /// The number of further items, beyond those in `by_model`.
     more: usize,
 }
 
-/// The first place where an answer is looked for.
+/// The in-memory tier of the cache, where an answer is looked for first.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CacheMemory)]
 pub struct MemoryView {
-    /// What the entries take.
+    /// The bytes that the entries take.
     bytes: u64,
-    /// How many there are; those that were purged count until they are found or there is no room.
+    /// The number of entries; purged entries count until a request finds them or their room is needed.
     entries: u64,
-    /// What they may take.
+    /// The bytes that the entries may take.
     limit: u64,
 }
 
-/// The second one.
+/// The on-disk tier of the cache, where an answer is looked for after the in-memory tier.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CacheDisk)]
 pub struct DiskView {
-    /// What it takes.
+    /// The bytes that the tier takes.
     bytes: u64,
-    /// What it may take; 0: there is none.
+    /// The bytes that the tier may take; 0: there is no on-disk tier.
     limit: u64,
-    /// It is in use and takes what it is given.
+    /// True if the tier is in use and accepts entries.
     up: bool,
-    /// How often it failed or was too slow.
+    /// How often the tier failed or was too slow.
     errors: u64,
 }
 
-/// What came of requests.
+/// Numbers of requests by what the cache did with them.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CacheUse)]
 pub struct UseView {
-    /// The cache answered them.
+    /// Requests that the cache answered.
     hits: u64,
-    /// Those of the hits that got an expired answer, because no deployment had one.
+    /// The part of `hits` that was answered with an expired answer, because no deployment answered.
     stale: u64,
-    /// The cache could have answered them.
+    /// Requests that the cache could have answered but did not.
     misses: u64,
-    /// They passed by the cache.
+    /// Requests that bypassed the cache.
     bypassed: u64,
-    /// Hits among hits and misses, from 0 to 1.
+    /// The share of hits among hits and misses, from 0 to 1.
     #[schema(minimum = 0, maximum = 1)]
     hit_rate: f64,
     /// What the hits would have cost.
     saved_usd: Usd,
 }
 
-/// What came of one tenant's requests to one model.
+/// What the cache did with one tenant's requests to one model.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CacheUseOfModel)]
 pub struct LineView {
-    /// Who asked.
+    /// The tenant whose requests these are.
     tenant: String,
-    /// What was asked: `provider/model`, or the bare name of one of OpenAI's.
+    /// The model: `provider/model`, or the bare name for a model of OpenAI.
     model: String,
-    /// The cache answered them.
+    /// Requests that the cache answered.
     hits: u64,
-    /// Those of the hits that got an expired answer.
+    /// The part of `hits` that was answered with an expired answer.
     stale: u64,
-    /// The cache could have answered them.
+    /// Requests that the cache could have answered but did not.
     misses: u64,
-    /// They passed by the cache.
+    /// Requests that bypassed the cache.
     bypassed: u64,
-    /// Hits among hits and misses, from 0 to 1.
+    /// The share of hits among hits and misses, from 0 to 1.
     #[schema(minimum = 0, maximum = 1)]
     hit_rate: f64,
     /// What the hits would have cost.
     saved_usd: Usd,
 }
 
-/// What shall no longer count: everything, or what has each of the other members. `model` and `key` exclude each other.
+/// Which answers to purge: all, or those that match each of the other members. `model` and `key` exclude each other.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CachePurge, example = json!({"tenant": "research", "model": "gpt-4o"}))]
 pub struct PurgeView {
-    /// Everything; only `true`, and without other members.
+    /// Purge all answers; only `true` is allowed, and no other members.
     #[schema(required = false)]
     all: bool,
-    /// What this tenant has paid for.
+    /// Purge answers that this tenant has paid for.
     #[schema(required = false)]
     tenant: String,
-    /// What this model has answered: the provider's name for it, alone or as `provider/model`, or the configured route.
+    /// Purge answers of this model: the provider's name for it, alone or as `provider/model`, or the configured route.
     #[schema(required = false)]
     model: String,
-    /// The answer with this key.
+    /// Purge the answer with this key.
     #[schema(required = false, pattern = "^[0-9a-fA-F]{64}$")]
     key: String,
 }
 
-/// What was purged.
+/// The result of a purge.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CacheInvalidation)]
 pub struct Invalidated {
     /// Always `cache.invalidation`.
     object: &'static str,
-    /// What no longer counts.
+    /// The request that was carried out.
     #[schema(value_type = PurgeView)]
     purged: PurgeRequest,
-    /// Whatever was asked until then.
+    /// Answers to requests sent until this time are no longer served.
     at: Time,
 }
 
 /// Show the cache
 ///
-/// What it holds now, and what it has done in a span of time. Listings of models are not counted.
+/// What the cache holds now, and what it has done in a span of time. Listings of models are not counted.
 #[utoipa::path(
     get,
     path = "/api/v1/cache",
@@ -197,7 +197,7 @@ pub async fn show(
     let kept = now.saturating_sub(u64::try_from(retention).unwrap_or(u64::MAX)) / DAY_MS * DAY_MS;
     let since = now.saturating_sub(span.days * DAY_MS).max(kept);
     let store = admin.shared.ledger.store().clone();
-    // What is happening in this millisecond belongs to it.
+    // Requests of this millisecond are included.
     let report = blocking(move || Ok(report::cache(&*store.connect_to_read()?, |_| true, since, now + 1)?)).await?;
     let cache = &admin.shared.cache;
     Ok(Json(view(&cache.usage(), cache.flights(), cache.purges.is_up(), &report, [since, now])))
@@ -205,8 +205,9 @@ pub async fn show(
 
 /// Invalidate answers
 ///
-/// Whatever was asked before is asked anew; what is being answered at this moment is not kept. It costs the same whatever
-/// the cache holds. In this gateway it holds at once, in others on the same database within a second.
+/// The next request for a purged answer goes to a provider, and answers that are being generated at this moment are not kept.
+/// The cost of a purge does not depend on what the cache holds. It takes effect at once in this gateway, and within a second in
+/// others on the same database.
 #[utoipa::path(
     post,
     path = "/api/v1/cache/invalidate",

@@ -1,4 +1,4 @@
-//! What the admin API says when it does not do what was asked: one shape, a closed list of codes.
+//! The refusals of the admin API: one shape, and a closed list of codes.
 
 use axum::{
     Json,
@@ -11,16 +11,16 @@ use utoipa::ToSchema;
 
 use crate::identity::{Refused, TokenError};
 
-/// The longest message: some quote what the client sent.
+/// The longest message, in characters: some messages quote what the client sent.
 const MAX_MESSAGE: usize = 500;
 
-/// The reason in one word, for programs. Words that the client API has too mean the same here.
+/// The reason as a code, for programs. Codes that the client API also has mean the same here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// The body, the query or the path is not what is expected.
+    /// The body, the query or the path is invalid.
     InvalidRequest,
-    /// No token, or one that opens nothing.
+    /// There is no token, or the token is not valid.
     InvalidApiKey,
     /// The token lacks the scope `admin`.
     MissingScope,
@@ -28,11 +28,11 @@ pub enum Code {
     UnknownTenant,
     /// No token has this id.
     UnknownToken,
-    /// No such path.
+    /// There is no such path.
     UnknownUrl,
-    /// The path is there, the method is not.
+    /// The path exists, but does not have this method.
     MethodNotAllowed,
-    /// The listener is not known under the name in `Host` (`admin.hosts`).
+    /// The name in `Host` is not a known name of the listener (`admin.hosts`).
     UnknownHost,
     /// The token is revoked or has expired.
     TokenEnded,
@@ -49,7 +49,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The status that goes with it.
+    /// The HTTP status of the code.
     pub fn status(self) -> StatusCode {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
@@ -85,14 +85,14 @@ pub struct ErrorBody {
 /// What went wrong.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorDetail {
-    /// For people.
+    /// A message for people.
     pub message: String,
-    /// For programs.
+    /// A code for programs.
     pub code: Code,
 }
 
 impl ApiError {
-    /// A refusal for a reason.
+    /// A refusal with a code and a message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if let Some((cut, _)) = message.char_indices().nth(MAX_MESSAGE) {
@@ -102,7 +102,7 @@ impl ApiError {
         Self { code, message }
     }
 
-    /// The request is not what is expected.
+    /// A refusal of an invalid request.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(Code::InvalidRequest, message)
     }
@@ -148,7 +148,7 @@ impl From<TokenError> for ApiError {
                 Self::internal()
             }
             TokenError::Store(error) => {
-                // The client may know that, and only the log where and why.
+                // The client learns that the database fails; where and why is only for the log.
                 tracing::error!(%error, "the admin API cannot use the database");
                 Self::new(Code::DatabaseUnavailable, "The gateway cannot use its database at the moment.")
             }
@@ -189,7 +189,7 @@ impl From<QueryRejection> for ApiError {
     }
 }
 
-/// As a sentence: the command line shows the same messages behind a colon.
+/// The error as a sentence: capitalised and with a full stop, because the command line shows the same texts after a colon.
 fn sentence(error: &TokenError) -> String {
     let text = error.to_string();
     let mut letters = text.chars();

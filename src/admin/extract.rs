@@ -1,4 +1,4 @@
-//! What handlers take from a request. What does not fit is refused in the API's own shape.
+//! Extractors of paths, queries and bodies that refuse invalid requests in the API's own shape.
 
 use std::{fmt, marker::PhantomData};
 
@@ -15,10 +15,10 @@ use serde::{
 
 use super::error::ApiError;
 
-/// The longest body.
+/// The longest body, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
-/// One of axum's extractors for paths and queries, with our refusals.
+/// One of axum's extractors for paths and queries, with the refusals of this API.
 pub struct Checked<E>(pub E);
 
 impl<S, E> FromRequestParts<S> for Checked<E>
@@ -34,7 +34,7 @@ where
     }
 }
 
-/// A JSON body. None at all stands for `{}`.
+/// A JSON body. An empty body stands for `{}`.
 pub struct JsonBody<T>(pub T);
 
 impl<S, T> FromRequest<S> for JsonBody<T>
@@ -57,7 +57,7 @@ where
     }
 }
 
-/// The text of a JSON body, for what is read elsewhere. None at all is none.
+/// The text of a JSON body that is parsed elsewhere; may be empty.
 pub struct JsonText(pub Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for JsonText {
@@ -74,7 +74,8 @@ impl<S: Send + Sync> FromRequest<S> for JsonText {
     }
 }
 
-/// A structure written as a JSON object, in a body or inside one. Serde alone would take a list too, and read it by position.
+/// Deserialises a structure from a JSON object only, in a body or inside one. Serde alone would also accept a list, and read it
+/// by position.
 pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct Members<T>(PhantomData<T>);
 

@@ -1,4 +1,4 @@
-//! Health, for anyone who asks and, in more detail, for operators.
+//! Health: brief for everybody, in more detail for operators.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::{Admin, openapi::Refusals, readiness::NotReady, values::StatusWord};
 use crate::{capacity::Part, connections::Cause};
 
-/// How the gateway's own parts are.
+/// The state of the gateway's own parts.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Health)]
 pub struct HealthView {
@@ -24,9 +24,9 @@ pub struct HealthView {
     status: &'static str,
     /// The last write to the database succeeded.
     database: bool,
-    /// Intents to spend can be written down.
+    /// The journal of intents can be written.
     journal: bool,
-    /// The last look at the tokens succeeded. While it does not, those known go on serving.
+    /// The last read of the tokens succeeded. While reads fail, the known tokens stay valid.
     tokens: bool,
     /// Entries of the ledger that are not in the database yet.
     waiting: usize,
@@ -34,12 +34,12 @@ pub struct HealthView {
     written: u64,
     /// Budget alerts raised by this process.
     alerts: u64,
-    /// How often the database file was deleted or replaced under this process. It went on in a fresh file, where single entries of
-    /// before are missing.
+    /// How often the database file was deleted or replaced under this process. The process went on in a fresh file, which lacks
+    /// the earlier single entries.
     database_lost: u64,
 }
 
-/// The process answers
+/// The process is alive
 #[utoipa::path(
     get,
     path = "/healthz",
@@ -52,9 +52,10 @@ pub async fn healthz() -> Response {
     Json(json!({ "status": "ok" })).into_response()
 }
 
-/// The client API takes requests
+/// The client API accepts requests
 ///
-/// Its listeners are asked: each has to accept a connection, with `tls` a handshake. `not_accepting` names those that do not.
+/// Each listener of the client API is tested: it has to accept a connection, with `tls` a handshake. `not_accepting` names the
+/// listeners that do not.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -99,7 +100,7 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
     let objects = admin.shared.objects.counts();
     admin.metrics.objects(objects.known, objects.waiting, objects.forgotten);
     let config = admin.snapshot.load().config.clone();
-    // Labels come from the configuration: tenants that the entry `*` stands for may be many.
+    // Only configured tenants become labels: the entry `*` may stand for many tenants.
     for budget in ledger.standings().iter().filter(|budget| config.tenants.contains_key(&budget.key.tenant)) {
         let parts = [budget.limit, budget.spent, budget.reserved];
         admin.metrics.budget(budget.key.tenant.as_str(), budget.key.period.label(), parts);
@@ -119,9 +120,9 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.encode()).into_response()
 }
 
-/// How the ledger and the tokens are
+/// Health of the ledger and the tokens
 ///
-/// Always 200: `status` tells.
+/// The status code is always 200; the member `status` says whether the gateway is well.
 #[utoipa::path(
     get,
     path = "/api/v1/health",

@@ -1,8 +1,8 @@
-//! Under which names the admin listener may be reached.
+//! The names under which the admin listener may be reached.
 //!
-//! A web page can have its own name lead to a private address (DNS rebinding); the browser then takes the admin listener for
-//! the page's own server and lets the page read what is open here, such as `/metrics`. Such a request says the page's
-//! name in `Host`, so only known names are served: IP addresses, `localhost` and the names in `admin.hosts`.
+//! A web page can make its own name resolve to a private address (DNS rebinding); the browser then takes the admin listener for
+//! the page's own server and lets the page read what needs no token here, such as `/metrics`. Such a request carries the
+//! page's name in `Host`, so only known names are served: IP addresses, `localhost` and the names in `admin.hosts`.
 
 use std::net::IpAddr;
 
@@ -18,10 +18,10 @@ use super::{
     error::{ApiError, Code},
 };
 
-/// Probes ask under any name, and learn nothing but whether the process is well.
+/// Paths of probes, which are served under any name: they reveal only whether the process is well.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Lets requests to a known name through. One without a name (HTTP/1.0) is not a browser's.
+/// Lets requests to a known name through, and requests without a name (HTTP/1.0), which no browser sends.
 pub async fn require_known_host(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let snapshot = admin.snapshot.load();
     match stranger(&request, &snapshot.config.admin_hosts) {
@@ -37,10 +37,10 @@ pub async fn require_known_host(State(admin): State<Admin>, request: Request, ne
     }
 }
 
-/// The first name in the request that is not known.
+/// The first name in the request that is not known; `None` if all are known.
 fn stranger(request: &Request, known: &[String]) -> Option<String> {
     let lines = request.headers().get_all(header::HOST).iter();
-    // What cannot be read as text is no name that anybody could know.
+    // A value that is not text counts as an unknown name.
     let named = lines.map(|value| value.to_str().unwrap_or("?").to_owned());
     let in_uri = Uri::authority(request.uri()).map(|authority| authority.as_str().to_owned());
     named.chain(in_uri).find(|host| !is_known(host, known))

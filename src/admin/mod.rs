@@ -1,19 +1,19 @@
-//! The second listener: health, readiness and metrics for anyone who reaches it, and a JSON API for holders of an admin
-//! token. It is for operators and never faces clients.
+//! The admin listener: health, readiness and metrics for anyone who reaches it, and a JSON API for holders of an admin
+//! token. It is for operators and must not be reachable by clients.
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
 //! | `auth` | who may use the API |
-//! | `host` | under which names the listener may be reached |
-//! | `tokens` | make, list, show, rotate and revoke tokens |
-//! | `tenants` | who may spend what, and what is spent |
-//! | `cache` | what the cache holds and has done; what of it no longer counts |
+//! | `host` | the names under which the listener may be reached |
+//! | `tokens` | create, list, show, rotate and revoke tokens |
+//! | `tenants` | tenants, their limits and the state of their budgets |
+//! | `cache` | what the cache holds and has done; purges |
 //! | `health` | `/healthz`, `/readyz`, `/metrics`, and the health of the ledger |
 //! | `readiness` | whether the client listeners accept connections |
-//! | `extract` | what handlers take from a request |
-//! | `values` | how times and money look in JSON |
-//! | `error` | every refusal, in one shape |
-//! | `openapi` | the document of all this, from the code |
+//! | `extract` | extractors of paths, queries and bodies |
+//! | `values` | times and money in JSON |
+//! | `error` | all refusals, in one shape |
+//! | `openapi` | the OpenAPI document, generated from the code |
 
 mod auth;
 mod cache;
@@ -43,30 +43,30 @@ pub use self::readiness::{ClientListener, Readiness};
 use self::error::{ApiError, Code};
 use crate::{connections::Connections, snapshot::Snapshot, telemetry::Metrics, tenants::SharedState};
 
-/// Where the JSON API lives.
+/// The path prefix of the JSON API.
 const API: &str = "/api/v1";
 
-/// What the admin listener shows.
+/// The state that the handlers of the admin listener use.
 #[derive(Clone)]
 pub struct Admin {
-    /// Scraped at `/metrics`.
+    /// The metrics, shown at `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// What `/readyz` asks.
+    /// The check behind `/readyz`.
     pub readiness: Arc<Readiness>,
     /// The configuration in effect.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Tokens, money and answers.
+    /// Tokens, the ledger and the cache.
     pub shared: Arc<SharedState>,
-    /// Those of clients.
+    /// The connections of clients.
     pub connections: Arc<Connections>,
 }
 
 impl Admin {
-    /// The routes.
+    /// The router of the admin listener.
     pub fn router(self) -> Router {
         let api = router(guarded_routes())
             .layer(DefaultBodyLimit::max(extract::MAX_BODY))
-            // Around the fallbacks too: without a token nobody learns which paths there are.
+            // The layer also covers the fallbacks: without a token nobody learns which paths exist.
             .layer(middleware::from_fn_with_state(self.clone(), auth::require_admin));
         let known = middleware::from_fn_with_state(self.clone(), host::require_known_host);
         router(open_routes()).nest(API, api).layer(known).with_state(self)
@@ -87,7 +87,7 @@ fn guarded_routes() -> Vec<(&'static str, MethodRouter<Admin>)> {
     ]
 }
 
-/// What needs no token.
+/// The paths that need no token.
 fn open_routes() -> Vec<(&'static str, MethodRouter<Admin>)> {
     vec![
         ("/healthz", get(health::healthz)),

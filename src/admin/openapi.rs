@@ -1,4 +1,4 @@
-//! The OpenAPI document, from the handlers and their bodies.
+//! The OpenAPI document, generated from the handlers and their bodies.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ use super::{cache, error::ErrorBody, health, tenants, tokens};
 )]
 struct Document;
 
-/// The two places of a token.
+/// Adds the two headers in which a token may be sent.
 struct Schemes;
 
 impl Modify for Schemes {
@@ -66,7 +66,7 @@ impl Modify for Schemes {
     }
 }
 
-/// Every body may be left out, but the one that says what to purge.
+/// Marks every request body as optional, except the one of a purge.
 struct OptionalBodies;
 
 impl Modify for OptionalBodies {

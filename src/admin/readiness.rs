@@ -1,8 +1,8 @@
-//! Readiness: whether the client listeners accept connections, asked of the listeners themselves.
+//! Readiness: whether the client listeners accept connections, tested on the listeners themselves.
 //!
-//! A connection is made, told that nothing follows, and awaited to be closed by the other side: so a listener whose socket is
-//! gone, whose thread has died or that has no descriptors left is noticed, which a flag set at the start would not tell. On a
-//! TLS listener the handshake is made as well. What was found is good for [`FRESH`], so that many who ask cost no more than one.
+//! The test opens a connection, shuts down its sending side, and waits until the listener closes it. So a listener whose socket
+//! is gone, whose thread has died or that has no descriptors left is noticed, unlike with a flag set at the start. On a TLS
+//! listener the test includes the handshake. A result is reused for [`FRESH`], so that many probes cost no more than one.
 
 use std::{
     fmt, io,
@@ -26,49 +26,49 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// How long an answer of the listeners is good for.
+/// How long a result is reused.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// A listener that has not accepted and closed a connection in this time does not accept.
+/// How long a test may take: a listener that has not accepted and closed a connection by then counts as not accepting.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A listener of the client API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientListener {
-    /// Where it listens, the port filled in.
+    /// The address and the actual port.
     pub address: SocketAddr,
-    /// Whether it speaks TLS.
+    /// Whether the listener uses TLS.
     pub tls: bool,
 }
 
-/// Whether the client API takes requests.
+/// The check whether the client API accepts requests.
 pub struct Readiness {
     /// Set between the start and the end of service.
     serving: Arc<AtomicBool>,
     listeners: Vec<ClientListener>,
-    /// When the listeners were asked last, and which of them did not accept, with the reason.
+    /// When the listeners were last tested, and which of them did not accept, with the reason.
     asked: Mutex<Option<(Instant, Vec<String>)>>,
 }
 
-/// Why it does not take requests.
+/// Why the client API does not accept requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotReady {
-    /// Not yet, or not any more.
+    /// The gateway is starting or ending.
     NotServing,
     /// Listeners that do not accept, each with the reason.
     NotAccepting(Vec<String>),
 }
 
 impl Readiness {
-    /// Of these listeners, as long as `serving` is set.
+    /// A check of these listeners, which fails while `serving` is not set.
     pub fn new(serving: Arc<AtomicBool>, listeners: Vec<ClientListener>) -> Self {
         Self { serving, listeners, asked: Mutex::default() }
     }
 
-    /// Asks, unless an answer is at hand that is no older than [`FRESH`].
+    /// Tests the listeners, unless there is a result that is no older than [`FRESH`].
     ///
     /// # Errors
-    /// The client API does not take requests.
+    /// The client API does not accept requests.
     pub async fn check(&self) -> Result<(), NotReady> {
         if !self.serving.load(Ordering::Acquire) {
             return Err(NotReady::NotServing);
@@ -110,7 +110,7 @@ async fn accepts(listener: ClientListener) -> io::Result<()> {
     closes(TlsConnector::from(Arc::new(config)).connect(name, tcp).await?).await
 }
 
-/// Says that nothing follows, and waits until the other side has nothing to say either.
+/// Shuts down the sending side, and waits until the other side closes.
 async fn closes(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     stream.shutdown().await?;
     let mut rest = [0; 256];
@@ -118,14 +118,14 @@ async fn closes(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<(
         match stream.read(&mut rest).await {
             Ok(0) => return Ok(()),
             Ok(_) => {}
-            // A TLS listener may close without its own word of parting.
+            // A TLS listener may close without a `close_notify`.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Believes any certificate: the peer is a listener of this process, and nothing is said to it.
+/// Accepts any certificate: the peer is a listener of this process, and no data is sent to it.
 struct OwnListener;
 
 impl fmt::Debug for OwnListener {
@@ -182,7 +182,7 @@ mod tests {
     async fn a_listener_that_accepts_is_told_from_one_that_only_listens() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        // The system takes the connection, nobody accepts it.
+        // The system completes the connection, but nobody accepts it.
         let hung = timeout(PATIENCE * 3, plain(address).check()).await.unwrap();
         assert!(
             matches!(&hung, Err(NotReady::NotAccepting(list)) if list[0].starts_with(&address.to_string())),

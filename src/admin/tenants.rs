@@ -1,4 +1,4 @@
-//! `/api/v1/tenants`: who may spend what, and what is spent.
+//! `/api/v1/tenants`: tenants, their limits, and the state of their budgets.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -24,50 +24,50 @@ use crate::{
     types::TenantId,
 };
 
-/// A tenant: its own rules, not those of its ancestors.
+/// A tenant with its own rules, without those of its ancestors.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Tenant)]
 pub struct TenantView {
-    /// Its name.
+    /// The name of the tenant.
     id: String,
-    /// The entry of the configuration that holds for it: its name, or `*`. Null: there is none any more, and its tokens are
-    /// refused.
+    /// The entry of the configuration that applies to the tenant: its name, or `*`. Null: there is none any more, and the
+    /// tenant's tokens are refused.
     entry: Option<String>,
-    /// Whose limits and budgets hold for it too.
+    /// The tenant whose limits and budgets also apply to this one.
     parent: Option<String>,
-    /// The models it may ask for; empty: all.
+    /// The models that the tenant may ask for; an empty list allows all.
     models: Vec<String>,
-    /// Names of the headers that its requests to providers carry; their values are secret.
+    /// The names of the extra headers on the tenant's requests to providers; the values are secret.
     headers: Vec<String>,
-    /// Paths whose cost cannot be told are allowed under a budget.
+    /// True if paths whose cost the gateway cannot tell are allowed although there is a budget.
     unmetered_paths: bool,
-    /// How much at once.
+    /// Limits on rates and on concurrent requests.
     limits: LimitsView,
-    /// How much in total.
+    /// Limits on the total spend.
     budgets: Vec<BudgetView>,
 }
 
-/// A budget and how it stands.
+/// A budget and its state.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Budget)]
 pub struct BudgetView {
-    /// When it begins anew.
+    /// How often the budget begins anew.
     #[schema(value_type = PeriodWord)]
     period: &'static str,
-    /// In which time zone.
+    /// The time zone of the budget's periods.
     #[schema(example = "Europe/Berlin")]
     timezone: String,
-    /// What could exceed it is refused.
+    /// True if a request that could exceed the budget is refused; false if the budget only alerts.
     hard: bool,
-    /// How much it is.
+    /// The limit of the budget.
     limit_usd: Usd,
-    /// What is spent of it, by the tenant and all below it.
+    /// What the tenant and all tenants below it have spent in the current period.
     spent_usd: Usd,
     /// What requests under way may still cost.
     reserved_usd: Usd,
-    /// When the period began; null for a `total`.
+    /// When the current period began; null for the period `total`.
     starts_at: Option<Time>,
-    /// When the next one begins; null for a `total`.
+    /// When the next period begins; null for the period `total`.
     resets_at: Option<Time>,
 }
 
@@ -80,7 +80,7 @@ pub struct TenantList {
 
 /// List tenants
 ///
-/// Those that the configuration names, and those in use: with a token, or with a budget that the entry `*` gave them.
+/// Tenants that the configuration names, and tenants in use: with a token, or with a budget from the entry `*`.
 #[utoipa::path(
     get,
     path = "/api/v1/tenants",
@@ -123,7 +123,7 @@ pub async fn show(
     Ok(Json(view(&id, &snapshot, &standings)))
 }
 
-/// Tenants that have a token or a budget, named in the configuration or not.
+/// Tenants that have a token or a budget, whether the configuration names them or not.
 async fn in_use(admin: &Admin) -> Result<BTreeSet<TenantId>, ApiError> {
     let tokens = tokens::read(admin, |tokens| tokens.list(None)).await?;
     let others = admin.snapshot.load().config.other_tenants.is_some();
@@ -131,7 +131,7 @@ async fn in_use(admin: &Admin) -> Result<BTreeSet<TenantId>, ApiError> {
     Ok(tokens.into_iter().map(|token| token.tenant).chain(budgets.map(|budget| budget.key.tenant)).collect())
 }
 
-/// How the budgets stand. Those of a tenant that has asked for nothing yet are taken up first, with what was spent before.
+/// The state of the budgets. The budgets of a tenant that has sent no request yet are created first, with what was spent before.
 fn standings(admin: &Admin, snapshot: &Snapshot, names: &BTreeSet<TenantId>) -> Vec<Standing> {
     for id in names {
         snapshot.tenants.of(id);
@@ -155,7 +155,7 @@ fn view(id: &TenantId, snapshot: &Snapshot, standings: &[Standing]) -> TenantVie
             budgets: Vec::new(),
         };
     };
-    // A budget that was configured once keeps its counters; only those of today are shown.
+    // The ledger may still have budgets that are no longer configured; only configured ones are shown.
     let standing = |rule: &Budget| {
         standings.iter().find(|standing| {
             let key = &standing.key;

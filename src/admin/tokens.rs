@@ -1,7 +1,7 @@
-//! `/api/v1/tokens`: make, list, show, rotate and revoke tokens.
+//! `/api/v1/tokens`: create, list, show, rotate and revoke tokens.
 //!
-//! The file is read and written on threads that may block. A change is in the directory before its reply leaves, so the very
-//! next request sees it; a client that leaves in between changes nothing about that.
+//! The file is read and written on threads that may block. A change is in the directory before the reply is sent, so the very
+//! next request sees it, even if the client leaves in between.
 
 use axum::{
     Extension, Json,
@@ -26,30 +26,30 @@ use crate::{
     types::{TenantId, unix_now},
 };
 
-/// What to make a token from. All of it may be left out.
+/// The properties of a new token. All of them may be left out.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schema(as = NewToken)]
 pub struct Create {
-    /// Who pays; it has to be configured. Without it: the default tenant.
+    /// The tenant that pays; it has to be configured. Without it: the default tenant.
     #[schema(value_type = Option<String>, example = "research")]
     tenant: Option<TenantId>,
-    /// What people call it; at most 200 bytes.
+    /// A name for people; at most 200 bytes.
     #[schema(example = "ci")]
     name: Option<String>,
-    /// What it may do. Without it: `ai:read` and `ai:write`.
+    /// The scopes of the token. Without it: `ai:read` and `ai:write`.
     #[schema(value_type = Option<Vec<ScopeWord>>, min_items = 1)]
     scopes: Option<Vec<Scope>>,
-    /// The models it may ask for: names, or patterns with one `*` at the end. Without it: all of its tenant's.
+    /// The models that the token may ask for: names, or patterns with one `*` at the end. Without it: all models of its tenant.
     #[schema(example = json!(["gpt-4o*"]))]
     models: Vec<String>,
-    /// How much at once, besides its tenant's limits.
+    /// Limits on rates and on concurrent requests, in addition to the tenant's limits.
     #[serde(deserialize_with = "extract::object")]
     #[schema(value_type = LimitsView)]
     limits: Limits,
-    /// When it ends; it may be said in one of two ways. Without either it does not end.
+    /// When the token ends. Give either this or `expires_in`; without both the token does not end.
     expires_at: Option<Time>,
-    /// How long it lives: a whole number and one of `s`, `m`, `h`, `d`.
+    /// How long the token is valid: a whole number and one of `s`, `m`, `h`, `d`.
     #[schema(value_type = Option<String>, pattern = "^[0-9]+(us|ms|s|m|h|d)$", example = "30d")]
     expires_in: Option<HumanDuration>,
 }
@@ -59,7 +59,7 @@ pub struct Create {
 #[serde(deny_unknown_fields, default)]
 #[schema(as = Rotation)]
 pub struct Rotate {
-    /// How long the old token goes on working beside the new one. Without it the old one ends at once.
+    /// How long the old token stays valid beside the new one. Without it the old one ends at once.
     #[schema(value_type = Option<String>, pattern = "^[0-9]+(us|ms|s|m|h|d)$", example = "24h")]
     overlap: Option<HumanDuration>,
 }
@@ -69,62 +69,62 @@ pub struct Rotate {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Filter {
-    /// Those of one tenant only.
+    /// List only the tokens of this tenant.
     tenant: Option<String>,
 }
 
-/// A token, without its secret: that is shown once, when it is made.
+/// A token without its secret, which is shown only once, when the token is created.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Token)]
 pub struct TokenView {
-    /// Its public name.
+    /// The public id of the token.
     #[schema(example = "tok_2cZ8mQ4xKpV7nR1b")]
     id: String,
-    /// Who pays.
+    /// The tenant that pays.
     tenant: String,
-    /// What people call it.
+    /// A name for people.
     name: Option<String>,
-    /// What it may do.
+    /// The scopes of the token.
     #[schema(value_type = Vec<ScopeWord>)]
     scopes: Vec<&'static str>,
-    /// The models it may ask for; empty: all of its tenant's.
+    /// The models that the token may ask for; an empty list allows all models of its tenant.
     models: Vec<String>,
-    /// How much at once, besides its tenant's limits.
+    /// Limits on rates and on concurrent requests, in addition to the tenant's limits.
     limits: LimitsView,
-    /// Whether it opens anything now.
+    /// Whether the token is valid now.
     #[schema(value_type = StateWord)]
     state: &'static str,
-    /// When it was made.
+    /// When the token was created.
     created_at: Time,
-    /// From then on it is refused; null: never.
+    /// From this time on the token is refused; null: it does not expire.
     expires_at: Option<Time>,
-    /// Since then it is refused.
+    /// Since this time the token is refused; null: it is not revoked.
     revoked_at: Option<Time>,
-    /// The id of the token that a rotation made in its place.
+    /// The id of the token that a rotation created in its place.
     replaced_by: Option<String>,
 }
 
-/// How much at once. Each is without limit where it is absent.
+/// Limits on rates and on concurrent requests. A member that is absent sets no limit.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Limits)]
 pub struct LimitsView {
-    /// Requests in a second.
+    /// The most requests per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     requests_per_second: Option<u64>,
-    /// Requests in a minute.
+    /// The most requests per minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     requests_per_minute: Option<u64>,
-    /// LLM tokens in a minute.
+    /// The most LLM tokens per minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     tokens_per_minute: Option<u64>,
-    /// US dollars in a minute.
+    /// The most US dollars per minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     usd_per_minute: Option<Usd>,
-    /// Requests that are open at the same time.
+    /// The most requests that are open at the same time.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
     concurrent_requests: Option<u64>,
@@ -135,7 +135,7 @@ pub struct LimitsView {
 pub struct CreatedToken {
     /// The token.
     token: TokenView,
-    /// What its holder presents. It is not kept: this reply is the only place where it can be read.
+    /// The secret that the token's holder presents. The gateway does not keep it: only this reply contains it.
     secret: String,
 }
 
@@ -146,9 +146,9 @@ pub struct TokenList {
     tokens: Vec<TokenView>,
 }
 
-/// Make a token
+/// Create a token
 ///
-/// It works from the moment of the reply on.
+/// The token is valid from the moment of the reply on.
 #[utoipa::path(
     post,
     path = "/api/v1/tokens",
@@ -176,7 +176,7 @@ pub async fn create(
 
 /// List tokens
 ///
-/// The oldest first, those that have ended included.
+/// The oldest token first, including those that have ended.
 #[utoipa::path(
     get,
     path = "/api/v1/tokens",
@@ -221,7 +221,8 @@ pub async fn show(
 
 /// Revoke a token
 ///
-/// The next request with it is refused; those under way go on. It stays in the list. Revoking it again changes nothing.
+/// The next request with the token is refused; requests under way go on. The token stays in the list. Revoking it again changes
+/// nothing.
 #[utoipa::path(
     delete,
     path = "/api/v1/tokens/{id}",
@@ -246,7 +247,7 @@ pub async fn revoke(
 
 /// Rotate a token
 ///
-/// Makes a token of the same kind, with the same end, and ends the old one after the overlap.
+/// Creates a token with the same properties and the same end, and ends the old one after the overlap.
 #[utoipa::path(
     post,
     path = "/api/v1/tokens/{id}/rotate",
@@ -283,10 +284,10 @@ fn created(token: &Token, secret: &TokenSecret) -> (StatusCode, Json<CreatedToke
 }
 
 impl Create {
-    /// The token that is wanted, if there may be one.
+    /// Checks the request against the configuration.
     fn check(self, config: &Config) -> Result<NewToken, ApiError> {
         let tenant = self.tenant.unwrap_or_else(|| config.auth.default_tenant.clone());
-        // With the entry `*` every name has settings, also one that could not be written down.
+        // With the entry `*` every name has settings, even an invalid one.
         if !TenantId::is_valid(tenant.as_str()) || config.tenant(&tenant).is_none() {
             return Err(ApiError::invalid(format!("tenant: no tenant is called `{tenant}` in the configuration.")));
         }
@@ -352,7 +353,7 @@ impl From<&Limits> for LimitsView {
 /// Reads the table of tokens.
 ///
 /// # Errors
-/// What the work says, or a file that cannot be read.
+/// The error of `work`, or a file that cannot be read.
 pub(super) async fn read<T: Send + 'static>(
     admin: &Admin,
     work: impl FnOnce(&mut Tokens<'_>) -> Result<T, TokenError> + Send + 'static,
@@ -361,7 +362,7 @@ pub(super) async fn read<T: Send + 'static>(
     blocking(move || work_on(store.connect_to_read()?, work)).await
 }
 
-/// Changes the table of tokens, and lets the directory know before it returns.
+/// Changes the table of tokens, and refreshes the directory before it returns.
 async fn change<T: Send + 'static>(
     admin: &Admin,
     work: impl FnOnce(&mut Tokens<'_>) -> Result<T, TokenError> + Send + 'static,
@@ -382,10 +383,10 @@ fn work_on<T>(
     work(&mut Tokens(&mut *session))
 }
 
-/// Runs what may block.
+/// Runs work that may block, on a thread where that is allowed.
 ///
 /// # Errors
-/// What the work says.
+/// The error of `work`.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TokenError> + Send + 'static,
 ) -> Result<T, ApiError> {

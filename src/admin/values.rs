@@ -1,4 +1,4 @@
-//! How times, money and closed lists of words look in JSON.
+//! Times, money and closed lists of words in JSON.
 
 use std::borrow::Cow;
 
@@ -18,13 +18,13 @@ use crate::{config::Period, identity::Scope, types::NanoUsd};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
 #[schema(value_type = String, format = DateTime, example = "2026-12-31T23:00:00Z")]
 pub struct Time(
-    /// In milliseconds since 1970.
+    /// The moment in milliseconds since 1970.
     pub u64,
 );
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // What lies beyond the calendar is its last moment.
+        // A moment beyond the calendar is shown as the calendar's last moment.
         let at = i64::try_from(self.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
         serializer.collect_str(&at.unwrap_or(Timestamp::MAX))
     }
@@ -35,12 +35,12 @@ impl<'de> Deserialize<'de> for Time {
         let text = String::deserialize(deserializer)?;
         let wrong = |_| de::Error::custom("not a time such as `2026-12-31T23:00:00Z` (RFC 3339)");
         let at: Timestamp = text.parse().map_err(wrong)?;
-        // What lies before 1970 has ended as well.
+        // A moment before 1970 becomes 0, which is in the past as well.
         Ok(Self(u64::try_from(at.as_millisecond()).unwrap_or(0)))
     }
 }
 
-/// US dollars, exact, as a decimal number in text.
+/// An exact amount of US dollars, as a decimal number in text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
 #[schema(value_type = String, pattern = r"^[0-9]+(\.[0-9]{1,9})?$", example = "12.5")]
 pub struct Usd(
@@ -54,7 +54,7 @@ impl Serialize for Usd {
     }
 }
 
-/// The schema of a text that is one of a list of words; the words come from the types that know them.
+/// Defines the schema of a text that is one of a list of words; the words come from the types that define them.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $schema:literal, $words:expr) => {
         $(#[$doc])*
@@ -75,22 +75,22 @@ macro_rules! words {
 }
 
 words! {
-    /// What a token may do.
+    /// A permission of a token.
     ScopeWord, "Scope", Scope::ALL.map(Scope::label)
 }
 
 words! {
-    /// How a token is: [`crate::identity::Token::state`].
+    /// The state of a token: [`crate::identity::Token::state`].
     StateWord, "State", ["active", "expired", "revoked"]
 }
 
 words! {
-    /// When a budget begins anew.
+    /// How often a budget begins anew.
     PeriodWord, "Period", [Period::Daily, Period::Weekly, Period::Monthly, Period::Total].map(Period::label)
 }
 
 words! {
-    /// How the gateway is.
+    /// The state of the gateway.
     StatusWord, "Status", ["ok", "degraded"]
 }
 
