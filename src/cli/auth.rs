@@ -1,9 +1,8 @@
-//! `can auth token …`: makes, lists and ends the tokens by which clients are known.
+//! `can auth token …`: creates, lists and ends the tokens by which clients are recognised.
 //!
-//! The commands work on the database file; a gateway that runs beside them takes a new token at once, and
-//! follows other changes within a second. A new secret goes to
-//! standard output alone, everything else that is said of it to standard error:
-//! `export OPENAI_API_KEY=$(can auth token create)`.
+//! The commands work on the database file; a running gateway accepts a new token at once, and follows other changes within a
+//! second. A new secret goes to standard output alone, and everything else about the token to standard error, for commands
+//! such as `export OPENAI_API_KEY=$(can auth token create)`.
 
 use std::{
     io::{self, Write},
@@ -28,7 +27,7 @@ use crate::{
 /// Arguments of `can auth`.
 #[derive(Args, Debug)]
 pub struct AuthArgs {
-    /// The configuration file, for the database and the tenants; else that of CAN_CONFIG, else the defaults.
+    /// The configuration file, for the database and the tenants. Without it: the file of CAN_CONFIG, or else the defaults.
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -46,7 +45,7 @@ enum AuthCommand {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// Make a token. Its secret is shown this once, alone on standard output.
+    /// Create a token. Its secret is shown only now, alone on standard output.
     Create(CreateArgs),
     /// List tokens, the oldest first.
     List(ListArgs),
@@ -54,77 +53,77 @@ enum TokenCommand {
     Show(ShowArgs),
     /// End a token at once, for good.
     Revoke {
-        /// Its id, `tok_…`.
+        /// The id of the token, `tok_…`.
         id: String,
     },
-    /// Make a token of the same kind, and end the old one after a while.
+    /// Create a token with the same properties, and end the old one after a while.
     Rotate(RotateArgs),
 }
 
 #[derive(Args, Debug)]
 struct CreateArgs {
-    /// Who pays. Without it: `auth.default_tenant` of the configuration.
+    /// The tenant that pays. Without it: `auth.default_tenant` of the configuration.
     #[arg(long, short, value_name = "NAME", value_parser = tenant)]
     tenant: Option<TenantId>,
-    /// What it may do: `ai:read` (list models), `ai:write` (ask them), `admin` (the admin API).
+    /// The scopes of the token: `ai:read` (list models), `ai:write` (ask models), `admin` (the admin API).
     #[arg(long, value_name = "SCOPES", value_delimiter = ',', default_value = "ai:read,ai:write")]
     scopes: Vec<Scope>,
-    /// The models it may ask for: names, or patterns with a `*` at their end. Without it: all of its tenant.
+    /// The models that the token may ask for: names, or patterns with a `*` at their end. Without it: all models of its tenant.
     #[arg(long, value_name = "MODELS", value_delimiter = ',', value_parser = model)]
     models: Vec<String>,
-    /// When it ends: a span (`30d`), a date (its beginning, UTC) or `2026-12-31T18:00:00Z`. Without it: never.
+    /// When the token ends: a span (`30d`), a date (its beginning, UTC) or `2026-12-31T18:00:00Z`. Without it: never.
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     expires: Option<When>,
-    /// What to call it.
+    /// A name for people.
     #[arg(long, short, value_name = "TEXT")]
     name: Option<String>,
-    /// Requests in a second.
+    /// The most requests per second.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     rps: Option<u64>,
-    /// Requests in a minute.
+    /// The most requests per minute.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     rpm: Option<u64>,
-    /// LLM tokens in a minute.
+    /// The most LLM tokens per minute.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     tpm: Option<u64>,
-    /// Requests that are open at the same time.
+    /// The most requests that are open at the same time.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     concurrency: Option<u64>,
-    /// US dollars in a minute.
+    /// The most US dollars per minute.
     #[arg(long, value_name = "USD", value_parser = usd)]
     usd_per_minute: Option<HumanUsd>,
-    /// One JSON object with the secret in it.
+    /// Print one JSON object, which contains the secret.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args, Debug)]
 struct ListArgs {
-    /// Only those of this tenant.
+    /// List only the tokens of this tenant.
     #[arg(long, short, value_name = "NAME", value_parser = tenant)]
     tenant: Option<TenantId>,
-    /// A JSON list.
+    /// Print a JSON list.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args, Debug)]
 struct ShowArgs {
-    /// Its id, `tok_…`.
+    /// The id of the token, `tok_…`.
     id: String,
-    /// One JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args, Debug)]
 struct RotateArgs {
-    /// Its id, `tok_…`.
+    /// The id of the token, `tok_…`.
     id: String,
-    /// How long the old one goes on working.
+    /// How long the old token stays valid.
     #[arg(long, value_name = "SPAN", value_parser = span, default_value = "24h")]
     overlap: Duration,
-    /// One JSON object with the new secret in it.
+    /// Print one JSON object, which contains the new secret.
     #[arg(long)]
     json: bool,
 }
@@ -142,7 +141,7 @@ pub fn run(args: AuthArgs) -> ExitCode {
     outcome.unwrap_or_else(|message| complain(&message))
 }
 
-/// What the first token changes.
+/// The part of the message that says what the first token changes.
 const CLOSES: &str = " It is the first one: from now on callers without a token are not served on the gateway's own keys \
                       (auth.anonymous names a tenant for them).";
 
@@ -233,7 +232,7 @@ fn rotate(settings: &Settings, args: &RotateArgs) -> Result<ExitCode, String> {
     let mut session = settings.open()?;
     let mut tokens = Tokens(&mut *session);
     let (token, secret) = tokens.rotate(&args.id, millis(args.overlap)).map_err(said)?;
-    // The new one is made by now: its secret must be shown, whatever is known of the old one.
+    // The new token exists by now: its secret must be shown even if the old token cannot be read.
     let end = tokens.show(&args.id).ok().and_then(|old| old.expires_at);
     let until = end.filter(|end| *end > unix_now()).map(|end| format!("goes on working until {}", moment(end)));
     let told = format!(
@@ -246,7 +245,7 @@ fn rotate(settings: &Settings, args: &RotateArgs) -> Result<ExitCode, String> {
     Ok(hand_out(&token, &secret, Some(&args.id), &told, args.json))
 }
 
-/// Shows a secret, for the first and the last time.
+/// Prints a secret, for the only time.
 fn hand_out(token: &Token, secret: &TokenSecret, replaces: Option<&str>, told: &str, json: bool) -> ExitCode {
     #[derive(Serialize)]
     struct Made<'a> {
@@ -303,7 +302,7 @@ fn expiry(token: &Token) -> String {
     token.expires_at.map_or_else(|| "never".into(), moment)
 }
 
-/// A token for people, a line for each thing there is to say.
+/// A token for people: one line for each property.
 fn description(token: &Token, now: u64) -> String {
     let limits = &token.limits;
     let count = |n: Option<u64>, what: &str| n.map(|n| format!("{} {what}", output::thousands(n)));
@@ -334,7 +333,7 @@ fn description(token: &Token, now: u64) -> String {
     lines.into_iter().map(|(key, value)| format!("{:<13}{value}\n", format!("{key}:"))).collect()
 }
 
-/// A token for programs: all that is known of it but its secret.
+/// A token for programs: all its properties without the secret.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct TokenView {
     id: TokenId,
@@ -351,7 +350,7 @@ pub(crate) struct TokenView {
 }
 
 impl TokenView {
-    /// As it is at a moment.
+    /// The token in its state at `now`.
     pub(crate) fn of(token: &Token, now: u64) -> Self {
         Self {
             id: token.id.clone(),

@@ -1,7 +1,7 @@
-//! `can cache …`: what the cache has saved, and what of it shall no longer count.
+//! `can cache …`: shows what the cache has saved, and purges it.
 //!
-//! Both work on the database file: what was asked is in the ledger, and a purge is a row that a running gateway follows. Only
-//! what the cache holds at the moment is known to nobody but the gateway; it is asked if there is a token to ask with.
+//! Both commands work on the database file: the requests are in the ledger, and a purge is a row that a running gateway follows.
+//! Only the gateway knows what the cache holds at the moment; it is asked if there is an admin token.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -21,16 +21,16 @@ use crate::{
 
 const DAY_MS: u64 = 86_400_000;
 
-/// How long the name of a model may be in the table.
+/// The longest name of a model in the table.
 const LONGEST_MODEL: usize = 60;
 
-/// A token with the scope `admin`.
+/// The environment variable with a token that has the scope `admin`.
 const TOKEN: &str = "CAN_ADMIN_TOKEN";
 
 /// Arguments of `can cache`.
 #[derive(Args, Debug)]
 pub struct CacheArgs {
-    /// The configuration file, for the database and the tenants; else that of CAN_CONFIG, else the defaults.
+    /// The configuration file, for the database and the tenants. Without it: the file of CAN_CONFIG, or else the defaults.
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -41,21 +41,21 @@ pub struct CacheArgs {
 enum CacheCommand {
     /// Show hits, misses and savings by tenant and model.
     ///
-    /// With a token of the scope `admin` in CAN_ADMIN_TOKEN also what the cache of a running gateway holds.
+    /// With a token that has the scope `admin` in CAN_ADMIN_TOKEN, also show what the cache of a running gateway holds.
     Stats(StatsArgs),
-    /// Let answers no longer count: all, or those that have each of the other options.
+    /// Purge answers: all, or those that match each of the other options.
     Purge(PurgeArgs),
 }
 
 #[derive(Args, Debug)]
 struct StatsArgs {
-    /// So many days up to now.
+    /// The number of days up to now.
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=366), default_value = "30")]
     days: u64,
-    /// Only this tenant, with those below it.
+    /// Only this tenant, with the tenants below it.
     #[arg(long, short, value_name = "NAME", value_parser = tenant)]
     tenant: Option<TenantId>,
-    /// One JSON object; money is text, exact.
+    /// Print one JSON object, with money as exact text.
     #[arg(long)]
     json: bool,
 }
@@ -63,16 +63,16 @@ struct StatsArgs {
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("what").args(["all", "tenant", "model", "key"]).required(true).multiple(true))]
 struct PurgeArgs {
-    /// Everything.
+    /// Purge all answers.
     #[arg(long, conflicts_with_all = ["tenant", "model", "key"])]
     all: bool,
-    /// What this tenant has paid for.
+    /// Purge answers that this tenant has paid for.
     #[arg(long, short, value_name = "NAME", value_parser = tenant)]
     tenant: Option<TenantId>,
-    /// What this model has answered: the provider's name for it, alone or as `provider/model`, or the configured route.
+    /// Purge answers of this model: the provider's name for it, alone or as `provider/model`, or the configured route.
     #[arg(long, value_name = "MODEL", value_parser = model, conflicts_with = "key")]
     model: Option<String>,
-    /// The answer with this key, as the header `x-chittycan-cache-key` names it; may be repeated.
+    /// Purge the answer with this key, which is in the header `x-chittycan-cache-key`; may be repeated.
     #[arg(long, value_name = "KEY")]
     key: Vec<Key>,
 }
@@ -99,7 +99,7 @@ fn stats(settings: &Settings, args: &StatsArgs) -> Result<ExitCode, String> {
         );
     }
     let covers = |id: &TenantId| args.tenant.as_ref().is_none_or(|tenant| settings.is_below(id, tenant));
-    // What is happening in this millisecond belongs to it.
+    // Requests of this millisecond are included.
     let report = report::cache(&*session, covers, since, now + 1)
         .map_err(|error| format!("the database cannot be read: {error}"))?;
     let live = std::env::var(TOKEN).ok().filter(|token| !token.is_empty()).and_then(|token| held(settings, &token));
@@ -110,7 +110,7 @@ fn stats(settings: &Settings, args: &StatsArgs) -> Result<ExitCode, String> {
     Ok(say(&text))
 }
 
-/// What a running gateway says that its cache holds.
+/// What the cache of a running gateway holds, as the gateway reports it.
 fn held(settings: &Settings, token: &str) -> Option<Value> {
     let admin = settings.config.admin?;
     let reply = match health::get(admin, "/api/v1/cache?days=1", Some(token)) {

@@ -1,4 +1,4 @@
-//! `can check FILE`: everything that is wrong with a configuration file, at once.
+//! `can check FILE`: reports all faults of a configuration file at once.
 
 use std::{
     fs,
@@ -23,30 +23,30 @@ pub struct CheckArgs {
     /// The configuration file.
     file: PathBuf,
     /// Check the file alone: no environment variable is read, and the secrets that the file refers to (`env:NAME`, `file:PATH`)
-    /// need not be there. For a machine that does not have them, such as one that tests changes.
+    /// need not exist. For a machine without the secrets, such as one that tests changes.
     #[arg(long)]
     no_env: bool,
-    /// One JSON object instead of text: `ok`, `faults`, `warnings`.
+    /// Print one JSON object instead of text: `ok`, `faults`, `warnings`.
     #[arg(long)]
     json: bool,
 }
 
-/// Checks the file, and the price list, certificates and keys it names, together with the environment. Exit status 1 when there is a fault;
-/// warnings do not count.
+/// Checks the file, and the price list, certificates and keys that it names, together with the environment. The exit status is 1
+/// if there is a fault; warnings do not count.
 pub fn run(args: CheckArgs) -> ExitCode {
     let verdict = ProviderVerdict::of(&args.file, args.no_env);
     let text = if args.json { verdict.as_json() } else { verdict.as_text() };
-    // A reader that is gone (`can check x | head`) is no reason to change the verdict.
+    // A reader that has closed the pipe (`can check x | head`) must not change the verdict.
     let _ = io::stdout().write_all(text.as_bytes());
     if verdict.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What there is to say about a file.
+/// The result of checking a file.
 struct ProviderVerdict {
     file: PathBuf,
     faults: Vec<(PathBuf, Fault)>,
     warnings: Vec<(PathBuf, Fault)>,
-    /// What it amounts to, where there is no fault.
+    /// A summary of the configuration, if there is no fault.
     summary: String,
 }
 
@@ -63,14 +63,14 @@ impl ProviderVerdict {
                 return Self { file: file.into(), faults: here(faults), warnings: Vec::new(), summary: String::new() };
             }
         };
-        // The key of a certificate is a secret too.
+        // The key of a certificate is also a secret.
         let certificates = if no_env { tls::Findings::default() } else { tls::check(&config) };
         let mut faults = here(certificates.faults);
         faults.extend(price_faults(config.prices_file.as_deref()));
         let mut warnings = here(warnings);
         warnings.extend(here(certificates.warnings));
         let summary = match no_env {
-            // Who can spend depends on the keys that there are.
+            // Who can spend depends on the keys in the environment.
             true => format!("{}; the environment and the secrets were not looked at", summary(&config, None)),
             false => {
                 let shown = file.display();
@@ -177,7 +177,7 @@ mod tests {
         let said = without.as_text();
         assert!(without.faults.is_empty() && without.warnings.is_empty(), "{said}");
         assert!(said.contains("secrets were not looked at") && !said.contains("with a key"), "{said}");
-        // All else is checked as before.
+        // Everything else is checked as before.
         let (_dir, wrong) = check("providers: {openai: {api_key: env:CAN_TEST_NO_SUCH_KEY, htp2: true}}\n");
         let found = ProviderVerdict::of(&wrong.file, true).as_text();
         assert!(found.contains("unknown key") && found.ends_with("1 fault\n"), "{found}");

@@ -24,7 +24,7 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Show the configuration in effect (file, environment, defaults) as YAML, secrets redacted.
+    /// Show the configuration in effect (file, environment, defaults) as YAML, with secrets redacted.
     Print(PrintArgs),
     /// Write the commented default file to standard output.
     Default,
@@ -32,7 +32,7 @@ enum ConfigCommand {
     Schema,
     /// Write the reference of all keys (Markdown) to standard output.
     Reference,
-    /// Write what a translation between dialects does with each parameter (Markdown) to standard output.
+    /// Write the disposition of each parameter in a translation between dialects (Markdown) to standard output.
     Dialects,
     /// Write a file for development: every model is served by a local model runner.
     Dev(DevArgs),
@@ -40,23 +40,23 @@ enum ConfigCommand {
 
 #[derive(Args, Debug)]
 struct PrintArgs {
-    /// The configuration file; without it, that of CAN_CONFIG, else the defaults and the environment.
+    /// The configuration file. Without it: the file of CAN_CONFIG, or else the defaults and the environment.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
 struct DevArgs {
-    /// Serve every model by Ollama. It is the only runner there is, and asked for by name.
+    /// Serve every model by Ollama. The option is required, although Ollama is the only supported runner.
     #[arg(long, required = true)]
     use_ollama: bool,
-    /// Where to write.
+    /// The file to write.
     #[arg(long, short, value_name = "FILE", default_value = "can.yaml")]
     output: PathBuf,
     /// Write to standard output instead.
     #[arg(long, conflicts_with_all = ["output", "force"])]
     print: bool,
-    /// Replace a file that is there.
+    /// Replace an existing file.
     #[arg(long)]
     force: bool,
 }
@@ -77,7 +77,7 @@ pub fn run(args: ConfigArgs) -> ExitCode {
     }
 }
 
-/// The file a command works on: the one it is given, else that of `CAN_CONFIG`, where an empty text counts as none.
+/// The configuration file of a command: the given one, or else the file of `CAN_CONFIG`. An empty path counts as none.
 pub fn file_or_env(file: Option<PathBuf>) -> Option<PathBuf> {
     file.or_else(|| std::env::var_os("CAN_CONFIG").map(PathBuf::from)).filter(|file| !file.as_os_str().is_empty())
 }

@@ -1,4 +1,4 @@
-//! `can health`: ask a running gateway whether it is ready. For container health checks, where no curl is.
+//! `can health`: asks a running gateway whether it is ready. For health checks in containers without curl.
 
 use std::{
     io::{Read, Write},
@@ -11,15 +11,15 @@ use clap::Args;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Ask a running gateway whether it is ready: exit code 0 says yes.
+/// Ask a running gateway whether it is ready: the exit code is 0 if it is.
 #[derive(Args, Debug)]
 pub struct Health {
-    /// The admin listener.
+    /// The address of the admin listener.
     #[arg(long, env = "CAN_ADMIN_LISTEN", default_value = "127.0.0.1:8081", value_name = "ADDRESS")]
     admin: SocketAddr,
 }
 
-/// Prints what the admin listener says.
+/// Asks the admin listener, and prints its answer if the gateway is not ready.
 pub fn run(args: &Health) -> ExitCode {
     match get(args.admin, "/readyz", None) {
         Ok(reply) if reply.starts_with("HTTP/1.1 200 ") || reply.starts_with("HTTP/1.0 200 ") => ExitCode::SUCCESS,
@@ -34,9 +34,9 @@ pub fn run(args: &Health) -> ExitCode {
     }
 }
 
-/// What the admin listener answers, head and body.
+/// Sends a GET request to the admin listener, and returns the reply with its head and body.
 pub(super) fn get(admin: SocketAddr, path: &str, token: Option<&str>) -> std::io::Result<String> {
-    // An address to listen on may be one nobody can connect to.
+    // A listening address such as 0.0.0.0 is not an address to connect to.
     let ip = match admin.ip() {
         ip if ip.is_unspecified() && ip.is_ipv6() => std::net::Ipv6Addr::LOCALHOST.into(),
         ip if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! What commands are given: the configuration, the database, and times.
+//! The input of commands: the configuration, the database, and times.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,19 +13,19 @@ use crate::{
     types::TenantId,
 };
 
-/// The configuration a command works with.
+/// The configuration that a command works with.
 pub struct Settings {
-    /// Without faults. Keys of providers are not read: no command needs them.
+    /// The configuration, without faults. The keys of providers are not read, because no command needs them.
     pub config: Config,
-    /// The file it comes from, if there is one.
+    /// The file of the configuration, if there is one.
     pub file: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Loads the file, else that of `CAN_CONFIG`, else the defaults, with the environment.
+    /// Loads the given file, or else the file of `CAN_CONFIG`, or else the defaults; always with the environment.
     ///
     /// # Errors
-    /// All faults, a line each.
+    /// All faults, one per line.
     pub fn load(file: Option<PathBuf>) -> Result<Self, String> {
         let file = file_or_env(file);
         let source = Source { simulate: true, ..Source::new(file.clone()) };
@@ -46,25 +46,25 @@ impl Settings {
     /// Opens the database for reading only.
     ///
     /// # Errors
-    /// There is none, or it is no database of the gateway.
+    /// There is no database, or the file is no database of the gateway.
     pub fn open_to_read(&self) -> Result<Box<dyn Session>, String> {
         self.must_exist()?;
         self.store().connect_to_read().map_err(|error| self.cannot_open(&error))
     }
 
-    /// Opens the database that is there.
+    /// Opens an existing database.
     ///
     /// # Errors
-    /// There is none, or it cannot be written.
+    /// There is no database, or it cannot be written.
     pub fn open(&self) -> Result<Box<dyn Session>, String> {
         self.must_exist()?;
         self.open_or_make()
     }
 
-    /// Opens the database, and makes it where it is not there.
+    /// Opens the database, and creates it if it does not exist.
     ///
     /// # Errors
-    /// It cannot be made or written.
+    /// The database cannot be created or written.
     pub fn open_or_make(&self) -> Result<Box<dyn Session>, String> {
         let (session, _) = self.store().connect().map_err(|error| self.cannot_open(&error))?;
         Ok(session)
@@ -88,14 +88,14 @@ impl Settings {
         format!("the database {} cannot be opened: {error}", self.database().display())
     }
 
-    /// Whether a tenant is `ancestor` or stands below it: then its spend counts in the budgets of `ancestor`.
+    /// Whether a tenant is `ancestor` or below it: its spend counts in the budgets of `ancestor` then.
     pub fn is_below(&self, tenant: &TenantId, ancestor: &TenantId) -> bool {
         let parent = |tenant: &TenantId| self.config.tenant(tenant).and_then(|tenant| tenant.parent.clone());
-        // The configuration has refused longer lines, and circles.
+        // The configuration has refused longer lines of ancestors, and circles.
         std::iter::successors(Some(tenant.clone()), parent).take(16).any(|id| id == *ancestor)
     }
 
-    /// Says of a tenant that the configuration does not have that it does not. It may have had it.
+    /// Notes on standard error that the configuration does not have a tenant. This is no error: an earlier one may have had it.
     pub fn note_unknown(&self, tenant: &TenantId) {
         if self.config.tenant(tenant).is_none() {
             note(&format!("the configuration has no tenant `{tenant}`"));
@@ -103,10 +103,10 @@ impl Settings {
     }
 }
 
-/// Reads the name of a tenant.
+/// Parses the name of a tenant.
 ///
 /// # Errors
-/// A text that can name none.
+/// The text cannot be a tenant's name.
 pub fn tenant(text: &str) -> Result<TenantId, String> {
     match TenantId::is_valid(text) {
         true => Ok(text.into()),
@@ -114,7 +114,7 @@ pub fn tenant(text: &str) -> Result<TenantId, String> {
     }
 }
 
-/// Reads a span of time.
+/// Parses a span of time.
 ///
 /// # Errors
 /// What is wrong with the text.
@@ -125,14 +125,14 @@ pub fn span(text: &str) -> Result<Duration, String> {
 /// A span of time, or a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum When {
-    /// So long before or after now; with its text.
+    /// A span before or after now, with its text.
     Span(Duration, String),
-    /// In milliseconds since 1970.
+    /// A moment in milliseconds since 1970.
     Moment(u64),
 }
 
 impl When {
-    /// Reads `30d`, `2026-12-31` (its beginning, UTC) or `2026-12-31T18:00:00Z`.
+    /// Parses `30d`, `2026-12-31` (its beginning, UTC) or `2026-12-31T18:00:00Z`.
     ///
     /// # Errors
     /// What is wrong with the text.
@@ -149,7 +149,7 @@ impl When {
         })
     }
 
-    /// The moment, where a span counts from `now` on.
+    /// The moment in milliseconds since 1970; a span counts forward from `now`.
     pub fn after(&self, now: u64) -> u64 {
         match self {
             Self::Span(span, _) => now.saturating_add(millis(*span)),
@@ -157,7 +157,7 @@ impl When {
         }
     }
 
-    /// The moment, where a span counts back from `now`.
+    /// The moment in milliseconds since 1970; a span counts back from `now`.
     pub fn before(&self, now: u64) -> u64 {
         match self {
             Self::Span(span, _) => now.saturating_sub(millis(*span)),
@@ -166,7 +166,7 @@ impl When {
     }
 }
 
-/// In whole milliseconds.
+/// A duration in whole milliseconds.
 pub fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

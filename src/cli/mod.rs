@@ -27,11 +27,11 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Serve(serve::Serve),
-    /// Check a configuration file: report all its faults at once.
+    /// Check a configuration file, and report all its faults at once.
     Check(check::CheckArgs),
     /// Show, explain or write configuration.
     Config(config::ConfigArgs),
-    /// Make, list and end tokens.
+    /// Create, list and end tokens.
     Auth(auth::AuthArgs),
     /// Show what the gateway has done and what it cost.
     Registry(registry::RegistryArgs),
@@ -42,7 +42,7 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command; its outcome is the process's exit code.
+    /// Runs the command, and returns the exit code of the process.
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Serve(args) => serve::run(args),

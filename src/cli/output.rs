@@ -1,4 +1,4 @@
-//! What commands print, and how.
+//! The output of commands: printing, tables, and formats of values.
 
 use std::{
     io::{self, Write},
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::types::NanoUsd;
 
-/// Writes to standard output. A reader that has gone (`can … | head`) has seen enough.
+/// Writes to standard output. A reader that has closed the pipe (`can … | head`) is no error.
 pub fn say(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -19,7 +19,7 @@ pub fn say(text: &str) -> ExitCode {
     }
 }
 
-/// Writes a line to standard error; the command has failed.
+/// Writes a line to standard error, and returns the exit code of a failure.
 pub fn complain(text: &str) -> ExitCode {
     note(text);
     ExitCode::FAILURE
@@ -27,28 +27,28 @@ pub fn complain(text: &str) -> ExitCode {
 
 /// Writes a line to standard error, for people.
 pub fn note(text: &str) {
-    // Without standard error there is nobody left to tell.
+    // If standard error fails, there is nowhere left to report that.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// JSON for reading and for programs.
+/// A value as indented JSON.
 ///
 /// # Errors
-/// A value that is none in JSON.
+/// The value cannot be written as JSON.
 pub fn json(value: &impl Serialize) -> Result<String, String> {
     serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|error| error.to_string())
 }
 
-/// How a column stands.
+/// The alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
-    /// Text.
+    /// To the left, for text.
     Left,
-    /// Numbers.
+    /// To the right, for numbers.
     Right,
 }
 
-/// Columns under their heads, two blanks apart, no blanks at the end of a line.
+/// A table: columns under their heads, two spaces apart, without spaces at the end of a line.
 pub fn table<const N: usize>(heads: [(&str, Align); N], rows: &[[String; N]]) -> String {
     let length = |cell: &str| cell.chars().count();
     let widths: [usize; N] = std::array::from_fn(|at| {
@@ -80,7 +80,7 @@ pub fn moment(unix_ms: u64) -> String {
     timestamp(unix_ms).map_or_else(|| "beyond the calendar".into(), |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string())
 }
 
-/// A moment for programs, as RFC 3339 has it.
+/// A moment for programs, in RFC 3339 format; `None` beyond the calendar.
 pub fn rfc3339(unix_ms: u64) -> Option<String> {
     timestamp(unix_ms).map(|at| at.to_string())
 }
@@ -94,7 +94,7 @@ fn timestamp(unix_ms: u64) -> Option<Timestamp> {
     Timestamp::from_millisecond(i64::try_from(unix_ms).ok()?).ok()
 }
 
-/// A number with its thousands apart: `1,234`.
+/// A number with separated thousands: `1,234`.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -107,7 +107,7 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
-/// Dollars with so many decimal places (at most nine), rounded: `$1,234.50`. An amount that would look like nothing gets as
+/// Dollars rounded to `places` decimal places (at most nine): `$1,234.50`. An amount that would be rounded to zero gets as
 /// many places as its first two digits need.
 pub fn dollars(amount: NanoUsd, places: u32) -> String {
     let rounded = |places: u32| {
@@ -126,7 +126,7 @@ pub fn dollars(amount: NanoUsd, places: u32) -> String {
     }
 }
 
-/// So many bytes: `1.5 MiB`.
+/// A number of bytes: `1.5 MiB`.
 pub fn size(bytes: u64) -> String {
     let unit = [("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, shift)| bytes >= 1 << shift);
     match unit {
@@ -135,18 +135,18 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// How many thousandths `part` is of `whole`, rounded; `None` of nothing.
+/// How many thousandths of `whole` `part` is, rounded; `None` if `whole` is 0.
 pub fn permille(part: u64, whole: u64) -> Option<u64> {
     let rounded = (u128::from(part) * 1_000 + u128::from(whole) / 2).checked_div(u128::from(whole))?;
     Some(u64::try_from(rounded).unwrap_or(u64::MAX))
 }
 
-/// A percentage with one decimal place: `87.3%`; `-` of nothing.
+/// A percentage with one decimal place: `87.3%`; `-` if `whole` is 0.
 pub fn percent(part: u64, whole: u64) -> String {
     permille(part, whole).map_or_else(|| "-".into(), |permille| format!("{}.{}%", permille / 10, permille % 10))
 }
 
-/// A text that others have chosen, fit for a terminal: printable ASCII, and not too long.
+/// Foreign text made safe for a terminal: printable ASCII, and at most `longest` characters.
 pub fn printable(text: &str, longest: usize) -> String {
     let shown = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
     match text.chars().count() > longest {

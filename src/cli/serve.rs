@@ -1,4 +1,4 @@
-//! `can serve`: run the gateway.
+//! `can serve`: runs the gateway.
 
 use std::{
     io,
@@ -22,25 +22,25 @@ use crate::{
     telemetry,
 };
 
-/// How often the configuration file is looked at.
+/// How often the files of the configuration are checked for changes.
 const WATCH: Duration = Duration::from_millis(500);
 
 /// Run the gateway.
 #[derive(Args, Debug)]
 pub struct Serve {
-    /// Configuration file; else that of CAN_CONFIG; without one the defaults and the environment serve.
+    /// The configuration file. Without it: the file of CAN_CONFIG, or else the defaults and the environment.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Answer from the built-in simulated provider: no key, no network, no cost.
     #[arg(long)]
     simulate: bool,
-    /// Take the listening sockets, the reservations and the database over from a running gateway, which is to get SIGQUIT
+    /// Take the listening sockets, the reservations and the database over from a running gateway. Send that gateway SIGQUIT
     /// within 30 s.
     #[arg(long)]
     upgrade: bool,
 }
 
-/// Runs until a signal ends it.
+/// Runs the gateway until a signal ends it.
 pub fn run(args: Serve) -> ExitCode {
     match serve(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,14 +108,15 @@ fn simulate(config: &Config) -> Result<Simulated, StartError> {
         .map_err(|error| StartError(vec![format!("the simulated provider cannot start: {error}")]))
 }
 
-/// SIGHUP, and the runtime that hears it.
+/// The stream of SIGHUP signals, and its runtime.
 struct Hangups {
     runtime: Runtime,
     signal: Signal,
 }
 
 impl Hangups {
-    /// From now on SIGHUP does not end the process: one that comes while it starts is a reload once it runs.
+    /// Registers for SIGHUP, which no longer ends the process then: a SIGHUP during the start causes a reload once the gateway
+    /// runs.
     fn hear() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let signal = {
@@ -144,15 +145,15 @@ async fn follow(mut hangup: Signal, reloader: &Reloader, mut files: Vec<PathBuf>
             () = tokio::time::sleep(WATCH), if !files.is_empty() => false,
         };
         let now = stamps(&files);
-        // A file is read once it has stood still for a moment: it may be half written, or about to be replaced.
+        // A changed file is read once it stays unchanged for a moment: it may be half written, or about to be replaced.
         let settled = now == last;
         last.clone_from(&now);
         if asked || settled && now != applied {
             applied = now;
-            // A refusal is logged and counted where it is known; the files stay the ones to watch.
+            // The reloader logs and counts a refusal; the watched files stay as they are.
             let outcome = if asked { reloader.reload() } else { reloader.reload_changed() };
             if let Ok(read) = outcome {
-                // A file that changed since it was read is as it was before: it will be read again.
+                // A file that changed after it was read keeps its old stamp, so that it is read again.
                 let known = |file: &PathBuf| files.iter().position(|other| other == file).map(|at| applied[at]);
                 let stamped = read.iter().map(|file| known(file).unwrap_or_else(|| stamp(file))).collect();
                 (files, applied) = (read, stamped);
@@ -162,14 +163,14 @@ async fn follow(mut hangup: Signal, reloader: &Reloader, mut files: Vec<PathBuf>
     }
 }
 
-/// Modification time, length and number of a file; `None` while it is missing.
+/// Modification time, length and inode of a file; `None` while it is missing.
 type Stamp = Option<(SystemTime, u64, u64)>;
 
 fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
     files.iter().map(|file| stamp(file)).collect()
 }
 
-/// What changes when a file changes, also when a symbolic link is turned to another file (Kubernetes ConfigMaps).
+/// The stamp of a file. It changes with the file, also when a symbolic link is switched to another file (Kubernetes ConfigMaps).
 fn stamp(file: &Path) -> Stamp {
     use std::os::unix::fs::MetadataExt;
     let facts = std::fs::metadata(file).ok()?;

@@ -1,4 +1,4 @@
-//! `can simulate`: the simulated provider alone.
+//! `can simulate`: runs the simulated provider alone.
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -10,13 +10,13 @@ use crate::config::HumanDuration;
 /// Run the simulated provider alone, without the gateway: an OpenAI lookalike for tests.
 #[derive(Args, Debug)]
 pub struct Simulate {
-    /// Where it listens; port 0 takes a free one.
+    /// The address to listen on; port 0 takes a free port.
     #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Time between two events of a stream.
+    /// The time between two events of a stream.
     #[arg(long, default_value = "5ms", value_name = "DURATION", value_parser = duration)]
     token_interval: Duration,
-    /// Time before a reply starts.
+    /// The time before a reply starts.
     #[arg(long, default_value = "0ms", value_name = "DURATION", value_parser = duration)]
     latency: Duration,
 }
@@ -25,7 +25,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     HumanDuration::parse(text).map(|duration| duration.0)
 }
 
-/// Runs until it is killed.
+/// Runs the simulated provider until it is killed.
 pub fn run(args: &Simulate) -> ExitCode {
     let config =
         SimulatedConfig { token_interval: args.token_interval, latency: args.latency, ..SimulatedConfig::default() };

@@ -1,4 +1,4 @@
-//! `can registry analytics costs`: what each day cost, and how the month's budget stands.
+//! `can registry analytics costs`: the cost of each day, and the state of the monthly budget.
 
 use std::process::ExitCode;
 
@@ -20,24 +20,25 @@ const DAY_MS: u64 = 86_400_000;
 
 #[derive(Args, Debug)]
 pub struct CostsArgs {
-    /// Only this tenant, with those below it. The budget is its own; without this, that of the default tenant.
+    /// Only this tenant, with the tenants below it, and its own budget. Without it: all tenants, and the budget of the default
+    /// tenant.
     #[arg(long, short, value_name = "NAME", value_parser = tenant)]
     tenant: Option<TenantId>,
-    /// From when on: so many days up to today (`30d`), or a date. Days are those of UTC.
+    /// The first day: a number of days up to today (`30d`), or a date. Days begin at midnight UTC.
     #[arg(long, value_name = "WHEN", value_parser = When::parse, default_value = "30d")]
     since: When,
-    /// One JSON object; money is text, exact.
+    /// Print one JSON object, with money as exact text.
     #[arg(long, conflicts_with = "csv")]
     json: bool,
-    /// Comma-separated values under a line of names.
+    /// Print comma-separated values under a line of names.
     #[arg(long)]
     csv: bool,
 }
 
-/// Prints the days.
+/// Prints the costs by day.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// The database cannot be read.
 pub fn show(settings: &Settings, args: &CostsArgs) -> Result<ExitCode, String> {
     let session = settings.open_to_read()?;
     let now = unix_now();
@@ -53,7 +54,7 @@ pub fn show(settings: &Settings, args: &CostsArgs) -> Result<ExitCode, String> {
     let budget = settings.config.tenant(payer).and_then(|tenant| monthly(&tenant.budgets));
     let charged = |id: &TenantId| if budget.is_some() { settings.is_below(id, payer) } else { shown(id) };
 
-    // The first line has its month before it.
+    // The first line contains the sum of its month, so the days since the beginning of that month are read, too.
     let days = report::costs_of(&*session, shown, month_start(first), now + 1).map_err(unreadable)?;
     let spent = match budget {
         Some(_) => report::costs_of(&*session, charged, month_start(first), now + 1).map_err(unreadable)?,
@@ -63,7 +64,7 @@ pub fn show(settings: &Settings, args: &CostsArgs) -> Result<ExitCode, String> {
     let month = report::month(&*session, charged, timezone, now).map_err(unreadable)?;
     let costs = Costs { lines: lines(&days, &spent, budget, first), month, budget, payer };
 
-    // Whose budget it is goes without saying where there is nobody else.
+    // The owner of the budget is named only if there are other tenants.
     let others = settings.config.tenants.len() > 1 || settings.config.other_tenants.is_some();
     let text = match (args.json, args.csv) {
         (true, _) => output::json(&costs.as_json(args.tenant.as_ref(), first, now))?,
@@ -77,21 +78,21 @@ struct Costs<'a> {
     lines: Vec<Line>,
     month: Month,
     budget: Option<&'a Budget>,
-    /// Whose budget it is.
+    /// The tenant that owns the budget.
     payer: &'a TenantId,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
     day: Day,
-    /// Cost of its month so far.
+    /// The cost of the day's month so far.
     month: NanoUsd,
-    /// What of it counts in the budget, and the budget.
+    /// The part of `month` that counts in the budget, and the budget's limit.
     budget: Option<(NanoUsd, NanoUsd)>,
 }
 
 impl Line {
-    /// How much of the budget is spent, in percent.
+    /// The spent part of the budget, in percent.
     fn percent(&self) -> Option<f64> {
         self.budget.and_then(|(spent, limit)| tenths(spent, limit))
     }
@@ -101,8 +102,8 @@ fn tenths(spent: NanoUsd, limit: NanoUsd) -> Option<f64> {
     permille(spent.0, limit.0).map(|permille| permille as f64 / 10.0)
 }
 
-/// The days from `first` on, each with what had come together since the first of its month. `spent` has the same days, and in
-/// them what counts in the budget; it is empty where there is none.
+/// The days from `first` on, each with the sum since the first of its month. `spent` has the same days with the costs that count
+/// in the budget; it is empty if there is no budget.
 fn lines(days: &[Day], spent: &[Day], budget: Option<&Budget>, first: u64) -> Vec<Line> {
     let (mut month, mut charged) = (NanoUsd::ZERO, NanoUsd::ZERO);
     let mut lines = Vec::new();
@@ -212,12 +213,12 @@ impl Costs<'_> {
     }
 }
 
-/// The budget by month; the hard one where there are two.
+/// The monthly budget; the hard one if there are two.
 fn monthly(budgets: &[Budget]) -> Option<&Budget> {
     budgets.iter().filter(|budget| budget.period == Period::Monthly).min_by_key(|budget| !budget.hard)
 }
 
-/// The first day to show: of so many days, today is the last.
+/// The first day to show; today is the last of a number of days.
 fn first_day(since: &When, now: u64) -> u64 {
     let from = match since {
         When::Span(span, _) => now.saturating_sub((millis(*span).div_ceil(DAY_MS).max(1) - 1).saturating_mul(DAY_MS)),
@@ -268,7 +269,7 @@ mod tests {
         let mut cents = vec![0; 30];
         cents[..3].copy_from_slice(&[1_000, 250, 0]);
         cents.extend([100, 50]);
-        // The 1st of November to the 2nd of December.
+        // From the 1st of November to the 2nd of December.
         let days = days("2026-11-01T00:00:00Z", &cents);
         let month = Month {
             start: at("2026-12-01T00:00:00Z"),

@@ -1,4 +1,4 @@
-//! `can registry metrics show`: the box.
+//! `can registry metrics show`: a box with the summary of a span of time.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -15,23 +15,23 @@ use crate::{
     types::{TenantId, unix_now},
 };
 
-/// Between the frame's lines, without the blanks beside them. A name that is too long makes the box wider.
+/// The width between the frame's lines, without the spaces beside them. A longer name makes the box wider.
 const WIDTH: usize = 51;
-/// Where values begin.
+/// The column where values begin.
 const VALUES: usize = 23;
-/// Models that get a line of their own, and how long their names may be.
+/// How many models get a line of their own. Their names are cut to [`LONGEST_MODEL`].
 const MODELS: usize = 10;
 const LONGEST_MODEL: usize = 60;
 
 #[derive(Args, Debug)]
 pub struct ShowArgs {
-    /// From when on: a span before now (`24h`, `7d`), a date (its beginning, UTC) or `2026-12-31T18:00:00Z`.
+    /// The beginning: a span before now (`24h`, `7d`), a date (its beginning, UTC) or `2026-12-31T18:00:00Z`.
     #[arg(long, value_name = "WHEN", value_parser = When::parse, default_value = "24h")]
     since: When,
-    /// Only this tenant, with those below it.
+    /// Only this tenant, with the tenants below it.
     #[arg(long, short, value_name = "NAME", value_parser = tenant)]
     tenant: Option<TenantId>,
-    /// One JSON object; money is text, exact.
+    /// Print one JSON object, with money as exact text.
     #[arg(long)]
     json: bool,
 }
@@ -39,7 +39,7 @@ pub struct ShowArgs {
 /// Prints the summary.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// The database cannot be read.
 pub fn show(settings: &Settings, args: &ShowArgs) -> Result<ExitCode, String> {
     let session = settings.open_to_read()?;
     let now = unix_now();
@@ -51,7 +51,7 @@ pub fn show(settings: &Settings, args: &ShowArgs) -> Result<ExitCode, String> {
         settings.note_unknown(tenant);
     }
     let covers = |id: &TenantId| args.tenant.as_ref().is_none_or(|tenant| settings.is_below(id, tenant));
-    // What is happening in this millisecond belongs to it.
+    // Requests of this millisecond are included.
     let summary = report::summary_of(&*session, covers, since, now + 1).map_err(unreadable)?;
     let database = &settings.config.database;
     let older = if since < now.saturating_sub(millis(database.retention)) {
@@ -120,7 +120,7 @@ fn render(title: &str, summary: &Summary) -> String {
     format!("┌{rule}┐\n{inner}└{rule}┘\n\nCost Savings: {savings} this month (cache hits)\n")
 }
 
-/// A line for each of the models that are asked most, one for all others.
+/// One line for each of the most requested models, and one for all others.
 fn distribution(summary: &Summary) -> Vec<String> {
     let shown = summary.models.iter().take(MODELS).map(|(model, n)| (printable(model, LONGEST_MODEL), *n));
     let mut models: Vec<_> = shown.collect();
@@ -133,7 +133,7 @@ fn distribution(summary: &Summary) -> Vec<String> {
     if models.is_empty() {
         lines.push("  -".into());
     }
-    // Two blanks before the name, a colon and a blank after it.
+    // Two spaces before the name, a colon and a space after it.
     let column = models.iter().map(|(model, _)| model.chars().count() + 4).max().unwrap_or(0).max(VALUES);
     lines.extend(models.iter().map(|(model, n)| {
         let share = whole_percent(*n, summary.requests);
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::types::NanoUsd;
 
-    /// The playbook's numbers. Its percentages are not those of its own counts (567 of 1,234 are 46 %); here they are.
+    /// The playbook's numbers. The playbook's percentages do not match its counts (567 of 1,234 are 46 %); those here do.
     #[test]
     fn the_box_is_that_of_the_playbook() {
         let summary = Summary {

@@ -1,6 +1,6 @@
-//! `can registry …`: what the gateway has done, and what it cost.
+//! `can registry …`: shows what the gateway has done, and what it cost.
 //!
-//! The commands read the database file, with or without a gateway that runs beside them.
+//! The commands read the database file, with or without a running gateway.
 
 mod costs;
 mod metrics;
@@ -15,7 +15,7 @@ use crate::store::StoreError;
 /// Arguments of `can registry`.
 #[derive(Args, Debug)]
 pub struct RegistryArgs {
-    /// The configuration file, for the database, tenants and budgets; else that of CAN_CONFIG, else the defaults.
+    /// The configuration file, for the database, tenants and budgets. Without it: the file of CAN_CONFIG, or else the defaults.
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -24,7 +24,7 @@ pub struct RegistryArgs {
 
 #[derive(Debug, Subcommand)]
 enum RegistryCommand {
-    /// Requests, cache, costs and latency.
+    /// Numbers about requests, cache, costs and latency.
     Metrics {
         #[command(subcommand)]
         command: MetricsCommand,
@@ -38,13 +38,13 @@ enum RegistryCommand {
 
 #[derive(Debug, Subcommand)]
 enum MetricsCommand {
-    /// Show them for a span of time.
+    /// Show the numbers for a span of time.
     Show(metrics::ShowArgs),
 }
 
 #[derive(Debug, Subcommand)]
 enum AnalyticsCommand {
-    /// Costs by day, and how the month's budget stands.
+    /// Show costs by day, and the state of the monthly budget.
     Costs(costs::CostsArgs),
 }
 
@@ -57,7 +57,7 @@ pub fn run(args: RegistryArgs) -> ExitCode {
     outcome.unwrap_or_else(|message| complain(&message))
 }
 
-/// The error of a database that does not answer.
+/// The error message for a database that cannot be read.
 fn unreadable(error: StoreError) -> String {
     format!("the database cannot be read: {error}")
 }
