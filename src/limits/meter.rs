@@ -1,4 +1,4 @@
-//! The counts of one tenant or token.
+//! A meter: the counts of one tenant or token.
 
 use std::{
     fmt,
@@ -14,24 +14,24 @@ use crate::types::NanoUsd;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What a client is told to wait when too many of its requests are in flight.
+/// How long a client is told to wait when too many of its requests are in flight.
 const SLOT_WAIT: Duration = Duration::from_secs(1);
 
-/// A limit that refuses, and when to retry.
+/// The limit that refuses, and when to retry; `None`: never.
 type Refused = (u64, Option<Duration>);
 
-/// What may be done at most; `None` is without limit and zero is nothing.
+/// The limits of a meter; `None` sets no limit, and zero refuses everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Requests in any second.
+    /// The most requests in any second.
     pub requests_per_second: Option<u64>,
-    /// Requests in any minute.
+    /// The most requests in any minute.
     pub requests_per_minute: Option<u64>,
-    /// LLM tokens in any minute, prompt and completion together.
+    /// The most LLM tokens in any minute, prompt and completion together.
     pub tokens_per_minute: Option<u64>,
-    /// Money in any minute.
+    /// The most money in any minute.
     pub usd_per_minute: Option<NanoUsd>,
-    /// Requests in flight at one time.
+    /// The most requests in flight at one time.
     pub concurrent_requests: Option<u64>,
 }
 
@@ -50,7 +50,7 @@ impl Rules {
         bit(enter, Stage::Enter) | bit(charge, Stage::Charge)
     }
 
-    /// Each limit as `part` has it.
+    /// The rules with each limit replaced by the result of `part`.
     #[must_use]
     pub fn map(self, part: impl Fn(Kind, u64) -> u64) -> Self {
         let of = |kind| self.of(kind).map(|limit| part(kind, limit));
@@ -84,11 +84,11 @@ pub(super) enum Stage {
     Charge = 2,
 }
 
-/// Counts of one tenant or token. Shared by `Arc`, lives across configuration reloads.
+/// The counts of one tenant or token. A meter is shared by `Arc` and lives across configuration reloads.
 pub struct Meter {
     /// The steps at which a rule may refuse: a meter without rules is passed without its lock.
     steps: AtomicU8,
-    /// Requests that hold a slot, counted with and without a rule so that a new rule knows them.
+    /// Requests that hold a slot, counted with and without a rule so that a new rule counts them, too.
     in_flight: AtomicU64,
     state: Mutex<State>,
     /// The lengths of the windows, which only tests shorten.
@@ -96,10 +96,10 @@ pub struct Meter {
     minute: Duration,
 }
 
-/// What the lock guards.
+/// The part of a meter that its lock guards.
 pub(super) struct State {
     rules: Rules,
-    /// One for each kind that has a limit, at the index of the kind.
+    /// One window for each kind that has a limit, at the index of the kind.
     windows: [Option<Window>; 4],
 }
 
@@ -185,14 +185,14 @@ impl Meter {
         }
     }
 
-    /// The state. What a panicking thread left is whole: a panic cannot fall between two changes that belong together.
+    /// Locks the state. It is consistent even after a panic: no panic can fall between two changes that belong together.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 }
 
 impl State {
-    /// The window of `kind`, if that is limited. Concurrency has none.
+    /// The window of `kind`, if that is limited. Concurrency has no window.
     pub(super) fn window(&mut self, kind: Kind) -> Option<&mut Window> {
         self.windows.get_mut(kind as usize)?.as_mut()
     }

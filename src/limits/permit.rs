@@ -1,4 +1,4 @@
-//! One request's way past its meters.
+//! A permit: the guard of one request that has passed its meters.
 
 use std::{fmt, sync::Arc, time::Instant};
 
@@ -11,24 +11,24 @@ use super::{
 use crate::types::NanoUsd;
 
 /// Guard of one request: holds its slots in every meter of its chain and gives them back on drop, also when the
-/// request panics or its client vanishes.
+/// request panics or its client leaves.
 #[must_use = "dropping a permit gives its slots back"]
 pub struct Permit {
     chain: Arc<[Arc<Meter>]>,
-    /// What was left of the requests when this one was taken.
+    /// What was left of the limit on requests when this request was counted.
     requests: Option<Quota>,
     charged: Option<Charge>,
     corrected: bool,
 }
 
-/// An estimate that stands in the meters.
+/// An estimate that the meters have counted.
 #[derive(Clone, Copy, Debug)]
 struct Charge {
     tokens: u64,
     cost: NanoUsd,
-    /// When it was counted, read under the locks: it tells in which window.
+    /// When the estimate was counted, read under the locks: decides the window that counted it.
     at: Instant,
-    /// What was left of the LLM tokens then.
+    /// What was left of the limit on LLM tokens then.
     left: Option<Quota>,
 }
 
@@ -41,18 +41,18 @@ impl Permit {
     /// Names the limit that refuses longest when one or more do.
     pub fn enter(chain: Arc<[Arc<Meter>]>) -> Result<Self, Refusal> {
         let needs = [(Kind::RequestsPerSecond, 1), (Kind::RequestsPerMinute, 1), (Kind::ConcurrentRequests, 1)];
-        // The slots are taken while the meters are held, also from those without rules: a later rule counts them.
+        // The slots are taken while the meters are locked, also from meters without rules: a later rule counts them.
         let ((), requests) =
             take(&chain, Stage::Enter, &needs, || distinct(&chain).for_each(|meter| meter.take_slot()))?;
         Ok(Self { chain, requests, charged: None, corrected: false })
     }
 
     /// Charges the estimate of LLM tokens (prompt and completion) and money in all meters, or in none of them. To be
-    /// called once, when the body is known. What is zero is not limited.
+    /// called once, when the body is known. An amount of zero is never refused.
     ///
     /// # Errors
     ///
-    /// Names the limit that refuses longest when one or more do. The request stays counted as a request.
+    /// Names the limit that refuses longest. The request stays counted as a request.
     pub fn charge(&mut self, tokens: u64, cost: NanoUsd) -> Result<(), Refusal> {
         debug_assert!(self.charged.is_none(), "a permit is charged once");
         let needs = [(Kind::TokensPerMinute, tokens), (Kind::UsdPerMinute, cost.0)];
@@ -61,11 +61,11 @@ impl Permit {
         Ok(())
     }
 
-    /// Puts the truth in the place of the estimate, be it more or less; zero for a request that failed. To be called
-    /// once, at the end: a second call does nothing, and a permit that is dropped without leaves the estimate standing.
+    /// Replaces the estimate by the actual numbers, higher or lower; zero for a request that failed. To be called
+    /// once, at the end: a second call does nothing, and if a permit is dropped without this call, the estimate stays counted.
     ///
-    /// More is counted now, past the limit if need be. Less is taken back from the window that counted the estimate
-    /// while that still has weight; a window that began later keeps its count.
+    /// An excess over the estimate is counted now, even beyond the limit. A surplus of the estimate is taken back from the
+    /// window that counted it, while that window still has weight; a window that began later keeps its count.
     pub fn correct(&mut self, tokens: u64, cost: NanoUsd) {
         if std::mem::replace(&mut self.corrected, true) {
             return;
@@ -83,18 +83,18 @@ impl Permit {
         }
     }
 
-    /// The tightest limits on requests and on LLM tokens over the chain, `None` where there is none, as they were when this
-    /// request was counted in them.
+    /// The tightest limits on requests and on LLM tokens over the chain, as they were when this request was counted; `None` if
+    /// there is no such limit.
     pub fn quotas(&self) -> (Option<Quota>, Option<Quota>) {
         (self.requests, self.charged.map_or_else(|| self.tokens_quota(), |charged| charged.left))
     }
 
-    /// The tightest limit on requests over the chain now, `None` when there is none. This request is counted.
+    /// The tightest limit on requests over the chain now, with this request counted; `None` if there is no such limit.
     pub fn requests_quota(&self) -> Option<Quota> {
         requests_quota(&self.chain)
     }
 
-    /// The tightest limit on LLM tokens over the chain now, `None` when there is none. This request's charge is counted.
+    /// The tightest limit on LLM tokens over the chain now, with this request's charge counted; `None` if there is no such limit.
     pub fn tokens_quota(&self) -> Option<Quota> {
         tokens_quota(&self.chain)
     }
@@ -119,8 +119,8 @@ struct LockedMeter<'a> {
     state: MutexGuard<'a, State>,
 }
 
-/// Takes all `needs` from every meter that limits them, or nothing. `and` is called under the locks once all is taken. Gives what
-/// is left of the tightest limit on requests or LLM tokens too: each window is asked once.
+/// Takes all `needs` from every meter that limits them, or nothing. `and` is called under the locks once everything is taken.
+/// Returns its result and what is left of the tightest limit on requests or LLM tokens, so that each window is asked only once.
 fn take<T>(
     chain: &[Arc<Meter>],
     step: Stage,
@@ -162,8 +162,8 @@ fn take<T>(
 
 /// Locks the meters of a chain that may refuse at `step`, each once, in the order of their addresses.
 ///
-/// That order is the same for every chain, so no two can wait for each other. A chain has two or three meters, so
-/// looking for the next address again and again is faster than sorting.
+/// That order is the same for every chain, so no two chains can wait for each other. A chain has two or three meters, so
+/// searching for the next address each time is faster than sorting.
 fn hold(chain: &[Arc<Meter>], step: Stage) -> Vec<LockedMeter<'_>> {
     let mut held: Vec<LockedMeter<'_>> = Vec::new();
     let address = |meter: &Arc<Meter>| Arc::as_ptr(meter).addr();
@@ -183,7 +183,7 @@ fn hold(chain: &[Arc<Meter>], step: Stage) -> Vec<LockedMeter<'_>> {
     held
 }
 
-/// The meters of a chain, each once.
+/// The meters of a chain, without repetitions.
 fn distinct(chain: &[Arc<Meter>]) -> impl Iterator<Item = &Meter> {
     let is_first = |(index, meter): &(usize, &Arc<Meter>)| !chain[..*index].iter().any(|one| Arc::ptr_eq(one, meter));
     chain.iter().enumerate().filter(is_first).map(|(_, meter)| &**meter)

@@ -1,41 +1,41 @@
-//! What is left of a limit, and how long until it is whole again.
+//! What is left of a limit, and how long until all of it is free again.
 
 use std::time::Duration;
 
-/// The largest number of seconds in Go's duration, an `i64` of nanoseconds.
+/// The largest number of seconds in a duration of Go, which is an `i64` of nanoseconds.
 const GO_MAX_SECONDS: u64 = i64::MAX as u64 / 1_000_000_000;
 
 /// The state of one limit, for the `x-ratelimit-*` headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// What may be done per window, in the unit of the limit.
+    /// The limit per window, in its unit.
     pub limit: u64,
-    /// What may be done now.
+    /// What is left now, in the unit of the limit.
     pub remaining: u64,
-    /// Time until all of the limit is free, when nothing more is done.
+    /// The time until all of the limit is free, if nothing more is counted.
     pub reset: Duration,
 }
 
 impl Quota {
-    /// The tighter of two: the one with less remaining, then the one that is whole again later.
+    /// The tighter of two quotas: the one with less remaining; if they are equal, the one whose limit is free again later.
     pub(super) fn tighter(self, other: Self) -> Self {
         let key = |quota: &Self| (quota.remaining, std::cmp::Reverse(quota.reset));
         if key(&other) < key(&self) { other } else { self }
     }
 }
 
-/// Prints a duration as Go does and OpenAI's `x-ratelimit-reset-*` headers have it: `20ms`, `1s`, `6m0s`, `1h0m0s`.
+/// A duration in Go's format, which OpenAI's `x-ratelimit-reset-*` headers use: `20ms`, `1s`, `6m0s`, `1h0m0s`.
 ///
-/// Rounds up, to milliseconds below one second and to seconds above. What Go cannot hold (292 years) is cut.
+/// Rounded up, to milliseconds below one second and to seconds above. A duration too long for Go (292 years) is cut.
 pub fn go_duration(duration: Duration) -> String {
     let mut text = String::with_capacity(16);
     push_go_duration(&mut text, duration);
     text
 }
 
-/// Puts a duration at the end of a text, as [`go_duration`] prints it. Written by hand: each reply has two.
+/// Appends a duration to a text, in the format of [`go_duration`]. Written by hand for speed: each reply has two durations.
 pub fn push_go_duration(text: &mut String, duration: Duration) {
-    // A millisecond has 1,000,000 ns; what is longer than 584 years is cut below.
+    // A millisecond has 1,000,000 ns; a duration of more than 584 years is cut below.
     let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     if (1..1_000).contains(&millis) {
         text.push_str(itoa::Buffer::new().format(millis));
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(quota(1, 1).tighter(quota(1, 5)), quota(1, 5));
     }
 
-    /// The sum of the parts, as `time.ParseDuration` takes them.
+    /// The sum of the parts, as Go's `time.ParseDuration` computes it.
     fn parse(text: &str) -> Duration {
         let mut sum = Duration::ZERO;
         let mut rest = text;

@@ -1,11 +1,11 @@
-//! Which limit refuses a request, and when it will not.
+//! Which limit refuses a request, and when the request would fit.
 
 use std::{fmt, time::Duration};
 
 use super::Quota;
 use crate::types::NanoUsd;
 
-/// What is limited.
+/// The kind of limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Requests per second.
@@ -41,7 +41,7 @@ impl Kind {
         }
     }
 
-    /// The unit in words, to stand behind a number: `requests per second`.
+    /// The unit in words, for use after a number: `requests per second`.
     pub const fn unit(self) -> &'static str {
         match self {
             Self::RequestsPerSecond => "requests per second",
@@ -53,17 +53,17 @@ impl Kind {
     }
 }
 
-/// Why a request is refused now. Of several limits that refuse, the one that does so longest.
+/// Why a request is refused now. If several limits refuse, this is the one that refuses longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What is limited.
+    /// The kind of limit.
     pub kind: Kind,
     /// The limit, in the unit of `kind`: billionths of a US dollar for money.
     pub limit: u64,
-    /// When the request would fit if nothing else came: from one millisecond to two windows. A second for concurrency,
-    /// whose end nobody knows. `None` when the request alone is larger than the limit, so no retry cures it.
+    /// When the request would fit if no other request came: from one millisecond to two windows. One second for concurrency,
+    /// whose end is not known. `None` if the request alone is larger than the limit, so that no retry helps.
     pub retry_after: Option<Duration>,
-    /// Which meter refuses: its index in the chain.
+    /// The index in the chain of the meter that refuses.
     pub meter: usize,
     /// The tightest limit on requests over the chain, as in [`Permit::requests_quota`](super::Permit::requests_quota).
     pub requests: Option<Quota>,
@@ -72,7 +72,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Whether this one lasts longer than `other`.
+    /// Whether this refusal lasts longer than `other`.
     pub(super) fn outlasts(&self, other: &Self) -> bool {
         let key = |refusal: &Self| (refusal.retry_after.is_none(), refusal.retry_after);
         key(self) > key(other)

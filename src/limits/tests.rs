@@ -1,4 +1,4 @@
-//! Chains of meters, under threads and panics.
+//! Tests of chains of meters, under threads and panics.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,7 @@ fn per_minute(limit: u64) -> Rules {
     Rules { requests_per_minute: Some(limit), ..NONE }
 }
 
-/// What the window of `kind` weighs now.
+/// The count of the window of `kind` now.
 fn count(meter: &Meter, kind: Kind) -> u64 {
     let quota = meter.lock().window(kind).unwrap().level().quota();
     quota.limit - quota.remaining
@@ -38,7 +38,7 @@ fn ten_thousand_tenants_are_counted_each_for_itself() {
     const TENANTS: usize = 10_000;
     const THREADS: usize = 8;
     let minute = Duration::from_secs(60);
-    // Tenant n may do n % 7 + 1 requests, and every thread tries one.
+    // Tenant n may send n % 7 + 1 requests, and every thread tries one.
     let limit = |tenant: usize| tenant as u64 % 7 + 1;
     let tenants: Vec<Arc<[Arc<Meter>]>> = (0..TENANTS).map(|tenant| chain([per_minute(limit(tenant))])).collect();
     let shared = pingora_limits::rate::Rate::new(minute);
@@ -48,7 +48,7 @@ fn ten_thousand_tenants_are_counted_each_for_itself() {
             let (tenants, shared, admitted) = (&tenants, &shared, &admitted);
             scope.spawn(move || {
                 for step in 0..TENANTS {
-                    // Every thread has its own order.
+                    // Every thread visits the tenants in its own order.
                     let tenant = (step * [1, 3, 7, 9][thread % 4] + thread * 1_237) % TENANTS;
                     if Permit::enter(tenants[tenant].clone()).is_ok() {
                         admitted[tenant].fetch_add(1, Ordering::Relaxed);
@@ -66,7 +66,7 @@ fn ten_thousand_tenants_are_counted_each_for_itself() {
         assert!(told >= admitted);
         mixed += usize::from(told > admitted);
     }
-    // Expected are all but two or three.
+    // Expected: all tenants but two or three.
     assert!(mixed > TENANTS * 9 / 10, "one sketch for all mixed up only {mixed}");
 }
 
@@ -145,7 +145,7 @@ fn every_slot_comes_back_from_ten_thousand_permits_some_of_which_panic() {
     let limits = Rules { concurrent_requests: Some(6), requests_per_minute: Some(u64::MAX), ..NONE };
     let chain = chain([limits, NONE, limits]);
     let (threads, each) = (4, 2_500_u64);
-    // Panics of this test are wanted and need no report; those of others still get theirs.
+    // The panics of this test are wanted and need no report; panics of other tests still get one.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if info.payload().downcast_ref() != Some(&"wanted") {
@@ -258,7 +258,7 @@ fn a_refused_request_is_admitted_when_it_was_told_to_retry() {
     let rules = Rules { requests_per_second: Some(3), tokens_per_minute: Some(100), ..NONE };
     let meter = Meter::with_windows(rules, length, length);
     let chain: Arc<[Arc<Meter>]> = Arc::new([Arc::new(meter)]);
-    // Refused requests in between begin windows but must not put off the time that was promised.
+    // Refused requests in between begin windows, but must not put off the promised time.
     let wait = |refusal: Refusal| {
         let wait = refusal.retry_after.unwrap();
         assert!((Duration::from_millis(1)..=2 * length).contains(&wait), "{refusal:?}");
@@ -347,7 +347,7 @@ fn the_quota_is_the_tightest_and_counts_the_request_itself() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Against a model that adds up: a chain of a token, a tenant and a parent that two tenants share.
+    /// Compares with a model that only adds up: a chain of a token, a tenant and a parent that two tenants share.
     #[test]
     fn chains_count_what_all_their_meters_admitted(
         limits in prop::array::uniform3(prop::option::of(0..400_u64)),

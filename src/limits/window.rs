@@ -1,4 +1,4 @@
-//! One count over one sliding window.
+//! A count over a sliding window.
 
 use std::time::{Duration, Instant};
 
@@ -6,24 +6,24 @@ use pingora_limits::rate::Rate;
 
 use super::Quota;
 
-/// The largest count of a window; more is cut, so that no sum of two overflows.
+/// The largest count of a window; larger counts are cut, so that no sum of two overflows.
 const MAX: u64 = i64::MAX as u64 / 4;
 
-/// A [`Rate`] of one slot, with what it does not tell: when its windows began and what was given back to them.
+/// A [`Rate`] of one slot, with what a `Rate` does not tell: when its windows began and what was given back to them.
 ///
-/// To be used by one thread at a time; every method needs `&mut`, so the owner's lock sees to that.
+/// To be used by one thread at a time; every method needs `&mut`, so the owner's lock ensures that.
 pub(super) struct Window {
     rate: Rate,
     /// Length of a window in milliseconds.
     interval: u64,
-    /// What may be counted per window.
+    /// The most that may be counted per window.
     pub(super) limit: u64,
-    /// What the current window counts, as seen last.
+    /// The count of the current window at the last call.
     current: u64,
     /// Milliseconds between the end of the previous window and the beginning of the current one. A `Rate` begins a
-    /// window when it is first called after the last one, not when that ends.
+    /// window at the first call after the end of the previous one, not at that end.
     gap: u64,
-    /// What corrections took back from the previous window, which a `Rate` cannot change any more.
+    /// What corrections took back from the previous window, whose count in the `Rate` can no longer be changed.
     returned: u64,
     opened: Instant,
     previous_opened: Option<Instant>,
@@ -35,9 +35,9 @@ pub(super) struct Level {
     limit: u64,
     /// Length of a window in milliseconds.
     interval: u64,
-    /// What the previous window counted, less what was returned.
+    /// The count of the previous window, less what was returned.
     previous: u64,
-    /// What the current window counts.
+    /// The count of the current window.
     current: u64,
     /// How many milliseconds of the previous window the last interval covers.
     weight: u64,
@@ -65,9 +65,9 @@ impl Window {
         let seen = self.rate.rate_with(&(), |seen| seen);
         let mut elapsed = (seen.current_interval_fraction * self.interval as f64).round() as u64;
         let current = counted(seen.curr_samples);
-        // A count only falls to zero unseen when the `Rate` has just begun a window. It reports the fraction of the
-        // call that did so relative to the window before: how late the call was. The end of an empty window goes
-        // unseen, but then there is nothing that would have a weight.
+        // A count falls to zero unseen only if the `Rate` has just begun a window. In this call its fraction is relative
+        // to the previous window: it tells how late the call was. The end of an empty window goes unseen, but then no
+        // count has a weight.
         if current == 0 && self.current > 0 {
             self.begin(elapsed);
             elapsed = 0;
@@ -82,23 +82,23 @@ impl Window {
         }
     }
 
-    /// Counts `amount`. To be called after [`Self::level`], which sees whether a window has begun.
+    /// Counts `amount`. To be called after [`Self::level`], which notices a new window.
     pub(super) fn add(&mut self, amount: u64) {
         let amount = amount.min(MAX - self.current);
         let expected = self.current + amount;
         let current = counted(self.rate.observe(&(), amount as isize));
         if current != expected {
-            // The clock ticked between the two calls.
+            // A window ended between the two calls.
             self.begin(0);
         }
         self.current = current;
     }
 
-    /// Replaces an estimate that was counted at `charged_at` by the truth.
+    /// Replaces an estimate that was counted at `charged_at` by the actual number (`truth`).
     ///
-    /// What was too little is counted now. What was too much is taken back from the window that counted it, when that
-    /// is the current or the previous one; an older one has no weight any more, so there is nothing to take back, and
-    /// the windows that came later keep what they counted.
+    /// If the estimate was too low, the difference is counted now. If it was too high, the difference is taken back from the
+    /// window that counted it, if that is the current or the previous one; an older window has no weight any more, so there
+    /// is nothing to take back, and later windows keep their counts.
     pub(super) fn correct(&mut self, estimate: u64, truth: u64, charged_at: Instant) {
         self.level();
         if truth >= estimate {
@@ -120,8 +120,8 @@ impl Window {
         if current == expected as isize {
             self.current = expected;
         } else {
-            // The clock ticked after the count was read: what was the current window is the previous one, and the new
-            // one must not begin below zero.
+            // A window ended after the count was read: the former current window is the previous one now, and the new
+            // window must not begin below zero.
             self.begin(0);
             self.returned = amount;
             self.current = counted(self.rate.observe(&(), amount as isize));
@@ -138,7 +138,7 @@ impl Window {
 }
 
 impl Level {
-    /// Whether `amount` more is within the limit. Nothing always is.
+    /// Whether `amount` more is within the limit. An amount of zero always is.
     pub(super) fn fits(&self, amount: u64) -> bool {
         let interval = u128::from(self.interval);
         let before = u128::from(self.previous) * u128::from(self.weight);
@@ -146,12 +146,12 @@ impl Level {
         amount == 0 || before + with <= u128::from(self.limit) * interval
     }
 
-    /// Once `amount` more is counted, which is within the limit.
+    /// The state after counting `amount` more, which must be within the limit.
     pub(super) fn with(self, amount: u64) -> Self {
         Self { current: self.current.saturating_add(amount), ..self }
     }
 
-    /// Milliseconds until `amount` fits if nothing else is counted; `None` when it is larger than the limit.
+    /// Milliseconds until `amount` fits if nothing else is counted; `None` if it is larger than the limit.
     pub(super) fn wait(&self, amount: u64) -> Option<u64> {
         if self.fits(amount) {
             return Some(0);
@@ -160,15 +160,15 @@ impl Level {
         // The first weight, in milliseconds, at which `count` leaves room for `amount`.
         let weight = |count: u64, free: u64| (u128::from(free) * u128::from(self.interval) / u128::from(count)) as u64;
         let wait = match free.checked_sub(self.current) {
-            // It is the previous window that is in the way.
+            // The request has to wait until the previous window has lost enough weight.
             Some(free) => self.weight - weight(self.previous, free),
-            // The current window is, until it is the previous one and has lost weight.
+            // The request has to wait until the current window is the previous one and has lost enough weight.
             None => self.left + self.interval - weight(self.current, free),
         };
         Some(wait.max(1))
     }
 
-    /// What remains.
+    /// What is left of the limit.
     pub(super) fn quota(&self) -> Quota {
         let before = (u128::from(self.previous) * u128::from(self.weight)).div_ceil(u128::from(self.interval)) as u64;
         let reset = match (self.current, before) {
@@ -184,7 +184,7 @@ impl Level {
     }
 }
 
-/// A count of a [`Rate`], which is below zero at no time.
+/// The count of a [`Rate`], never below zero.
 fn counted(samples: isize) -> u64 {
     samples.max(0) as u64
 }
@@ -197,7 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     impl Level {
-        /// The state `millis` later when nothing is counted.
+        /// The state `millis` later, if nothing is counted.
         fn later(mut self, mut millis: u64) -> Self {
             while millis >= self.left {
                 millis -= self.left;
@@ -292,7 +292,7 @@ mod tests {
         window.add(900);
         let charged_at = Instant::now();
         sleep(Duration::from_millis(101));
-        // In time the charge is in the previous window now; late, it is forgotten. Either way nothing of it is left.
+        // On time, the charge is in the previous window now; late, it is forgotten. Either way nothing of it is left.
         window.level();
         let added_at = Instant::now();
         window.add(10);
@@ -311,7 +311,7 @@ mod tests {
         window.level();
         window.add(800);
         sleep(Duration::from_millis(120));
-        // `Rate` begins the second window here. Alone it would weigh the first one fully again from now on.
+        // `Rate` begins the second window here. A `Rate` alone would give the first one its full weight again from now on.
         let first = window.level();
         let second = window.level();
         assert!(second.weight <= first.weight, "{first:?} {second:?}");
