@@ -1,4 +1,4 @@
-//! What a presented credential is, and whom it stands for.
+//! Authenticators: recognise a presented credential, and return the identity that it stands for.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,30 +14,32 @@ use super::{
 };
 use crate::types::Secret;
 
-/// How long a request waits for the verdict of an authenticator that was added to the product's own.
+/// How long a request waits for the verdict of an added authenticator.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Knows one kind of credential, on both listeners: `chitty_` tokens, or what a program around the gateway adds (a JWT, say).
+/// Knows one kind of credential, on both listeners: `chitty_` tokens, or a kind that a program around the gateway adds (a JWT,
+/// say).
 ///
-/// A credential that any of them claims goes to no provider, also where it is refused. What none claims is a key for a provider.
+/// A credential that an authenticator claims is never sent to a provider, even if it is refused. A credential that none claims is
+/// a key for a provider.
 pub trait Authenticator: Send + Sync {
-    /// Whether a credential is of its kind, judged by its form alone: every request with a credential asks this. It has to say the
-    /// same each time.
+    /// Whether a credential is of this authenticator's kind, judged by its form alone. Called for every request with a
+    /// credential; the result must not change.
     fn claims(&self, presented: &str) -> bool;
 
-    /// Whom a credential stands for that it has claimed. One that opens nothing ends the request: it is not served as if there
-    /// were no credential.
+    /// The identity that a claimed credential stands for. A refusal ends the request: it is not served as if there were no
+    /// credential.
     fn authenticate<'a>(&'a self, presented: &'a str) -> Authentication<'a>;
 }
 
-/// Whom a credential stands for, or why it opens nothing.
+/// The identity that a credential stands for, or why the credential is refused.
 pub type Authenticated = Result<Arc<Identity>, Refused>;
 
 /// The verdict on a credential.
 pub enum Authentication<'a> {
-    /// It is known.
+    /// The verdict is known.
     Ready(Authenticated),
-    /// It has to be waited for; after [`PATIENCE`] it is [`Refused::Unavailable`].
+    /// The verdict has to be waited for; after [`PATIENCE`] it is [`Refused::Unavailable`].
     Waits(BoxFuture<'a, Authenticated>),
 }
 
@@ -45,7 +47,7 @@ impl Authentication<'_> {
     /// The verdict, once there is one.
     ///
     /// # Errors
-    /// Why the credential opens nothing.
+    /// Why the credential is refused.
     pub async fn verdict(self) -> Authenticated {
         match self {
             Self::Ready(verdict) => verdict,
@@ -59,7 +61,7 @@ impl Authenticator for Directory {
         presented.starts_with(PREFIX)
     }
 
-    /// A token that may have been made this moment is looked for in the store before it is refused.
+    /// An unknown token is looked up in the store before it is refused, because it may have been created just now.
     fn authenticate<'a>(&'a self, presented: &'a str) -> Authentication<'a> {
         match Directory::authenticate(self, presented) {
             Err(Refused::Unknown) => Authentication::Waits(Box::pin(self.authenticate_fresh(presented))),
@@ -68,28 +70,28 @@ impl Authenticator for Directory {
     }
 }
 
-/// All that know credentials, in the order in which they are asked: the tokens first.
+/// All authenticators, in the order in which they are asked: first the tokens, then the added ones.
 pub struct Authenticators {
     tokens: Arc<Directory>,
     added: Vec<Arc<dyn Authenticator>>,
 }
 
-/// The credentials of one request. Each is the first of its kind.
+/// The credentials of one request, the first of each kind.
 #[derive(Default)]
 pub struct Credentials {
-    /// What one of the authenticators claims.
+    /// A credential that an authenticator claims.
     pub claimed: Option<Secret>,
-    /// What none of them claims: a key for a provider.
+    /// A credential that no authenticator claims: a key for a provider.
     pub key: Option<Secret>,
 }
 
 impl Authenticators {
-    /// The tokens, and others after them.
+    /// The authenticator of tokens, followed by added ones.
     pub fn new(tokens: Arc<Directory>, added: Vec<Arc<dyn Authenticator>>) -> Self {
         Self { tokens, added }
     }
 
-    /// What a request presents in these places.
+    /// Sorts the credentials that a request presents in these places.
     pub fn sort(&self, headers: &HeaderMap, places: &[Place]) -> Credentials {
         let mut found = Credentials::default();
         for text in presented(headers, places) {
@@ -99,7 +101,7 @@ impl Authenticators {
         found
     }
 
-    /// Whom a credential stands for, by the first that claims it.
+    /// The verdict of the first authenticator that claims the credential.
     pub fn authenticate<'a>(&'a self, presented: &'a str) -> Authentication<'a> {
         if self.tokens.claims(presented) {
             return Authenticator::authenticate(&*self.tokens, presented);
@@ -118,14 +120,13 @@ impl Authenticators {
         }
     }
 
-    /// Whether there are callers to tell apart, see [`Directory::has_tokens`]: an authenticator beside the tokens is there for
-    /// some.
+    /// Whether there are callers to tell apart: see [`Directory::has_tokens`]; always true with an added authenticator.
     pub fn has_callers(&self) -> Option<bool> {
         if self.added.is_empty() { self.tokens.has_tokens() } else { Some(true) }
     }
 
-    /// How many tenants have credentials that may ask models, see [`Directory::holders`]; at least one where an authenticator stands
-    /// beside the tokens.
+    /// How many tenants have credentials that may ask models: see [`Directory::holders`]; at least one with an added
+    /// authenticator.
     pub fn holders(&self) -> Option<usize> {
         let least = usize::from(!self.added.is_empty());
         self.tokens.holders().map(|holders| holders.max(least))
@@ -145,7 +146,7 @@ mod tests {
     use super::*;
     use crate::store::sqlite;
 
-    /// Claims what begins with its name and `_`.
+    /// Claims credentials that begin with its name and `_`.
     struct Made(&'static str, bool);
 
     impl Authenticator for Made {
@@ -191,7 +192,7 @@ mod tests {
         for key in ["Chitty_1", "acme-1", "ACME_1"] {
             assert_eq!(sorted(&all, &[("api-key", key)]), [None, some(key)]);
         }
-        // The first of each kind counts, and a second one that is claimed is no key either.
+        // The first of each kind counts; a second claimed credential does not become a key.
         let many = [("authorization", "Bearer acme_1"), ("x-api-key", "chitty_1"), ("api-key", "sk-1")];
         assert_eq!(sorted(&all, &many), [some("acme_1"), some("sk-1")]);
         let (_folder, plain) = with(Vec::new());

@@ -1,4 +1,4 @@
-//! The tokens in memory: a request's token is looked up here, never in the file.
+//! The directory: all tokens in memory. A request's token is looked up here, not in the file.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,39 +17,39 @@ use crate::{
     types::unix_now,
 };
 
-/// Why a credential opens nothing.
+/// Why a credential is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// There is no such credential. Nothing is said about how close it was.
+    /// There is no such credential. The refusal does not reveal how close it was to an existing one.
     Unknown,
-    /// It has ended: only its holder can know that it was one.
+    /// The credential has expired. Only its holder can know that it existed.
     Expired,
-    /// It was taken back.
+    /// The credential was revoked.
     Revoked,
-    /// Nobody can say at the moment: the tokens could not be read yet, or an authenticator has not answered in time.
+    /// The verdict is not known at the moment: the tokens could not be read yet, or an authenticator has not answered in time.
     Unavailable,
 }
 
 /// All tokens by the hash of their secrets. A change by another process is known within [`crate::store::LOOK`]: a revoked
-/// token lives at most that long.
+/// token stays valid at most that long.
 pub struct Directory {
     /// `None` before anything was read.
     known: Arc<ArcSwapOption<Known>>,
     follower: Arc<TableFollower>,
-    /// There was no file, and none could be made: nobody can have made a token.
+    /// There was no file, and none could be created, so that no token can exist.
     absent: bool,
 }
 
 #[derive(Default)]
 struct Known {
     tokens: HashMap<[u8; 32], KnownToken>,
-    /// Tenants with a token that may ask models.
+    /// The number of tenants with a token that may ask models.
     clients: usize,
 }
 
 struct KnownToken {
     token: Token,
-    /// Its holder, shared by every request with it.
+    /// The identity of the token's holder, shared by every request with the token.
     identity: Arc<Identity>,
 }
 
@@ -65,10 +65,10 @@ impl Known {
 
 impl Directory {
     /// Reads the file, and goes on following it in a thread that ends with the directory. A file that cannot be read is
-    /// tried again and again; until then every token is [`Refused::Unavailable`].
+    /// tried again and again; until it can be read, every token is [`Refused::Unavailable`].
     ///
-    /// A file that was deleted or replaced loses no token: those known are written into the one that is accepted in its place,
-    /// and one that was revoked stays so.
+    /// No token is lost if the file is deleted or replaced: the known tokens are written to the file that is accepted in its
+    /// place, and revoked ones stay revoked.
     pub fn follow(store: Arc<dyn Store>) -> Arc<Self> {
         let known = Arc::new(ArcSwapOption::empty());
         let keeps = known.clone();
@@ -96,11 +96,11 @@ impl Directory {
         Arc::new(Self { known, follower, absent })
     }
 
-    /// Finds the holder of the token that a client presents. It takes the same time whether there is such a token or not: the look-up is
-    /// by a hash that nobody can steer, and the hash is compared whole.
+    /// Finds the holder of the token that a client presents. The time does not depend on whether there is such a token: the
+    /// look-up is by a hash that nobody can choose, and the whole hash is compared.
     ///
     /// # Errors
-    /// Why it opens nothing.
+    /// Why the token is refused.
     pub fn authenticate(&self, presented: &str) -> Result<Arc<Identity>, Refused> {
         let hash = secret::hash(presented);
         let known = self.known.load();
@@ -112,11 +112,11 @@ impl Directory {
         }
     }
 
-    /// The same for a token that may have been made this moment: before an unknown one is refused, the file is looked at once
-    /// more, see [`TableFollower::look_again`]. What has not the form of a token is refused at once.
+    /// Like [`Self::authenticate`], for a token that may have been created just now: before an unknown token is refused, the file
+    /// is read once more, see [`TableFollower::look_again`]. Text without the form of a token is refused at once.
     ///
     /// # Errors
-    /// Why it opens nothing.
+    /// Why the token is refused.
     pub async fn authenticate_fresh(&self, presented: &str) -> Result<Arc<Identity>, Refused> {
         match self.authenticate(presented) {
             Err(Refused::Unknown) if secret::has_form(presented) && self.follower.look_again().await => {
@@ -126,8 +126,8 @@ impl Directory {
         }
     }
 
-    /// Whether a token that may ask models was ever made; `None` before that is known. Revoked and expired ones count: taking
-    /// the last one back opens nothing to strangers.
+    /// Whether a token that may ask models was ever created; `None` before that is known. Revoked and expired tokens count, so
+    /// that revoking the last one does not open the gateway to clients without a token.
     pub fn has_tokens(&self) -> Option<bool> {
         let known = self.known.load();
         known.as_ref().map(|known| known.clients > 0).or_else(|| self.absent.then_some(false))
@@ -138,12 +138,12 @@ impl Directory {
         self.known.load().as_ref().map(|known| known.clients)
     }
 
-    /// Reads the file now. A change that was made before is known when this returns.
+    /// Reads the file now: a change made before the call is known when it returns, if the file can be read.
     pub fn refresh(&self) {
         self.follower.refresh();
     }
 
-    /// False while the file cannot be read. What was read before goes on serving.
+    /// False while the file cannot be read. The tokens that were read before stay in use.
     pub fn is_available(&self) -> bool {
         self.follower.is_up()
     }
@@ -202,7 +202,7 @@ mod tests {
             let (_, secret) = Tokens(&mut *other).create(&new()).unwrap();
             assert!(directory.authenticate_fresh(secret.expose()).await.is_ok());
         }
-        // What is no token is refused at once, and those that could be one are refused in time, however many there are.
+        // Text without the form of a token is refused at once, and text with it in time, however many requests there are.
         let begun = Instant::now();
         let strange = |n: usize| format!("chitty_{n:043}");
         let all = (0..2_000).map(|n| {

@@ -1,4 +1,4 @@
-//! Whom a credential stands for.
+//! The identity that a credential stands for.
 
 use super::{scope::Scopes, tokens::Token};
 use crate::{
@@ -6,33 +6,35 @@ use crate::{
     types::{TenantId, TokenId},
 };
 
-/// The longest subject of an identity that is no token, in bytes.
+/// The longest subject of an identity from an added authenticator, in bytes.
 const MAX_SUBJECT: usize = 200;
 
-/// What kind of credential an identity was read from.
+/// The kind of credential that an identity comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdentityKind {
     /// A `chitty_` token.
     Token,
-    /// A credential that an [`Authenticator`](super::Authenticator) beside the tokens knows, under the name of who issues it.
+    /// A credential that an added [`Authenticator`](super::Authenticator) knows, with the name of its issuer.
     Issued(&'static str),
 }
 
-/// Whom a credential stands for, and what they may do: made once where that can be, and shared by all requests.
+/// The identity that a credential stands for: tenant, permissions and limits. It is created once if possible, and shared by all
+/// requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Identity {
-    /// What kind of credential it was.
+    /// The kind of the credential.
     pub kind: IdentityKind,
-    /// Who, as the log and the ledger show it: the id of the token, `tok_…`, or `ISSUER:SUBJECT`.
+    /// The id that the log and the ledger show: the id of the token, `tok_…`, or `ISSUER:SUBJECT`.
     pub id: TokenId,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant: TenantId,
-    /// What it may do.
+    /// The permissions.
     pub scopes: Scopes,
-    /// The models it may ask for: names, or patterns with one trailing `*`; empty allows all of its tenant's.
+    /// The models that the holder may ask for: names, or patterns with one trailing `*`; an empty list allows all models of the
+    /// tenant.
     pub models: Vec<String>,
-    /// How much at once, besides its tenant's limits: counted under `id`, for as long as the process lives.
+    /// Limits in addition to the tenant's: counted under `id`, for as long as the process lives.
     pub limits: Limits,
 }
 
@@ -49,9 +51,9 @@ impl Identity {
         }
     }
 
-    /// Somebody an issuer other than the gateway vouches for, with all that a client may do. `issuer` stands before the subject in the
-    /// id, so that no subject can pass for a token or for that of another issuer. `None` for a subject that is empty, longer than 200
-    /// bytes or has control characters: it goes into logs and the ledger.
+    /// The identity of a subject that another issuer than the gateway vouches for, with the permissions of a client. In the id
+    /// `issuer` precedes the subject, so that no subject can pass for a token or for a subject of another issuer. `None` for a
+    /// subject that is empty, longer than 200 bytes or has control characters, because it is written to logs and the ledger.
     pub fn issued(issuer: &'static str, subject: &str, tenant: TenantId) -> Option<Self> {
         if subject.is_empty() || subject.len() > MAX_SUBJECT || subject.chars().any(char::is_control) {
             return None;

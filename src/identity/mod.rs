@@ -1,14 +1,14 @@
-//! Who asks: what a presented credential is, and whom it stands for.
+//! Authentication: where requests present credentials, and the identity that a credential stands for.
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
-//! | `presented` | where a request presents credentials |
-//! | `authenticator` | the seam: what a credential is and whom it stands for; all that are asked |
+//! | `presented` | the places where a request presents credentials |
+//! | `authenticator` | the seam for other kinds of credentials: recognises them and returns their identity |
 //! | `holder` | an identity: tenant, scopes, models, limits |
-//! | `secret` | what a token looks like, how it is made and hashed |
+//! | `secret` | the form of a token's secret, its generation and its hash |
 //! | `scope` | `ai:read`, `ai:write`, `admin` |
 //! | `tokens` | the table of tokens: create, list, show, revoke, rotate |
-//! | `directory` | the same in memory, followed as it changes: the authenticator of tokens |
+//! | `directory` | all tokens in memory, kept up to date: the authenticator of tokens |
 
 mod authenticator;
 mod directory;

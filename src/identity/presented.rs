@@ -1,32 +1,33 @@
-//! Where a request presents credentials: the one reader of them, for both listeners.
+//! Reads the credentials that a request presents, for both listeners.
 
 use http::{HeaderMap, header};
 
-/// How a browser presents a key when it opens a WebSocket, where it cannot set headers (OpenAI's realtime API).
+/// The prefix with which a browser presents a key as a WebSocket subprotocol, because it cannot set headers there (OpenAI's
+/// realtime API).
 pub const SUBPROTOCOL_KEY: &str = "openai-insecure-api-key.";
 
-/// Where a credential can stand in a request.
+/// A place of a credential in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// `Authorization: Bearer …`.
     Bearer,
-    /// `x-api-key`, as Anthropic's clients have it.
+    /// `x-api-key`, which Anthropic's clients use.
     XApiKey,
-    /// `api-key`, as Azure's clients have it.
+    /// `api-key`, which Azure's clients use.
     ApiKey,
-    /// Among the WebSocket subprotocols on offer, see [`SUBPROTOCOL_KEY`].
+    /// Among the offered WebSocket subprotocols, see [`SUBPROTOCOL_KEY`].
     Subprotocol,
 }
 
 impl Place {
-    /// Where the client API looks, in this order.
+    /// The places where the client API looks, in this order.
     pub const CLIENT: &[Self] = &[Self::Bearer, Self::XApiKey, Self::ApiKey, Self::Subprotocol];
-    /// Where the admin API looks.
+    /// The places where the admin API looks, in this order.
     pub const ADMIN: &[Self] = &[Self::Bearer, Self::XApiKey];
 }
 
-/// The credentials that a request presents in these places, in their order. A header that may stand once counts with its first
-/// line; what is empty or has no printable text is none.
+/// The credentials that a request presents in these places, in the order of the places. Of a repeated header that may occur only
+/// once, the first line counts; a value that is empty or not printable is no credential.
 pub fn presented<'a>(headers: &'a HeaderMap, places: &'a [Place]) -> impl Iterator<Item = &'a str> {
     let found = move |place: &Place| {
         let alone = match place {

@@ -1,4 +1,4 @@
-//! What a token may do.
+//! Scopes: the permissions of a token.
 
 use std::{fmt, str::FromStr};
 
@@ -22,7 +22,7 @@ impl Scope {
     /// Every scope.
     pub const ALL: [Self; 3] = [Self::AiRead, Self::AiWrite, Self::Admin];
 
-    /// The word for it.
+    /// The name of the scope.
     pub fn label(self) -> &'static str {
         match self {
             Self::AiRead => "ai:read",
@@ -54,7 +54,7 @@ impl fmt::Display for Scope {
 pub struct Scopes(u8);
 
 impl Scopes {
-    /// What clients without a token have, and tokens that name none.
+    /// The scopes of clients without a token, and of tokens created without scopes.
     pub const CLIENT: Self = Self(1 << Scope::AiRead as u8 | 1 << Scope::AiWrite as u8);
 
     /// Whether the set has a scope.
@@ -62,12 +62,12 @@ impl Scopes {
         self.0 & 1 << scope as u8 != 0
     }
 
-    /// Whether its holder is a client, and not only an administrator.
+    /// Whether the holder of these scopes is a client, and not only an administrator.
     pub fn asks_models(self) -> bool {
         self.0 & Self::CLIENT.0 != 0
     }
 
-    /// Its members in a fixed order.
+    /// The scopes of the set, in a fixed order.
     pub fn iter(self) -> impl Iterator<Item = Scope> {
         Scope::ALL.into_iter().filter(move |scope| self.has(*scope))
     }

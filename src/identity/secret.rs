@@ -1,5 +1,5 @@
-//! The secret of a token: `chitty_` and 43 letters and digits, which are 256 random bits. What is stored is its SHA-256:
-//! a secret of that size needs no salt and no slow hash.
+//! The secret of a token: `chitty_` and 43 letters and digits, which are 256 random bits. Only the SHA-256 of the secret is
+//! stored: a secret of that size needs no salt and no slow hash.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 
-/// How every secret begins, so that people and scanners know one when they see it.
+/// The prefix of every secret, so that people and scanners recognise one.
 pub const PREFIX: &str = "chitty_";
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -23,20 +23,20 @@ const LENGTH: usize = PREFIX.len() + LETTERS;
 pub struct TokenSecret(String);
 
 impl TokenSecret {
-    /// A new one from the system's random numbers.
+    /// Generates a secret from the system's random numbers.
     ///
     /// # Errors
-    /// The system has none, which is fatal for more than this.
+    /// The system has no random numbers.
     pub fn generate() -> Result<Self, ring::error::Unspecified> {
         Ok(Self(format!("{PREFIX}{}", random_text(LETTERS)?)))
     }
 
-    /// The secret itself, for the one who asked for it.
+    /// The secret itself, for the user who created the token.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// What is stored of it.
+    /// The hash that is stored in the place of the secret.
     pub fn hash(&self) -> [u8; 32] {
         hash(&self.0)
     }
@@ -54,8 +54,8 @@ pub fn has_form(presented: &str) -> bool {
     letters.len() == LETTERS && letters.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// The SHA-256 of what a client presents as a token. It takes the same time for every text: of one that cannot be a token
-/// only as many bytes are read as a token has, and the result matches none.
+/// The SHA-256 of the text that a client presents as a token. It takes the same time for every text: of a text with another
+/// length only as many bytes are read as a token has, and the result matches no token.
 pub fn hash(presented: &str) -> [u8; 32] {
     let bytes = presented.as_bytes();
     let mut block = [0; LENGTH];
@@ -63,7 +63,7 @@ pub fn hash(presented: &str) -> [u8; 32] {
     block[..length].copy_from_slice(&bytes[..length]);
     let mut out = [0; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, &block).as_ref());
-    // One that is longer than a token must not pass for its beginning.
+    // A text that is longer than a token must not match the token that it begins with.
     out[0] ^= u8::from(bytes.len() != LENGTH);
     out
 }
@@ -75,7 +75,7 @@ pub fn random_text(length: usize) -> Result<String, ring::error::Unspecified> {
     let mut block = [0; 64];
     while text.len() < length {
         random.fill(&mut block)?;
-        // 248 is the largest multiple of 62 in a byte: what is above would favour the first letters.
+        // 248 is the largest multiple of 62 in a byte: larger values would favour the first letters.
         let fair = block.iter().filter(|byte| **byte < 248).map(|byte| char::from(ALPHABET[usize::from(byte % 62)]));
         text.extend(fair.take(length - text.len()));
     }

@@ -1,4 +1,4 @@
-//! The table of tokens. Works on the file, with or without a gateway that runs.
+//! Operations on the table of tokens. They work on the file, with or without a running gateway.
 
 use std::fmt;
 
@@ -12,28 +12,29 @@ use crate::{
     types::{TenantId, TokenId, unix_now},
 };
 
-/// A token as it is known after its secret was shown.
+/// A token without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Its public name.
+    /// The public id of the token.
     pub id: TokenId,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant: TenantId,
-    /// What people call it.
+    /// A name for people.
     pub name: Option<String>,
-    /// What it may do.
+    /// The scopes of the token.
     pub scopes: Scopes,
-    /// The models it may ask for: names, or patterns with one trailing `*`; empty allows all of its tenant's.
+    /// The models that the token may ask for: names, or patterns with one trailing `*`; an empty list allows all models of its
+    /// tenant.
     pub models: Vec<String>,
-    /// How much at once, besides its tenant's limits.
+    /// Limits on rates and on concurrent requests, in addition to the tenant's limits.
     pub limits: Limits,
-    /// In milliseconds since 1970, like the other times.
+    /// When the token was created, in milliseconds since 1970 like the other times.
     pub created_at: u64,
-    /// From then on it is refused.
+    /// From this time on the token is refused; `None`: it does not expire.
     pub expires_at: Option<u64>,
-    /// Since then it is refused.
+    /// Since this time the token is refused; `None`: it is not revoked.
     pub revoked_at: Option<u64>,
-    /// The token that a rotation made in its place.
+    /// The token that a rotation created in its place.
     pub replaced_by: Option<TokenId>,
 }
 
@@ -47,7 +48,7 @@ impl Token {
         }
     }
 
-    /// As it is kept.
+    /// The row that the table keeps.
     pub(super) fn row(&self, hash: &[u8; 32]) -> Result<TokenRow, StoreError> {
         let json = |value: serde_json::Result<String>| value.map_err(|error| StoreError::Failed(error.into()));
         Ok(TokenRow {
@@ -65,7 +66,7 @@ impl Token {
         })
     }
 
-    /// As it was kept.
+    /// Reads a token from its row in the table.
     fn read(row: &TokenRow) -> Result<Self, StoreError> {
         fn json<T: serde::de::DeserializeOwned>(text: &str, id: &TokenId, column: &str) -> Result<T, StoreError> {
             serde_json::from_str(text)
@@ -87,31 +88,31 @@ impl Token {
     }
 }
 
-/// What a token is made from.
+/// The properties of a new token.
 #[derive(Clone, Debug)]
 pub struct NewToken {
-    /// Who pays; the caller has checked that it exists.
+    /// The tenant that pays; the caller has checked that it exists.
     pub tenant: TenantId,
-    /// What people call it.
+    /// A name for people.
     pub name: Option<String>,
-    /// What it may do.
+    /// The scopes of the token.
     pub scopes: Scopes,
-    /// The models it may ask for; empty: all.
+    /// The models that the token may ask for; an empty list allows all.
     pub models: Vec<String>,
-    /// How much at once.
+    /// Limits on rates and on concurrent requests.
     pub limits: Limits,
-    /// When it ends, in milliseconds since 1970.
+    /// When the token ends, in milliseconds since 1970; `None`: never.
     pub expires_at: Option<u64>,
 }
 
-/// Why nothing was done.
+/// Why an operation failed.
 #[derive(Debug)]
 pub enum TokenError {
     /// No token has this id.
     Unknown(String),
     /// A revoked or expired token cannot be rotated.
     Ended(TokenId, &'static str),
-    /// Something about the new token cannot be.
+    /// A property of the new token is invalid; the text says which.
     Invalid(String),
     /// The system has no random numbers.
     NoRandom,
@@ -146,7 +147,7 @@ const MAX_NAME: usize = 200;
 pub struct Tokens<'a>(pub &'a mut dyn TokenTable);
 
 impl Tokens<'_> {
-    /// Makes a token. The secret is returned this once.
+    /// Creates a token. The secret is returned only here.
     ///
     /// # Errors
     /// A name that is too long, an end in the past, or a file that cannot be written.
@@ -164,28 +165,28 @@ impl Tokens<'_> {
         Ok(self.0.tokens(tenant)?.iter().map(Token::read).collect::<Result<_, _>>()?)
     }
 
-    /// One token.
+    /// The token with this id.
     ///
     /// # Errors
-    /// There is none of this id, or a file that cannot be read.
+    /// There is no token with this id, or the file cannot be read.
     pub fn show(&self, id: &str) -> Result<Token, TokenError> {
         let row = self.0.token(id)?.ok_or_else(|| unknown(id))?;
         Ok(Token::read(&row)?)
     }
 
-    /// Ends a token at once. One that has ended stays as it is.
+    /// Revokes a token at once. A token that was revoked before stays as it is.
     ///
     /// # Errors
-    /// There is none of this id, or a file that cannot be written.
+    /// There is no token with this id, or the file cannot be written.
     pub fn revoke(&mut self, id: &str) -> Result<Token, TokenError> {
         self.0.revoke_token(id, unix_now())?;
         self.show(id)
     }
 
-    /// Makes a token of the same kind, and ends the old one after `overlap_ms`.
+    /// Creates a token with the same properties, and ends the old one after `overlap_ms`.
     ///
     /// # Errors
-    /// There is none of this id, it has ended, or a file that cannot be written.
+    /// There is no token with this id, it has ended, or the file cannot be written.
     pub fn rotate(&mut self, id: &str, overlap_ms: u64) -> Result<(Token, TokenSecret), TokenError> {
         let mut made = Err(unknown(id));
         self.0.rotate_token(id, &mut |row| match successor(row, overlap_ms) {
@@ -202,7 +203,7 @@ impl Tokens<'_> {
     }
 }
 
-/// What takes the place of a token that is rotated now.
+/// The rotation of a token now: its successor with the secret.
 fn successor(old: &TokenRow, overlap_ms: u64) -> Result<(Rotation, Token, TokenSecret), TokenError> {
     let now = unix_now();
     let old = Token::read(old)?;
