@@ -1,4 +1,4 @@
-//! A batch that a provider makes of a file: what the request for it says, and what its lines ask for.
+//! Batches: checks the request that creates a batch, and the lines of its input file.
 
 use std::borrow::Cow;
 
@@ -7,8 +7,8 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use super::refs::{Refused, Text};
 use crate::openai::fold::{fold_char, folds_to};
 
-/// The endpoints that the lines of a batch may ask, without the `/v1` that Azure leaves out. None of them has an id in it, so
-/// that all that a line refers to stands in its body. From OpenAI's `CreateBatchRequest` and Groq's reference.
+/// The endpoints that the lines of a batch may ask, without the `/v1` that Azure leaves out. No endpoint contains an id, so
+/// everything that a line refers to is in its body. Sources: OpenAI's `CreateBatchRequest` and Groq's reference.
 const ENDPOINTS: &[&str] = &[
     "/audio/transcriptions",
     "/audio/translations",
@@ -22,12 +22,12 @@ const ENDPOINTS: &[&str] = &[
     "/videos",
 ];
 
-/// What a request for a batch says.
+/// A request that creates a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// The id of the file with its lines.
     pub file: String,
-    /// What each of them asks; one of [`ENDPOINTS`].
+    /// The endpoint that every line asks; one of [`ENDPOINTS`].
     endpoint: &'static str,
 }
 
@@ -35,11 +35,11 @@ impl Batch {
     /// Reads the body of `POST /v1/batches`.
     ///
     /// # Errors
-    /// A body without a file or an endpoint, one that could be read in two ways, or one that reads from or writes to a place
-    /// that is no file of the provider's (Azure's `input_blob` and `output_folder`).
+    /// The body has no file or no endpoint, could be read in two ways, or names a place to read from or write to that is no file
+    /// of the provider (Azure's `input_blob` and `output_folder`).
     pub fn read(body: &[u8]) -> Result<Self, Refused> {
         let members = members(body)?;
-        // Azure's names, and what else may come to be a way around the file.
+        // Azure's names, and similar ones that may bypass the file in the future.
         let beyond = |key: &str| {
             let begins = |with: &str| key.chars().filter_map(fold_char).take(with.len()).eq(with.chars());
             let known = ["input_file_id", "output_expires_after"].iter().any(|name| folds_to(key, name));
@@ -62,10 +62,10 @@ impl Batch {
         }
     }
 
-    /// Whether a line asks what the batch says, and nothing else. What its body refers to is not looked at.
+    /// Checks that a line asks the batch's endpoint and nothing else. The references in its body are not checked here.
     ///
     /// # Errors
-    /// Another endpoint or method, or a line that could be read in two ways.
+    /// The line has another endpoint or method, or could be read in two ways.
     pub fn check(&self, line: &[u8]) -> Result<(), Refused> {
         let members = members(line)?;
         if one(&members, "method")? != Some("POST") {
@@ -105,7 +105,7 @@ fn members(json: &[u8]) -> Result<Vec<(String, Option<String>)>, Refused> {
     read.map_err(|error| Refused::Unreadable(error.to_string()))
 }
 
-/// The string under a name; `None` where there is no string.
+/// The string under a name; `None` if there is no string.
 fn one<'m>(members: &'m [(String, Option<String>)], name: &'static str) -> Result<Option<&'m str>, Refused> {
     let mut found = members.iter().filter(|(key, _)| folds_to(key, name));
     let first = found.next();

@@ -1,17 +1,17 @@
-//! The fields of a multipart body (RFC 7578), read strictly: what two readers could understand differently is refused.
+//! The fields of a multipart body (RFC 7578), read strictly: a body that two readers could understand differently is refused.
 
-/// A file of this size or less is taken for a field too: a reader may not care about the difference.
+/// A file of at most this size, in bytes, also counts as a field: some readers make no difference.
 const SMALL_FILE: usize = 256;
 
-/// The fields of a body that are no files: name and value.
+/// The fields of a multipart body, without its files.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Form {
-    /// In the order in which they stand.
+    /// Name and value of each field, in the order of the body.
     pub fields: Vec<(String, String)>,
 }
 
-/// The boundary that a content type names; `None` where it is not that of a form, or is written in a way that readers
-/// disagree on.
+/// The boundary that a content type names; `None` if the content type is not `multipart/form-data`, or is written in a way on
+/// which readers disagree.
 pub fn boundary(content_type: &str) -> Option<&str> {
     let (kind, rest) = content_type.split_once(';')?;
     if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
@@ -32,7 +32,7 @@ pub fn boundary(content_type: &str) -> Option<&str> {
 }
 
 impl Form {
-    /// Reads a whole body. `None` where it is not as every writer of forms makes it.
+    /// Parses a whole body. `None` if the body deviates from the form that all writers produce.
     pub fn read(body: &[u8], boundary: &str) -> Option<Self> {
         let mut form = Self::default();
         let delimiter = format!("\r\n--{boundary}");
@@ -41,7 +41,7 @@ impl Form {
             match rest {
                 [b'-', b'-', end @ ..] if end.iter().all(|byte| b"\r\n".contains(byte)) => return Some(form),
                 [b'\r', b'\n', part @ ..] => {
-                    // The part's header ends with an empty line; it may not hold the delimiter.
+                    // The part's header ends with an empty line; it must not contain the delimiter.
                     let head_end = find(part, b"\r\n\r\n")?;
                     let (head, tail) = (&part[..head_end], &part[head_end + 4..]);
                     if find(head, &delimiter.as_bytes()[2..]).is_some() {
@@ -49,7 +49,7 @@ impl Form {
                     }
                     let end = find(tail, delimiter.as_bytes())?;
                     let (name, is_file) = disposition(std::str::from_utf8(head).ok()?)?;
-                    // A field of this name says in which characters all others are.
+                    // A field of this name sets the character encoding of all other fields.
                     if name.eq_ignore_ascii_case("_charset_") {
                         return None;
                     }
@@ -68,7 +68,7 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     memchr::memmem::find(text, wanted)
 }
 
-/// The name in a part's header, and whether it is a file.
+/// The name in a part's header, and whether the part is a file.
 fn disposition(head: &str) -> Option<(String, bool)> {
     let mut found = None;
     for line in head.split("\r\n") {
@@ -91,8 +91,8 @@ fn disposition(head: &str) -> Option<(String, bool)> {
     found
 }
 
-/// Whether the characters that a content type names, if any, are written as ASCII is where they are ASCII: in UTF-7 a text is
-/// not what its bytes look like.
+/// Whether the encoding that a content type names, if any, is compatible with ASCII: in UTF-7, for example, a text is not what
+/// its bytes look like.
 fn is_legible(content_type: &str) -> bool {
     let lower = content_type.to_ascii_lowercase();
     lower.match_indices("charset").all(|(at, word)| {
@@ -106,7 +106,7 @@ fn is_plain(encoding: &str) -> bool {
     ["binary", "8bit", "7bit"].iter().any(|plain| encoding.trim().eq_ignore_ascii_case(plain))
 }
 
-/// `form-data; name="…"; filename="…"`. Quotes and backslashes in a name are refused, and so is `name*`.
+/// Parses `form-data; name="…"; filename="…"`. Quotes and backslashes in a name are refused, and so is `name*`.
 fn parameters(value: &str) -> Option<(String, bool)> {
     let mut rest = value.trim().strip_prefix("form-data")?;
     let (mut name, mut file) = (None, false);

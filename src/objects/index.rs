@@ -1,13 +1,13 @@
-//! Who owns an id, in memory.
+//! The index: the owners of ids, in memory.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::types::TenantId;
 
-/// An id of one provider, as 16 bytes of a hash: ids are long, and there may be a million of them.
+/// The key of an id at one provider: 16 bytes of a hash, because ids are long, and there may be a million of them.
 pub type Key = [u8; 16];
 
-/// The key of an id: each provider is an account of its own.
+/// The key of an id. The provider's name is part of it, because each provider is a separate account.
 pub fn key(provider: &str, id: &str) -> Key {
     let mut hasher = blake3::Hasher::new();
     // No provider's name has a line break.
@@ -17,30 +17,30 @@ pub fn key(provider: &str, id: &str) -> Key {
     key
 }
 
-/// To whom an object belongs.
+/// The owner of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
-    /// The tenant whose request made it.
+    /// The tenant whose request created the object.
     pub tenant: TenantId,
-    /// That request came without a token: anybody could have sent it.
+    /// True if that request came without a token, so that anybody could have sent it.
     pub anonymous: bool,
 }
 
-/// How long an object is of use. Each class has a bound of its own, so that the many of one do not push out the few of the
-/// other.
+/// How long an object is of use. Each class has its own bound, so that the many objects of one class do not push out the few
+/// of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Files, batches, vector stores, fine-tunes and all else that is kept until it is deleted.
+    /// Files, batches, vector stores, fine-tunes and all other objects that are kept until they are deleted.
     Kept,
-    /// A response, a stored completion, or an item of one: several come with every request.
+    /// Responses, stored completions and their items: several come with every request.
     Turn,
 }
 
 impl Class {
-    /// All of them.
+    /// All classes.
     pub const ALL: [Class; 2] = [Class::Kept, Class::Turn];
 
-    /// How many ids of the class are known at most.
+    /// The most ids of the class that are kept.
     pub fn limit(self) -> usize {
         match self {
             Self::Kept => 500_000,
@@ -49,14 +49,14 @@ impl Class {
     }
 }
 
-/// The owners of the youngest ids. Where there are too many, the oldest of the owner with the most goes: who floods the index
-/// forgets its own.
+/// The owners of the youngest ids. If there are too many ids, the oldest id of the owner with the most is removed: an owner that
+/// floods the index loses only its own ids.
 #[derive(Debug)]
 pub struct Index {
     owners: Vec<Owner>,
     numbers: HashMap<Owner, u32>,
     known: HashMap<Key, u32>,
-    /// By class.
+    /// The ids by class.
     shelves: [Shelf; 2],
     limits: [usize; 2],
 }
@@ -65,9 +65,9 @@ pub struct Index {
 #[derive(Debug, Default)]
 struct Shelf {
     len: usize,
-    /// By owner, the oldest first.
+    /// The keys of each owner, the oldest first.
     order: Vec<VecDeque<Key>>,
-    /// How many each owner has, with its number.
+    /// The number of ids of each owner, with the owner's number.
     sizes: BTreeSet<(usize, u32)>,
 }
 
@@ -82,7 +82,7 @@ impl Shelf {
         self.count(owner, self.order[at].len() - 1);
     }
 
-    /// Takes the oldest of whoever has the most.
+    /// Removes the oldest id of the owner that has the most.
     fn shed(&mut self) -> Option<Key> {
         let (size, owner) = *self.sizes.last()?;
         let key = self.order[owner as usize].pop_front()?;
@@ -91,7 +91,7 @@ impl Shelf {
         Some(key)
     }
 
-    /// An owner has had so many.
+    /// Updates `sizes` after a change: the owner had `before` ids.
     fn count(&mut self, owner: u32, before: usize) {
         self.sizes.remove(&(before, owner));
         let now = self.order[owner as usize].len();
@@ -108,13 +108,13 @@ impl Default for Index {
 }
 
 impl Index {
-    /// An empty index for so many ids of each class.
+    /// An empty index with the most ids of each class.
     pub fn with_limits(limits: [usize; 2]) -> Self {
         let shelves = [Shelf::default(), Shelf::default()];
         Self { owners: Vec::new(), numbers: HashMap::new(), known: HashMap::new(), shelves, limits }
     }
 
-    /// Whose it is; `None`: nobody's.
+    /// The owner of an id; `None` if it belongs to nobody.
     pub fn owner(&self, key: &Key) -> Option<&Owner> {
         self.owners.get(*self.known.get(key)? as usize)
     }
@@ -127,13 +127,13 @@ impl Index {
         })
     }
 
-    /// How many ids are known.
+    /// The number of known ids.
     pub fn len(&self) -> usize {
         self.known.len()
     }
 
-    /// Gives an id its owner. One that has an owner keeps it: who is told of another's id does not get it. True for a new one;
-    /// the second value is the one that had to go for it.
+    /// Sets the owner of an id. An id with an owner keeps it, so that nobody gets another's object by seeing its id. Returns
+    /// whether the id is new, and the id that was removed to make room for it.
     pub fn insert(&mut self, key: Key, owner: &Owner, class: Class) -> (bool, Option<Key>) {
         if self.known.contains_key(&key) {
             return (false, None);
@@ -194,7 +194,7 @@ mod tests {
         assert!((0..3).all(|n| known(format!("a-{n}")) && known(format!("b-{n}"))));
         assert!((996..1_000).all(|n| known(format!("flood-{n}"))) && !known("flood-995".into()));
         assert_eq!(index.len(), 10);
-        // Who comes later has room as well, at the cost of whoever has the most.
+        // A later owner gets room as well, at the cost of the owner with the most.
         for n in 0..2 {
             let (_, gone) = index.insert(key("p", &format!("c-{n}")), &owner("c"), Class::Kept);
             assert_eq!(gone, Some(key("p", &format!("flood-{}", n + 996))));

@@ -1,18 +1,18 @@
-//! The ids in a reply: only those at places where the provider itself writes them. A reply also repeats what a client or a
-//! model has written (metadata, arguments of calls), and nobody must get an object by writing its id.
+//! The ids in a reply: only ids at places where the provider itself writes them. A reply also repeats text of the client or of
+//! a model (metadata, arguments of calls), and nobody must get an object by writing its id.
 
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// The strings at these paths of a JSON text: names of members, `[]` for each element of a list, with dots between them
-/// (`output.[].id`). A text that is no JSON has none.
+/// The strings at these paths of a JSON text. A path consists of member names, and `[]` for each element of a list, separated
+/// by dots (`output.[].id`). A text that is no JSON yields none.
 pub fn find(json: &[u8], paths: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(json);
     let seek = Seek { paths: paths.to_vec(), found: &mut found };
-    // What came before a fault counts: the provider has made it.
+    // Ids before a fault in the text count: the provider has created these objects.
     let _ = seek.deserialize(&mut reader);
     found
 }
@@ -22,7 +22,7 @@ pub fn find_audio(json: &[u8]) -> Vec<String> {
     find(json, &["choices.[].message.audio.id", "choices.[].delta.audio.id"])
 }
 
-/// What a client has written, with the escapes of ASCII characters decoded.
+/// The body that a client has written, with the escapes of ASCII characters decoded.
 #[derive(Clone, Debug, Default)]
 pub struct Written(Bytes);
 
@@ -36,8 +36,8 @@ impl Written {
         }
     }
 
-    /// Whether an id may come from the client: it stands in what was written, or is none of the plain words that providers
-    /// make for ids, and could stand there in many ways.
+    /// Whether an id may come from the client: the body contains it, or the id is not one of the plain words that providers
+    /// generate, so that the body could contain it in another spelling.
     pub fn may_hold(&self, id: &str) -> bool {
         let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
         id.is_empty() || !id.bytes().all(plain) || memchr::memmem::find(&self.0, id.as_bytes()).is_some()
@@ -72,13 +72,13 @@ fn unescape(body: &[u8]) -> Vec<u8> {
 }
 
 struct Seek<'p, 'f> {
-    /// What is left of each path from here; an empty one is this very value.
+    /// The rest of each path from this value on; an empty rest means this value itself.
     paths: Vec<&'p str>,
     found: &'f mut Vec<String>,
 }
 
 impl<'p> Seek<'p, '_> {
-    /// What is left behind one more step.
+    /// The rests of the paths after one more step.
     fn behind(&self, step: &str) -> Vec<&'p str> {
         let rest = |path: &&'p str| match path.split_once('.') {
             Some((first, rest)) => (first == step).then_some(rest),

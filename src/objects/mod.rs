@@ -1,20 +1,20 @@
-//! Whose the objects are that providers keep: files, batches, stored completions, responses, conversations, vector stores,
+//! The owners of the objects that providers keep: files, batches, stored completions, responses, conversations, vector stores,
 //! fine-tunes and the like.
 //!
-//! A provider knows one account, that of the gateway's key; the gateway knows whose request made what. It keeps the id of every
-//! object that it sees made, with the tenant that made it, and an id that it has not seen belongs to nobody. What is in here is
+//! A provider knows only the account of the gateway's key; the gateway knows which tenant's request created an object. It keeps
+//! the id of every object whose creation it sees, with the tenant; any other id belongs to nobody. The files of this module are
 //! plain Rust:
 //!
-//! | file | knows |
+//! | file | contents |
 //! |---|---|
-//! | `index` | who owns an id: in memory, bounded, the oldest go first |
-//! | `table` | the same in the store: one thread writes, and reads what another process wrote |
-//! | `rules` | every path: what of it is an id, what its reply makes, what is refused (a table) |
-//! | `refs` | what a request's body and query refer to (a table of names, and how they are read) |
+//! | `index` | the owners of ids in memory, bounded, the oldest removed first |
+//! | `table` | the owners in the store: one thread writes, and reads what another process wrote |
+//! | `rules` | a table of all paths: which segments are ids, which ids the reply creates, what is refused |
+//! | `refs` | what a request's body and query refer to: a table of names, and how they are read |
 //! | `form` | the fields of a multipart body |
 //! | `made` | the ids in a reply |
-//! | `batch` | the request for a batch, and what its lines may ask for |
-//! | `page` | a list without what belongs to others |
+//! | `batch` | the request that creates a batch, and what its lines may ask |
+//! | `page` | a list without the objects of others |
 
 mod batch;
 mod form;

@@ -1,8 +1,8 @@
-//! A list without what belongs to others.
+//! Lists without the objects of other tenants.
 //!
-//! A provider's page may hold nothing that a tenant may see while a later one does. The official SDKs end a list at an empty
-//! page and go on behind the last element they got, so a page must be filled: the provider is asked for one page after the
-//! other until there is enough, or no more. The client's cursors are its own ids only.
+//! A provider's page may contain nothing that a tenant may see, while a later page does. The official SDKs end a list at an
+//! empty page and go on after the last element that they got, so a page must be filled: the provider is asked for one page
+//! after the other until there are enough elements, or no more. The client's cursors are only ids of its own objects.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
@@ -10,30 +10,30 @@ use serde_json::{Map, Value, json};
 use super::refs::{Refused, decode};
 use crate::openai::fold::folds_to;
 
-/// Elements of one page from the provider, unless the client wants more: what most of its lists give at most.
+/// The number of elements to ask a provider for in one page, unless the client wants more: the maximum of most lists.
 const PAGE: usize = 100;
 
-/// Where a list is read on, from the client's query.
+/// The position from which a list is read, from the client's query.
 #[derive(Clone, Debug)]
 pub struct Cursor {
-    /// Names and values as they came, without those below.
+    /// The parameters of the query as they came, without limit and cursor.
     rest: Vec<String>,
-    /// How many elements the client wants.
+    /// The number of elements that the client wants.
     limit: Option<usize>,
-    /// The name of the cursor's parameter, and the id.
+    /// The name of the cursor's parameter, and its id.
     at: Option<(&'static str, String)>,
     anthropic: bool,
 }
 
-/// Parameters with a cursor, and whether they lead backwards.
+/// The parameters that contain a cursor, and whether they lead backwards.
 const CURSORS: &[(&str, bool)] =
     &[("after", false), ("before", true), ("after_id", false), ("before_id", true), ("page", false)];
 
 impl Cursor {
-    /// Reads a query; `anthropic` lists have other names for the same.
+    /// Parses a query. `anthropic`: the list has the names of Anthropic's API.
     ///
     /// # Errors
-    /// A limit that is not a number above zero.
+    /// The limit is not a number above zero.
     pub fn of(query: &str, anthropic: bool) -> Result<Self, Refused> {
         let mut cursor = Self { rest: Vec::new(), limit: None, at: None, anthropic };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -69,10 +69,10 @@ impl Cursor {
     }
 }
 
-/// All that is not a letter, a digit or one of `-._~`.
+/// All characters except letters, digits and `-._~`.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// One page as the provider gave it.
+/// One page of a provider's reply.
 #[derive(Debug)]
 pub struct Page {
     envelope: Map<String, Value>,
@@ -80,7 +80,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// `None` for what is no list.
+    /// Parses a page; `None` if the body is no list.
     pub fn read(body: &[u8]) -> Option<Self> {
         let Value::Object(mut envelope) = serde_json::from_slice(body).ok()? else { return None };
         let Value::Array(data) = envelope.remove("data")? else { return None };
@@ -96,7 +96,7 @@ impl Page {
     }
 }
 
-/// What comes next.
+/// The next step of reading a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageStep {
     /// Ask for the page that the cursor now names.
@@ -105,7 +105,7 @@ pub enum PageStep {
     Done,
 }
 
-/// What the client gets.
+/// The elements collected for the client.
 #[derive(Debug)]
 pub struct Collected {
     cursor: Cursor,
@@ -116,30 +116,30 @@ pub struct Collected {
 }
 
 impl Collected {
-    /// Nothing yet.
+    /// An empty collection that begins at a cursor.
     pub fn new(cursor: Cursor) -> Self {
         let wanted = cursor.limit;
         Self { cursor, data: Vec::new(), envelope: Map::new(), wanted, has_more: false }
     }
 
-    /// Where the list is read on.
+    /// The position from which the list is read on.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
     }
 
-    /// Nothing was found so far.
+    /// True if no element was collected so far.
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
     }
 
-    /// Takes the elements of a page whose id `mine` accepts.
+    /// Takes the elements of a page that `mine` accepts (given the id and the element).
     pub fn add(&mut self, page: Page, mut mine: impl FnMut(&str, &Value) -> bool) -> PageStep {
         let back = self.cursor.is_backwards();
         let more = page.has_more();
         let token = page.text("next_page").map(str::to_owned);
         let id = |element: Option<&Value>| Some(element?.get("id")?.as_str()?.to_owned());
         let edge = if back { id(page.data.first()) } else { id(page.data.last()) };
-        // Without a limit the client wants as many as the provider gives at once.
+        // Without a limit the client gets as many elements as the provider returns at once.
         let wanted = *self.wanted.get_or_insert(page.data.len().max(1));
         let kept: Vec<Value> = page
             .data
@@ -153,7 +153,7 @@ impl Collected {
             true => drop(self.data.splice(0..0, kept)),
             false => self.data.extend(kept),
         }
-        // A token may name anything: the client gets none, and all there is.
+        // A page token may contain anything: the client gets none, but the whole list instead.
         if self.envelope.contains_key("next_page") {
             return self.turn("page", token.filter(|_| more));
         }
@@ -165,7 +165,7 @@ impl Collected {
             self.has_more = true;
             return PageStep::Done;
         }
-        // Whether there is more is told by one's own elements only: the provider counts everybody's.
+        // `has_more` is computed from the tenant's own elements, because the provider counts everybody's.
         let name = match (back, &self.cursor.at) {
             (true, Some((name, _))) => name,
             _ => self.cursor.forward(),
@@ -173,7 +173,7 @@ impl Collected {
         self.turn(name, edge.filter(|_| more))
     }
 
-    /// Goes on behind `id`; there is no end in sight for one that comes again.
+    /// Goes on after `id`, unless it is the cursor already: the list would never end then.
     fn turn(&mut self, name: &'static str, id: Option<String>) -> PageStep {
         let next = id.map(|id| (name, id));
         if next.is_none() || next == self.cursor.at {
@@ -183,12 +183,12 @@ impl Collected {
         PageStep::More
     }
 
-    /// The provider was asked often enough: the client may go on behind what it gets.
+    /// Stops asking the provider: the client may go on after the elements that it gets.
     pub fn break_off(&mut self) {
         self.has_more = true;
     }
 
-    /// The list in the provider's envelope, of which only what is known stays.
+    /// The list in the provider's envelope, of which only known members stay.
     pub fn into_body(self) -> bytes::Bytes {
         let id =
             |element: Option<&Value>| element.and_then(|element| element.get("id")).cloned().unwrap_or(Value::Null);
@@ -212,7 +212,7 @@ impl Collected {
 mod tests {
     use super::*;
 
-    /// A provider with 1,000 objects, every 37th of which is ours, and a client that reads as the SDKs do.
+    /// A provider with 1,000 objects, every 37th of which is the tenant's, and a client that reads as the SDKs do.
     fn read_all(limit: Option<usize>, anthropic: bool) -> (Vec<String>, usize) {
         let all: Vec<String> = (0..1_000).map(|n| format!("file-{n}")).collect();
         let mine = |id: &str| id[5..].parse::<usize>().unwrap() % 37 == 36;

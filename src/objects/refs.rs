@@ -1,7 +1,7 @@
-//! What a request refers to: the ids in its query and in its JSON body.
+//! References: the ids in a request's query and in its JSON body.
 //!
-//! A body is read as the most tolerant reader of a provider might read it: keys are compared as `openai::fold` does, escapes
-//! are decoded, and two members that a reader could take for the same reference are refused.
+//! A body is read as a provider's most tolerant reader might read it: keys are compared as in `openai::fold`, escapes are
+//! decoded, and a body with two members that a reader could take for the same reference is refused.
 
 use std::{borrow::Cow, fmt};
 
@@ -18,8 +18,8 @@ use crate::{
 pub struct Reference {
     /// The id.
     pub id: String,
-    /// An id that is nobody's is refused too. Where this is false the request carries all that the id names, so that it reveals
-    /// nothing.
+    /// True if an id that belongs to nobody is refused, too. If false, the request itself contains everything that the id names,
+    /// so that the reply reveals nothing.
     pub strict: bool,
     /// The field, for the error's `param`.
     pub param: &'static str,
@@ -28,34 +28,34 @@ pub struct Reference {
 /// Why a body is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Members of one object that a reader could take for the same field.
+    /// An object has members that a reader could take for the same field.
     Twice(&'static str),
-    /// The field asks for all that the account has.
+    /// The field asks for everything in the account.
     Wide(&'static str),
     /// The field names a place whose owner the gateway cannot know.
     Beyond(String),
     /// The field has a value that is not served, and why.
     Unfit(&'static str, &'static str),
-    /// It cannot be read, in the reader's words.
+    /// The body cannot be read; the text is the parser's.
     Unreadable(String),
 }
 
-/// How the value of a field refers.
+/// How the value of a field refers to objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// A string is an id, so is each of a list, and the member `id` of an object.
+    /// A string is an id, as is each string of a list, and the member `id` of an object.
     Any,
-    /// Only the member `id` of an object is one.
+    /// Only the member `id` of an object is an id.
     Object,
-    /// A string is an id if it begins like this, or the member `id` of an object.
+    /// A string with this prefix is an id, as is the member `id` of an object.
     Prefixed(&'static str),
-    /// A model's name, which is an id if it is that of a fine-tune.
+    /// A model's name, which is an id if it names a fine-tune.
     Model,
-    /// A list of items, each with an `id` of its own.
+    /// A list of items, each with its own `id`.
     Items,
 }
 
-/// The fields that refer, by name, at any depth of a body.
+/// The names of the fields that refer to objects, at any depth of a body.
 const FIELDS: &[(&str, Form)] = &[
     ("assistant_id", Form::Any),
     ("audio", Form::Object),
@@ -100,7 +100,7 @@ const FIELDS: &[(&str, Form)] = &[
     ("voice", Form::Prefixed("voice_")),
 ];
 
-/// The parameters of a query that refer.
+/// The parameters of a query that refer to objects.
 const PARAMETERS: &[(&str, Form)] = &[
     ("after", Form::Any),
     ("after_id", Form::Any),
@@ -120,7 +120,7 @@ const PARAMETERS: &[(&str, Form)] = &[
     ("vector_store_id", Form::Any),
 ];
 
-/// Fields with what a client or a model has made up: no provider looks for a reference in them.
+/// Fields with free content of a client or a model, in which no provider looks for references.
 const FREE: &[&str] = &[
     "arguments",
     "attributes",
@@ -136,24 +136,24 @@ const FREE: &[&str] = &[
     "schema",
 ];
 
-/// Values that are no ids, in fields that refer (`conversation`, `container`).
+/// Values that are no ids, in fields that refer to objects (`conversation`, `container`).
 const WORDS: &[&str] = &["", "auto", "none"];
 
-/// Objects in these fields that ask for all that the account has: an eval over every stored completion or response.
+/// Types of objects in these fields that ask for everything in the account: an eval over every stored completion or response.
 const WIDE: &[(&str, &[&str])] = &[
     ("source", &["logs", "responses", "stored_completions"]),
     ("data_source", &["logs", "stored_completions"]),
     ("data_source_config", &["logs", "stored_completions"]),
 ];
 
-/// Kinds of `data_source` that may stand for all that the account has unless their `source` says which file is meant.
+/// Kinds of `data_source` that may stand for everything in the account unless their `source` names a file.
 const SOURCED: &[&str] = &["completions", "responses"];
 
-/// Items whose content a provider looks up by their id, unless they carry this member.
+/// Items whose content a provider looks up by the item's id, unless the item has this member.
 const LOOKED_UP: &[(&str, &str)] = &[("image_generation_call", "result"), ("reasoning", "encrypted_content")];
 
-/// Whether a model's name is that of a fine-tune: `ft:gpt-4o:org::id`, in former days `davinci:ft-org-…`.
-/// A provider may pass over white space, invisible characters and the width of letters; so does this.
+/// Whether a model's name is that of a fine-tune: `ft:gpt-4o:org::id`, formerly `davinci:ft-org-…`.
+/// White space, invisible characters and the width of letters are ignored, because a provider may ignore them.
 pub fn is_fine_tune(model: &str) -> bool {
     if model.bytes().all(|byte| byte.is_ascii_graphic()) {
         return is_tuned(model);
@@ -170,7 +170,7 @@ fn is_tuned(model: &str) -> bool {
     begins(model, "ft:") || model.split(':').skip(1).any(|part| begins(part, "ft-"))
 }
 
-/// The fields of [`FIELDS`] that refer by a string and whose names do not end in `id` or `ids`.
+/// The fields of [`FIELDS`] that refer to an object by a string and whose names do not end in `id` or `ids`.
 const OTHER_NAMES: &[&str] = &[
     "characters",
     "consent",
@@ -183,11 +183,11 @@ const OTHER_NAMES: &[&str] = &[
     "voice",
 ];
 
-/// No name of a field is longer, in the longest characters that fold to its letters.
+/// The length in bytes of the longest field name, written in the longest characters that fold to its letters.
 const LONGEST_NAME: usize = 64;
 
-/// A quick look at a body that seldom refers to anything (a chat completion): false where no string in it could be the name of
-/// a field that refers, and no escape could hide one.
+/// A quick check for bodies that seldom refer to anything (chat completions): false if no string in the body could be the name of
+/// a field that refers to objects, and no escape could hide such a name.
 pub fn may_refer(body: &[u8]) -> bool {
     if memchr::memchr_iter(b'\\', body).any(|at| hides(&body[at + 1..])) {
         return true;
@@ -215,16 +215,16 @@ fn hides(escape: &[u8]) -> bool {
         .is_some_and(|char| fold_char(char).is_none_or(|letter| letter.is_ascii_alphabetic()))
 }
 
-/// References that one body may have. Each is looked up, and kept until then; a long conversation has a few thousand items.
+/// The most references of one body. Each is kept until it is looked up; a long conversation has a few thousand items.
 const MOST_REFERENCES: usize = 20_000;
 
-/// Parts of the name of a form's field: serde_json reads no deeper.
+/// The most parts in the name of a form's field: serde_json reads no deeper nesting.
 const MOST_STEPS: usize = 128;
 
 /// The references in a JSON body.
 ///
 /// # Errors
-/// A body that could be read in two ways, or not at all, or that asks for all there is.
+/// The body cannot be read, could be read in two ways, or asks for everything in the account.
 pub fn scan(body: &[u8], api: Api) -> Result<Vec<Reference>, Refused> {
     let mut scan = Scan { api, found: Vec::new(), refused: None, sources: 0 };
     let mut reader = serde_json::Deserializer::from_slice(body);
@@ -236,10 +236,10 @@ pub fn scan(body: &[u8], api: Api) -> Result<Vec<Reference>, Refused> {
     }
 }
 
-/// The references in the fields of a multipart body: names may have brackets (`video[id]`), values may be JSON.
+/// The references in a field of a multipart body: the name may have brackets (`video[id]`), the value may be JSON.
 ///
 /// # Errors
-/// As [`scan`].
+/// As for [`scan`].
 pub fn scan_field(name: &str, value: &str) -> Result<Vec<Reference>, Refused> {
     let parsed = match value.trim_start().as_bytes().first() {
         Some(b'{' | b'[' | b'"') => value.to_owned(),
@@ -254,7 +254,7 @@ pub fn scan_field(name: &str, value: &str) -> Result<Vec<Reference>, Refused> {
         false => format!("{{{}:{inner}}}", crate::openai::escape_json_string(step)),
     };
     match scan(steps.iter().rev().fold(parsed, wrap).as_bytes(), Api::OpenAi) {
-        // Text that only begins like JSON.
+        // The text only begins like JSON.
         Err(Refused::Unreadable(_)) => {
             let text = crate::openai::escape_json_string(value);
             scan(steps.iter().rev().fold(text, wrap).as_bytes(), Api::OpenAi)
@@ -263,12 +263,12 @@ pub fn scan_field(name: &str, value: &str) -> Result<Vec<Reference>, Refused> {
     }
 }
 
-/// Whether a step names a place in a list: `file_ids[0]`, and `{"file_ids":{"0":…}}` to some readers.
+/// Whether a step is an index in a list: as in `file_ids[0]`, and for some readers in `{"file_ids":{"0":…}}`.
 fn is_index(step: &str) -> bool {
     !step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a parameter of a query says where a list is read on.
+/// Whether a parameter of a query is the cursor of a list.
 pub fn is_cursor(param: &str) -> bool {
     ["after", "after_id", "before", "before_id"].contains(&param)
 }
@@ -288,8 +288,8 @@ pub fn query(query: &str) -> Vec<Reference> {
     found
 }
 
-/// Decodes `%XX`, and `+` where it stands for a space. What is no escape stays; bytes that are no text become signs that no id
-/// has.
+/// Decodes `%XX`, and `+` as a space if `plus` is set. Text that is no escape stays; bytes that are not UTF-8 become characters
+/// that no id has.
 pub fn decode(text: &str, plus: bool) -> Cow<'_, str> {
     match plus && text.contains('+') {
         true => Cow::Owned(percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()),
@@ -298,7 +298,7 @@ pub fn decode(text: &str, plus: bool) -> Cow<'_, str> {
 }
 
 impl Form {
-    /// Whether a string in such a field is an id.
+    /// Whether a string in a field of this form is an id.
     fn takes(self, text: &str) -> bool {
         match self {
             Self::Any => !WORDS.contains(&text),
@@ -308,7 +308,7 @@ impl Form {
         }
     }
 
-    /// Whether the member `id` of an object in such a field is one.
+    /// Whether the member `id` of an object in a field of this form is an id.
     fn takes_object(self) -> bool {
         !matches!(self, Self::Items)
     }
@@ -318,26 +318,26 @@ struct Scan {
     api: Api,
     found: Vec<Reference>,
     refused: Option<Refused>,
-    /// How many objects in a `source` have said of which kind they are.
+    /// How many objects in a `source` have named their type.
     sources: usize,
 }
 
-/// What a value stands in.
+/// The place of a value.
 #[derive(Clone, Copy)]
 enum Place {
-    /// In nothing that refers.
+    /// In no field that refers to objects.
     Plain,
-    /// In a field that refers.
+    /// In a field that refers to objects.
     Field(&'static str, Form),
     /// In a list of items.
     Item(&'static str),
-    /// In an object of a field that refers, under a name that means nothing here. Some readers take the values of an object
-    /// for a list; but most of what stands there is no id, so that only what is another's is refused.
+    /// In an object in a field that refers to objects, under a name without a meaning here. Some readers treat the values of
+    /// an object as a list; but most of these values are no ids, so only an id that belongs to another owner is refused.
     Within(&'static str, Form),
 }
 
 impl Place {
-    /// What a member is in, whose name is not known.
+    /// The place of a member with an unknown name.
     fn under(self, key: &str) -> Self {
         match self {
             Self::Field(name, Form::Items) if is_index(key) => Self::Item(name),
@@ -354,18 +354,18 @@ struct Value<'s> {
     place: Place,
 }
 
-/// What of an object decides how its `id` is meant.
+/// The properties of an object that decide how its `id` is meant.
 #[derive(Default)]
 struct Object {
     id: Option<String>,
     kind: Option<String>,
-    /// Known fields that it has had, to see one a second time.
+    /// The known fields seen so far, to notice a repetition.
     seen: Vec<&'static str>,
-    /// It carries the member that spares a look-up.
+    /// The object has the member that makes a look-up unnecessary.
     whole: bool,
-    /// It has a `source` that says of which kind it is.
+    /// The object has a `source` that names its type.
     sourced: bool,
-    /// Which of the references found so far stand in its `input`.
+    /// The range, in the references found so far, of those in the object's `input`.
     input: std::ops::Range<usize>,
 }
 
@@ -377,7 +377,7 @@ fn known(key: &str) -> Option<(&'static str, Form)> {
     FIELDS.iter().find(|(name, _)| folds_to(key, name)).copied()
 }
 
-/// Other fields whose second occurrence could hide something.
+/// Other fields whose repetition could hide a reference.
 const DECIDING: &[&str] = &["id", "type", "result", "encrypted_content", "data_source_config", "data_source"];
 
 impl Scan {
@@ -389,7 +389,7 @@ impl Scan {
         self.found.push(Reference { id: id.to_owned(), strict, param });
     }
 
-    /// An object is over.
+    /// Decides about the `id` of an object at the object's end.
     fn judge(&mut self, object: Object, place: Place) {
         let kind = object.kind.as_deref();
         let Some(id) = object.id.as_deref().filter(|id| !id.is_empty()) else { return };
@@ -487,7 +487,7 @@ impl<'de> Visitor<'de> for Value<'_> {
             }
             _ => {}
         }
-        // What a model has written for a tool refers to nothing, wherever `type` stands.
+        // A model's input for a tool refers to nothing, wherever `type` stands in the object.
         if object.kind.as_deref().is_some_and(|kind| kind.ends_with("tool_use")) {
             scan.found.drain(object.input.clone());
         }
@@ -498,7 +498,7 @@ impl<'de> Visitor<'de> for Value<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let place = match self.place {
             Place::Field(name, Form::Items) => Place::Item(name),
-            // A list within a list is none of items.
+            // A list within a list is no list of items.
             Place::Item(_) => Place::Plain,
             place => place,
         };

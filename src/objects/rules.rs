@@ -1,6 +1,6 @@
-//! Every path on which providers keep something, as a table: which segments of it are ids, whether its body refers to objects,
-//! and which ids its reply tells of. From OpenAI's API description and Anthropic's reference; what is not in here is not
-//! served with the gateway's key to a tenant that has objects of its own only (`provider_objects: own`).
+//! A table of all paths on which providers keep objects: which segments are ids, whether the body refers to objects, and which
+//! ids the reply contains. Sources: OpenAI's API description and Anthropic's reference. A path that is not in the table is not
+//! served with the gateway's key to a tenant that may see only its own objects (`provider_objects: own`).
 
 use std::borrow::Cow;
 
@@ -9,39 +9,39 @@ use super::index::Class;
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The ids in it are checked: in the path, the query and the body, which is read for it.
+    /// Check the ids in the path, the query and the body, which is read for this.
     Check,
-    /// The same for a list of what lies within an object, whose ids may be of the client's choice: it is read on behind what the
-    /// provider has told of, which is not taken down. A cursor of nobody's reveals nothing.
+    /// As `Check`, for a list of items within an object. The client may have chosen the items' ids, and they are not recorded
+    /// from the list; a cursor that belongs to nobody is accepted, because it reveals nothing.
     Items,
-    /// As `Check`, and the file that its lines come from is looked into.
+    /// As `Check`, and check the lines of the batch's input file.
     Batch,
-    /// The ids in the path and the query are checked, and not the body: it is an upload and has no field that refers to anything.
+    /// Check the ids in the path and the query, but not the body: it is an upload without fields that refer to objects.
     Upload,
-    /// A list of all that the account has: only what the tenant may see is passed on.
+    /// A list of all objects of the account: only those that the tenant may see are passed on.
     List,
-    /// The settings, members, keys and bills of the whole account.
+    /// Settings, members, keys and bills of the whole account.
     Admin,
-    /// It shows or uses what others have made, without naming it: not served to one tenant of many.
+    /// The path shows or uses objects of others without naming them: not served if there are several tenants.
     Shared,
 }
 
-/// Where a reply tells of ids: names of members with dots between them, `[]` for each element of a list.
+/// The places of ids in a reply: member names separated by dots, with `[]` for each element of a list.
 pub type Answer = &'static [&'static str];
 
-/// What holds for one path.
+/// The rule for one path.
 #[derive(Debug)]
 pub struct Rule {
-    /// Names with one space between them, or `*`. `HEAD` goes with `GET`.
+    /// Names of methods separated by one space, or `*`. `HEAD` counts as `GET`.
     methods: &'static str,
-    /// Behind `/v1/`. `{}` is an id, `{item}` an id of something that its provider looks for within the object before it and
-    /// nowhere else, `*` one segment that is none, a last `**` any number of segments.
+    /// The path after `/v1/`. `{}` stands for an id, `{item}` for an id that the provider looks for only within the object before
+    /// it, `*` for one segment that is no id, and a final `**` for any number of segments.
     path: &'static str,
     /// What happens to a request.
     pub action: Action,
-    /// Where its reply tells of ids; for a list, of each element besides its `id`.
+    /// The places of ids in the reply; for a list, in each element besides its `id`.
     pub answer: Answer,
-    /// Of which class those are.
+    /// The class of these ids.
     pub class: Class,
 }
 
@@ -53,10 +53,11 @@ const JOB: Answer = &["id", "fine_tuned_model", "result_files.[]"];
 const ASSISTANT: Answer = &["id", "tool_resources.file_search.vector_store_ids.[]"];
 const RUN: Answer = &["id", "thread_id"];
 
-/// Where a response tells of itself and its items. Its conversation is one that the client has named.
+/// The places of a response's own id and its items' ids. The conversation is not among them, because the client has named it.
 pub const RESPONSE: Answer = &["id", "output.[].id"];
 
-/// The files and containers that a response's tools make. They outlive it, also where it is not stored.
+/// The places of ids of files and containers that a response's tools create. They outlive the response, even one that is not
+/// stored.
 pub const SIDE_EFFECTS: Answer = &[
     "output.[].container_id",
     "output.[].environment.container_id",
@@ -75,14 +76,14 @@ const fn turn(methods: &'static str, path: &'static str, action: Action, answer:
 
 use Action::{Admin, Batch, Check, Items, List, Shared, Upload};
 
-/// Looked through from its start: literal segments stand before ids in the same place.
+/// All rules. The first match counts, so literal segments come before ids in the same place.
 static RULES: &[Rule] = &[
     // Accounts.
     rule("*", "organization/**", Admin, NONE),
     rule("*", "organizations/**", Admin, NONE),
     rule("*", "projects/**", Admin, NONE),
     rule("*", "fine_tuning/checkpoints/**", Admin, NONE),
-    // Without objects, or with references only.
+    // Paths without objects, or with references only.
     rule("POST", "audio/speech", Check, NONE),
     rule("POST", "audio/transcriptions", Upload, NONE),
     rule("POST", "audio/translations", Upload, NONE),
@@ -121,7 +122,7 @@ static RULES: &[Rule] = &[
     turn("GET", "chat/completions", List, NONE),
     turn("GET POST DELETE", "chat/completions/{}", Check, NONE),
     turn("GET", "chat/completions/{}/messages", Items, NONE),
-    // Responses. `POST responses` is understood and not only forwarded.
+    // Responses. `POST responses` is not here, because the gateway understands it and does not only forward it.
     turn("POST", "responses/input_tokens", Check, NONE),
     turn("POST", "responses/compact", Check, &["id", "output.[].id"]),
     turn("GET", "responses/{}", Check, RESPONSE),
@@ -211,7 +212,7 @@ static RULES: &[Rule] = &[
     rule("POST", "skills/{}/versions", Upload, ID),
     rule("GET DELETE", "skills/{}/versions/*", Check, NONE),
     rule("GET", "skills/{}/versions/*/content", Check, NONE),
-    // Realtime. A call's id comes in the header `location`.
+    // Realtime. The id of a call comes in the header `location`.
     rule("GET", "realtime", Check, NONE),
     rule("POST", "realtime/calls", Check, ID),
     rule("POST", "realtime/calls/{}/accept", Check, NONE),
@@ -222,19 +223,19 @@ static RULES: &[Rule] = &[
     rule("POST", "realtime/sessions", Check, NONE),
     rule("POST", "realtime/transcription_sessions", Check, NONE),
     rule("POST", "realtime/translations/client_secrets", Check, NONE),
-    // ChatKit keeps threads by a name that the client chooses: two tenants may choose the same.
+    // ChatKit keeps threads by a name that the client chooses, and two tenants may choose the same name.
     rule("*", "chatkit/**", Shared, NONE),
 ];
 
 impl Rule {
-    /// Whether the id at this place among those of a path is looked for within the object before it only, so that one of
-    /// nobody's reveals nothing.
+    /// Whether the id at this index among the ids of the path is looked for only within the object before it, so that an id that
+    /// belongs to nobody reveals nothing.
     pub fn is_item(&self, at: usize) -> bool {
         self.path.split('/').filter(|segment| segment.starts_with('{')).nth(at) == Some("{item}")
     }
 }
 
-/// The rule for a path, which begins with `/v1/`, and the ids in it, escapes decoded.
+/// The rule for a path that begins with `/v1/`, and the ids in the path, with escapes decoded.
 pub fn find_rule<'p>(method: &str, path: &'p str) -> Option<(&'static Rule, Vec<Cow<'p, str>>)> {
     let path = path.strip_prefix("/v1/")?;
     let path = path.strip_suffix('/').unwrap_or(path);
@@ -245,7 +246,7 @@ pub fn find_rule<'p>(method: &str, path: &'p str) -> Option<(&'static Rule, Vec<
     })
 }
 
-/// The ids of a path that a pattern fits.
+/// The ids in a path; `None` if the pattern does not match.
 fn ids<'p>(pattern: &str, path: &'p str) -> Option<Vec<Cow<'p, str>>> {
     let (mut found, mut segments) = (Vec::new(), path.split('/'));
     for wanted in pattern.split('/') {
@@ -254,7 +255,7 @@ fn ids<'p>(pattern: &str, path: &'p str) -> Option<Vec<Cow<'p, str>>> {
         }
         let segment = segments.next()?;
         match wanted {
-            // Escapes that say nothing are nobody's id.
+            // An id with invalid escapes belongs to nobody.
             "{}" | "{item}" => found.push(super::refs::decode(segment, false)),
             "*" => {}
             literal if literal == segment => {}

@@ -1,5 +1,5 @@
-//! The owners as they are kept. A request looks at memory only; one thread writes what is new, soon after it became known,
-//! and takes up what another process has written (`can serve --upgrade`: the old one serves on for a while).
+//! The owners of objects in the store. Requests read only memory; one thread writes new ids soon after they become known, and
+//! reads what another process has written (during `can serve --upgrade` the old process serves on for a while).
 
 use std::{
     collections::VecDeque,
@@ -16,28 +16,28 @@ use crate::{
     types::unix_now,
 };
 
-/// After something new has come the thread waits this long: what comes meanwhile shares its commit.
+/// How long the thread waits after a new id: ids that come meanwhile share its commit.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Rows in one transaction, so that others get their turn.
+/// The most rows in one transaction, so that other writers get their turn.
 const BATCH: usize = 2_000;
 
-/// Ids that wait for a file that cannot be written; beyond that the oldest are not written at all, and are nobody's after a
-/// restart.
+/// How many ids may wait while the file cannot be written. Beyond this number the oldest are never written, and belong to nobody
+/// after a restart.
 const MAX_WAITING: usize = 200_000;
 
-/// How the index is.
+/// The state of the index in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
     /// Ids whose owner is known.
     pub known: usize,
     /// Ids that are not in the database yet.
     pub waiting: usize,
-    /// Ids that had to go since the start because there were too many.
+    /// Ids that were removed since the start because there were too many.
     pub forgotten: u64,
 }
 
-/// To whom the providers' objects belong. Lives as long as the process.
+/// The owners of the providers' objects. Lives as long as the process.
 pub struct Objects {
     shared: Arc<Shared>,
     writer: Option<Thread>,
@@ -52,7 +52,7 @@ struct Shared {
 struct State {
     index: Index,
     unwritten: VecDeque<Row>,
-    /// Gone from the index, and still in the file.
+    /// Ids that were removed from the index, but are still in the file.
     gone: Vec<Key>,
     forgotten: u64,
     lost: u64,
@@ -81,21 +81,21 @@ impl From<&Row> for ObjectRow {
     }
 }
 
-/// What the thread has open.
+/// The session that the thread has open.
 #[derive(Default)]
 struct Open {
     session: Option<(Box<dyn Session>, StoreId)>,
-    /// The tables that were open last.
+    /// The tables that were last open.
     id: Option<StoreId>,
-    /// The largest row number that is in memory.
+    /// The largest row number that was read into memory.
     seen: i64,
     failed: bool,
     told: bool,
 }
 
 impl Objects {
-    /// Reads what is known, and goes on keeping the file up to date. Where it cannot be read yet, what is in it is nobody's
-    /// until it can. A file that takes the place of one that was deleted or replaced gets all that is known.
+    /// Reads the owners, and starts the thread that keeps the file up to date. While the file cannot be read, ids that are only
+    /// there belong to nobody. A file that takes the place of one that was deleted or replaced gets all known ids.
     pub fn open(store: Arc<dyn Store>) -> Self {
         Self::with_limits(store, Class::ALL.map(Class::limit))
     }
@@ -117,15 +117,15 @@ impl Objects {
         Self { shared, writer }
     }
 
-    /// Whose an id of a provider is; `None`: nobody's.
+    /// The owner of an id at a provider; `None` if it belongs to nobody.
     pub fn owner(&self, provider: &str, id: &str) -> Option<Owner> {
         self.shared.read().index.owner(&key(provider, id)).cloned()
     }
 
-    /// Gives ids of a provider their owner. Those that have one keep it.
+    /// Sets the owner of ids at a provider. Ids with an owner keep it.
     pub fn record<'a>(&self, provider: &str, ids: impl IntoIterator<Item = &'a str>, owner: &Owner, class: Class) {
         let at = unix_now();
-        // Hashed before the lock is taken, which every request's look-ups wait for.
+        // The ids are hashed before the lock is taken, because every request's look-ups wait for it.
         let rows: Vec<Row> =
             ids.into_iter().map(|id| Row { key: key(provider, id), owner: owner.clone(), class, at }).collect();
         let mut state = self.shared.write();
@@ -138,7 +138,7 @@ impl Objects {
         }
     }
 
-    /// Waits until all that is known is in the file; false where that takes longer.
+    /// Waits until all known ids are in the file; false if that takes longer than `patience`.
     pub fn flush(&self, patience: Duration) -> bool {
         let begun = Instant::now();
         while !self.shared.read().unwritten.is_empty() {
@@ -151,7 +151,7 @@ impl Objects {
         true
     }
 
-    /// How the index is.
+    /// The state of the index in numbers.
     pub fn counts(&self) -> Counts {
         let state = self.shared.read();
         Counts { known: state.index.len(), waiting: state.unwritten.len(), forgotten: state.forgotten + state.lost }
@@ -160,7 +160,7 @@ impl Objects {
 
 impl Drop for Objects {
     fn drop(&mut self) {
-        // The thread ends when it finds nobody left.
+        // The thread ends when it finds that the value is gone.
         self.writer.iter().for_each(Thread::unpark);
     }
 }
@@ -177,7 +177,7 @@ fn run(shared: &Weak<Shared>, mut file: Open) {
 }
 
 impl State {
-    /// Nothing of what is known is in the file.
+    /// Marks all known ids as not yet written.
     fn start_over(&mut self) {
         let at = unix_now();
         let rows = self.index.all().map(|(key, owner, class)| Row { key, owner: owner.clone(), class, at });
@@ -210,7 +210,7 @@ impl Shared {
         self.state.write()
     }
 
-    /// Takes up what others have written, then writes what is new here.
+    /// Reads what other processes have written, then writes what is new here.
     fn synchronise(&self, file: &mut Open) {
         let outcome = self.exchange(file);
         if let Err(error) = &outcome {
@@ -241,7 +241,7 @@ impl Shared {
         if file.session.is_none() {
             let (session, id) = self.store.connect()?;
             if file.id.is_some_and(|before| before != id) {
-                // All that is known is written again, behind what is there.
+                // All known ids are written again, after the rows that are there.
                 file.seen = 0;
                 self.write().start_over();
             }
@@ -259,8 +259,8 @@ impl Shared {
             if rows.is_empty() && gone.is_empty() {
                 return Ok(());
             }
-            // What another process wrote before is taken up first, so that no row of our own comes back after it has gone from
-            // memory.
+            // Rows that another process wrote before are read first, so that no row of this process comes back after it was
+            // removed from memory.
             let kept: Vec<ObjectRow> = rows.iter().map(Into::into).collect();
             match self.take_up(|each| session.add_objects(file.seen, &kept, &gone, each)) {
                 Ok(seen) => file.seen = seen,
@@ -271,7 +271,7 @@ impl Shared {
             }
             let mut state = self.write();
             for row in &rows {
-                // What memory had no room for may have gone from the front meanwhile.
+                // Rows may have been removed from the front meanwhile, because memory had no room for them.
                 if state.unwritten.front().is_some_and(|front| front.key == row.key) {
                     state.unwritten.pop_front();
                 }
@@ -279,7 +279,7 @@ impl Shared {
         }
     }
 
-    /// Takes up the rows that `read` gives, and returns what it does.
+    /// Adds the rows that `read` passes on to the index, and returns the result of `read`.
     fn take_up(
         &self,
         read: impl FnOnce(&mut dyn FnMut(ObjectRow)) -> Result<i64, StoreError>,
@@ -291,7 +291,7 @@ impl Shared {
         };
         let outcome = read(&mut |row| {
             taken.push(row.into());
-            // In portions: requests look at the index meanwhile.
+            // In portions, because requests read the index meanwhile.
             if taken.len() >= BATCH {
                 take(&mut taken);
             }

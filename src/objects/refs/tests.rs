@@ -141,7 +141,7 @@ fn an_object_that_may_be_read_as_a_list_refers_like_one() {
             r#"{"container":{"memory_limit":"4g","file_ids":["file-1"]}}"#,
             vec![("4g".into(), false), ("file-1".into(), true)],
         ),
-        // A schema that happens to have such a name is no reference to anything that is there.
+        // A schema that happens to have such a name does not refer to an existing object.
         (r#"{"guided_json":{"properties":{"file_id":{"type":"string","title":"File"}}}}"#, one("File", false)),
         (r#"{"voice":{"x":"alloy"},"video":{"url":"https://x"}}"#, one("https://x", false)),
         (r#"{"content":{"0":"x"},"prompt":{"variables":{"a":"x"}}}"#, vec![]),
@@ -177,7 +177,7 @@ fn the_quick_look_misses_no_reference() {
     ] {
         assert!(may_refer(body.as_bytes()), "{body}");
     }
-    // No name is missing in the quick look.
+    // The quick check covers every name.
     for (name, form) in FIELDS {
         let ends = name.ends_with("id") || name.ends_with("ids");
         let refers = matches!(form, Form::Any | Form::Prefixed(_));
