@@ -1,4 +1,4 @@
-//! Provider and model → price.
+//! The catalogue: prices by provider and model.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -14,7 +14,7 @@ const BUILTIN: &str = include_str!("../../conf/prices.yaml");
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
     providers: BTreeMap<Box<str>, BTreeMap<Box<str>, Arc<Price>>>,
-    /// Provider → tool → what a call costs, for models without a price of their own for it.
+    /// By provider and tool: the price of a call, for models without their own price for it.
     calls: BTreeMap<Box<str>, BTreeMap<Box<str>, NanoUsd>>,
 }
 
@@ -27,36 +27,36 @@ impl Catalogue {
         }
     }
 
-    /// Reads a price list in the format that the head of `conf/prices.yaml` describes.
+    /// Parses a price list in the format that the head of `conf/prices.yaml` describes.
     ///
     /// # Errors
-    /// All faults at once; for text that is not YAML, the first.
+    /// All faults at once; for text that is not YAML, only the first.
     pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
         Self::default().overlay(text)
     }
 
     /// Lays a price list over this one: an entry replaces the whole entry of the same name. An alias may point to an
-    /// entry of either list; it takes the price of the moment, a later overlay of that entry does not change it.
+    /// entry of either list; it takes the entry's price at this moment, and a later overlay of the entry does not change it.
     ///
     /// # Errors
-    /// As [`Catalogue::parse`].
+    /// As for [`Catalogue::parse`].
     pub fn overlay(&self, text: &str) -> Result<Self, Vec<Fault>> {
         let mut merged = self.clone();
         load::read_into(&mut merged, text)?;
         Ok(merged)
     }
 
-    /// What `model` costs at `provider`; `None` if nobody knows, which is not free.
+    /// The price of `model` at `provider`; `None` if it is unknown, which does not mean free.
     ///
-    /// Only a name that the list has is priced, as an entry or as an alias. A dated name is not taken for its family:
-    /// `gpt-4o-2024-05-13` costs twice what `gpt-4o` does. And a vendor's model at another provider is priced only where
-    /// the list names it.
+    /// Only a name that the list has as an entry or as an alias is priced. A dated name is not taken for its family:
+    /// `gpt-4o-2024-05-13` costs twice what `gpt-4o` does. And a vendor's model at another provider is priced only if the
+    /// list names it there.
     pub fn price(&self, provider: &str, model: &str) -> Option<&Arc<Price>> {
         self.providers.get(provider)?.get(model)
     }
 
-    /// When a model was released, in seconds since 1970: the date that its name ends with (`-2024-11-20`, `-20251001`), else
-    /// the first of the dated names that the list has for it. `None` if neither says.
+    /// When a model was released, in seconds since 1970: the date at the end of its name (`-2024-11-20`, `-20251001`), or else
+    /// the first date among the dated names that the list has for it. `None` if there is no such date.
     pub fn released(&self, provider: &str, model: &str) -> Option<u64> {
         date_behind(model, None).or_else(|| {
             let names = self.providers.get(provider)?.range::<str, _>((Bound::Excluded(model), Bound::Unbounded));
@@ -65,12 +65,12 @@ impl Catalogue {
         })
     }
 
-    /// What one call of a tool that `provider` runs costs with a model of this price; `None` if nobody knows.
+    /// The price of one call of a tool that `provider` runs, for a model with this price; `None` if it is unknown.
     pub fn call(&self, provider: &str, price: &Price, tool: &str) -> Option<NanoUsd> {
         price.call(tool).or_else(|| self.calls.get(provider)?.get(tool).copied())
     }
 
-    /// How many names have a price, aliases included.
+    /// The number of names with a price, aliases included.
     pub fn len(&self) -> usize {
         self.providers.values().map(BTreeMap::len).sum()
     }
@@ -96,7 +96,8 @@ impl Catalogue {
     }
 }
 
-/// The date that a name ends with, as the beginning of that day in UTC; behind `family`, where one is given, and a dash.
+/// The date at the end of a name, as the beginning of that day in UTC, in seconds since 1970. If `family` is given, the name must
+/// consist of it, a dash and the date.
 fn date_behind(name: &str, family: Option<&str>) -> Option<u64> {
     let is_date = |text: &str| {
         text.bytes().enumerate().all(|(at, byte)| match (text.len(), at) {

@@ -1,4 +1,4 @@
-//! The YAML price file, all faults at once.
+//! Reads the YAML price list, and reports all faults at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::{Catalogue, Price};
 use crate::config::{Fault, Node, Path, PathStep, Yaml};
 use crate::types::{NanoUsd, PicoUsd, ServiceTier};
 
-/// Adds what `text` lists to `catalogue`, which is of no use after an error.
+/// Adds the entries of `text` to `catalogue`, which must not be used after an error.
 pub(super) fn read_into(catalogue: &mut Catalogue, text: &str) -> Result<(), Vec<Fault>> {
     let mut walk = Walk::default();
     match Node::parse(text, &mut walk.faults) {
@@ -20,16 +20,16 @@ pub(super) fn read_into(catalogue: &mut Catalogue, text: &str) -> Result<(), Vec
     if walk.faults.is_empty() { Ok(()) } else { Err(walk.faults) }
 }
 
-/// The walk over the tree: where it is and what was wrong so far.
+/// A walk over the tree: the current place, and the faults so far.
 #[derive(Default)]
 struct Walk {
     path: Path,
     faults: Vec<Fault>,
-    /// The entries of this file, which its aliases must not hide.
+    /// The entries of this file: an alias must not have the name of one of them.
     entries: BTreeSet<String>,
 }
 
-/// What an entry may say besides rates.
+/// An entry of the list as read so far.
 #[derive(Default)]
 struct Entry {
     step: ListedStep,
@@ -53,7 +53,7 @@ impl Walk {
             "aliases" => aliases = Some(node),
             _ => walk.fault(node.line, "is not known here; known are: models, calls, aliases"),
         });
-        // Last, whatever the order in the file: an alias points to an entry.
+        // Aliases are read last, whatever the order in the file, because an alias points to an entry.
         if let Some(node) = aliases {
             self.within(PathStep::Key("aliases".into()), |walk| walk.aliases(node, catalogue));
         }
@@ -116,7 +116,7 @@ impl Walk {
         Price::new(&entry.step, &entry.above, entry.limits).with_calls(entry.calls)
     }
 
-    /// Prices of calls, by tool. A tool may have any name: the list may know more than this version does.
+    /// Prices of calls, by tool. Any name of a tool is accepted: the list may name tools that this version does not know.
     fn calls(&mut self, node: &Node) -> Vec<(Box<str>, NanoUsd)> {
         let mut calls = Vec::new();
         self.each(node, |walk, tool, node| {
@@ -162,7 +162,7 @@ impl Walk {
         steps
     }
 
-    /// A key that an entry and a long-prompt step have in common.
+    /// Reads a key that entries and long-prompt steps have in common.
     fn step_key(&mut self, step: &mut ListedStep, key: &str, node: &Node, others: &str) {
         if key != "tiers" {
             return self.rate(&mut step.standard, key, node, others);
@@ -190,7 +190,7 @@ impl Walk {
             Some(text) => PicoUsd::from_usd_per_million(text).map_err(|error| format!("{text:?} {error}")),
             None => Err(format!("must be a number, not {}", node.kind())),
         };
-        // A rate that cannot be read is not a missing one too: the file is refused for it already.
+        // A rate that cannot be read is not also reported as missing: the file is refused for it already.
         *slot = Some(rate.as_ref().copied().unwrap_or_default());
         if let Err(message) = rate {
             self.fault(node.line, format!("{message} (US dollars per million tokens)"));
@@ -217,7 +217,7 @@ impl Walk {
         }
     }
 
-    /// A list that forgets one side would serve it for free. Free is written as 0.
+    /// Reports missing rates for input or output, which would otherwise be free. Free has to be written as 0.
     fn require_rates(&mut self, line: u32, step: &ListedStep) {
         if !step.standard.prices_input() {
             self.fault(line, "needs input, 0 if it is free");
@@ -227,8 +227,8 @@ impl Walk {
         }
     }
 
-    /// Calls `visit` for each pair of a mapping, with its key on the path; nothing at all is an empty mapping.
-    /// Answers whether it was a mapping, that is, whether it makes sense to miss something in it.
+    /// Calls `visit` for each pair of a mapping, with its key on the path; null counts as an empty mapping.
+    /// Returns whether the value was a mapping, so that the caller may report missing keys.
     fn each<'n>(&mut self, node: &'n Node, mut visit: impl FnMut(&mut Self, &'n str, &'n Node)) -> bool {
         match &node.value {
             Yaml::Map(entries) => {
@@ -257,7 +257,7 @@ impl Walk {
     }
 }
 
-/// Provider and model of a name; the model may contain slashes of its own.
+/// Splits a name into provider and model; the model may contain further slashes.
 fn split(name: &str) -> Option<(&str, &str)> {
     name.split_once('/').filter(|(provider, model)| !provider.is_empty() && !model.is_empty())
 }

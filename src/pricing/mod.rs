@@ -1,15 +1,15 @@
-//! What models cost, and what a usage costs.
+//! Prices of models, and the cost of a usage.
 //!
 //! `conf/prices.yaml` is compiled in and read into a [`Catalogue`]; a configuration may lay its own entries over it
-//! ([`Catalogue::overlay`]). A model without an entry is *unpriced*: [`Catalogue::price`] answers `None`, never a
-//! price of zero, so that whoever holds a budget can refuse it.
+//! ([`Catalogue::overlay`]). A model without an entry is *unpriced*: [`Catalogue::price`] returns `None`, never a
+//! price of zero, so that a request under a budget can be refused.
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
-//! | `catalogue` | provider and model → price |
-//! | `price` | usage and tier → money |
-//! | `rates` | which rate stands in for a missing one |
-//! | `load` | the YAML file, all faults at once |
+//! | `catalogue` | prices by provider and model |
+//! | `price` | the cost of a usage in a service tier |
+//! | `rates` | completes the rates that a price list does not name |
+//! | `load` | reads the YAML file, and reports all faults at once |
 
 mod catalogue;
 mod load;
@@ -28,12 +28,12 @@ mod tests {
     use super::*;
     use crate::types::{NanoUsd, PicoUsd, ServiceTier, Usage};
 
-    /// US dollars per token, as the source prints them.
+    /// A rate in US dollars per token, as the source prints it.
     fn fact(text: &str) -> PicoUsd {
         text.parse().unwrap()
     }
 
-    /// Literal facts of the source that `conf/prices.yaml` was made from; `scripts/prices.py --check` compares all.
+    /// Some facts of the source that `conf/prices.yaml` was generated from; `scripts/prices.py --check` compares all of them.
     #[test]
     fn the_builtin_list_keeps_the_facts_of_its_source() {
         use ServiceTier::{Batch, Flex, Priority, Standard};
@@ -101,7 +101,7 @@ mod tests {
             start.elapsed()
         });
         let best = best.min().unwrap();
-        // An unoptimised build on a busy machine; a release build takes a tenth.
+        // The bound is for an unoptimised build on a busy machine; a release build takes a tenth.
         assert!(best < Duration::from_millis(200), "{best:?}");
     }
 }

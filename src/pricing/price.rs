@@ -1,39 +1,39 @@
-//! What a usage costs: integers from end to end, rounded once.
+//! The cost of a usage, computed with integers throughout and rounded once.
 
 use std::time::Duration;
 
 use super::rates::{Listed, Rates};
 use crate::types::{NanoUsd, PicoUsd, ServiceTier, Usage};
 
-/// What one model of one provider charges.
+/// The price of one model at one provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Price {
     base: RateStep,
-    /// By rising threshold.
+    /// The rates for long prompts, by ascending threshold in tokens.
     above: Vec<(u64, RateStep)>,
     limits: ModelLimits,
-    /// What a call of a tool costs that the provider runs, where the model has a price of its own for it.
+    /// The model's own prices for calls of tools that the provider runs, by tool.
     calls: Vec<(Box<str>, NanoUsd)>,
 }
 
-/// What a model can do at most, as far as the price list knows.
+/// The limits of a model, as far as the price list knows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ModelLimits {
-    /// The longest prompt.
+    /// The longest prompt, in tokens.
     pub max_input_tokens: Option<u64>,
-    /// The longest answer.
+    /// The longest answer, in tokens.
     pub max_output_tokens: Option<u64>,
-    /// How fast it generates one answer.
+    /// The highest speed at which the model generates one answer.
     pub max_tokens_per_second: Option<u64>,
-    /// Whether it may generate what nobody sees.
+    /// Whether the model may generate tokens that the reply does not show.
     pub thinks: Option<bool>,
 }
 
-/// Tokens per second that no model generates more of, where the price list does not say: the fastest public services
+/// The highest speed in tokens per second, for models of which the price list says none: the fastest public services
 /// (Cerebras, Groq, SambaNova; November 2026) claim up to 3 000.
 const MAX_TOKENS_PER_SECOND: u64 = 3_000;
 
-/// The rates of all tiers for one range of prompt lengths; the last are the dearest of all tiers.
+/// The rates of all tiers for one range of prompt lengths; the last element has the highest rates of all tiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RateStep([Rates; 5]);
 
@@ -51,26 +51,26 @@ impl Price {
         Self { base: base.complete(), above, limits, calls: Vec::new() }
     }
 
-    /// The same with prices of calls.
+    /// The price with prices of calls.
     pub(super) fn with_calls(self, calls: Vec<(Box<str>, NanoUsd)>) -> Self {
         Self { calls, ..self }
     }
 
-    /// What a call of this tool costs, where the model has a price of its own for it.
+    /// The model's own price for a call of this tool; `None` if it has none.
     pub(super) fn call(&self, tool: &str) -> Option<NanoUsd> {
         self.calls.iter().find(|(name, _)| **name == *tool).map(|(_, price)| *price)
     }
 
-    /// What the provider charges for this usage in this tier.
+    /// The amount that the provider charges for this usage in this tier.
     ///
-    /// - The length of the prompt chooses the rates of the whole request: those of the highest threshold it exceeds.
-    /// - Each token is charged once, at the rate of the most special part it belongs to. Cached, written, audio and
-    ///   image tokens leave what the input rate applies to; audio and reasoning leave the output.
-    /// - Providers do not say which cached tokens were audio. Those that must have been, because the parts add up to
+    /// - The length of the prompt selects the rates of the whole request: those of the highest threshold that it exceeds.
+    /// - Each token is charged once, at the rate of the most specific part that it belongs to. Cached, written, audio and
+    ///   image tokens are not charged at the input rate as well, nor audio and reasoning tokens at the output rate.
+    /// - Providers do not say which cached tokens were audio. Tokens that must have been both, because the parts add up to
     ///   more than the prompt, are charged as cached audio (then as cached images).
     /// - Parts larger than their totals are cut to them: written before cached, audio before images and reasoning.
-    /// - Products and their sum are trillionths in 128 bits; the sum is rounded once, halves up. What exceeds
-    ///   [`NanoUsd::MAX`] is that.
+    /// - Products and their sum are trillionths of a dollar in 128 bits; the sum is rounded once, halves up. A larger sum
+    ///   than [`NanoUsd::MAX`] is cut to it.
     pub fn cost(&self, usage: &Usage, tier: ServiceTier) -> NanoUsd {
         let rates = self.rates(usage.prompt_tokens, tier);
         let pico = prompt_cost(usage, rates).saturating_add(completion_cost(usage, rates));
@@ -79,8 +79,8 @@ impl Price {
 
     /// An upper bound of what a request can cost, for a reservation.
     ///
-    /// No usage with at most this many prompt and generated tokens costs more, whatever its parts are, and also when
-    /// the provider serves it in the standard tier instead of the one asked for: the dearest rates that can apply.
+    /// No usage with at most this many prompt and generated tokens costs more, whatever its parts are, and even if
+    /// the provider serves it in the standard tier instead of the requested one: the highest rates that can apply are used.
     pub fn worst_case(&self, prompt_tokens: u64, max_output_tokens: u64, tier: ServiceTier) -> NanoUsd {
         let reachable = self.above.iter().take_while(|(threshold, _)| prompt_tokens > *threshold);
         let (mut input, mut output) = (PicoUsd::ZERO, PicoUsd::ZERO);
@@ -100,35 +100,35 @@ impl Price {
         exceeded.map_or(&self.base, |(_, step)| step).tier(tier)
     }
 
-    /// Whether the list has other rates for prompts of more than `tokens`, or for shorter ones already.
+    /// Whether the rates change at a prompt length of `tokens` or less.
     pub fn has_step_up_to(&self, tokens: u64) -> bool {
         self.above.first().is_some_and(|(threshold, _)| *threshold <= tokens)
     }
 
-    /// Whether the list has a rate for what is written to the prompt cache, other than that of plain input.
+    /// Whether the list has a rate for tokens written to the prompt cache that differs from the input rate.
     pub fn prices_cache_writes(&self) -> bool {
         let rates = self.base.tier(ServiceTier::Standard);
         rates.cache_write != rates.input
     }
 
-    /// The longest prompt the model takes, in tokens, if known.
+    /// The longest prompt that the model takes, in tokens, if known.
     pub fn max_input_tokens(&self) -> Option<u64> {
         self.limits.max_input_tokens
     }
 
-    /// The longest reply the model gives, in tokens, if known.
+    /// The longest reply that the model gives, in tokens, if known.
     pub fn max_output_tokens(&self) -> Option<u64> {
         self.limits.max_output_tokens
     }
 
-    /// The most tokens of one answer that the model can have generated in this time.
+    /// The most tokens that the model can have generated for one answer in this time.
     pub fn generated_within(&self, time: Duration) -> u64 {
         let per_second = self.limits.max_tokens_per_second.unwrap_or(MAX_TOKENS_PER_SECOND);
         let tokens = u128::from(per_second) * time.as_millis() / 1_000;
         u64::try_from(tokens).unwrap_or(u64::MAX)
     }
 
-    /// Whether the model may generate what its reply does not show. A model that the list says nothing of may.
+    /// Whether the model may generate tokens that its reply does not show. True if the list does not say.
     pub fn may_think(&self) -> bool {
         self.limits.thinks.unwrap_or(true)
     }
@@ -167,8 +167,8 @@ impl ListedStep {
     }
 }
 
-/// Trillionths of a dollar for the prompt. Its tokens are split twice: by what the prompt cache did with them and by
-/// what they carry.
+/// The cost of the prompt in trillionths of a dollar. Its tokens are split twice: by what the prompt cache did with them,
+/// and by their kind of content.
 fn prompt_cost(usage: &Usage, rates: &Rates) -> u128 {
     let total = usage.prompt_tokens;
     let written_1h = usage.cache_write_1h_tokens.min(total);
@@ -195,7 +195,7 @@ fn prompt_cost(usage: &Usage, rates: &Rates) -> u128 {
     ])
 }
 
-/// Trillionths of a dollar for what was generated.
+/// The cost of the generated tokens in trillionths of a dollar.
 fn completion_cost(usage: &Usage, rates: &Rates) -> u128 {
     let total = usage.completion_tokens;
     let audio = usage.audio_completion_tokens.min(total);

@@ -1,6 +1,6 @@
-//! Which rate stands in for a missing one.
+//! Rates, and which rate replaces a missing one.
 //!
-//! A price list names few rates; a bill needs all of them. They are completed once, when the catalogue is read, so
+//! A price list names few rates; a bill needs all of them. The rates are completed once, when the catalogue is read, so
 //! that charging a request only multiplies and adds.
 
 use crate::types::PicoUsd;
@@ -8,17 +8,17 @@ use crate::types::PicoUsd;
 /// Every rate of one service tier, below or above one prompt length, in US dollars per token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
-    /// Prompt tokens that are nothing special.
+    /// Prompt tokens without a more specific rate.
     pub input: PicoUsd,
-    /// Generated tokens that are nothing special.
+    /// Generated tokens without a more specific rate.
     pub output: PicoUsd,
     /// Prompt tokens read from the provider's prompt cache.
     pub cached: PicoUsd,
-    /// Prompt tokens written to the prompt cache for its default life.
+    /// Prompt tokens written to the prompt cache for its default lifetime.
     pub cache_write: PicoUsd,
-    /// Prompt tokens written to the prompt cache for its long life (an hour and more).
+    /// Prompt tokens written to the prompt cache for its long lifetime (an hour and more).
     pub cache_write_1h: PicoUsd,
-    /// Generated tokens that were thinking.
+    /// Generated thinking tokens.
     pub reasoning: PicoUsd,
     /// Audio in the prompt.
     pub audio_input: PicoUsd,
@@ -43,7 +43,7 @@ impl Rates {
             .fold(self.input, PicoUsd::max)
     }
 
-    /// Of each rate the dearer one.
+    /// The higher one of each rate.
     pub fn max(&self, other: &Self) -> Self {
         Self {
             input: self.input.max(other.input),
@@ -67,7 +67,7 @@ impl Rates {
     }
 }
 
-/// The rates that a price list names; `None` where it is silent.
+/// The rates that a price list names; `None` for a rate that it does not name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Listed {
     pub input: Option<PicoUsd>,
@@ -113,19 +113,19 @@ impl Listed {
         self.input.is_some()
     }
 
-    /// Whether something that is generated has a price.
+    /// Whether any kind of generated tokens has a price.
     pub fn prices_output(&self) -> bool {
         self.any_output().is_some()
     }
 
     /// Completes the rates of a tier from the tier's own list and the standard tier's.
     ///
-    /// In this order: the tier's own rate; the standard tier's; the rate of the whole that the token is a part of
-    /// (cached of input, reasoning of output). A standard part that costs exactly as much as its whole is no rate of
-    /// its own: where flex halves the output, thinking is halved with it.
+    /// In this order: the tier's own rate; the standard tier's rate; the rate of the whole that the token is a part of
+    /// (cached of input, reasoning of output). A part's rate in the standard tier that equals the rate of its whole does not
+    /// count: if flex halves the output rate, the rate of thinking is halved with it.
     pub fn complete(&self, standard: &Self) -> Rates {
         let input = self.input.or(standard.input).unwrap_or_default();
-        // A model that generates only images (or only speech) has no text rate: all it generates is charged as those.
+        // A model that generates only images (or only speech) has no text rate: everything it generates is charged as such.
         let output = self.any_output().or(standard.any_output()).unwrap_or_default();
         let part = |own: Option<PicoUsd>, listed: Option<PicoUsd>, whole: PicoUsd, standard_whole: Option<PicoUsd>| {
             own.or(listed.filter(|_| listed != standard_whole)).unwrap_or(whole)

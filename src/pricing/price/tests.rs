@@ -1,4 +1,4 @@
-//! Sums by hand, and what must hold for any usage.
+//! Costs computed by hand, and properties that hold for any usage.
 
 use proptest::prelude::*;
 
@@ -166,7 +166,7 @@ fn any_tier() -> impl Strategy<Value = ServiceTier> {
     proptest::sample::select(tiers.to_vec())
 }
 
-/// Counts around the thresholds, consistent or not, and now and then enormous ones.
+/// Counts around the thresholds, consistent or not, and sometimes enormous ones.
 fn any_count() -> impl Strategy<Value = u64> {
     prop_oneof![8 => 0_u64..5_000, 1 => any::<u64>()]
 }
@@ -194,7 +194,7 @@ proptest! {
 
     #[test]
     fn more_tokens_never_cost_less(usage in any_usage(), more in 0_u64..100, tier in any_tier()) {
-        // Thresholds aside: above one, a part may lose its own rate.
+        // Without thresholds, because above one a part may lose its own rate.
         let flat = Price { above: Vec::new(), ..rich() };
         let before = flat.cost(&usage, tier);
         let longer = Usage { prompt_tokens: usage.prompt_tokens.saturating_add(more), ..usage };
