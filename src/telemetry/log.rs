@@ -1,4 +1,4 @@
-//! Log output. Set up once per process.
+//! The log output, which is set up once per process.
 
 use std::io::{self, IsTerminal};
 
@@ -12,8 +12,8 @@ use crate::config::Log;
 
 /// Writes log lines to standard error. A second call changes nothing.
 ///
-/// Pingora logs whole request headers at `debug`, provider keys among them, so its own targets never go below
-/// `warn`, whatever level is asked for.
+/// Pingora logs whole request headers at `debug`, including provider keys, so its own targets never go below
+/// `warn`, whatever level is configured.
 pub fn init(log: &Log) {
     let filter = Targets::new()
         .with_default(LevelFilter::from_level(log.level.min(Level::INFO)))
@@ -22,7 +22,7 @@ pub fn init(log: &Log) {
         .with_target("pingora_proxy", LevelFilter::OFF)
         .with_target("pingora_core", LevelFilter::ERROR)
         .with_target("h2", LevelFilter::ERROR)
-        // The cache says itself, once, when its disk fails.
+        // The cache itself logs, once, when its disk fails.
         .with_target("foyer", LevelFilter::OFF);
     let output = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let layer = if log.json {

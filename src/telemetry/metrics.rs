@@ -1,4 +1,4 @@
-//! Every metric of the gateway, in one struct. The help text is the reference.
+//! Every metric of the gateway, in one struct. The help texts are the reference of the metrics.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
@@ -13,8 +13,8 @@ use prometheus::{
 use super::{Observer, Record};
 use crate::types::{NanoUsd, Usage};
 
-/// Bucket bounds in seconds from 100 µs to 10 min, each a third above the one before: a percentile read from them is
-/// off by at most a third of its value, whatever its size.
+/// Bucket bounds in seconds from 100 µs to 10 min, each a third above the one before, so that a percentile read from them
+/// is off by at most a third of its value.
 fn duration_buckets() -> Vec<f64> {
     let mut bounds = Vec::new();
     let mut bound: f64 = 0.000_1;
@@ -77,7 +77,7 @@ pub struct Metrics {
     memory_refused: IntCounter,
 }
 
-/// One open request; gives its place back on drop.
+/// Counts one open request until it is dropped.
 pub struct InFlight(std::sync::Arc<Metrics>);
 
 impl InFlight {
@@ -97,10 +97,10 @@ impl Drop for InFlight {
 }
 
 impl Metrics {
-    /// Registers every metric in a registry of its own.
+    /// Creates all metrics in a new registry.
     ///
     /// # Errors
-    /// Only if two metrics share a name, which a test rules out.
+    /// Two metrics share a name, which a test rules out.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
@@ -355,7 +355,7 @@ impl Metrics {
         })
     }
 
-    /// The text exposition format.
+    /// All metrics in the text exposition format of Prometheus.
     pub fn encode(&self) -> Vec<u8> {
         let mut text = Vec::new();
         // Writing to a Vec cannot fail; an encoding fault would leave the text cut, never a panic.
@@ -363,54 +363,54 @@ impl Metrics {
         text
     }
 
-    /// Open requests, exactly (the gauge above is for scraping).
+    /// The exact number of open requests (the gauge `in_flight` is for scraping).
     pub fn open_requests(&self) -> i64 {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// An attempt got a status.
+    /// Counts an attempt that got a status, with its duration.
     pub fn attempt_answered(&self, provider: &str, status: u16, after: Duration) {
         let code = status_code(status);
         self.attempts.with_label_values(&[provider, code.as_str()]).inc();
         self.attempt_seconds.with_label_values(&[provider]).observe(after.as_secs_f64());
     }
 
-    /// An attempt ended without a status: `connect_error`, `timeout` or `interrupted`.
+    /// Counts an attempt that ended without a status: `connect_error`, `timeout` or `interrupted`.
     pub fn attempt_failed(&self, provider: &str, outcome: &'static str) {
         self.attempts.with_label_values(&[provider, outcome]).inc();
     }
 
-    /// The gateway answered an error itself.
+    /// Counts an error that the gateway answered itself.
     pub fn error(&self, code: &str, blame: &str) {
         self.errors.with_label_values(&[code, blame]).inc();
     }
 
-    /// A stream ended without its proper end.
+    /// Counts a stream that broke off before its proper end.
     pub fn stream_interrupted(&self, provider: &str) {
         self.interrupted.with_label_values(&[provider]).inc();
     }
 
-    /// A limit refused a request.
+    /// Counts a request that a limit refused.
     pub fn limited(&self, limit: &'static str) {
         self.limited.with_label_values(&[limit]).inc();
     }
 
-    /// A budget refused a request.
+    /// Counts a request that a budget refused.
     pub fn budget_refused(&self) {
         self.budget_refused.inc();
     }
 
-    /// A request was refused for the moment: others under way hold what is left in a budget.
+    /// Counts a request that was refused because requests under way hold what is left in a budget.
     pub fn budget_held(&self) {
         self.budget_held.inc();
     }
 
-    /// A stream was ended because its budget was used up.
+    /// Counts a stream that was ended because its budget was used up.
     pub fn stream_stopped(&self) {
         self.stopped.inc();
     }
 
-    /// How one budget stands: limit, spent, reserved.
+    /// Sets the state of one budget: limit, spent, reserved.
     pub fn budget(&self, tenant: &str, period: &str, parts: [NanoUsd; 3]) {
         for (part, amount) in ["limit", "spent", "reserved"].into_iter().zip(parts) {
             self.budgets.with_label_values(&[tenant, period, part]).set(amount.0 as f64 / 1e9);
@@ -427,17 +427,19 @@ impl Metrics {
         for (part, up) in up {
             self.ledger_up.with_label_values(&[part]).set(i64::from(up));
         }
-        // Budgets that are configured no more must not stay; those that are follow.
+        // Budgets that are no longer configured must not stay.
         self.budgets.reset();
         self.ledger_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        // The totals are counted elsewhere; two scrapes at once may add the same difference only if both see it.
+        // The totals are counted elsewhere, so the counters get the difference. Only two scrapes that read a counter at the
+        // same moment could add the same difference twice.
         let counters = [&self.ledger_entries, &self.alerts, &self.unrecorded, &self.database_lost];
         for (counter, total) in counters.into_iter().zip(totals) {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
     }
 
-    /// Of how many of the providers' objects the owner is known and not yet written, and how many were forgotten.
+    /// Sets the number of objects of providers whose owner is known, and of those not yet written, and the total of forgotten
+    /// ones.
     pub fn objects(&self, known: usize, waiting: usize, forgotten: u64) {
         for (part, count) in [("known", known), ("waiting", waiting)] {
             self.objects.with_label_values(&[part]).set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -445,19 +447,20 @@ impl Metrics {
         self.objects_forgotten.inc_by(forgotten.saturating_sub(self.objects_forgotten.get()));
     }
 
-    /// Why a request may not be cached; empty for one that may.
+    /// Counts a request that may not be cached, by reason; an empty reason stands for a request that may.
     pub fn cache_asked(&self, reason: &'static str) {
         if !reason.is_empty() {
             self.cache_bypassed.with_label_values(&[reason]).inc();
         }
     }
 
-    /// A request was put into a provider's dialect, `whole` or `lossy`, or was `refused`.
+    /// Counts a translation of a request into a provider's dialect: `whole`, `lossy` or `refused`.
     pub fn translated(&self, endpoint: &'static str, provider: &str, outcome: &'static str) {
         self.translations.with_label_values(&[endpoint, provider, outcome]).inc();
     }
 
-    /// How full the cache is: bytes in memory and their limit, on disk and their limit; entries, flights, errors so far.
+    /// Sets the state of the cache: bytes in memory and their limit, bytes on disk and their limit; entries, flights, errors so
+    /// far.
     pub fn cache(&self, bytes: [u64; 4], entries: u64, flights: u64, disk_errors: u64) {
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let parts = [("memory", "used"), ("memory", "limit"), ("disk", "used"), ("disk", "limit")];
@@ -469,7 +472,7 @@ impl Metrics {
         self.cache_disk_errors.inc_by(disk_errors.saturating_sub(self.cache_disk_errors.get()));
     }
 
-    /// Connections of clients: busy, waiting, limit; and how many were closed and refused so far, with what each count is of.
+    /// Sets the connections of clients (busy, waiting, limit), and the totals of closed and refused ones by label.
     pub fn connections(&self, parts: [usize; 3], closed: &[(&str, u64)], refused: &[(&str, u64)]) {
         for (part, count) in ["busy", "waiting", "limit"].into_iter().zip(parts) {
             self.connections.with_label_values(&[part]).set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -482,17 +485,18 @@ impl Metrics {
         }
     }
 
-    /// When the certificate of a listener ends, in seconds since 1970.
+    /// Sets when the certificate of a listener ends, in seconds since 1970.
     pub fn certificate_expires(&self, listener: &str, at: i64) {
         self.certificates.with_label_values(&[listener]).set(at);
     }
 
-    /// How many responses are kept.
+    /// Sets the number of stored responses.
     pub fn stored_responses(&self, count: usize) {
         self.stored_responses.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// How the memory budget stands: bytes by part, requests that wait, and its totals: those that waited, those refused.
+    /// Sets the state of the memory budget: bytes by part, requests that wait, and the totals of requests that waited and of
+    /// refused ones.
     pub fn memory(
         &self,
         parts: impl Iterator<Item = (&'static str, u64)>,
@@ -507,13 +511,13 @@ impl Metrics {
         self.memory_refused.inc_by(refusals.saturating_sub(self.memory_refused.get()));
     }
 
-    /// A reload was `applied` or `refused`.
+    /// Counts a reload by its outcome: `applied` or `refused`.
     pub fn reload(&self, outcome: &'static str) {
         self.reloads.with_label_values(&[outcome]).inc();
     }
 }
 
-/// A status as text without an allocation.
+/// A status code whose text needs no allocation.
 fn status_code(status: u16) -> http::StatusCode {
     http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
 }
@@ -546,7 +550,7 @@ impl Observer for Metrics {
 }
 
 impl Metrics {
-    /// What a request used, and what that cost.
+    /// Counts the LLM tokens of a request, and their cost.
     fn used(&self, provider: &str, model: &str, usage: &Usage, cost: Option<NanoUsd>) {
         let kinds = [
             ("prompt", usage.prompt_tokens),

@@ -17,7 +17,7 @@ pub(crate) mod tests {
     use super::Record;
     use crate::types::{NanoUsd, RequestId};
 
-    /// Of a request that a provider has served.
+    /// The record of a request that a provider has served.
     pub(crate) fn record(provider: &str) -> Record {
         Record {
             id: RequestId::now(),

@@ -1,62 +1,62 @@
-//! What is known of a finished request, and who is told.
+//! The record of a finished request, and the observers that receive it.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use crate::types::{NanoUsd, RequestId, TenantId, TokenId, Usage};
 
-/// A finished request: assembled once, at its end.
+/// The record of a finished request, assembled once, at the request's end.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// The gateway's id for it.
+    /// The gateway's id of the request.
     pub id: RequestId,
-    /// What was asked for, and how.
+    /// The HTTP method.
     pub method: http::Method,
-    /// As the client wrote it.
+    /// The URI as the client wrote it.
     pub uri: http::Uri,
     /// The endpoint, one of a closed set of words.
     pub endpoint: &'static str,
-    /// The endpoint is one that the cache may have a part in.
+    /// True if the cache may serve the endpoint.
     pub is_understood: bool,
-    /// Who pays; `None` where that was not found out.
+    /// The tenant that pays; `None` if it was not determined.
     pub tenant: Option<TenantId>,
-    /// With which token; `None` for a client that presented none.
+    /// The token of the request; `None` if the client presented none.
     pub token: Option<TokenId>,
     /// The configured route, one of a closed set of words; `-` for none.
     pub route: Arc<str>,
     /// The provider that was asked last; `-` for none.
     pub asked: Arc<str>,
-    /// Who served it, also where that was the cache; `-` for nobody.
+    /// The provider that served the request, or whose answer the cache served; `-` for none.
     pub provider: Arc<str>,
     /// The provider's name for the model; `-` for none.
     pub model: Arc<str>,
-    /// Attempts at providers.
+    /// The number of attempts at providers.
     pub attempts: u32,
     /// `HIT`, `STALE`, `MISS` or `BYPASS`.
     pub cache: &'static str,
-    /// The status the client got; 499 for one that left.
+    /// The status that the client got; 499 if the client left.
     pub status: u16,
-    /// Until the reply's first byte.
+    /// The time until the first byte of the reply; `None` if there was none.
     pub first_byte: Option<Duration>,
-    /// Until its last.
+    /// The time until the last byte of the reply.
     pub duration: Duration,
-    /// LLM tokens, as far as anybody knows.
+    /// LLM tokens, if they are known.
     pub usage: Option<Usage>,
-    /// What it cost; `None` where the model has no price.
+    /// The cost of the request; `None` if the model has no price.
     pub cost: Option<NanoUsd>,
     /// Where the cost comes from.
     pub basis: &'static str,
     /// What a cache hit would have cost.
     pub saved: NanoUsd,
-    /// What it cost beyond the most that was expected.
+    /// The part of the cost that exceeds the expected maximum.
     pub beyond: NanoUsd,
-    /// The provider's count was not possible: it is settled at its bound.
+    /// True if the provider's count was impossible, so that the request was settled at its bound.
     pub doubted: bool,
-    /// Why it failed: the code of the gateway's own error, or what broke.
+    /// Why the request failed: the code of the gateway's own error, or what broke.
     pub error: Option<Cow<'static, str>>,
 }
 
-/// Is told of every request at its end, once, also if its client has left. It must not block.
+/// Receives the record of every request once, at the request's end, even if the client has left. It must not block.
 pub trait Observer: Send + Sync {
-    /// A request has ended.
+    /// Called when a request has ended.
     fn finished(&self, record: &Record);
 }
