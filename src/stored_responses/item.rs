@@ -1,4 +1,4 @@
-//! One item, with its part of the bounds.
+//! Items of stored responses, which count in the bounds on memory.
 
 use std::sync::{
     Arc,
@@ -7,37 +7,37 @@ use std::sync::{
 
 use crate::capacity::Share;
 
-/// Bytes that an item takes besides its text: places in maps and lists, and counts.
+/// Bytes that an item takes in addition to its text: entries of maps and lists, and counters.
 const OVERHEAD: u64 = 320;
 
-/// Counts bytes.
+/// A counter of bytes.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// How many.
+    /// The number of bytes.
     pub fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// A piece of JSON that is kept. It counts from when it is made until its last holder lets go of it.
+/// A piece of JSON that is kept. Its bytes count from its creation until its last holder drops it.
 pub struct Item {
-    /// Its text.
+    /// The JSON text.
     pub json: Box<str>,
     bytes: u64,
-    /// Of its tenant, and of all.
+    /// The gauge of the item's tenant, and the gauge of all tenants.
     gauges: [Arc<Gauge>; 2],
     _share: Share,
 }
 
 impl Item {
-    /// What a text counts as.
+    /// The bytes that a text counts as.
     pub fn bytes_of(json: &str) -> u64 {
         json.len() as u64 + OVERHEAD
     }
 
-    /// An item that counts from now on.
+    /// An item whose bytes count from now on.
     pub fn new(json: &str, share: Share, gauges: [Arc<Gauge>; 2]) -> Self {
         let bytes = Self::bytes_of(json);
         for gauge in &gauges {
@@ -57,7 +57,7 @@ impl Drop for Item {
 
 impl std::fmt::Debug for Item {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // What people say to a model is not for logs.
+        // The content of conversations must not appear in logs.
         write!(f, "Item({} bytes)", self.json.len())
     }
 }

@@ -1,29 +1,29 @@
-//! The items that a response was asked with, as `GET /v1/responses/{id}/input_items` lists them.
+//! The input items of a response, as `GET /v1/responses/{id}/input_items` lists them.
 
 use serde_json::{Map, Value, json};
 
 use super::Response;
 
-/// Which of the items are wanted.
+/// The requested page of a list of items.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Behind the one of this id.
+    /// The id of the item after which the page begins; `None`: from the beginning.
     pub after: Option<String>,
-    /// So many at most.
+    /// The most items of the page.
     pub limit: usize,
-    /// The oldest first.
+    /// True: the oldest item first; false: the newest first.
     pub ascending: bool,
 }
 
-/// A parameter that is not one of OpenAI's.
+/// A parameter with an invalid value: its name, and what it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadPage(pub &'static str, pub &'static str);
 
 impl Page {
-    /// Reads a query whose names and values are decoded.
+    /// Parses a query whose names and values are decoded.
     ///
     /// # Errors
-    /// The first parameter with a value that it cannot have.
+    /// The first parameter with an invalid value.
     pub fn read<'a>(query: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, BadPage> {
         let mut page = Self { after: None, limit: 20, ascending: false };
         for (name, value) in query {
@@ -43,7 +43,7 @@ impl Page {
     }
 }
 
-/// One page of the list; `None` where there is no item of the id that it is to begin behind.
+/// One page of the list; `None` if there is no item with the id in `after`.
 pub fn page(response: &Response, page: &Page) -> Option<Value> {
     let mut all: Vec<Value> =
         response.context().into_iter().enumerate().filter_map(|(at, item)| listed(&item.json, at)).collect();
@@ -61,7 +61,7 @@ pub fn page(response: &Response, page: &Page) -> Option<Value> {
     Some(json!({"object": "list", "data": data, "first_id": first_id, "last_id": last_id, "has_more": has_more}))
 }
 
-/// An item as OpenAI shows it: with an id, a type, and parts for a text.
+/// An item in the form in which OpenAI lists it: with an id and a type, and with text as content parts.
 fn listed(json: &str, at: usize) -> Option<Value> {
     let Ok(Value::Object(mut item)) = serde_json::from_str(json) else { return None };
     let mut shown = Map::new();

@@ -1,18 +1,18 @@
-//! Responses that the gateway keeps for a while, because the provider that gave them has no Responses API: so that
-//! `previous_response_id` and `item_reference` work, and `GET /v1/responses/{id}`.
+//! Responses that the gateway keeps for a while because their provider has no Responses API, so that `previous_response_id`,
+//! `item_reference` and `GET /v1/responses/{id}` work.
 //!
-//! They are in memory only: a restart forgets them, and no other process knows them. What is gone is said to be gone; a
-//! conversation is never shortened silently. What is in here is plain Rust:
+//! Stored responses are in memory only: a restart loses them, and no other process knows them. A request that refers to a
+//! response that is gone is refused; a conversation is never shortened silently. The files of this module are plain Rust:
 //!
-//! | file | knows |
+//! | file | contents |
 //! |---|---|
-//! | `item` | one item, as JSON, with its part of the bounds |
+//! | `item` | one item as JSON, which counts in the bounds |
 //! | `shelf` | the responses of one tenant, in the order of their last use |
-//! | `open` | a request with what it refers to put in its place |
-//! | `list` | the items that a response was asked with, as OpenAI lists them |
+//! | `open` | replaces the references of a request by what they refer to |
+//! | `list` | the input items of a response, as OpenAI lists them |
 //!
-//! Bounds: bytes for a tenant, bytes in all, and the time since the last use. The least recently used goes first: the
-//! tenant's own, or that of the tenant that has most. All that is kept counts in the process's memory budget too.
+//! Bounds: bytes per tenant, bytes in all, and the time since the last use. The least recently used response is removed first:
+//! the tenant's own, or one of the tenant that has most. Everything that is kept also counts in the process's memory budget.
 
 mod item;
 mod list;
@@ -40,40 +40,40 @@ use shelf::Shelf;
 pub use list::{BadPage, Page, page};
 pub use open::{Missing, Opened, Whole};
 
-/// For whom a response is kept. Nobody else finds it, whatever id they send.
+/// The owner of a stored response. Nobody else can find the response, whatever id they send.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
-    /// In whose bounds it is.
+    /// The tenant in whose bounds the response counts.
     pub tenant: TenantId,
-    /// Which of the tenant's clients: the same for all holders of its tokens.
+    /// The client of the tenant: equal for all holders of the tenant's tokens.
     pub client: [u8; 16],
 }
 
-/// What one response was asked with, and what it said.
+/// A stored response with its input and its output.
 #[derive(Debug)]
 pub struct Response {
     id: Box<str>,
-    /// The whole response.
+    /// The whole response as JSON.
     document: Arc<Item>,
-    /// The one that it continues.
+    /// The response that this one continues.
     previous: Option<Arc<Response>>,
-    /// What it was asked with besides.
+    /// The input items, without those of `previous`.
     input: Vec<Arc<Item>>,
     output: Vec<Arc<Item>>,
 }
 
 impl Response {
-    /// As the client got it.
+    /// The response as the client got it.
     pub fn document(&self) -> &str {
         &self.document.json
     }
 
-    /// Bytes of the items that it was asked with, with those of what it continues.
+    /// The bytes of the response's input items, including the conversation that it continues.
     pub fn context_bytes(&self) -> usize {
         self.context().into_iter().map(|item| item.json.len()).sum()
     }
 
-    /// The items of the conversation up to here, its own output left out.
+    /// The items of the conversation up to this response, without its own output.
     fn context(&self) -> Vec<&Arc<Item>> {
         let mut before: Vec<&Response> = Vec::new();
         let mut at = self.previous.as_ref();
@@ -87,7 +87,7 @@ impl Response {
 }
 
 impl Drop for Response {
-    /// One after another: a conversation may be longer than the stack is deep.
+    /// Drops the chain of responses in a loop: with recursion a long conversation would overflow the stack.
     fn drop(&mut self) {
         let mut next = self.previous.take();
         while let Some(mut response) = next.and_then(Arc::into_inner) {
@@ -105,12 +105,12 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Keeps the whole response, before its client can know of it.
+    /// Keeps the whole response, before its client gets it.
     pub fn keep(&self, document: &[u8]) {
         self.store.keep(self, document, Instant::now());
     }
 
-    /// Keeps the response that the last event of a stream holds; takes any event's payload.
+    /// Keeps the response in the last event of a stream. May be called with the payload of any event.
     pub fn keep_event(&self, payload: &[u8]) {
         if let Some(response) = ended(payload) {
             self.keep(response.get().as_bytes());
@@ -118,7 +118,7 @@ impl Turn {
     }
 }
 
-/// The response in the event that ends a stream well.
+/// The response in an event that ends a stream regularly; `None` for any other event.
 fn ended(payload: &[u8]) -> Option<&RawValue> {
     #[derive(Deserialize)]
     struct Event<'a> {
@@ -126,12 +126,12 @@ fn ended(payload: &[u8]) -> Option<&RawValue> {
         #[serde(borrow)]
         response: &'a RawValue,
     }
-    // Events without a response, which are most, end here.
+    // Most events contain no response and end here.
     let event: Event<'_> = serde_json::from_slice(payload).ok()?;
     matches!(event.r#type, "response.completed" | "response.incomplete").then_some(event.response)
 }
 
-/// All that is kept.
+/// The stored responses of all tenants.
 pub struct StoredResponses {
     memory: Arc<MemoryBudget>,
     state: Mutex<State>,
@@ -141,23 +141,23 @@ struct State {
     bounds: config::StoredResponses,
     all: Arc<Gauge>,
     shelves: HashMap<TenantId, Shelf>,
-    /// Counts uses, so that the oldest is known.
+    /// Counts uses, so that the least recently used response is known.
     tick: u64,
     swept: Option<Instant>,
 }
 
-/// What has expired is looked for this often at most.
+/// The shortest interval between two searches for expired responses.
 const SWEEP: Duration = Duration::from_secs(10);
 
 impl StoredResponses {
-    /// Nothing is kept yet, and nothing will be before [`Self::set_bounds`].
+    /// An empty store, which keeps nothing before [`Self::set_bounds`].
     pub fn new(memory: Arc<MemoryBudget>) -> Self {
         let bounds = config::StoredResponses { ttl: Duration::ZERO, memory: 0, tenant_memory: 0 };
         let state = State { bounds, all: Arc::default(), shelves: HashMap::new(), tick: 0, swept: None };
         Self { memory, state: Mutex::new(state) }
     }
 
-    /// Changes the bounds. What is beyond them goes.
+    /// Changes the bounds, and removes responses beyond them.
     pub fn set_bounds(&self, bounds: config::StoredResponses) {
         let mut state = self.lock();
         state.bounds = bounds;
@@ -169,12 +169,12 @@ impl StoredResponses {
         }
     }
 
-    /// Whether anything is kept at all.
+    /// Whether responses are kept at all.
     pub fn is_on(&self) -> bool {
         self.lock().bounds.memory > 0
     }
 
-    /// The response of this id; asking for it counts as a use.
+    /// The response with this id; the call counts as a use.
     pub fn response(&self, owner: &Owner, id: &str, now: Instant) -> Option<Arc<Response>> {
         let mut state = self.lock();
         state.sweep(now);
@@ -182,7 +182,7 @@ impl StoredResponses {
         shelves.get_mut(&owner.tenant)?.response(owner, id, now, bounds.ttl, tick)
     }
 
-    /// The item of this id; asking for it counts as a use of its response.
+    /// The item with this id; the call counts as a use of its response.
     fn item(&self, owner: &Owner, id: &str, now: Instant) -> Option<Arc<Item>> {
         let mut state = self.lock();
         state.sweep(now);
@@ -190,20 +190,20 @@ impl StoredResponses {
         shelves.get_mut(&owner.tenant)?.item(owner, id, now, bounds.ttl, tick)
     }
 
-    /// Forgets a response and its items; false where there is none. What continues it goes on.
+    /// Removes a response and its items; false if there is none. Responses that continue it keep the conversation.
     pub fn remove(&self, owner: &Owner, id: &str) -> bool {
         self.lock().shelves.get_mut(&owner.tenant).is_some_and(|shelf| shelf.remove(owner, id))
     }
 
-    /// How many responses are kept. What has expired by `now` is let go of.
+    /// The number of stored responses, after removing those that have expired by `now`.
     pub fn len(&self, now: Instant) -> usize {
         let mut state = self.lock();
         state.sweep(now);
         state.shelves.values().map(Shelf::len).sum()
     }
 
-    /// Makes an item that counts in the bounds, or finds the same one: clients send a conversation again and again. `None`
-    /// where there is no room for it, also without all that nobody uses at the moment.
+    /// Creates an item that counts in the bounds, or finds an equal one, because clients repeat a conversation in each request.
+    /// `None` if there is no room for the item, even after removing everything that is not in use.
     fn make(&self, tenant: &TenantId, json: &str) -> Option<Arc<Item>> {
         let bytes = Item::bytes_of(json);
         let mut state = self.lock();
@@ -266,7 +266,7 @@ impl StoredResponses {
 }
 
 impl State {
-    /// Lets go of the least recently used response of the tenant that has most; false where nothing is kept.
+    /// Removes the least recently used response of the tenant that has most; false if nothing is kept.
     fn shed(&mut self) -> bool {
         let largest = self.shelves.values_mut().filter(|shelf| shelf.len() > 0).max_by_key(|shelf| shelf.bytes());
         largest.is_some_and(Shelf::shed)

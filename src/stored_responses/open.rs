@@ -1,4 +1,4 @@
-//! A request with what it refers to put in its place.
+//! Replaces a request's references to stored responses and items by what they refer to.
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
@@ -8,18 +8,18 @@ use serde_json::value::RawValue;
 use super::{Owner, Response, StoredResponses, Turn, item::Item};
 use crate::openai::members::walk;
 
-/// What a request has become.
+/// A request after its references were replaced.
 #[derive(Default)]
 pub struct Opened {
-    /// The body with the whole conversation; `None` where it refers to nothing, and stays as it is.
+    /// The body with the whole conversation; `None` if the request refers to nothing, so that its body stays as it is.
     pub body: Option<Whole>,
-    /// What it continues.
+    /// The id of the response that the request continues.
     pub previous_response_id: Option<String>,
-    /// For its response, where that is to be kept and there is room.
+    /// Keeps the response later; `None` if it is not to be kept or there is no room.
     pub turn: Option<Turn>,
 }
 
-/// A body that is yet to be written. A conversation may be much longer than what is kept of it: the same text is kept once.
+/// A body that is yet to be written. It may be much longer than the kept items, because equal texts are kept only once.
 pub struct Whole {
     pieces: Vec<Piece>,
     bytes: usize,
@@ -31,12 +31,12 @@ enum Piece {
 }
 
 impl Whole {
-    /// How long it will be.
+    /// The length of the body in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Writes it.
+    /// Writes the body.
     pub fn write(self) -> Vec<u8> {
         let mut text = Vec::with_capacity(self.bytes);
         for piece in &self.pieces {
@@ -49,23 +49,23 @@ impl Whole {
     }
 }
 
-/// Something that is referred to and not kept: expired, deleted, another's, or never there.
+/// A reference to something that is not kept: expired, deleted, another owner's, or never existing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// A response.
+    /// The id of a response.
     Response(String),
-    /// An item, and its place in the input.
+    /// The id of an item, and the index of the reference in the input.
     Item(String, usize),
 }
 
-/// Whether a body may refer to anything: one look at it is much cheaper than to read it.
+/// Whether a body may refer to anything: a search for two names is much cheaper than parsing the body.
 fn may_refer(body: &[u8]) -> bool {
     ["\"previous_response_id\"", "\"item_reference\""]
         .iter()
         .any(|name| memchr::memmem::find(body, name.as_bytes()).is_some())
 }
 
-/// What decides whether an item of an input is a reference.
+/// The members that decide whether an input item is a reference.
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(borrow)]
@@ -76,9 +76,9 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// The id that an item refers to.
+    /// The id that an item refers to; `None` if it is no reference.
     fn reference(json: &str) -> Option<String> {
-        // A member of another type is left to the translation, which says what is wrong with it.
+        // An item with a member of a wrong type is left to the translation, which reports the fault.
         let head: Head<'_> = serde_json::from_str(json).ok()?;
         let refers = match &head.r#type {
             Some(kind) => kind == "item_reference",
@@ -88,7 +88,7 @@ impl Head<'_> {
     }
 }
 
-/// An item of the request's own.
+/// An item of the request's own input.
 enum Own<'a> {
     Given(Cow<'a, str>),
     Kept(Arc<Item>),
@@ -103,17 +103,17 @@ impl Own<'_> {
     }
 }
 
-/// The members of a body that matter here; the last of several of a name, as the translation reads them.
+/// The members of a body that matter here. Of several with one name the last counts, as in the translation.
 #[derive(Default)]
 struct Request<'a> {
     previous: Option<String>,
     input: Option<&'a str>,
-    /// All others, as they stand.
+    /// All other members, unchanged.
     others: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Request<'a> {
-    /// `None` for a body that the translation refuses anyway.
+    /// Parses a body; `None` if the translation will refuse it anyway.
     fn read(body: &'a [u8]) -> Option<Self> {
         let mut request = Self::default();
         let mut odd = false;
@@ -128,7 +128,7 @@ impl<'a> Request<'a> {
         (read.is_ok() && !odd).then_some(request)
     }
 
-    /// Its input as items; `None` for one of a wrong type.
+    /// The input as items; `None` if it has a wrong type.
     fn items(&self) -> Option<Vec<Cow<'a, str>>> {
         match self.input {
             None | Some("null") => Some(Vec::new()),
@@ -142,7 +142,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The body with this input, and without a reference to what came before.
+    /// The body with the earlier conversation and these items as its input, without `previous_response_id`.
     fn with_input(&self, before: Option<&Response>, own: &[Own<'_>]) -> Whole {
         let context = before.map(Response::context).unwrap_or_default();
         let output = before.map(|response| response.output.as_slice()).unwrap_or_default();
@@ -166,10 +166,10 @@ impl<'a> Request<'a> {
 }
 
 impl StoredResponses {
-    /// Puts what a request refers to in its place. `keeps`: its response is to be kept.
+    /// Replaces the references of a request by what they refer to. `keeps`: the response is to be kept.
     ///
     /// # Errors
-    /// What is not there, and whether anything else was.
+    /// The first reference to something that is not kept, and whether another reference was found.
     pub fn open(
         self: &Arc<Self>,
         owner: &Owner,

@@ -1,4 +1,4 @@
-//! The responses of one tenant, in the order of their last use.
+//! A shelf: the stored responses of one tenant, in the order of their last use.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,21 +13,21 @@ use super::{
     item::{Gauge, Item},
 };
 
-/// An id of one of the tenant's clients.
+/// An id together with the tenant's client that it belongs to.
 type Name = ([u8; 16], Box<str>);
 
-/// What one tenant has.
+/// The stored responses and items of one tenant.
 #[derive(Default)]
 pub struct Shelf {
     bytes: Arc<Gauge>,
     responses: HashMap<Name, ShelfEntry>,
-    /// Items by their ids, with the id of the response that gave them.
+    /// Items by their ids, each with the id of the response that contains it.
     items: HashMap<Name, (Arc<Item>, Box<str>)>,
-    /// By last use.
+    /// The responses by their last use.
     order: BTreeMap<u64, Name>,
-    /// By what they say: the same text is kept once.
+    /// Items by a hash of their text, because equal texts are kept only once.
     texts: HashMap<[u8; 16], Weak<Item>>,
-    /// With more texts than these, those that nobody holds any more are let go of.
+    /// The number of texts above which those without a holder are removed.
     most_texts: usize,
 }
 
@@ -37,30 +37,30 @@ struct ShelfEntry {
     tick: u64,
 }
 
-/// Of a conversation that is longer, so many of the last responses count as used with the last one. Those before stay part of it,
-/// and only their own ids may be forgotten earlier.
+/// How many of the last responses of a conversation count as used with the last one. Earlier responses stay part of the
+/// conversation, but their own ids may be forgotten earlier.
 const MOST_TOUCHED: usize = 1_000;
 
-/// Texts that may be known before those that nobody holds are looked for.
+/// The least number of known texts at which those without a holder are searched for.
 const LEAST_TEXTS: usize = 1024;
 
 impl Shelf {
-    /// How many responses there are.
+    /// The number of responses.
     pub fn len(&self) -> usize {
         self.responses.len()
     }
 
-    /// Nothing is kept, and no request under way holds anything.
+    /// True if nothing is kept, and no request under way holds an item.
     pub fn is_unused(&self) -> bool {
         self.responses.is_empty() && self.bytes() == 0
     }
 
-    /// Bytes of all that is held.
+    /// The bytes of all items that are held.
     pub fn bytes(&self) -> u64 {
         self.bytes.bytes()
     }
 
-    /// Counts them.
+    /// The gauge that counts these bytes.
     pub fn gauge(&self) -> Arc<Gauge> {
         self.bytes.clone()
     }
@@ -70,12 +70,12 @@ impl Shelf {
         self.responses.get(&(owner.client, id.into())).map(|held| held.response.clone())
     }
 
-    /// The item with this text.
+    /// The known item with this text.
     pub fn known(&self, json: &str) -> Option<Arc<Item>> {
         self.texts.get(&digest(json)).and_then(Weak::upgrade)
     }
 
-    /// Makes an item known by its text.
+    /// Registers an item under its text.
     pub fn intern(&mut self, item: Item) -> Arc<Item> {
         if self.texts.len() >= self.most_texts.max(LEAST_TEXTS) {
             self.texts.retain(|_, item| item.strong_count() > 0);
@@ -86,7 +86,7 @@ impl Shelf {
         item
     }
 
-    /// Keeps a response in the place of one of the same id.
+    /// Keeps a response, instead of an earlier one with the same id.
     pub fn insert(&mut self, owner: &Owner, response: Arc<Response>, now: Instant, tick: u64) {
         self.remove(owner, &response.id);
         let name: Name = (owner.client, response.id.clone());
@@ -99,7 +99,7 @@ impl Shelf {
         self.responses.insert(name, ShelfEntry { response, used: now, tick });
     }
 
-    /// A response, and with it those that it continues, counts as used.
+    /// The response with this id. It and the responses that it continues count as used.
     pub fn response(
         &mut self,
         owner: &Owner,
@@ -121,14 +121,14 @@ impl Shelf {
             chain.push(&*response.id);
             at = response.previous.as_ref();
         }
-        // The oldest first.
+        // The oldest response first.
         for id in chain.into_iter().rev().chain([id]) {
             self.touch(&(owner.client, id.into()), now, tick);
         }
         Some(found)
     }
 
-    /// An item; its response counts as used.
+    /// The item with this id. Its response counts as used.
     pub fn item(&mut self, owner: &Owner, id: &str, now: Instant, ttl: Duration, tick: &mut u64) -> Option<Arc<Item>> {
         let (item, response) = self.items.get(&(owner.client, id.into()))?.clone();
         let name: Name = (owner.client, response);
@@ -136,7 +136,7 @@ impl Shelf {
             self.forget(&name);
             return None;
         }
-        // Not what it continues: a request may refer to thousands of items.
+        // The responses that it continues do not count as used: a request may refer to thousands of items.
         self.touch(&name, now, tick);
         Some(item)
     }
@@ -149,19 +149,19 @@ impl Shelf {
         self.order.insert(*tick, name.clone());
     }
 
-    /// Forgets a response and its items.
+    /// Removes a response and its items; false if there is none.
     pub fn remove(&mut self, owner: &Owner, id: &str) -> bool {
         self.forget(&(owner.client, id.into()))
     }
 
-    /// Forgets the least recently used; false where there is none.
+    /// Removes the least recently used response; false if there is none.
     pub fn shed(&mut self) -> bool {
         let Some((_, oldest)) = self.order.first_key_value() else { return false };
         let oldest = oldest.clone();
         self.forget(&oldest)
     }
 
-    /// Forgets what has expired.
+    /// Removes expired responses.
     pub fn sweep(&mut self, now: Instant, ttl: Duration) {
         while let Some((_, name)) = self.order.first_key_value() {
             let expired = |held: &ShelfEntry| now.saturating_duration_since(held.used) > ttl;

@@ -27,7 +27,7 @@ fn missing(store: &Arc<StoredResponses>, owner: &Owner, body: &Value, now: Insta
     }
 }
 
-/// A request as its provider will get it.
+/// The body of a request as its provider will get it.
 fn body(opened: &mut Opened) -> Value {
     let whole = opened.body.take().unwrap();
     let (bytes, text) = (whole.bytes(), whole.write());
@@ -69,7 +69,7 @@ fn a_conversation_comes_back_whole_by_reference_to_a_response_or_to_its_items() 
     assert_eq!((&body["tools"], &body["metadata"]), (&json!([]), &json!({"a": "ü\n"})));
     assert_eq!(third.previous_response_id.as_deref(), Some("resp_2"));
 
-    // As the AI SDK refers to what it was told, with and without a type.
+    // References in the forms that the AI SDK sends, with and without a type.
     let referring = json!({"input": [{"role": "user", "content": "One"}, {"type": "item_reference", "id": "msg_resp_1"},
         {"id": "msg_resp_2"}, {"type": "function_call_output", "call_id": "c", "output": "x", "id": "msg_resp_1"}]});
     let mut by_items = opened(&store, &owner, &referring, now);
@@ -77,7 +77,7 @@ fn a_conversation_comes_back_whole_by_reference_to_a_response_or_to_its_items() 
         {"type": "function_call_output", "call_id": "c", "output": "x", "id": "msg_resp_1"}]);
     assert_eq!(input(&mut by_items), expected);
     assert_eq!(by_items.previous_response_id, None);
-    // Who refers to nothing gets the body as it was.
+    // A body without references stays as it was.
     assert!(opened(&store, &owner, &json!({"input": "item_reference"}), now).body.is_none());
 }
 
@@ -96,7 +96,7 @@ fn nobody_finds_what_is_anothers() {
         assert!(store.response(&other, "resp_1", now).unwrap().document().contains("mine"));
     }
     assert!(store.response(&owner("a", 0), "resp_1", now).unwrap().document().contains("secret"));
-    // One that is there does not hide one that is not.
+    // An existing reference does not hide a missing one.
     let mixed = json!({"previous_response_id": "resp_1", "input": [{"type": "item_reference", "id": "msg_x"}]});
     assert_eq!(missing(&store, &owner("a", 0), &mixed, now), (Missing::Item("msg_x".into(), 0), true));
 }
@@ -115,7 +115,7 @@ fn what_was_not_used_for_long_is_gone_and_what_goes_on_stays_whole() {
     assert!(store.response(&owner, "resp_x", at).is_none());
     let mut last = opened(&store, &owner, &json!({"previous_response_id": "resp_5", "input": "End"}), at);
     assert_eq!(input(&mut last).as_array().unwrap().len(), 11);
-    // The first one too: all of the conversation was in use.
+    // The first response is kept, too, because the whole conversation was in use.
     assert!(store.response(&owner, "resp_1", at).is_some());
     drop(last);
     let late = at + TTL + Duration::from_secs(1);
@@ -149,7 +149,7 @@ fn a_tenant_pushes_out_its_own_and_nobody_holds_more_than_all_may() {
     }
     assert!(store.response(&quiet, "resp_q", now).is_some());
     assert!(store.response(&loud, "resp_49", now).is_some() && store.response(&loud, "resp_0", now).is_none());
-    // All together: the one that has most gives way.
+    // The bound of all tenants together: the tenant that has most loses a response.
     for n in 0..20 {
         answer(&store, &owner("third", 0), &json!({"input": text(n)}), &format!("resp_{n}"), "ok", now);
         answer(&store, &owner("fourth", 0), &json!({"input": text(n)}), &format!("resp_{n}"), "ok", now);
@@ -157,7 +157,7 @@ fn a_tenant_pushes_out_its_own_and_nobody_holds_more_than_all_may() {
         assert!(used <= 400_000, "{used}");
     }
     assert!(store.response(&quiet, "resp_q", now).is_some());
-    // What fits nowhere is not kept, and pushes out nothing.
+    // A conversation that does not fit at all is not kept, and pushes out nothing.
     let before = store.len(now);
     assert!(opened(&store, &quiet, &json!({"input": "y".repeat(250_000)}), now).turn.is_none());
     assert_eq!(store.len(now), before);
@@ -175,7 +175,7 @@ fn a_conversation_that_is_sent_again_and_again_is_kept_once() {
     assert!(used < 300_000, "{used}");
 }
 
-/// The same text in many turns takes little room here, and much as a request: nothing is written before that is known.
+/// A text repeated in many turns takes little room in the store, but much in a request: its length is known before it is written.
 #[test]
 fn a_small_conversation_that_is_long_when_written_says_so() {
     let (store, owner, now) = (store(MIB, MIB), owner("a", 0), Instant::now());
