@@ -1,8 +1,8 @@
-//! How many tokens a text has, for a reply whose provider did not say.
+//! Counts the tokens of a text, for replies whose provider did not report them.
 //!
 //! The tokenizers are OpenAI's, in the linear-time implementation of the crate `bpe-openai`. Their tables are loaded when
-//! they are needed and dropped when they have not been for a while: 27 ms and 32 MB for `cl100k_base`, 67 ms and 66 MB for
-//! `o200k_base`. A gateway that never counts never pays for them.
+//! they are needed, and dropped when they have not been needed for a while: 27 ms and 32 MB for `cl100k_base`, 67 ms and
+//! 66 MB for `o200k_base`. A gateway that never counts tokens does not load them.
 
 mod tables;
 
@@ -12,19 +12,20 @@ use bpe_openai::Tokenizer;
 
 use tables::Encoding;
 
-/// The most bytes that are tokenized in one piece, which bounds the working memory whatever the text is.
+/// The most bytes that are tokenized in one piece, which bounds the working memory for any text.
 const PIECE: usize = 64 << 10;
 
-/// The tokens of `text` for a model, named as a provider or a client names it (`openai/` and `ft:` may stand before).
+/// The number of tokens of `text` for a model, named as a provider or a client names it (with `openai/` or `ft:` as a prefix,
+/// perhaps).
 ///
 /// `cl100k_base` counts for gpt-4, gpt-3.5, their Azure spelling gpt-35, OpenAI's embeddings and its last base models;
 /// `o200k_base` for everything else (which encoding a model has: `tiktoken/model.py` of OpenAI's tiktoken). For OpenAI's
-/// models the count of a plain text is exact; special tokens count as the text they are written with. For other vendors it
-/// stands in for their own tokenizer, which may well count a fifth more or less of English prose, and differ further on
-/// code and on languages that its vocabulary favours or neglects: an estimate, better than nothing to settle with.
+/// models the count of a plain text is exact; special tokens count as the text that they are written with. For models of other
+/// vendors the count is an estimate to settle with: the vendor's own tokenizer may well count a fifth more or less in English
+/// prose, and differ further on code and on languages that its vocabulary favours or neglects.
 ///
-/// Takes time in proportion to the text, also when that is hostile: 20 MB per second at least. Never more tokens than
-/// bytes.
+/// The time is proportional to the length of the text, even for hostile texts: at least 20 MB per second. There are never
+/// more tokens than bytes.
 pub fn count(model: &str, text: &str) -> u64 {
     if text.is_empty() {
         return 0;
@@ -33,7 +34,7 @@ pub fn count(model: &str, text: &str) -> u64 {
     pieces(text).map(|piece| tokenizer.count(piece) as u64).sum()
 }
 
-/// Whether [`count`] has the model's own tokenizer; else see [`with_margin`].
+/// Whether [`count`] has the model's own tokenizer; otherwise see [`with_margin`].
 pub fn is_exact(model: &str) -> bool {
     let model = model.rsplit_once('/').map_or(model, |(_, name)| name);
     let model = model.strip_prefix("ft:").unwrap_or(model);
@@ -41,13 +42,13 @@ pub fn is_exact(model: &str) -> bool {
     is_series || is_cl100k(model) || ["gpt-", "chatgpt-", "codex-"].iter().any(|start| model.starts_with(start))
 }
 
-/// A bound of what another vendor's tokenizer counts where ours counted this.
+/// An upper bound of another vendor's count of a text that [`count`] counted as `counted`.
 pub fn with_margin(counted: u64) -> u64 {
     counted.saturating_add(counted.div_ceil(2))
 }
 
-/// Loads the tables for a model in a thread of its own, where they are not loaded yet: whoever has to count in the middle of
-/// a stream shall not wait for them.
+/// Loads the tables for a model in a separate thread, unless they are loaded, so that a count in the middle of a stream does
+/// not wait for them.
 pub fn prepare(model: &str) {
     encoding_of(model).prepare();
 }
@@ -63,7 +64,7 @@ fn encoding_of(model: &str) -> Encoding {
 fn is_cl100k(model: &str) -> bool {
     let model = model.rsplit_once('/').map_or(model, |(_, name)| name);
     let model = model.strip_prefix("ft:").unwrap_or(model);
-    // gpt-4 and gpt-4-turbo, but not gpt-4o, gpt-4.1 and gpt-4.5; `:` ends the base of a tuned model.
+    // gpt-4 and gpt-4-turbo, but not gpt-4o, gpt-4.1 and gpt-4.5; `:` follows the base model in the name of a fine-tune.
     let is_gpt_4 = |rest: &str| rest.is_empty() || rest.starts_with(['-', ':']);
     let starts = ["gpt-3.5", "gpt-35", "text-embedding-", "davinci-002", "babbage-002"];
     model.strip_prefix("gpt-4").is_some_and(is_gpt_4) || starts.iter().any(|start| model.starts_with(start))
@@ -71,9 +72,9 @@ fn is_cl100k(model: &str) -> bool {
 
 /// The text in pieces of at most [`PIECE`] bytes.
 ///
-/// Cut where it changes nothing, if there is such a place: both encodings split a text before a space that follows
-/// anything but white space. A text without one is cut between any two characters, which changes the count by a token or
-/// two.
+/// Cut at places that do not change the count, if possible: both encodings split a text before a space that follows
+/// anything but white space. A text without such a place is cut between any two characters, which changes the count by a
+/// token or two.
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -124,7 +125,7 @@ mod tests {
         ] {
             assert_eq!((count(OLD, text), count(NEW, text)), (old, new), "{text}");
         }
-        // Special tokens are text.
+        // Special tokens count as text.
         assert!(count(NEW, "<|endoftext|>") > 1);
     }
 
@@ -166,7 +167,7 @@ mod tests {
     fn hostile_text_takes_linear_time() {
         count(OLD, "load");
         count(NEW, "load");
-        // Generous for a debug build on a busy machine; a quadratic one would take hours.
+        // A generous bound for a debug build on a busy machine; a quadratic algorithm would take hours.
         let within = |seconds, model, text: &str| {
             let start = Instant::now();
             let tokens = count(model, text);
@@ -189,7 +190,7 @@ mod tests {
         for (model, tokenizer) in [(OLD, cl100k_base()), (NEW, o200k_base())] {
             assert_eq!(count(model, &prose), tokenizer.count(&prose) as u64);
         }
-        // No such place: whole characters all the same.
+        // Without such a place the text is still cut between whole characters.
         let dense = "漢".repeat(PIECE);
         assert_eq!(pieces(&dense).collect::<String>(), dense);
         let (whole, cut) = (o200k_base().count(&dense) as u64, count(NEW, &dense));

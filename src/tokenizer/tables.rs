@@ -1,6 +1,7 @@
-//! The tables of the tokenizers: loaded by a thread that drops them again once nobody has needed them for a while.
+//! The tables of the tokenizers: loaded by a thread that drops them again once they have not been needed for a while.
 //!
-//! The thread that loads them is the one that drops them, and ends then: so the allocator can give all of it back at once.
+//! The thread that loads the tables also drops them and then ends, so that the allocator can give all of their memory back at
+//! once.
 
 use std::{
     sync::{
@@ -15,10 +16,10 @@ use std::{
 use bpe_openai::Tokenizer;
 use parking_lot::{Mutex, MutexGuard};
 
-/// How long tables are kept that nobody needs. To load them again takes less than a tenth of a second.
+/// How long unused tables are kept. Loading them again takes less than a tenth of a second.
 const KEEP: Duration = Duration::from_secs(20);
 
-/// Whose tables.
+/// An encoding, which has its own tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     /// `cl100k_base`
@@ -30,7 +31,7 @@ pub(super) enum Encoding {
 /// The tables of one encoding.
 struct Slot {
     loaded: Mutex<Loaded>,
-    /// They are there, or are on their way: a look without the lock.
+    /// The tables are loaded or being loaded; can be read without the lock.
     wanted: AtomicBool,
 }
 
@@ -50,11 +51,11 @@ impl Slot {
         self.loaded.lock()
     }
 
-    /// Takes the tables back if nobody uses them and nobody has for so long; else says when to ask again.
+    /// Drops the tables if they are unused and have been for `keep`; otherwise returns how long to wait before the next try.
     fn release(&self, keep: Duration) -> Result<(), Duration> {
         let mut loaded = self.lock();
         let idle = loaded.used.map_or(Duration::MAX, |at| at.elapsed());
-        // The other one is the keeper's.
+        // The second reference is that of the thread that keeps the tables.
         let free = loaded.tokenizer.as_ref().is_none_or(|tokenizer| Arc::strong_count(tokenizer) <= 2);
         if idle < keep || !free {
             return Err(keep.saturating_sub(idle).max(Duration::from_millis(100)));
@@ -66,7 +67,7 @@ impl Slot {
 }
 
 impl Encoding {
-    /// The tokenizer; loads its tables where they are not there. Blocks for that time.
+    /// The tokenizer. Loads its tables if they are not loaded, and blocks meanwhile.
     pub(super) fn tokenizer(self) -> Arc<Tokenizer> {
         let slot = self.slot();
         let mut loaded = slot.lock();
@@ -91,21 +92,21 @@ impl Encoding {
             drop(tokenizer);
         };
         let started = thread::Builder::new().name("tokenizer".into()).spawn(keeper);
-        // Without a thread they stay for good.
+        // If no thread can be started, the tables stay for good.
         let received = started.ok().and_then(|_| receiver.recv().ok());
         let tokenizer = received.unwrap_or_else(|| Arc::new(self.load()));
         loaded.tokenizer = Some(tokenizer.clone());
         tokenizer
     }
 
-    /// Loads the tables in a thread of its own, where they are not loaded yet.
+    /// Loads the tables in a separate thread, unless they are loaded.
     pub(super) fn prepare(self) {
         let wanted = &self.slot().wanted;
-        // A look first: it is asked for each event of a stream.
+        // A cheap read first, because this is called for each event of a stream.
         if wanted.load(Ordering::Relaxed) || wanted.swap(true, Ordering::Relaxed) {
             return;
         }
-        // Without a thread they are loaded at the first count.
+        // If no thread can be started, the tables are loaded at the first count.
         let _ = thread::Builder::new().name("tokenizer".into()).spawn(move || drop(self.tokenizer()));
     }
 
@@ -113,7 +114,7 @@ impl Encoding {
         &SLOTS[self as usize]
     }
 
-    /// The same as `bpe-openai` has, by its own patterns (MIT, GitHub and contributors).
+    /// Builds the same tokenizer as `bpe-openai`, with its patterns (MIT, GitHub and contributors).
     fn load(self) -> Tokenizer {
         let (tables, first): (&[u8], String) = match self {
             Self::Cl100k => (include_bytes!(concat!(env!("OUT_DIR"), "/cl100k_base.dict.zst")), CL100K.to_owned()),
