@@ -1,5 +1,5 @@
-//! What can go wrong, and the three answers each fault gives: whose it is, whether a retry may help, and what the
-//! client may read.
+//! The faults that the gateway answers itself. Each says three things: who has to act, whether a retry may help, and what
+//! the client may read.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -15,7 +15,7 @@ pub enum Blame {
 }
 
 impl Blame {
-    /// The word used as a metric label.
+    /// The name used as a metric label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -25,12 +25,12 @@ impl Blame {
     }
 }
 
-/// The faults the gateway answers itself, in place of a provider.
+/// The faults that the gateway answers itself, in the place of a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The body or a parameter cannot be used: 400.
     InvalidRequest,
-    /// The provider's dialect has nothing for a parameter that the client relies on: 400.
+    /// The provider's dialect has no equivalent of a parameter that the client relies on: 400.
     UnsupportedParameter,
     /// The client presented no credential and the gateway has none for the provider: 401.
     MissingCredential,
@@ -42,48 +42,47 @@ pub enum Fault {
     MissingScope,
     /// The tenant or the token may not ask for this model: 403.
     ModelNotAllowed,
-    /// A budget holds, and nobody knows what the model costs: 403.
+    /// A budget applies, and the price of the model is not known: 403.
     ModelNotPriced,
-    /// A budget holds, and the gateway cannot tell what the path costs: 403.
+    /// A budget applies, and the gateway cannot tell what the path costs: 403.
     PathNotMetered,
     /// The path is not served to this tenant with the gateway's key: 403.
     PathNotAllowed,
-    /// A web page asks that is not allowed to, without a token: 403.
+    /// A web page of an origin that is not allowed sent the request without a token: 403.
     OriginNotAllowed,
-    /// The object is not there, or not the tenant's, which look the same: 404.
+    /// The object does not exist or belongs to another tenant, which look the same: 404.
     ObjectNotFound,
-    /// The response that a request continues is not kept, or not for this client, which look the same: 400,
-    /// as OpenAI has it.
+    /// The response that a request continues is not kept, or not for this client, which look the same: 400, as with OpenAI.
     PreviousResponseNotFound,
     /// A limit of the tenant or the token is reached: 429.
     RateLimited,
     /// A budget does not have enough left: 402, or 429 where the configuration says so.
     BudgetExceeded,
-    /// A budget has enough left, but requests under way hold it: 429, and a retry cures it.
+    /// A budget has enough left, but requests under way hold it: 429, and a retry helps.
     BudgetHeld,
-    /// Tokens could not be read yet: 503, because nobody can say that one is wrong.
+    /// Tokens could not be read yet: 503, because the gateway cannot tell whether the token is valid.
     IdentityUnavailable,
     /// The ledger cannot be written, and the configuration refuses requests then: 503.
     LedgerUnavailable,
-    /// Other requests have the memory or the threads that this one needs: 503, and a retry cures it.
+    /// Other requests have the memory or the threads that this one needs: 503, and a retry helps.
     Overloaded,
-    /// No such path: 404.
+    /// There is no such path: 404.
     UnknownPath,
-    /// A known path, another method: 405.
+    /// The path exists, but does not have this method: 405.
     MethodNotAllowed,
     /// No route and no default provider serves the model: 404.
     ModelNotFound,
     /// The prompt cannot fit the model's context: 400.
     ContextLengthExceeded,
-    /// A guard lets the prompt or the reply go no further: 400.
+    /// A guard blocks the prompt or the reply: 400.
     ContentBlocked,
-    /// The body is over the limit: 413.
+    /// The body is larger than the limit: 413.
     BodyTooLarge,
     /// The body is compressed in a way that is not decoded: 415.
     UnsupportedEncoding,
     /// The body did not arrive in time: 408.
     BodyTimeout,
-    /// The provider refused the gateway's own key: 502, and no retry cures it.
+    /// The provider refused the gateway's own key: 502, and no retry helps.
     UpstreamAuthentication,
     /// No provider could be reached: 502.
     UpstreamUnreachable,
@@ -91,14 +90,14 @@ pub enum Fault {
     UpstreamTimeout,
     /// The provider broke off before or within its reply: 502.
     UpstreamInterrupted,
-    /// The client wants what the cache has, and it has nothing (`Cache-Control: only-if-cached`): 504 (RFC 9111 §5.2.1.7).
+    /// The client wants only a cached answer, and there is none (`Cache-Control: only-if-cached`): 504 (RFC 9111 §5.2.1.7).
     NotCached,
     /// The gateway itself failed: 500.
     Internal,
 }
 
 impl Fault {
-    /// HTTP status.
+    /// The HTTP status of the fault.
     pub fn status(self) -> u16 {
         match self {
             Self::InvalidRequest
@@ -128,7 +127,7 @@ impl Fault {
         }
     }
 
-    /// OpenAI's `error.type`.
+    /// The value of `error.type`, as in OpenAI's API.
     pub fn kind(self) -> &'static str {
         match self.blame() {
             _ if matches!(self, Self::RateLimited | Self::BudgetHeld) => "rate_limit_error",
@@ -138,7 +137,7 @@ impl Fault {
         }
     }
 
-    /// OpenAI's `error.code`, which is also the metric label.
+    /// The value of `error.code`, as in OpenAI's API, which is also the metric label.
     pub fn code(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request",
@@ -177,7 +176,7 @@ impl Fault {
         }
     }
 
-    /// Who has to act.
+    /// Who has to act for the request to succeed.
     pub fn blame(self) -> Blame {
         match self {
             Self::InvalidRequest
@@ -232,31 +231,31 @@ impl Fault {
     }
 }
 
-/// A fault with what the client may read about it. It never holds a credential or a provider's address.
+/// A fault with what the client may read about it. It never contains a credential or a provider's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayError {
     /// What went wrong.
     pub fault: Fault,
     /// One or two sentences that tell the reader what to do.
     pub message: Cow<'static, str>,
-    /// The parameter at fault, if one is.
+    /// The parameter at fault, if there is one.
     pub param: Option<Cow<'static, str>>,
-    /// When to come back.
+    /// How long to wait before a retry.
     pub retry_after: Option<Duration>,
-    /// What else is special about it.
+    /// Parts that only some errors have.
     pub extra: Option<Box<Extra>>,
 }
 
-/// What only some errors have.
+/// Parts of an error that only some errors have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extra {
-    /// A status in place of the fault's own.
+    /// A status instead of the fault's own.
     pub status: Option<u16>,
-    /// No retry cures it, although one cures others of its kind.
+    /// True if no retry helps, although a retry helps with other errors of the same fault.
     pub hopeless: bool,
-    /// More headers.
+    /// Additional headers.
     pub headers: Vec<(&'static str, String)>,
-    /// One more member of the `error` object.
+    /// An additional member of the `error` object.
     pub member: Option<(&'static str, serde_json::Value)>,
 }
 
@@ -326,7 +325,7 @@ mod tests {
     #[test]
     fn a_callers_fault_is_never_5xx_and_the_others_always_are() {
         for fault in ALL {
-            // RFC 9111 wants a 504 for what only the client has asked for.
+            // RFC 9111 requires a 504, although only the client can change the request.
             let expected = fault.status() < 500 || fault == Fault::NotCached;
             assert_eq!(fault.blame() == Blame::Client, expected, "{fault:?}");
         }
