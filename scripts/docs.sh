@@ -12,5 +12,5 @@ for page in default:conf/can.yaml schema:conf/can.schema.json reference:docs/con
     target/debug/can config "${page%%:*}" > "$file.new" && mv "$file.new" "$file"
     say "$file"
 done
-CAN_UPDATE_DOCS=1 cargo test --locked --quiet --lib admin::openapi
+CAN_UPDATE_DOCS=1 cargo test --locked --quiet -p chittycan-gateway --lib admin::openapi
 say docs/admin-openapi.json

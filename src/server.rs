@@ -462,7 +462,7 @@ impl Reloader {
             }
             Err(error) => {
                 self.metrics.reload("refused");
-                tracing::error!(%error, "configuration refused, the old one stays");
+                tracing::error!(%error, "configuration refused; the configuration in force stays");
                 Err(error)
             }
         }

@@ -181,7 +181,7 @@ pub struct Invalidated {
     params(Span),
     responses(
         (status = 200, description = "The cache.", body = CacheView),
-        (status = 400, description = "The query is not understood.", body = ErrorBody),
+        (status = 400, description = "The query is invalid.", body = ErrorBody),
         Refusals,
     )
 )]
@@ -215,8 +215,8 @@ pub async fn show(
     operation_id = "invalidate_cache",
     request_body(content = PurgeView),
     responses(
-        (status = 200, description = "It no longer counts.", body = Invalidated),
-        (status = 400, description = "The body is not understood, or it names nothing.", body = ErrorBody),
+        (status = 200, description = "The answers are purged.", body = Invalidated),
+        (status = 400, description = "The body is invalid, or names nothing to purge.", body = ErrorBody),
         (status = 413, description = "The body has more than 64 KiB.", body = ErrorBody),
         (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
         Refusals,

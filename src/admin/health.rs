@@ -46,7 +46,7 @@ pub struct HealthView {
     tag = "operation",
     operation_id = "healthz",
     security(()),
-    responses((status = 200, description = "It does."))
+    responses((status = 200, description = "The process is alive."))
 )]
 pub async fn healthz() -> Response {
     Json(json!({ "status": "ok" })).into_response()
@@ -63,8 +63,8 @@ pub async fn healthz() -> Response {
     operation_id = "readyz",
     security(()),
     responses(
-        (status = 200, description = "It does."),
-        (status = 503, description = "Not yet, or not any more, or a listener does not accept connections."),
+        (status = 200, description = "The client API accepts requests."),
+        (status = 503, description = "The gateway is starting or ending, or a listener does not accept connections."),
     )
 )]
 pub async fn readyz(State(admin): State<Admin>) -> Response {
@@ -128,7 +128,7 @@ pub async fn metrics(State(admin): State<Admin>) -> Response {
     path = "/api/v1/health",
     tag = "operation",
     operation_id = "health",
-    responses((status = 200, description = "How they are.", body = HealthView), Refusals)
+    responses((status = 200, description = "The health of the ledger and the tokens.", body = HealthView), Refusals)
 )]
 pub async fn show(State(admin): State<Admin>) -> Json<HealthView> {
     let ledger = admin.shared.ledger.health();

@@ -41,8 +41,8 @@ use super::{cache, error::ErrorBody, health, tenants, tokens};
     servers((url = "http://127.0.0.1:8081", description = "The default address of the admin listener.")),
     tags(
         (name = "tokens", description = "Credentials of the gateway's clients."),
-        (name = "tenants", description = "Who may spend what, and what is spent."),
-        (name = "cache", description = "What was answered before, and what that saved."),
+        (name = "tenants", description = "Tenants, their limits and the state of their budgets."),
+        (name = "cache", description = "The completion cache: its contents, its use, and purges."),
         (name = "operation", description = "Health, metrics and this document."),
     ),
     modifiers(&Schemes, &OptionalBodies)

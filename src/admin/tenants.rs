@@ -105,7 +105,7 @@ pub async fn list(State(admin): State<Admin>) -> Result<Json<TenantList>, ApiErr
     params(("id" = String, Path, description = "The tenant's name.")),
     responses(
         (status = 200, description = "The tenant.", body = TenantView),
-        (status = 404, description = "The configuration does not name it, and it is not in use.", body = ErrorBody),
+        (status = 404, description = "The configuration does not name the tenant, and the tenant is not in use.", body = ErrorBody),
         Refusals,
     )
 )]

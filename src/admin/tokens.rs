@@ -154,10 +154,10 @@ pub struct TokenList {
     path = "/api/v1/tokens",
     tag = "tokens",
     operation_id = "create_token",
-    request_body(content = Create, description = "No body at all stands for `{}`."),
+    request_body(content = Create, description = "An empty body stands for `{}`."),
     responses(
-        (status = 201, description = "It is made.", body = CreatedToken),
-        (status = 400, description = "It cannot be made so, or its tenant is not configured.", body = ErrorBody),
+        (status = 201, description = "The token is created.", body = CreatedToken),
+        (status = 400, description = "The properties are invalid, or the tenant is not configured.", body = ErrorBody),
         (status = 413, description = "The body has more than 64 KiB.", body = ErrorBody),
         (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
         Refusals,
@@ -185,7 +185,7 @@ pub async fn create(
     params(Filter),
     responses(
         (status = 200, description = "The tokens.", body = TokenList),
-        (status = 400, description = "The query is not understood.", body = ErrorBody),
+        (status = 400, description = "The query is invalid.", body = ErrorBody),
         Refusals,
     )
 )]
@@ -254,10 +254,10 @@ pub async fn revoke(
     tag = "tokens",
     operation_id = "rotate_token",
     params(("id" = String, Path, description = "The old token's id, `tok_…`.")),
-    request_body(content = Rotate, description = "No body at all stands for `{}`."),
+    request_body(content = Rotate, description = "An empty body stands for `{}`."),
     responses(
         (status = 201, description = "The new token.", body = CreatedToken),
-        (status = 400, description = "The body is not understood.", body = ErrorBody),
+        (status = 400, description = "The body is invalid.", body = ErrorBody),
         (status = 404, description = "No token has this id.", body = ErrorBody),
         (status = 409, description = "The old token has ended already.", body = ErrorBody),
         (status = 413, description = "The body has more than 64 KiB.", body = ErrorBody),

@@ -142,7 +142,7 @@ pub fn run(args: AuthArgs) -> ExitCode {
 }
 
 /// The part of the message that says what the first token changes.
-const CLOSES: &str = " It is the first one: from now on callers without a token are not served on the gateway's own keys \
+const CLOSES: &str = " This is the first token: from now on callers without a token are not served on the gateway's own keys \
                       (auth.anonymous names a tenant for them).";
 
 fn create(settings: &Settings, args: CreateArgs) -> Result<ExitCode, String> {

@@ -23,7 +23,7 @@ pub struct EnvVar {
 
 /// The variables that the gateway reads, without the presets' variables for keys. An empty variable counts as unset.
 pub const ENVIRONMENT: &[EnvVar] = &[
-    EnvVar { name: "CAN_CONFIG", doc: "The configuration file, where `--config` does not name one." },
+    EnvVar { name: "CAN_CONFIG", doc: "The configuration file, if `--config` names none." },
     EnvVar { name: "CHITTYCAN_MODE", doc: "`normal` or `dev`; replaces `mode`." },
     EnvVar {
         name: "OLLAMA_BASE_URL",
@@ -37,7 +37,7 @@ pub const ENVIRONMENT: &[EnvVar] = &[
     },
     EnvVar { name: "CAN_DATABASE", doc: "The SQLite file; replaces `database.path`." },
     EnvVar { name: "CAN_ADMIN_LISTEN", doc: "Address and port, or `off`; replaces `admin`." },
-    EnvVar { name: "CAN_ADMIN_HOSTS", doc: "Host names with commas between them; replaces `admin.hosts`." },
+    EnvVar { name: "CAN_ADMIN_HOSTS", doc: "Host names separated by commas; replaces `admin.hosts`." },
 ];
 
 /// Overrides the values of `file` with the environment, and fills in everything that exists without a file. Faults of the

@@ -56,7 +56,7 @@ pub fn translate(
         Endpoint::Responses => exchange.add(from_responses::request(&read()?, model, memory)?),
         _ => {
             let message = format!(
-                "Provider '{}' speaks a dialect that has nothing like this endpoint ({}). Ask for a model of another provider.",
+                "Provider '{}' speaks a dialect without this endpoint ({}). Ask for a model of another provider.",
                 provider.name,
                 endpoint.label()
             );

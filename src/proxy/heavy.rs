@@ -91,7 +91,7 @@ pub async fn run_in<T: Send + 'static>(
     };
     pool.run(THREAD_PATIENCE, move || work(share)).await.map_err(|why| match why {
         NotRun::Busy => overloaded("The gateway has no thread free for a request of this size."),
-        NotRun::Failed => GatewayError::new(Fault::Internal, "The request body could not be worked on."),
+        NotRun::Failed => GatewayError::new(Fault::Internal, "The request body could not be processed."),
     })
 }
 

@@ -32,7 +32,7 @@ impl Reason {
         match self {
             Self::NoPrice(error) | Self::NoRoom(error) | Self::Dialect(error) | Self::Objects(error) => error,
             Self::NoKey | Self::Other => {
-                Box::new(GatewayError::new(Fault::Internal, "There is nowhere left to send the request."))
+                Box::new(GatewayError::new(Fault::Internal, "No deployment is left that can serve the request."))
             }
         }
     }

@@ -50,7 +50,7 @@ impl Pair {
         let signer = provider
             .key_provider
             .load_private_key(key)
-            .map_err(|error| ("key", format!("`{}` is no usable private key: {error}", tls.key.display())))?;
+            .map_err(|error| ("key", format!("`{}` is not a usable private key: {error}", tls.key.display())))?;
         let key = CertifiedKey::new(chain, signer);
         key.keys_match().map_err(|error| {
             let (cert, key) = (tls.cert.display(), tls.key.display());

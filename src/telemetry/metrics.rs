@@ -161,7 +161,7 @@ impl Metrics {
         registry.register(Box::new(ledger_waiting.clone()))?;
         let beyond = Counter::new(
             "can_beyond_reservation_usd_total",
-            "What providers charged over the most that was expected and reserved, in US dollars.",
+            "What providers charged above the reserved worst case, in US dollars.",
         )?;
         registry.register(Box::new(beyond.clone()))?;
         let cache_saved =
@@ -178,7 +178,7 @@ impl Metrics {
         let memory_bytes = IntGaugeVec::new(
             Opts::new(
                 "can_memory_budget_bytes",
-                "Bytes of the memory budget, as of the scrape. `part`: bodies of requests, work (what is made of them), replies that are held, stored_responses (kept for later requests), limit.",
+                "Bytes of the memory budget, as of the scrape. `part`: bodies of requests, work (what is built from them), replies that are held, stored_responses (kept for later requests), limit.",
             ),
             &["part"],
         )?;
@@ -206,7 +206,7 @@ impl Metrics {
             )?,
             translations: counter(
                 "can_translations_total",
-                "Requests put into a provider's dialect: whole, lossy (something was dropped) or refused.",
+                "Requests translated into a provider's dialect: whole, lossy (something was dropped) or refused.",
                 &["endpoint", "provider", "outcome"],
             )?,
             cache_saved,
@@ -214,12 +214,12 @@ impl Metrics {
             cache_entries: gauge("can_cache_memory_entries", "Replies in memory, as of the scrape.")?,
             cache_flights: gauge(
                 "can_cache_flights",
-                "Replies being made that identical requests read along with, as of the scrape.",
+                "Flights: replies being generated that identical requests share, as of the scrape.",
             )?,
             memory_bytes,
             stored_responses: gauge(
                 "can_stored_responses",
-                "Responses that are kept for providers that keep none, as of the scrape.",
+                "Responses kept for providers without the Responses API, as of the scrape.",
             )?,
             memory_waiting: gauge(
                 "can_memory_budget_waiting",
@@ -246,7 +246,7 @@ impl Metrics {
             )?,
             connections_refused: counter(
                 "can_connections_refused_total",
-                "Connections that were not let in, since all others served a request. `bound`: all, address.",
+                "Connections that were refused because all others were serving a request. `bound`: all, address.",
                 &["bound"],
             )?,
             limited: counter(
@@ -268,12 +268,12 @@ impl Metrics {
             )?,
             ledger_entries: single(
                 "can_ledger_entries_total",
-                "Requests written to the database: as an entry, or counted where they cost nothing and reached no provider.",
+                "Requests written to the database: as an entry, or counted if they cost nothing and reached no provider.",
             )?,
             objects,
             objects_forgotten: single(
                 "can_objects_forgotten_total",
-                "Objects whose owner had to be forgotten, because there were too many. They are nobody's from then on.",
+                "Objects whose owner was forgotten because there were too many; they belong to nobody from then on.",
             )?,
             database_lost: single(
                 "can_database_lost_total",
@@ -285,9 +285,9 @@ impl Metrics {
             )?,
             unrecorded: single(
                 "can_ledger_unrecorded_requests_total",
-                "Requests without a cost that got no entry, because as many as memory has room for were waiting.",
+                "Requests without a cost that got no entry, because memory had no room for more waiting entries.",
             )?,
-            alerts: single("can_budget_alerts_total", "Thresholds that budgets have passed.")?,
+            alerts: single("can_budget_alerts_total", "Alert thresholds that budgets have crossed.")?,
             beyond,
             budgets,
             ledger_up,
@@ -334,7 +334,7 @@ impl Metrics {
             )?,
             interrupted: counter(
                 "can_streams_interrupted_total",
-                "Streams that ended without their proper end.",
+                "Streams that broke off before their end.",
                 &["provider"],
             )?,
             doubted: counter(

@@ -422,7 +422,7 @@ fn provider_error(ctx: &Context, header: &ResponseHeader, body: &[u8]) -> Gatewa
 }
 
 fn misunderstood(ctx: &Context) -> GatewayError {
-    let message = format!("Provider '{}' sent a reply that is no list.", ctx.provider());
+    let message = format!("Provider '{}' sent a reply that is not a list.", ctx.provider());
     GatewayError::new(Fault::UpstreamInterrupted, message)
 }
 

@@ -496,7 +496,7 @@ pub fn over_budget(exceeded: &Exceeded, config: &Config) -> GatewayError {
     let Exceeded { limit, spent, reserved, .. } = exceeded;
     let left = limit.saturating_sub(*spent).saturating_sub(*reserved);
     let when = match exceeded.resets_at.map(|at| Duration::from_millis(at.saturating_sub(unix_now()))) {
-        Some(wait) => format!(" It begins anew in {}.", go_duration(Duration::from_secs(wait.as_secs()))),
+        Some(wait) => format!(" It resets in {}.", go_duration(Duration::from_secs(wait.as_secs()))),
         None => String::new(),
     };
     let smaller = match left > NanoUsd::ZERO && spent < limit {

@@ -196,7 +196,7 @@ pub async fn answer(
                 let wanted = Page::read(pairs).map_err(wrong)?;
                 input_items(ctx, response, wanted).await?
             } else if pairs.clone().any(|(name, value)| name == "stream" && value == "true") {
-                let message = "This response was not made in the background, so that it cannot be streamed again.";
+                let message = "This response was not made in the background, so it cannot be streamed again.";
                 return Err(invalid(message).with_param(Some("stream")));
             } else {
                 response.document().to_owned()

@@ -158,7 +158,9 @@ fn adopt(ctx: &mut Context, target: Target, made: Made) {
     let made = made.and_then(|(body, exchange)| match exchange.dropped.first() {
         Some(dropped) if strict => Err(Refusal::new(
             dropped.clone(),
-            format!("Provider '{provider}' has nothing for '{dropped}', and this route is strict (routes[].strict)."),
+            format!(
+                "Provider '{provider}' has no equivalent of '{dropped}', and this route is strict (routes[].strict)."
+            ),
         )),
         _ => Ok((body, exchange)),
     });

@@ -334,7 +334,7 @@ fn at(param: &'static str, message: String) -> PeekError {
 
 /// The error for a name in another spelling: some servers ignore case or separators and would see a different request.
 fn twisted(name: &'static str) -> PeekError {
-    at(name, format!("Write the field '{name}' exactly so; some servers take other spellings for it."))
+    at(name, format!("Write the field '{name}' exactly like this; some servers accept other spellings of it."))
 }
 
 fn wrong(param: &'static str, expected: &str) -> PeekError {

@@ -24,7 +24,7 @@ pub(super) fn texts(value: &Value, at: &At<'_>, dropped: &mut Vec<Dropped>) -> R
         let block = read::object(value, &at)?;
         match read::member(block, &at, "type")? {
             "text" => put("text", block, &at, &mut parts, dropped)?,
-            kind => return Err(at.refuse(format!("{at}: a block of type `{kind}` cannot stand here; only text can."))),
+            kind => return Err(at.refuse(format!("{at}: a block of type `{kind}` is not allowed here; only text is."))),
         }
     }
     Ok(parts)

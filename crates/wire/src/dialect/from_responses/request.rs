@@ -27,7 +27,7 @@ pub(super) fn translate(body: &Value, model: &Model<'_>, memory: Memory<'_>, sou
     let mut dropped = Vec::new();
     apply_rules(TABLE, body, &mut dropped)?;
     if given(body, "previous_response_id").is_some() {
-        let why = "no response of this id is kept; send the whole conversation in `input`.";
+        let why = "no response with this id is stored; send the whole conversation in `input`.";
         return Err(At::Param("previous_response_id").refuse(why));
     }
     if !memory.kept && given(body, "store").is_some_and(|store| *store == Value::Bool(true)) {

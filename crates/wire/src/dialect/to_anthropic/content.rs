@@ -124,7 +124,7 @@ fn block(
         _ => Err(Refusal::new(
             format!("{at}.type"),
             format!(
-                "A part of type {kind:?} cannot be had here: `text` works everywhere, `image_url` and `file` in messages of users and tools."
+                "A part of type {kind:?} is not supported here: `text` works everywhere, `image_url` and `file` in messages of users and tools."
             ),
         )),
     }

@@ -139,7 +139,7 @@ impl Reader<'_> {
 
     fn assistant(&mut self, index: usize, at: &At<'_>, message: &Map<String, Value>) -> Result<(), Refusal> {
         if message.get("audio").is_some_and(|audio| !audio.is_null()) {
-            let message = "Audio of an earlier answer cannot be had here: send its transcript as `content`.";
+            let message = "Audio of an earlier answer is not supported here: send its transcript as `content`.";
             return Err(Refusal::new(format!("{at}.audio"), message));
         }
         let mut all = self.thinking(message);

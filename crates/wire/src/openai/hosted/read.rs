@@ -111,8 +111,10 @@ impl Reading<'_> {
             return self.add_unbounded(Tool::item("unknown"));
         }
         if entry.twisted || matches!(entry.max_uses, Some(None)) {
-            return self
-                .refuse("tools", "The field 'max_uses' of a tool must be one whole number, under this very name.");
+            return self.refuse(
+                "tools",
+                "The field 'max_uses' of a tool must be given once, as a whole number, under exactly this name.",
+            );
         }
         let types = std::mem::take(&mut entry.types);
         if types.is_empty() {
