@@ -45,7 +45,7 @@ impl PurgeRequest {
             return Err(USAGE.into());
         }
         if !text.starts_with(b"{") {
-            return Err(format!("The body is not a JSON object. {USAGE}"));
+            return Err(format!("The body is no JSON object. {USAGE}"));
         }
         let members: Members = serde_json::from_slice(text).map_err(|error| format!("The body: {error}."))?;
         members.check()
@@ -112,7 +112,7 @@ impl Members {
     fn check(self) -> Result<PurgeRequest, String> {
         let Self { all, tenant, model, key } = self;
         if all == Some(false) {
-            return Err("all: the only valid value is `true`; leave it out to purge less.".into());
+            return Err("all: only `true` says something; leave it out to purge less.".into());
         }
         let tenant = match tenant {
             Some(name) if !TenantId::is_valid(&name) => {

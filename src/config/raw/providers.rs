@@ -36,7 +36,7 @@ pub struct Provider {
     /// The most output tokens to ask for when the client states no limit and the dialect requires one (`anthropic`). Without
     /// it: the model's longest answer by the price list.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(example = &8192)]
+    #[schemars(range(max = 4_294_967_295_u32), example = &8192)]
     pub default_max_tokens: Option<NonZeroU32>,
     /// The URL before `/chat/completions`. Without it: the preset's; `azure` and `custom` have none.
     /// `OLLAMA_BASE_URL` overrides the URL of the entry `ollama`.

@@ -30,7 +30,7 @@ pub struct Route {
     /// The longest answer, in tokens, for a client that states no limit: the gateway asks for this limit in the client's place,
     /// and a budget holds no more than its cost. Without it: the model's longest answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(example = &4096)]
+    #[schemars(range(max = 4_294_967_295_u32), example = &4096)]
     pub default_max_tokens: Option<NonZeroU32>,
     /// Whether a request in OpenAI's API that is translated for Anthropic gets breakpoints of Anthropic's prompt cache
     /// (`cache_control`): after the tools, after the system prompt and on the last two turns of the user, so that each turn of a

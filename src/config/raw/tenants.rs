@@ -55,7 +55,7 @@ pub struct Tenant {
     /// The longest answer, in tokens, for a client of the tenant or of its children that states no limit. If the route has such a
     /// limit, too, the smaller one applies.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(example = &4096)]
+    #[schemars(range(max = 4_294_967_295_u32), example = &4096)]
     pub default_max_tokens: Option<NonZeroU32>,
     /// Limits on rates and on concurrent requests.
     pub limits: Limits,

@@ -252,7 +252,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         Ok(())
     }
 
-    crate::skip_scalars!();
+    skip_scalars!();
 }
 
 /// Reads the next key as the place of its value.

@@ -301,7 +301,7 @@ impl<'de> Visitor<'de> for Defined<'_> {
         Ok(())
     }
 
-    crate::skip_scalars!();
+    skip_scalars!();
 }
 
 /// The text of `tools` with `"max_uses"` of `most` added to each of Anthropic's tools that takes one and has none; `None` where
