@@ -34,7 +34,7 @@ pub struct CheckArgs {
 /// Checks the file, and the price list, certificates and keys that it names, together with the environment. The exit status is 1
 /// if there is a fault; warnings do not count.
 pub fn run(args: CheckArgs) -> ExitCode {
-    let verdict = ProviderVerdict::of(&args.file, args.no_env);
+    let verdict = FileVerdict::of(&args.file, args.no_env);
     let text = if args.json { verdict.as_json() } else { verdict.as_text() };
     // A reader that has closed the pipe (`can check x | head`) must not change the verdict.
     let _ = io::stdout().write_all(text.as_bytes());
@@ -42,7 +42,7 @@ pub fn run(args: CheckArgs) -> ExitCode {
 }
 
 /// The result of checking a file.
-struct ProviderVerdict {
+struct FileVerdict {
     file: PathBuf,
     faults: Vec<(PathBuf, Fault)>,
     warnings: Vec<(PathBuf, Fault)>,
@@ -50,7 +50,7 @@ struct ProviderVerdict {
     summary: String,
 }
 
-impl ProviderVerdict {
+impl FileVerdict {
     fn of(file: &Path, no_env: bool) -> Self {
         let here = |faults: Vec<Fault>| -> Vec<(PathBuf, Fault)> {
             faults.into_iter().map(|fault| (file.to_owned(), fault)).collect()
@@ -139,12 +139,12 @@ fn count(n: usize, noun: &str) -> String {
 mod tests {
     use super::*;
 
-    fn check(text: &str) -> (tempfile::TempDir, ProviderVerdict) {
+    fn check(text: &str) -> (tempfile::TempDir, FileVerdict) {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("can.yaml");
         fs::write(&file, text).expect("written");
         fs::write(dir.path().join("prices.yaml"), "models: 5\n").expect("written");
-        let verdict = ProviderVerdict::of(&file, false);
+        let verdict = FileVerdict::of(&file, false);
         (dir, verdict)
     }
 
@@ -173,13 +173,13 @@ mod tests {
                     headers: {x-team: env:CAN_TEST_NO_SUCH_HEADER}}\n";
         let (_dir, verdict) = check(text);
         assert_eq!(verdict.faults.len(), 3, "{}", verdict.as_text());
-        let without = ProviderVerdict::of(&verdict.file, true);
+        let without = FileVerdict::of(&verdict.file, true);
         let said = without.as_text();
         assert!(without.faults.is_empty() && without.warnings.is_empty(), "{said}");
         assert!(said.contains("secrets were not looked at") && !said.contains("with a key"), "{said}");
         // Everything else is checked as before.
         let (_dir, wrong) = check("providers: {openai: {api_key: env:CAN_TEST_NO_SUCH_KEY, htp2: true}}\n");
-        let found = ProviderVerdict::of(&wrong.file, true).as_text();
+        let found = FileVerdict::of(&wrong.file, true).as_text();
         assert!(found.contains("unknown key") && found.ends_with("1 fault\n"), "{found}");
     }
 

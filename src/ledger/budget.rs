@@ -37,6 +37,8 @@ pub struct Budget {
     key: BudgetKey,
     zone: TimeZone,
     treasury: Arc<dyn Treasury>,
+    /// Held by the request that draws on the treasury.
+    drawing: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     /// Requests that wait for what is only reserved.
     queue: Queue,
@@ -166,7 +168,8 @@ impl Budget {
             allowance: None,
             before: None,
         };
-        let budget = Self { key, zone, treasury, state: Mutex::new(state), queue: Queue::default() };
+        let (state, drawing, queue) = (Mutex::new(state), tokio::sync::Mutex::default(), Queue::default());
+        let budget = Self { key, zone, treasury, drawing, state, queue };
         budget.open(&mut budget.lock());
         budget
     }
@@ -253,19 +256,24 @@ impl Budget {
         Purse { key: self.key.clone(), start: state.start, limit: state.limit }
     }
 
+    /// What the grant lacks for an amount, and of which period; `None` where it lacks nothing.
+    fn missing(&self, now: u64, amount: NanoUsd) -> Option<(Purse, NanoUsd)> {
+        let state = self.lock_at(now);
+        let sum = state.spent.saturating_add(state.reserved).saturating_add(amount);
+        let missing = sum.saturating_sub(state.granted?);
+        (missing > NanoUsd::ZERO).then(|| (self.purse(&state), missing))
+    }
+
     /// If this process has only a part of the limit, draws from the treasury what is missing here for `amount`. After
     /// [`Drawn::More`] another try may succeed.
     pub(super) async fn draw(&self, now: u64, amount: NanoUsd) -> Drawn {
-        let (purse, missing) = {
-            let state = self.lock_at(now);
-            let Some(granted) = state.granted else { return Drawn::Held };
-            let sum = state.spent.saturating_add(state.reserved).saturating_add(amount);
-            (self.purse(&state), sum.saturating_sub(granted))
-        };
-        if missing == NanoUsd::ZERO {
-            // The grant is large enough; something else was short.
+        if self.missing(now, amount).is_none() {
+            // The grant is not what is short.
             return Drawn::Held;
         }
+        let _drawing = self.drawing.lock().await;
+        // The request before may have drawn enough for this one too.
+        let Some((purse, missing)) = self.missing(now, amount) else { return Drawn::More(NanoUsd::ZERO) };
         let drawn = self.treasury.draw(&purse, missing).await;
         if let Drawn::More(more) = drawn {
             let mut state = self.lock();
@@ -483,6 +491,13 @@ impl State {
 
     fn resets_at(&self) -> Option<u64> {
         Some(self.end).filter(|end| *end != u64::MAX)
+    }
+}
+
+/// The last holder of the budget has let go of it: nothing is spent here any more.
+impl Drop for Budget {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 

@@ -502,8 +502,7 @@ impl Ledger {
 
     /// Removes the budgets that are no longer configured.
     pub fn retain(&self, configured: impl Fn(&BudgetKey) -> bool) {
-        let gone: Vec<_> = self.shared.books().budgets.extract_if(|key, _| !configured(key)).collect();
-        gone.iter().for_each(|(_, budget)| budget.give_back());
+        self.shared.books().budgets.retain(|key, _| configured(key));
     }
 
     /// Publishes the addresses where this gateway listens, for the message to a gateway that is refused the same database.

@@ -447,12 +447,20 @@ async fn a_budget_holds_what_it_was_granted_and_no_more() {
     // A new period has a grant of its own.
     let tomorrow = budget.standing(now).resets_at.unwrap();
     assert!(budget.hold(tomorrow, NanoUsd(21)).is_err());
-    budget.hold(tomorrow, NanoUsd(20)).unwrap();
+    let third = budget.hold(tomorrow, NanoUsd(20)).unwrap();
     budget.settle(second, NanoUsd(25), NanoUsd(25));
     // A budget that only alerts is granted nothing and draws nothing.
     let soft = Budget::new(BudgetKey { hard: false, ..key }, &daily, only("team"), NanoUsd(0), now, doles.clone());
     soft.hold(now, NanoUsd(500)).unwrap();
     assert_eq!(soft.draw(now, NanoUsd(1)).await, Drawn::Held);
+    // The last one to let go of a removed budget gives back what a request under way held too much.
+    let last = Arc::new(budget);
+    let counts_in = last.clone();
+    drop(last);
+    assert_eq!(doles.0.lock().len(), 1);
+    counts_in.settle(third, NanoUsd(20), NanoUsd(5));
+    drop(counts_in);
+    assert_eq!(*doles.0.lock(), [22, 15]);
 }
 
 #[test]

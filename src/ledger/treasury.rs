@@ -24,8 +24,9 @@ pub trait Treasury: Send + Sync {
     /// answered has granted nothing.
     fn draw<'a>(&'a self, of: &'a Purse, wanted: NanoUsd) -> BoxFuture<'a, Drawn>;
 
-    /// Takes back what was granted and is neither spent nor held: when the process ends, the budget is removed from the
-    /// configuration, or the grant came after the end of its period.
+    /// Takes back what was granted and is neither spent nor held: when the process ends, when the last request that counts in a
+    /// removed budget has ended, or when the grant came after the end of its period. The method may be called under a lock, so it
+    /// must return at once.
     fn give_back(&self, of: &Purse, left: NanoUsd);
 
     /// The part of a limit that the meter of a tenant, token or other identity (`of`) may use here; called whenever a

@@ -1,16 +1,17 @@
 //! The access log: one line for each finished request.
 //!
 //! ```text
-//! workers ──line, appended under a lock──▶ buffer, at most 1 MiB ──one write for many lines──▶ standard error
+//! worker: line in a buffer of its own ──appended under a lock──▶ buffer, at most 1 MiB ──one write for many──▶ standard error
 //! ```
 //!
-//! A line costs its worker a few thousand instructions and no system call. When standard error does not take lines as fast as they
-//! come, the buffer fills, further lines are dropped and counted, and no request waits.
+//! No worker writes. One that finds the writer asleep wakes it, at most once in [`GATHER`]. When standard error does not take lines
+//! as fast as they come, the buffer fills, further lines are dropped and counted, and no request waits.
 //!
 //! The lines look as [`tracing_subscriber`] would write them, in its text format without colours or in its JSON. A program around the
 //! gateway that has a subscriber of its own gets events with the target `chittycan::access` instead.
 
 use std::{
+    cell::RefCell,
     fmt::Write as _,
     io::{self, Write as _},
     sync::{Arc, OnceLock},
@@ -94,23 +95,34 @@ struct State {
     lines: Vec<u8>,
     /// The writer has lines that are not written yet.
     writing: bool,
-    clock: Clock,
+}
+
+thread_local! {
+    /// The clock and the line of this thread, kept for their memory.
+    static LINE: RefCell<(Clock, Vec<u8>)> = RefCell::default();
 }
 
 impl Sink {
     /// Appends the line of a record; `false` where there is no room for it.
     fn add(&self, record: &Record) -> bool {
+        LINE.with_borrow_mut(|(clock, line)| {
+            line.clear();
+            let now = clock.text(SystemTime::now());
+            match self.json {
+                true => json_line(record, now, line),
+                false => text_line(record, now, line),
+            }
+            self.append(line)
+        })
+    }
+
+    fn append(&self, line: &[u8]) -> bool {
         let mut state = self.state.lock();
         if state.lines.len() >= MOST {
             return false;
         }
-        let State { lines, clock, .. } = &mut *state;
-        let is_first = lines.is_empty();
-        let now = clock.text(SystemTime::now());
-        match self.json {
-            true => json_line(record, now, lines),
-            false => text_line(record, now, lines),
-        }
+        let is_first = state.lines.is_empty();
+        state.lines.extend_from_slice(line);
         drop(state);
         if is_first {
             self.come.notify_one();
