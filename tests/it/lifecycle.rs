@@ -1,12 +1,17 @@
 //! Life of the process: ready at once, configuration swapped whole or not at all, no request lost at the end.
 
 use std::{
+    io::{BufRead, BufReader},
     net::{SocketAddr, TcpListener},
     path::Path,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::support::{Answer, Fake, Gateway, Process, Step, chat, fake::send, free_port, gateway::providers, raw};
 
@@ -208,6 +213,43 @@ async fn no_key_is_in_the_log_at_any_level() {
     for line in &log {
         assert!(!line.contains("sk-gateway") && !line.contains("sk-clients-own"), "{line}");
     }
+}
+
+/// A pipe holds 64 KiB; the lines of these requests have more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_no_request() {
+    const REQUESTS: usize = 600;
+    let fake = Fake::always(Answer::completion()).await;
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let file = config(folder.path(), port, fake.address, "1s");
+    struct Killed(Child);
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_can"));
+    command.args(["serve", "--config", &file]).env_clear().stderr(Stdio::piped());
+    let mut process = Killed(command.spawn().unwrap());
+    let mut log = BufReader::new(process.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("ready") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ends before it is ready");
+    }
+    let client = reqwest::Client::new();
+    let url = format!("http://127.0.0.1:{port}/v1/chat/completions");
+    for number in 0..REQUESTS {
+        let request = client.post(&url).bearer_auth("k").body(chat("gpt-4o", "")).timeout(Duration::from_secs(10));
+        let status = request.send().await.map(|reply| reply.status().as_u16());
+        assert_eq!(status.unwrap(), 200, "request {number}");
+    }
+    kill(Pid::from_raw(i32::try_from(process.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+    // Read again, it has a line for each of them.
+    let text: Vec<String> = log.lines().map_while(Result::ok).collect();
+    let lines = text.iter().filter(|line| line.contains("chittycan::access: id=req_")).count();
+    assert_eq!((lines, text.join("").len() > 1 << 16), (REQUESTS, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
