@@ -97,6 +97,16 @@ impl Account {
         state.budgets = budgets;
     }
 
+    /// The first budget that lacks room for an amount. [`Self::hold`] would hold the amount in the budgets before it and give it
+    /// back to them, which wakes those who wait there: a request that waits there itself would wake itself over and over.
+    pub(super) fn short_of(&self, at: u64, amount: NanoUsd) -> Option<Short> {
+        let budgets = self.budgets();
+        budgets.iter().find_map(|budget| {
+            let exceeded = budget.fits(at, amount).err()?;
+            Some(Short { budget: budget.clone(), exceeded })
+        })
+    }
+
     /// Holds an amount in all budgets, or in none. Unless the request stands in a budget's queue (`in_line`), it passes the queue
     /// only if its amount fits beside what the first request in the queue claims.
     pub(super) fn hold(&self, id: RequestId, at: u64, amount: NanoUsd, in_line: bool) -> Result<Slot, Short> {

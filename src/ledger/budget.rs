@@ -364,16 +364,23 @@ impl Budget {
     }
 
     fn hold_in(&self, state: &mut State, amount: NanoUsd) -> Result<BudgetHold, Exceeded> {
+        self.fits_in(state, amount)?;
+        state.reserved = state.reserved.saturating_add(amount);
+        state.allowance = state.allowance.map(|left| left.saturating_sub(amount));
+        Ok(BudgetHold { start: state.start, allowed: state.allowance.is_some() })
+    }
+
+    fn fits_in(&self, state: &State, amount: NanoUsd) -> Result<(), Exceeded> {
         let held = state.spent.saturating_add(state.reserved);
         // A sum that overflows is refused like any other sum above the limit.
         let allowed = state.allowance.is_none_or(|left| amount <= left);
         let fits = allowed && held.checked_add(amount).is_some_and(|sum| sum <= state.most());
-        if self.key.hard && !fits {
-            return Err(self.refusal(state, amount));
-        }
-        state.reserved = state.reserved.saturating_add(amount);
-        state.allowance = state.allowance.map(|left| left.saturating_sub(amount));
-        Ok(BudgetHold { start: state.start, allowed: state.allowance.is_some() })
+        if self.key.hard && !fits { Err(self.refusal(state, amount)) } else { Ok(()) }
+    }
+
+    /// Whether [`Self::hold`] would hold the amount. Changes nothing, and wakes nobody.
+    pub(super) fn fits(&self, now: u64, amount: NanoUsd) -> Result<(), Exceeded> {
+        self.fits_in(&self.lock_at(now), amount)
     }
 
     /// Gives back `amount`, which was held, and counts `cost`. Returns the alert thresholds that the cost has crossed.

@@ -368,13 +368,19 @@ impl Ledger {
             let line = async {
                 let _turn = place.turn().await;
                 let _claim = place.claim(amount);
+                // Any budget of the chain may turn out to be the short one.
+                let _listening: Vec<_> = budgets.iter().map(|budget| budget.queue().listen()).collect();
                 loop {
                     // Enabled before the try: money that comes free during the try wakes this request, too.
                     let mut freed: Vec<_> = budgets.iter().map(|budget| Box::pin(budget.queue().freed())).collect();
                     for freed in &mut freed {
                         freed.as_mut().enable();
                     }
-                    match self.try_reserve(account, &subject, amount, true) {
+                    let tried = match account.short_of(subject.at, amount) {
+                        Some(short) => Err(refusal(short)),
+                        None => self.try_reserve(account, &subject, amount, true),
+                    };
+                    match tried {
                         Err((Refused::Held(exceeded), short)) => {
                             let drawn = match &short {
                                 Some(short) => short.draw(subject.at, amount).await,
@@ -413,10 +419,7 @@ impl Ledger {
         if !self.is_open() {
             return Err((Refused::Unavailable, None));
         }
-        let slot = account.hold(subject.id, subject.at, amount, in_line).map_err(|Short { budget, exceeded }| {
-            let refused = if exceeded.is_passing() { Refused::Held(exceeded) } else { Refused::Exceeded(exceeded) };
-            (refused, Some(budget))
-        })?;
+        let slot = account.hold(subject.id, subject.at, amount, in_line).map_err(refusal)?;
         let mut reservation = Reservation::new(self.clone(), account.clone(), slot, subject.clone(), amount);
         match self.journal.note(subject, amount) {
             Ok(pin) => reservation.keep(pin),
@@ -570,6 +573,12 @@ impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ledger in {}: {:?}", self.shared.store.location(), self.health())
     }
+}
+
+/// Why a request cannot have its money now, and the budget that lacks it.
+fn refusal(Short { budget, exceeded }: Short) -> (Refused, Option<Arc<Budget>>) {
+    let refused = if exceeded.is_passing() { Refused::Held(exceeded) } else { Refused::Exceeded(exceeded) };
+    (refused, Some(budget))
 }
 
 /// A number that no other process has.

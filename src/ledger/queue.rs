@@ -17,6 +17,8 @@ const MOST: usize = 1_000;
 /// The queue before one budget.
 pub(super) struct Queue {
     waiting: AtomicUsize,
+    /// Requests that listen for [`Self::freed`]: also those that wait in the queue of another budget of their chain.
+    listening: AtomicUsize,
     /// Held by the first request in the queue; handed on in the order of arrival.
     turn: Semaphore,
     freed: Notify,
@@ -31,12 +33,21 @@ struct Claim {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { waiting: AtomicUsize::new(0), turn: Semaphore::new(1), freed: Notify::new(), claim: Mutex::new(None) }
+        Self {
+            waiting: AtomicUsize::new(0),
+            listening: AtomicUsize::new(0),
+            turn: Semaphore::new(1),
+            freed: Notify::new(),
+            claim: Mutex::new(None),
+        }
     }
 }
 
 /// A place in the queue; given back on drop.
 pub(super) struct Place<'a>(&'a Queue);
+
+/// While it exists, [`Queue::wake`] wakes its holder.
+pub(super) struct Listening<'a>(&'a Queue);
 
 impl Queue {
     /// True while a request waits.
@@ -67,16 +78,29 @@ impl Queue {
         (self.waiting.fetch_add(1, Ordering::AcqRel) < MOST).then_some(place)
     }
 
-    /// Wakes the first request: something was given back to the budget.
+    /// Wakes the requests that listen: something was given back to the budget, whose lock is free again.
     pub(super) fn wake(&self) {
-        if self.is_used() {
+        // A request listens before it looks at the budget: either it finds what was given back, or it is counted here.
+        if self.listening.load(Ordering::Acquire) > 0 {
             self.freed.notify_waiters();
         }
+    }
+
+    /// Begins to listen; to be called before the budget is looked at.
+    pub(super) fn listen(&self) -> Listening<'_> {
+        self.listening.fetch_add(1, Ordering::AcqRel);
+        Listening(self)
     }
 
     /// A future that completes when something is given back after the future was enabled.
     pub(super) fn freed(&self) -> Notified<'_> {
         self.freed.notified()
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.0.listening.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -889,3 +889,41 @@ async fn a_wait_ends_with_the_money_with_patience_or_with_its_request() {
     reservation.settle(cost(&first, 60));
     assert!(matches!(waits.await.unwrap(), Err(Refused::Exceeded(_))));
 }
+
+#[tokio::test]
+async fn a_request_in_the_queue_of_one_budget_learns_what_comes_free_in_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = start(&database(folder.path())).unwrap();
+    let (company, team, other): (TenantId, TenantId, TenantId) = ("company".into(), "team".into(), "other".into());
+    let (of_all, own) = (rule(200), rule(100));
+    let of_company = || Rule { owner: &company, budget: &of_all, covers: Arc::new(|_| true) };
+    let of_team = Rule { owner: &team, budget: &own, covers: only("team") };
+    let (account, neighbour) =
+        (ledger.account(&team, &[of_team, of_company()]), ledger.account(&other, &[of_company()]));
+    let budget =
+        |owner: &TenantId| account.budgets().iter().find(|budget| budget.key().tenant == *owner).unwrap().clone();
+    let (team_budget, company_budget) = (budget(&team), budget(&company));
+    let (first, theirs) = (subject("team"), subject("other"));
+    let held = ledger.reserve(&account, first.clone(), NanoUsd(40)).unwrap();
+    let waits = {
+        let (ledger, account) = (ledger.clone(), account.clone());
+        let patience = Duration::from_secs(30);
+        tokio::spawn(async move { ledger.reserve_within(&account, subject("team"), NanoUsd(70), patience).await })
+    };
+    // On this runtime with one thread every task that can go on has gone on after these yields.
+    let all_go_on = async || {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    };
+    all_go_on().await;
+    assert!(team_budget.queue().is_used() && !company_budget.queue().is_used());
+    let held_by_neighbour = ledger.reserve(&neighbour, theirs.clone(), NanoUsd(150)).unwrap();
+    // Its own budget has enough now, the company's has not: 150 of 200 are held there.
+    held.settle(cost(&first, 0));
+    all_go_on().await;
+    assert!(!waits.is_finished() && !company_budget.queue().is_used());
+    held_by_neighbour.settle(cost(&theirs, 0));
+    let outcome = tokio::time::timeout(Duration::from_secs(10), waits).await.expect("woken by the company's budget");
+    assert_eq!(outcome.unwrap().unwrap().amount(), NanoUsd(70));
+}
