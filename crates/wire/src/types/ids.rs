@@ -39,6 +39,12 @@ impl RequestId {
         Self(Uuid::from_bytes(bytes))
     }
 
+    /// Appends the id as `Display` prints it, without a formatter's cost.
+    pub fn push_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"req_");
+        out.extend_from_slice(self.0.simple().encode_lower(&mut [0; 32]).as_bytes());
+    }
+
     /// Parses an id as `Display` prints it; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         text.strip_prefix("req_").and_then(|hex| Uuid::try_parse(hex).ok()).map(Self)
@@ -128,6 +134,9 @@ mod tests {
         let before = unix_now();
         let id = RequestId::now();
         assert_eq!(RequestId::parse(&id.to_string()), Some(id));
+        let mut pushed = Vec::new();
+        id.push_to(&mut pushed);
+        assert_eq!(pushed, id.to_string().as_bytes());
         assert!((before..=unix_now()).contains(&id.unix_ms()));
         assert!(RequestId::first_at(id.unix_ms()) <= id && id < RequestId::first_at(id.unix_ms() + 1));
         for text in ["", "req_", "req_1", "tok_0190b6a0000070008000000000000000"] {
