@@ -1,8 +1,8 @@
 //! The log of finished requests in SQLite.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
-use rusqlite::{CachedStatement, Connection, TransactionBehavior, params};
+use rusqlite::{CachedStatement, Connection, ToSql, TransactionBehavior, params};
 
 use super::{SqliteSession, alerts, has_table};
 use crate::{
@@ -20,19 +20,13 @@ impl EntryLog for SqliteSession {
         entries: &mut dyn Iterator<Item = (i64, &Entry)>,
         alerts: &[AlertRow],
     ) -> Result<Appended, StoreError> {
-        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut appended = Appended::default();
-        {
-            let mut statement = prepare(&transaction)?;
-            for (process, entry) in entries {
-                appended.entries.push(insert(&mut statement, process, entry)?);
-            }
+        let entries: Vec<_> = entries.collect();
+        // Nearly always every entry is new, and a statement for many rows says so. If not, single rows say which ones are.
+        let grouped = append(&mut self.0, &entries, alerts, GROUP)?;
+        match grouped {
+            Some(appended) => Ok(appended),
+            None => Ok(append(&mut self.0, &entries, alerts, 1)?.unwrap_or_default()),
         }
-        for alert in alerts {
-            appended.alerts.push(alerts::insert(&transaction, alert)?);
-        }
-        transaction.commit()?;
-        Ok(appended)
     }
 
     fn add_refusals(&mut self, rows: &mut dyn Iterator<Item = RefusalRow<'_>>) -> Result<(), StoreError> {
@@ -68,47 +62,92 @@ impl EntryLog for SqliteSession {
     }
 }
 
-/// Prepares the statement that [`insert`] runs.
-fn prepare(connection: &Connection) -> rusqlite::Result<CachedStatement<'_>> {
-    connection.prepare_cached(
-        "INSERT OR IGNORE INTO entries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, \
-         ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)",
-    )
+/// Rows per statement: with eight a row costs a sixth less than alone, and more make no difference.
+const GROUP: usize = 8;
+
+/// Columns of the table.
+const COLUMNS: usize = 25;
+
+/// The statements that [`insert`] runs, for [`GROUP`] rows and for one.
+static INSERT: LazyLock<[String; 2]> = LazyLock::new(|| {
+    let row = format!("({})", ["?"; COLUMNS].join(", "));
+    [GROUP, 1].map(|rows| format!("INSERT OR IGNORE INTO entries VALUES {}", vec![&*row; rows].join(", ")))
+});
+
+/// Writes a batch in one transaction, up to `group` entries per statement. `None`, and nothing is written, if a statement for
+/// several rows has met an id that was there already.
+fn append(
+    connection: &mut Connection,
+    entries: &[(i64, &Entry)],
+    alerts: &[AlertRow],
+    group: usize,
+) -> rusqlite::Result<Option<Appended>> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut appended = Appended::default();
+    {
+        let [many, one] = &*INSERT;
+        let (mut many, mut one) = (transaction.prepare_cached(many)?, transaction.prepare_cached(one)?);
+        for entries in entries.chunks(group) {
+            if entries.len() == GROUP {
+                if insert(&mut many, entries)? != GROUP {
+                    return Ok(None);
+                }
+                appended.entries.extend([true; GROUP]);
+                continue;
+            }
+            for entry in entries {
+                appended.entries.push(insert(&mut one, std::slice::from_ref(entry))? > 0);
+            }
+        }
+    }
+    for alert in alerts {
+        appended.alerts.push(alerts::insert(&transaction, alert)?);
+    }
+    transaction.commit()?;
+    Ok(Some(appended))
 }
 
-/// Writes an entry. False if there is an entry with this id already, which stays as it is.
-fn insert(statement: &mut CachedStatement<'_>, process: i64, entry: &Entry) -> rusqlite::Result<bool> {
-    let Entry { subject, usage, .. } = entry;
+/// Writes entries with one statement, which has room for exactly these. Returns how many were new: an entry whose id is there
+/// already stays as it is.
+fn insert(statement: &mut CachedStatement<'_>, entries: &[(i64, &Entry)]) -> rusqlite::Result<usize> {
     let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX).min(MOST);
-    let rows = statement.execute(params![
-        subject.id.as_bytes(),
-        i64::try_from(subject.at).unwrap_or(i64::MAX),
-        process,
-        subject.tenant.as_str(),
-        subject.token.as_ref().map(TokenId::as_str),
-        subject.endpoint,
-        &*subject.route,
-        &*entry.provider,
-        &*entry.model,
-        count(usage.prompt_tokens),
-        count(usage.cached_tokens),
-        count(usage.cache_write_tokens.saturating_add(usage.cache_write_1h_tokens)),
-        count(usage.completion_tokens),
-        count(usage.reasoning_tokens),
-        count(usage.audio_prompt_tokens),
-        count(usage.audio_completion_tokens),
-        count(usage.image_prompt_tokens),
-        count(entry.cost.0),
-        count(entry.saved.0),
-        entry.basis.label(),
-        entry.cache,
-        entry.status,
-        entry.attempts,
-        entry.first_byte.map(micros),
-        micros(entry.duration),
-    ])?;
-    Ok(rows > 0)
+    let mut at = 0;
+    for (process, entry) in entries {
+        let Entry { subject, usage, .. } = entry;
+        let values: [&dyn ToSql; COLUMNS] = [
+            subject.id.as_bytes(),
+            &i64::try_from(subject.at).unwrap_or(i64::MAX),
+            process,
+            &subject.tenant.as_str(),
+            &subject.token.as_ref().map(TokenId::as_str),
+            &subject.endpoint,
+            &&*subject.route,
+            &&*entry.provider,
+            &&*entry.model,
+            &count(usage.prompt_tokens),
+            &count(usage.cached_tokens),
+            &count(usage.cache_write_tokens.saturating_add(usage.cache_write_1h_tokens)),
+            &count(usage.completion_tokens),
+            &count(usage.reasoning_tokens),
+            &count(usage.audio_prompt_tokens),
+            &count(usage.audio_completion_tokens),
+            &count(usage.image_prompt_tokens),
+            &count(entry.cost.0),
+            &count(entry.saved.0),
+            &entry.basis.label(),
+            &entry.cache,
+            &entry.status,
+            &entry.attempts,
+            &entry.first_byte.map(micros),
+            &micros(entry.duration),
+        ];
+        for value in values {
+            at += 1;
+            statement.raw_bind_parameter(at, value)?;
+        }
+    }
+    statement.raw_execute()
 }
 
 /// See [`EntryLog::sum_since`].

@@ -86,6 +86,7 @@ over_each_kind! {
     many_narrow_purges_become_one
     objects_are_numbered_in_order_and_nobody_misses_anothers
     a_batch_is_written_once_however_often_it_is_sent
+    each_row_of_a_large_batch_says_whether_it_is_new
     a_batch_that_fails_leaves_nothing
     sums_tell_processes_apart_and_survive_the_roll_up
     reports_are_the_same_before_and_after_the_roll_up
@@ -356,6 +357,22 @@ fn a_batch_is_written_once_however_often_it_is_sent<K: Kind>() {
     // Excessive numbers from a broken provider do not overflow the sums.
     append(&mut *log, 1, &[entry("c", 1_000, 4, u64::MAX), entry("c", 1_000, 5, u64::MAX)]);
     assert_eq!(log.sum_since(0, Rows::All).unwrap()[&TenantId::from("c")], NanoUsd(2 * MOST.cast_unsigned()));
+}
+
+fn each_row_of_a_large_batch_says_whether_it_is_new<K: Kind>() {
+    let kind = K::new();
+    let mut log = session(&kind);
+    let entries: Vec<_> = (0..40).map(|n| entry("a", 1_000 + n, n, 1)).collect();
+    append(&mut *log, 1, &[entries[3].clone(), entries[17].clone(), entries[38].clone()]);
+    let there = |n: usize| [3, 17, 38].contains(&n);
+    // One id is twice in the batch itself.
+    let batch: Vec<_> = entries.iter().chain([&entries[5]]).cloned().collect();
+    let expected: Vec<_> = (0..40).map(|n| !there(n)).chain([false]).collect();
+    assert_eq!(append(&mut *log, 2, &batch).entries, expected);
+    assert_eq!(log.sum_since(0, Rows::All).unwrap(), sums([("a", 40)]));
+    let more: Vec<_> = (40..61).map(|n| entry("b", 2_000, n, 1)).collect();
+    assert_eq!(append(&mut *log, 2, &more).entries, [true; 21]);
+    assert_eq!(log.sum_since(0, Rows::Of(2)).unwrap(), sums([("a", 37), ("b", 21)]));
 }
 
 fn a_batch_that_fails_leaves_nothing<K: Kind>() {
