@@ -19,7 +19,7 @@ pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
 pub(crate) struct Count(pub(crate) Option<u64>);
 
 /// `T` from an object; its default from anything else.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lenient<T>(pub(crate) T);
 
 /// `T` from an object; `None` for anything else.

@@ -1,5 +1,7 @@
 //! Reads the usage that a provider reports, from a complete JSON reply or from the payload of one stream event.
 
+mod plain;
+
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
@@ -23,8 +25,9 @@ pub fn find_usage(json: &[u8]) -> Option<Usage> {
     for hit in hits(json, &USAGE).filter(|hit| json[hit.value_at] == b'{') {
         match depths.at(hit.key_at) {
             Some(1) => {
-                let mut de = serde_json::Deserializer::from_slice(&json[hit.value_at..]);
-                if let Some(usage) = Wire::deserialize(&mut de).ok().and_then(Wire::usage) {
+                let object = &json[hit.value_at..];
+                let by_serde = || Wire::deserialize(&mut serde_json::Deserializer::from_slice(object)).ok();
+                if let Some(usage) = plain::read(object).or_else(by_serde).and_then(Wire::usage) {
                     return Some(usage);
                 }
             }
@@ -99,7 +102,7 @@ pub(crate) type Portion = Wire;
 /// `prompt_cache_hit_tokens` is DeepSeek's, a bare `cached_tokens` is Moonshot's. `cache_read_input_tokens`,
 /// `cache_creation_input_tokens` and `cache_creation` are Anthropic's, whose `input_tokens` do not contain them;
 /// `cache_write_1h_tokens` is written by the gateway's own translation of Anthropic's counts.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Wire {
     prompt_tokens: Count,
@@ -123,7 +126,7 @@ pub(crate) struct Wire {
     output_tokens_details: Lenient<Details>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct Details {
     cached_tokens: Count,
@@ -137,7 +140,7 @@ struct Details {
 }
 
 /// Cache writes by their time to live.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct Creation {
     ephemeral_1h_input_tokens: Count,
@@ -195,7 +198,7 @@ impl<'de> FromAny<'de> for Passes {
 }
 
 /// Calls of tools that Anthropic ran.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct ServerToolUse {
     web_search_requests: Count,
@@ -327,11 +330,11 @@ impl Wire {
 }
 
 /// A token count: an integer, or a float that is one. Anything else, null included, counts as absent.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count(Option<u64>);
 
 /// A known service tier; `None` for anything else.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tier(Option<ServiceTier>);
 
 impl<'de> Deserialize<'de> for Tier {
