@@ -182,6 +182,12 @@ fn the_quick_look_misses_no_reference() {
         let ends = name.ends_with("id") || name.ends_with("ids");
         let refers = matches!(form, Form::Any | Form::Prefixed(_));
         assert_eq!(refers && !ends, OTHER_NAMES.contains(name), "{name}");
+        if refers {
+            let apart: String = name.chars().flat_map(|char| [char.to_ascii_uppercase(), '-']).collect();
+            for spelling in [(*name).to_owned(), format!(" _{name}- "), apart] {
+                assert!(may_refer(format!("{{\"{spelling}\":1}}").as_bytes()), "{spelling}");
+            }
+        }
     }
     let plain =
         r#"{"model":"gpt-4o","messages":[{"role":"user","content":"I did\u00e9 \"say\" it\n"}],"max_tokens":3}"#;

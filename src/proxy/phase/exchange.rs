@@ -59,8 +59,11 @@ pub async fn run(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream
 
 /// Makes one attempt. Its error says whether another attempt follows.
 async fn once(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -> Result<()> {
-    // Boxed, and dropped before the answer comes: a stream would carry its size along for as long as it is open.
-    let mut connected = Box::pin(connect(caller, ctx, upstream)).await?;
+    let mut connected = {
+        // Boxed, and dropped before the answer comes: a stream would carry its size along for as long as it is open.
+        let mut dialling = Box::pin(dial(ctx, upstream));
+        unless_left(caller, dialling.as_mut()).await?
+    };
     let outcome = converse(caller, ctx, &mut connected).await;
     let Connected { peer, provider, reused } = *connected;
     let http2 = matches!(provider, HttpSession::H2(_));
@@ -90,10 +93,6 @@ pub struct Connected {
     pub provider: HttpSession,
     /// The connection has served other requests.
     pub reused: bool,
-}
-
-async fn connect(caller: &mut Caller<'_>, ctx: &mut Context, upstream: &Upstream) -> Result<Box<Connected>> {
-    unless_left(caller, pin!(dial(ctx, upstream))).await
 }
 
 /// Connects to the deployment that is asked next.

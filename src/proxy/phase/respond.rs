@@ -223,9 +223,14 @@ fn call_of(headers: &HeaderMap) -> Option<&str> {
     Some(id).filter(|id| !id.is_empty() && !id.contains('/'))
 }
 
+/// About as many headers as the gateway adds to a reply.
+const ADDED: usize = 16;
+
 /// Removes headers that are not meant for the client, and adds those that say who served the reply.
 fn dress(headers: &mut HeaderMap, ctx: &Context) {
     strip(headers, account(ctx));
+    // At once for all that follow.
+    headers.reserve(ADDED);
     if let Some(attempt) = ctx.dispatch.attempt.as_ref().filter(|attempt| attempt.exchange.is_some()) {
         rates::to_openai(headers);
         let dropped = attempt.dropped();
