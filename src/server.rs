@@ -388,7 +388,8 @@ fn snapshot(
     }
     let (catalogue, peers) = (Arc::new(catalogue), Peers::default());
     let Plugins { guards, authorizers, .. } = plugins;
-    Ok(Snapshot { config, routes, catalogue, tenants, authorities, peers, observers, guards, authorizers })
+    let number = Snapshot::next_number();
+    Ok(Snapshot { config, number, routes, catalogue, tenants, authorities, peers, observers, guards, authorizers })
 }
 
 fn read_authorities(file: &Path) -> Result<Arc<Authorities>, String> {

@@ -4,7 +4,10 @@ mod peers;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, LazyLock},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use pingora_core::utils::tls::WrappedX509;
@@ -31,6 +34,8 @@ pub type Authorities = [WrappedX509];
 pub struct Snapshot {
     /// The configuration itself.
     pub config: Arc<Config>,
+    /// A number that no other snapshot of this process has.
+    pub number: u64,
     /// Maps models to deployments.
     pub routes: RouteTable,
     /// Maps models to prices.
@@ -50,6 +55,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The number of the next snapshot.
+    pub fn next_number() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// The price of a target, by its provider's name or else its vendor's. A model that an Ollama of one's own runs costs
     /// nothing, and OpenAI's moderation is free ("the moderation endpoint is free to use", OpenAI's guide to it).
     pub fn price(&self, endpoint: &Endpoint, target: &Target) -> Option<Arc<Price>> {

@@ -109,6 +109,11 @@ impl KeyParts<'_> {
     /// The key; `None` if the body is not one JSON object. Two spellings of a body give the same key: white space, the order of
     /// members, escapes, and `1.0` for `1` do not matter.
     pub fn key(&self) -> Option<Key> {
+        key_of(self.prefix(), self.body)
+    }
+
+    /// What is hashed besides the body, with room for it.
+    pub fn prefix(&self) -> Vec<u8> {
         let mut text = Vec::with_capacity(self.body.len() + 256);
         text.extend_from_slice(DOMAIN);
         // Every part begins with its length, so that no two parts can trade bytes.
@@ -125,17 +130,23 @@ impl KeyParts<'_> {
             part(name.as_bytes());
             part(value);
         }
-        // The body is written in place, and its length is filled in afterwards.
-        let length_at = text.len();
-        text.extend_from_slice(&[0; 8]);
-        if !canonical(self.body, |member| IGNORED.contains(&member) || is_label(member), &mut text) {
-            return None;
-        }
-        let body_at = length_at + 8;
-        let length = (text.len() - body_at) as u64;
-        text[length_at..body_at].copy_from_slice(&length.to_le_bytes());
-        Some(Key(*blake3::hash(&text).as_bytes()))
+        text
     }
+}
+
+/// The key of a body behind a prefix of [`KeyParts::prefix`]; `None` if the body is not one JSON object.
+pub fn key_of(prefix: Vec<u8>, body: &[u8]) -> Option<Key> {
+    let mut text = prefix;
+    // The body is written in place, and its length is filled in afterwards.
+    let length_at = text.len();
+    text.extend_from_slice(&[0; 8]);
+    if !canonical(body, |member| IGNORED.contains(&member) || is_label(member), &mut text) {
+        return None;
+    }
+    let body_at = length_at + 8;
+    let length = (text.len() - body_at) as u64;
+    text[length_at..body_at].copy_from_slice(&length.to_le_bytes());
+    Some(Key(*blake3::hash(&text).as_bytes()))
 }
 
 #[cfg(test)]

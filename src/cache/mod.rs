@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `policy` | which requests are deterministic and without side effects; what a client's headers ask for |
 //! | `key` | 256 bits that two requests share if and only if they mean the same |
+//! | `known` | bodies that were answered before, which are not read again |
 //! | `entry` | one complete reply |
 //! | `store` | memory first, then the tiers below it: the disk |
 //! | `tier` | an entry as what pingora-cache stores |
@@ -21,6 +22,7 @@ mod codec;
 mod entry;
 mod flight;
 mod key;
+mod known;
 mod policy;
 mod purges;
 mod store;
@@ -28,8 +30,9 @@ mod tier;
 
 pub use entry::{Entry, Form};
 pub use flight::{Failure, FlightFollower, FlightStep, Flights, Lead, Outcome, Role, Server};
-pub use key::{Key, KeyParts};
-pub use policy::{Asked, Decision, Directives, decide};
+pub use key::{Key, KeyParts, key_of};
+pub use known::{Known, KnownBodies};
+pub use policy::{Asked, Decision, Directives, decide, is_one_choice};
 pub use purges::{Purge, PurgeRequest, Purges};
 pub use store::{Store, StoreOptions, StoreUsage};
 pub use tier::{Shelf, Tier};
@@ -51,6 +54,8 @@ pub struct Cache {
     pub purges: Arc<Purges>,
     /// The flights under way.
     pub flights: Arc<Flights>,
+    /// Bodies that were answered before.
+    pub known: KnownBodies,
 }
 
 /// The result of a look-up.
@@ -74,7 +79,7 @@ impl Cache {
         let disk = (config.disk > 0).then(|| store::DiskOptions { folder: config.folder.clone(), size: config.disk });
         let store =
             Store::open(&StoreOptions { memory: config.memory, disk, max_entry: MAX_ENTRY.min(config.memory / 4) })?;
-        Ok(Self { store, purges, flights: Arc::default() })
+        Ok(Self { store, purges, flights: Arc::default(), known: KnownBodies::default() })
     }
 
     /// Looks in memory, then in the tiers below it. `max_age` is the greatest age that the client accepts as fresh.

@@ -26,6 +26,8 @@ pub struct Asked<'a> {
     /// Names of tools that act on the world, so that their calls must be generated anew each time. A name that ends in `*` stands
     /// for all names with that beginning.
     pub side_effect_tools: &'a [String],
+    /// The body was found to be one that may be cached, by the same configuration: `true` also for one choice only.
+    pub judged: Option<bool>,
 }
 
 /// Whether a request may be cached.
@@ -76,11 +78,20 @@ pub fn decide(asked: &Asked<'_>) -> Decision {
     if !(directives.force || peek.has_seed || peek.temperature == Some(0.0)) {
         return Decision::Bypass("not_deterministic");
     }
-    let one_choice = !(directives.force || peek.has_seed);
+    let one_choice = is_one_choice(peek, directives);
     if one_choice && peek.n > Some(1) {
         return Decision::Bypass("several_choices");
     }
+    // What holds for one choice holds without that condition, too.
+    if asked.judged.is_some_and(|judged| judged || !one_choice) {
+        return Decision::Cache;
+    }
     body(asked, one_choice).map_or(Decision::Cache, Decision::Bypass)
+}
+
+/// Whether a request is deterministic only as long as it asks for one choice: without a `seed` several choices are to differ.
+pub fn is_one_choice(peek: &Peek, directives: &Directives) -> bool {
+    !(directives.force || peek.has_seed)
 }
 
 /// A reason that the body gives in members that `peek` does not have.

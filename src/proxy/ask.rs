@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::openai::{Bound, Endpoint, Hosted, Peek};
+use crate::{
+    cache::Known,
+    openai::{Bound, Endpoint, Hosted, Peek},
+};
 
 /// What a request asks for.
 pub struct Ask {
@@ -59,4 +62,6 @@ pub struct Body {
     pub bound: Bound,
     /// Tools in the body that a provider runs itself.
     pub hosted: Option<Arc<Hosted>>,
+    /// The body was answered from the cache before.
+    pub known: Option<Arc<Known>>,
 }

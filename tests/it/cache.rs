@@ -236,6 +236,62 @@ async fn nobody_sees_what_another_has_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_of_a_body_serves_equal_requests_alone() {
+    let fake = Fake::always(Answer::completion()).await;
+    let yaml = format!(
+        "providers: {{openai: {{base_url: \"http://{}/v1\", api_key: sk-gateway, credentials: mapped}}}}\ntenants: {{a: {{}}, b: {{}}}}\n",
+        fake.address
+    );
+    let gateway = Gateway::start(&yaml);
+    let (a, b) = (gateway.token("a").await, gateway.token("b").await);
+    let (a, b) = (format!("Bearer {a}"), format!("Bearer {b}"));
+    let body = chat("gpt-4o", &format!(r#"{FIXED},"tools":[{{"type":"function","function":{{"name":"send_mail"}}}}]"#));
+    let several = chat("gpt-4o", r#","temperature":0,"n":2"#);
+    let of = async |path: &str, body: &str, who: &str, more: (&str, &str)| {
+        let reply = post(&gateway, path, body, &[("authorization", who), more]).await;
+        assert_eq!(reply.status(), 200);
+        (course(&reply), header(&reply, "x-chittycan-cache-key").to_owned(), reply.text().await.unwrap())
+    };
+    let (chats, none) = ("/v1/chat/completions", ("x-nothing", "0"));
+    let mut key = String::new();
+    // After its first hit the body is known: each case comes between requests that are answered from what is known.
+    for (path, body, who, more, expected) in [
+        (chats, &body, &a, none, "MISS"),
+        (chats, &body, &a, none, "HIT"),
+        (chats, &body, &a, none, "HIT"),
+        (chats, &body, &b, none, "MISS"),
+        (chats, &body, &a, ("openai-beta", "x=1"), "MISS"),
+        (chats, &body, &a, none, "HIT"),
+        ("/v1/chat/completions?api-version=2", &body, &a, none, "MISS"),
+        (chats, &body, &a, ("cache-control", "no-store"), "BYPASS"),
+        (chats, &body, &a, ("x-chittycan-cache", "skip"), "BYPASS"),
+        (chats, &body, &a, ("cache-control", "no-cache"), "MISS"),
+        (chats, &body, &a, none, "HIT"),
+        (chats, &body, &b, none, "HIT"),
+        (chats, &body, &b, none, "HIT"),
+        (chats, &several, &a, ("x-chittycan-cache", "force"), "MISS"),
+        (chats, &several, &a, ("x-chittycan-cache", "force"), "HIT"),
+        (chats, &several, &a, ("x-chittycan-cache", "force"), "HIT"),
+        (chats, &several, &a, none, "BYPASS"),
+    ] {
+        let (course, its_key, text) = of(path, body, who, more).await;
+        assert_eq!((&*course, &*text), (expected, COMPLETION), "{path} {who} {more:?} {body}");
+        if body.contains("send_mail") && *who == a && more == none && path == chats {
+            key = if key.is_empty() {
+                its_key
+            } else {
+                assert_eq!(key, its_key);
+                key
+            };
+        }
+    }
+    // Another configuration decides anew.
+    std::fs::write(&gateway.file, yaml + "cache: {side_effect_tools: [send_*]}\n").unwrap();
+    gateway.reloader.reload().unwrap();
+    assert_eq!(of(chats, &body, &a, none).await.0, "BYPASS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_deterministic_is_never_kept() {
     let fake = Fake::always(Answer::completion()).await;
     let gateway =

@@ -10,7 +10,14 @@ fn decided(endpoint: &Endpoint, body: &str, directives: Directives, side_effect_
     let peek = Peek::parse(body.as_bytes()).unwrap_or_else(|error| panic!("{body}: {error}"));
     let side_effect_tools: Vec<_> = side_effect_tools.iter().map(|name| (*name).to_owned()).collect();
     let (body, directives) = (body.as_bytes(), &directives);
-    match decide(&Asked { endpoint, peek: &peek, body, directives, side_effect_tools: &side_effect_tools }) {
+    match decide(&Asked {
+        endpoint,
+        peek: &peek,
+        body,
+        directives,
+        side_effect_tools: &side_effect_tools,
+        judged: None,
+    }) {
         Decision::Cache => "cache",
         Decision::Bypass(reason) => reason,
     }
@@ -201,7 +208,8 @@ fn a_body_that_is_not_the_peeks_is_not_cached() {
     let peek = Peek::parse(b"{\"seed\":1}").unwrap();
     let directives = Directives::default();
     for body in [&b"{"[..], b"[]", b"{\"a\":\"\xff\"}"] {
-        let asked = Asked { endpoint: &CHAT, peek: &peek, body, directives: &directives, side_effect_tools: &[] };
+        let asked =
+            Asked { endpoint: &CHAT, peek: &peek, body, directives: &directives, side_effect_tools: &[], judged: None };
         assert_eq!(decide(&asked), Decision::Bypass("invalid"));
     }
 }

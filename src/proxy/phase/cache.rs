@@ -11,11 +11,13 @@ use super::{
 use crate::{
     cache::{
         Asked, Cache, Decision, Directives, Entry, Failure, FlightFollower, FlightStep, Form, Found, Key, KeyParts,
-        Lead, Outcome, Role, Server, decide,
+        Known, Lead, Outcome, Role, Server, decide, is_one_choice, key_of,
     },
+    capacity::SMALL,
     config::{Abandoned, CacheRules, Config, Namespace},
     dialect,
     error::{Fault, GatewayError},
+    objects::may_refer,
     openai::{self, Endpoint, ErrorBody, Labels, RelayOptions, StreamEnd, StreamKind, StreamRelay},
     providers::exchange,
     proxy::{
@@ -34,13 +36,10 @@ use crate::{
 
 use pingora_http::RequestHeader;
 
-/// The parts of the cache's key besides the body.
-struct Question {
-    endpoint: Endpoint,
-    namespace: Vec<u8>,
-    family: String,
-    query: String,
-    headers: Vec<(String, Vec<u8>)>,
+/// A body that the cache does not know yet, with what its key was made of.
+struct Unknown {
+    prefix: Box<[u8]>,
+    one_choice: bool,
 }
 
 /// The outcome for a follower of a flight.
@@ -56,7 +55,7 @@ enum After {
 /// Answers from the cache, or records what the cache may keep. `true`: the reply has been sent.
 pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, Stop> {
     let directives = Directives::read(&caller.request().headers).map_err(invalid)?;
-    let reason = ask(caller.request(), ctx, &directives).await?;
+    let (reason, mut unknown) = ask(caller.request(), ctx, &directives).await?;
     ctx.metrics.cache_asked(reason);
     let Some(cached) = &ctx.ticket.cached else {
         return if directives.only_if_cached { Err(not_cached().into()) } else { Ok(false) };
@@ -75,6 +74,8 @@ pub async fn look(caller: &mut Caller<'_>, ctx: &mut Context) -> Result<bool, St
         match cache.find(&key, &payer, &rules, max_age).await {
             Found::Fresh(entry, age) => {
                 if serve(caller, ctx, &entry, CacheStatus::Hit, age).await? {
+                    // What was asked twice is asked again.
+                    unknown.take().into_iter().for_each(|unknown| keep_known(ctx, unknown));
                     return Ok(true);
                 }
             }
@@ -134,18 +135,47 @@ fn not_cached() -> GatewayError {
     GatewayError::new(Fault::NotCached, "The cache has no answer to this request, and it asks for nothing else.")
 }
 
-/// Works out whether the cache has a part in the request, and its key. Returns why not, for the metrics; empty if it has.
-async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives) -> Result<&'static str, Stop> {
-    let Some(candidates) = &ctx.dispatch.candidates else { return Ok("endpoint") };
-    let (rules, Some(first)) = (candidates.plan().cache.clone(), candidates.first()) else { return Ok("endpoint") };
+/// Keeps what was read in a body that the cache has answered.
+fn keep_known(ctx: &Context, unknown: Unknown) {
+    let (Some(principal), Some(body), Some(cached)) = (&ctx.asker.principal, &ctx.ask.body, &ctx.ticket.cached) else {
+        return;
+    };
+    if body.hosted.is_some() || body.bytes.len() > SMALL {
+        return;
+    }
+    ctx.shared.cache.known.keep(Known {
+        tenant: principal.policy.id.clone(),
+        endpoint: ctx.ask.endpoint.clone(),
+        bytes: Bytes::copy_from_slice(&body.bytes),
+        peek: body.peek.clone(),
+        bound: body.bound,
+        refers: may_refer(&body.bytes),
+        configuration: ctx.snapshot.number,
+        one_choice: unknown.one_choice,
+        prefix: unknown.prefix,
+        key: cached.key,
+        labels: cached.labels.clone(),
+    });
+}
+
+/// Works out whether the cache has a part in the request, and its key. Returns why not, for the metrics; empty if it has. If the
+/// body is not known, also returns what is to be known of it.
+async fn ask(
+    request: &RequestHeader,
+    ctx: &mut Context,
+    directives: &Directives,
+) -> Result<(&'static str, Option<Unknown>), Stop> {
+    let not = |reason| Ok((reason, None));
+    let Some(candidates) = &ctx.dispatch.candidates else { return not("endpoint") };
+    let (rules, Some(first)) = (candidates.plan().cache.clone(), candidates.first()) else { return not("endpoint") };
     if !rules.enabled {
-        return Ok("off");
+        return not("off");
     }
     if first.model.is_empty() {
         // The model is named by a stored prompt, and may be changed there.
-        return Ok("stored_prompt");
+        return not("stored_prompt");
     }
-    let Some(body) = &ctx.ask.body else { return Ok("endpoint") };
+    let Some(body) = &ctx.ask.body else { return not("endpoint") };
     // OpenAI keeps a response unless told not to, and so does the gateway for providers that do not. The answer has the id of a
     // response that belongs to the first tenant: other tenants that shared the answer could not use it.
     if ctx.ask.endpoint == Endpoint::Responses
@@ -154,54 +184,69 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
         && (ctx.reply.turn.is_some()
             || candidates.left().any(|target| !exchange::is_translated(&ctx.ask.endpoint, &target.provider)))
     {
-        return Ok("store");
+        return not("store");
     }
+    let known = body.known.as_ref().filter(|known| known.configuration == ctx.snapshot.number);
     let (bytes, values) = (body.bytes.len(), body.values);
     // Most requests end here, so nothing is allocated before.
     let decision = match Load::reading(bytes) {
-        load if load.is_light() => judge(&ctx.ask.endpoint, body, directives, &ctx.snapshot.config),
+        load if load.is_light() => {
+            let judged = known.map(|known| known.one_choice);
+            judge(&ctx.ask.endpoint, body, directives, &ctx.snapshot.config, judged)
+        }
         load => {
             let (endpoint, body) = (ctx.ask.endpoint.clone(), (**body).clone());
             let (directives, config) = (*directives, ctx.snapshot.config.clone());
-            let work = move |_share| judge(&endpoint, &body, &directives, &config);
+            let work = move |_share| judge(&endpoint, &body, &directives, &config, None);
             heavy::run(&ctx.shared.capacity, load, work).await?
         }
     };
     if let Decision::Bypass(reason) = decision {
-        return Ok(reason);
+        return not(reason);
     }
     let model = first.model.clone();
     let providers = || candidates.left().map(|target| &*target.provider);
     let all = request.headers.iter();
     let mut headers: Vec<_> = all
         .filter(|(name, _)| forwarded::is_keyed(name, providers()))
-        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned()))
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
         .collect();
     // A stable sort: the order of a header's lines counts.
-    headers.sort_by(|a, b| a.0.cmp(&b.0));
-    let question = Question {
-        endpoint: ctx.ask.endpoint.clone(),
-        namespace: namespace(request, ctx, candidates, &rules),
-        family: family(candidates, &model, ctx.ask.previous_response_id.as_deref()),
-        query: request.uri.query().unwrap_or_default().to_owned(),
-        headers,
+    headers.sort_by(|a, b| a.0.cmp(b.0));
+    let parts = KeyParts {
+        namespace: &namespace(request, ctx, candidates, &rules),
+        endpoint: ctx.ask.endpoint.label(),
+        family: &family(candidates, &model, ctx.ask.previous_response_id.as_deref()),
+        query: request.uri.query().unwrap_or_default(),
+        headers: &headers,
+        body: &body.bytes,
     };
-    let load = Load::canonical(bytes, values);
-    let answer = match load.is_light() {
-        true => question.key(body),
-        false => {
-            let body = (**body).clone();
-            // If there is no room for the key, the request goes on without the cache.
-            heavy::run(&ctx.shared.capacity, load, move |_share| question.key(&body)).await.unwrap_or(Err("memory"))
+    let prefix = parts.prefix();
+    let (answer, unknown) = match known.filter(|known| *known.prefix == *prefix) {
+        Some(known) => (Ok((known.key, known.labels.clone())), None),
+        None => {
+            let load = Load::canonical(bytes, values);
+            let one_choice = is_one_choice(&body.peek, directives);
+            let unknown = Unknown { prefix: prefix.as_slice().into(), one_choice };
+            let answer = match load.is_light() {
+                true => key_and_labels(prefix, body),
+                false => {
+                    let body = (**body).clone();
+                    let work = move |_share| key_and_labels(prefix, &body);
+                    // If there is no room for the key, the request goes on without the cache.
+                    heavy::run(&ctx.shared.capacity, load, work).await.unwrap_or(Err("memory"))
+                }
+            };
+            (answer, Some(unknown))
         }
     };
     match answer {
-        Err(reason) => Ok(reason),
+        Err(reason) => not(reason),
         Ok((key, labels)) => {
             let cached =
                 Cached { key, rules, model, flight: None, stale: None, served: None, usage_filter: None, labels };
             ctx.ticket.cached = Some(Box::new(cached));
-            Ok("")
+            Ok(("", unknown))
         }
     }
 }
@@ -209,28 +254,16 @@ async fn ask(request: &RequestHeader, ctx: &mut Context, directives: &Directives
 /// The most bytes of labels that a request may have to be cached.
 const MOST_LABELS: usize = 64 << 10;
 
-fn judge(endpoint: &Endpoint, body: &Body, directives: &Directives, config: &Config) -> Decision {
+fn judge(endpoint: &Endpoint, body: &Body, directives: &Directives, config: &Config, judged: Option<bool>) -> Decision {
     let side_effect_tools = &config.cache.side_effect_tools;
-    decide(&Asked { endpoint, peek: &body.peek, body: &body.bytes, directives, side_effect_tools })
+    decide(&Asked { endpoint, peek: &body.peek, body: &body.bytes, directives, side_effect_tools, judged })
 }
 
-impl Question {
-    fn key(&self, body: &Body) -> Result<(Key, Labels), &'static str> {
-        let headers: Vec<(&str, &[u8])> =
-            self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let parts = KeyParts {
-            namespace: &self.namespace,
-            endpoint: self.endpoint.label(),
-            family: &self.family,
-            query: &self.query,
-            headers: &headers,
-            body: &body.bytes,
-        };
-        let key = parts.key().ok_or("body")?;
-        let labels = Labels::of(&body.bytes);
-        // The labels are kept for as long as the request is open.
-        if labels.length() > MOST_LABELS { Err("body") } else { Ok((key, labels)) }
-    }
+fn key_and_labels(prefix: Vec<u8>, body: &Body) -> Result<(Key, Labels), &'static str> {
+    let key = key_of(prefix, &body.bytes).ok_or("body")?;
+    let labels = Labels::of(&body.bytes);
+    // The labels are kept for as long as the request is open.
+    if labels.length() > MOST_LABELS { Err("body") } else { Ok((key, labels)) }
 }
 
 /// Who shares the answer: the tenant's clients, or all. Among these, only those for whom the provider sees the same account and

@@ -160,11 +160,13 @@ pub async fn understood(request: &RequestHeader, ctx: &mut Context, principal: &
     // The other endpoints keep few objects and are asked often.
     let reads = matches!(ctx.ask.endpoint, Endpoint::Responses | Endpoint::Messages | Endpoint::CountTokens);
     let api = if ctx.ask.endpoint.is_anthropic() { Api::Anthropic } else { Api::OpenAi };
-    let mut references = references(ctx, bytes, move |bytes| match reads || may_refer(bytes) {
-        true => scan(bytes, api),
-        false => Ok(Vec::new()),
-    })
-    .await?;
+    let refers = body.known.as_ref().map(|known| known.refers);
+    let mut references =
+        references(ctx, bytes, move |bytes| match reads || refers.unwrap_or_else(|| may_refer(bytes)) {
+            true => scan(bytes, api),
+            false => Ok(Vec::new()),
+        })
+        .await?;
     references.extend(request.uri.query().map(query).unwrap_or_default());
     // The model in the request is a name of the gateway's; a target's name for it is checked below.
     references.retain(|reference| reference.param != "model" || Some(&reference.id) != model.as_ref());

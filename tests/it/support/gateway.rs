@@ -145,7 +145,7 @@ impl Gateway {
             if text.lines().any(|found| found == line) {
                 return text;
             }
-            assert!(begun.elapsed() < Duration::from_secs(5), "no `{line}` after 5 s in\n{text}");
+            assert!(begun.elapsed() < Duration::from_secs(15), "no `{line}` after 15 s in\n{text}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
