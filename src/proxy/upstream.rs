@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{HeaderMap, Method, header};
 use pingora_core::{
     connectors::http::Connector,
@@ -19,6 +20,7 @@ use pingora_core::{
 };
 use pingora_error::{Error, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::{Sleep, sleep_until};
 
 use super::{
     duplex::{Duplex, Sent},
@@ -72,10 +74,9 @@ pub async fn send(
     request: RequestHeader,
     body: Bytes,
 ) -> Result<Progress> {
-    // Within the deadlines each read and write has its own time as well. Without these timers the process kept 30 MiB after a load of
-    // large bodies (tests/it/memory.rs); the cause is not known.
-    provider.set_read_timeout(peer.options.read_timeout);
-    provider.set_write_timeout(peer.options.write_timeout);
+    // The deadlines of each step take the place of the session's own: those would set a timer for each read and write.
+    provider.set_read_timeout(None);
+    provider.set_write_timeout(None);
     // A session that has not sent the header itself does not know that the answer to it has no body.
     let large = body.len() > LISTENED && request.method != Method::HEAD;
     match provider {
@@ -257,26 +258,68 @@ pub fn is_over(provider: &mut HttpSession) -> Result<bool> {
     }
 }
 
-/// The next piece of an answer's body; `None` at its end. Frames without a byte of the body (an empty frame, a byte of a trailer)
-/// count as silence, although each begins the read timeout anew: silence is noticed after twice that time at most.
-///
-/// # Errors
-/// The provider is silent, or the connection broke.
-pub async fn piece(provider: &mut HttpSession) -> Result<Option<Bytes>> {
-    let mut since = None;
-    loop {
-        let chunk = provider.read_response_body().await.map_err(Error::into_up)?;
-        if chunk.as_ref().is_none_or(|chunk| !chunk.is_empty()) {
-            return Ok(chunk);
+/// The body of an answer, piece by piece, from a provider that must not be silent. One timer watches over all of them: it is set
+/// when a piece has to be waited for, and looked at again only when it ends. A session's own read timeout sets one for each read.
+pub struct Pieces {
+    /// How long the provider may be silent.
+    patience: Option<Duration>,
+    /// When the last piece came, or the header.
+    heard: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pieces {
+    /// The body that follows a header which has just come.
+    pub fn new(peer: &HttpPeer) -> Self {
+        Self { patience: peer.options.read_timeout, heard: Instant::now(), timer: None }
+    }
+
+    /// A piece that has arrived already; `None` if it has to be waited for.
+    pub fn ready(&mut self, provider: &mut HttpSession) -> Option<Result<Option<Bytes>>> {
+        let read = provider.read_response_body().now_or_never()?.map_err(Error::into_up);
+        // A frame without a byte is no piece.
+        let is_piece = !matches!(&read, Ok(Some(chunk)) if chunk.is_empty());
+        is_piece.then(|| {
+            self.heard = Instant::now();
+            read
+        })
+    }
+
+    /// The next piece; `None` at the end of the body. Frames without a byte of the body (an empty frame, a byte of a trailer) count
+    /// as silence.
+    ///
+    /// # Errors
+    /// The provider is silent, or the connection broke.
+    pub async fn next(&mut self, provider: &mut HttpSession) -> Result<Option<Bytes>> {
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                read = provider.read_response_body() => read.map_err(Error::into_up)?,
+                () = self.silence() => return Err(silent()),
+            };
+            let now = Instant::now();
+            if chunk.as_ref().is_none_or(|chunk| !chunk.is_empty()) {
+                self.heard = now;
+                return Ok(chunk);
+            }
+            if self.patience.is_some_and(|patience| now >= self.heard + patience) {
+                return Err(silent());
+            }
         }
-        let patience = match provider {
-            HttpSession::H1(http1) => http1.read_timeout,
-            HttpSession::H2(http2) => http2.read_timeout,
-            HttpSession::Custom(()) => None,
-        };
-        let since: &mut Instant = since.get_or_insert_with(Instant::now);
-        if patience.is_some_and(|patience| since.elapsed() >= patience) {
-            return Err(silent());
+    }
+
+    /// Ends when the provider has been silent for too long.
+    async fn silence(&mut self) {
+        let Some(patience) = self.patience else { return std::future::pending().await };
+        loop {
+            let end = self.heard + patience;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end.into())));
+            timer.as_mut().await;
+            if Instant::now() >= end {
+                return;
+            }
+            // It was set for an earlier piece.
+            timer.as_mut().reset(end.into());
         }
     }
 }

@@ -50,6 +50,25 @@ async fn the_gateway_asks_for_usage_and_hides_it_from_a_client_that_did_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_provider_may_take_longer_than_its_timeout_as_long_as_it_is_not_silent_for_so_long() {
+    let pause = || Step::Wait(Duration::from_millis(150));
+    let slow: Vec<_> = whole(6).into_iter().flat_map(|step| [pause(), step]).collect();
+    let mut silent = slow.clone();
+    silent.insert(9, Step::Wait(Duration::from_secs(60)));
+    for (steps, is_whole) in [(slow, true), (silent, false)] {
+        let fake = Fake::always(Answer::stream(steps)).await;
+        let yaml = providers(&[("openai", fake.address)]).replace("mapped", "mapped, timeouts: {read: 600ms}");
+        let gateway = Gateway::start(&yaml);
+        let begun = Instant::now();
+        let (_, text) = stream_text(&gateway, "").await;
+        assert_eq!((text.contains("t5 "), text.contains("sent nothing for too long")), (is_whole, !is_whole), "{text}");
+        // Four events in, and not much later than the timeout after the last of them.
+        let most = Duration::from_secs(if is_whole { 10 } else { 3 });
+        assert!(begun.elapsed() >= Duration::from_millis(1_200) && begun.elapsed() < most, "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_asked_for_usage_gets_every_byte() {
     let fake = Fake::always(Answer::stream(whole(3))).await;
     let gateway = Gateway::over(fake.address);

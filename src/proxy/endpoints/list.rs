@@ -31,7 +31,7 @@ use crate::{
         },
         reply::{self, Reader},
         stop::{Stop, invalid},
-        upstream::{self, Upstream, Wait},
+        upstream::{self, Pieces, Upstream, Wait},
     },
     routing::{AttemptOutcome, Target},
     snapshot::UPSTREAM_IDLE,
@@ -54,6 +54,7 @@ const MAX_INSPECTION: Duration = Duration::from_secs(300);
 /// A reply whose header has come.
 struct Reply {
     session: HttpSession,
+    pieces: Pieces,
     peer: Arc<HttpPeer>,
     header: ResponseHeader,
 }
@@ -71,7 +72,7 @@ pub async fn fetch(
     upstream: &Upstream,
 ) -> Result<(ResponseHeader, Bytes), GatewayError> {
     let mut reply = get(request, ctx, path, query, upstream).await?;
-    let body = read_all(&mut reply.session, limit).await;
+    let body = read_all(&mut reply, limit).await;
     let header = reply.header.clone();
     release(reply, body.is_ok(), upstream).await;
     Ok((header, body.map_err(|error| failed(ctx, &error))?))
@@ -177,14 +178,14 @@ async fn inspect_file(
 ) -> Result<(), GatewayError> {
     let status = reply.header.status.as_u16();
     if !(200..300).contains(&status) {
-        let body = read_all(&mut reply.session, MAX_PAGE).await.map_err(|error| failed(ctx, &error))?;
+        let body = read_all(reply, MAX_PAGE).await.map_err(|error| failed(ctx, &error))?;
         // The provider's error is the answer to the batch, and names the file that the client has named.
         return Err(provider_error(ctx, &reply.header, &body));
     }
     let longest = ctx.snapshot.config.http.max_body_bytes;
     let (mut line, mut number, begun) = (BytesMut::new(), 1_u64, Instant::now());
     let mut room = None;
-    while let Some(chunk) = upstream::piece(&mut reply.session).await.map_err(|error| failed(ctx, &error))? {
+    while let Some(chunk) = reply.pieces.next(&mut reply.session).await.map_err(|error| failed(ctx, &error))? {
         let mut rest = &chunk[..];
         while let Some(end) = memchr::memchr(b'\n', rest) {
             line.extend_from_slice(&rest[..end]);
@@ -288,9 +289,9 @@ async fn once(
             break header;
         }
     };
-    provider.set_read_timeout(peer.options.read_timeout);
+    let pieces = Pieces::new(&peer);
     ctx.dispatch.answered(header.status.as_u16(), &ctx.metrics);
-    Ok(Reply { session: provider, peer, header })
+    Ok(Reply { session: provider, pieces, peer, header })
 }
 
 /// The header of the request to the provider, in HTTP/1.1 or HTTP/2.
@@ -346,9 +347,9 @@ fn remove_hop(headers: &mut HeaderMap) {
 }
 
 /// The whole body of a reply, of at most `limit` bytes and within [`MAX_TIME`].
-async fn read_all(provider: &mut HttpSession, limit: usize) -> Result<Bytes, Box<Error>> {
+async fn read_all(reply: &mut Reply, limit: usize) -> Result<Bytes, Box<Error>> {
     let (mut whole, begun) = (BytesMut::new(), Instant::now());
-    while let Some(chunk) = upstream::piece(provider).await? {
+    while let Some(chunk) = reply.pieces.next(&mut reply.session).await? {
         if whole.len() + chunk.len() > limit {
             return Err(Error::explain(ErrorType::ReadError, "the reply is too large to be held"));
         }

@@ -12,7 +12,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::FutureExt;
 use http::{Version, header};
 use pingora_core::{
     protocols::http::{HttpTask, client::HttpSession},
@@ -28,7 +27,7 @@ use crate::{
     proxy::{
         caller::Caller,
         context::{Context, Delivery},
-        upstream::{self, Upstream, Wait, has_body, is_over},
+        upstream::{self, Pieces, Upstream, Wait, has_body, is_over},
     },
     routing::AttemptOutcome,
     snapshot::UPSTREAM_IDLE,
@@ -124,10 +123,11 @@ pub async fn unless_left<T>(caller: &mut Caller<'_>, work: Pin<&mut impl Future<
 async fn converse(caller: &mut Caller<'_>, ctx: &mut Context, connected: &mut Connected) -> Result<bool> {
     let Connected { peer, provider, .. } = connected;
     let Answer { mut header, ended, is_sent } = Box::pin(ask(caller, ctx, provider, peer)).await?;
+    let pieces = Pieces::new(peer);
     respond::receive(caller.request(), &mut header, ctx)?;
     if let Delivery::Hold = ctx.reply.delivery {
         respond::downgrade(caller, &mut header);
-        Box::pin(hold(caller, ctx, provider, header, ended)).await?;
+        Box::pin(hold(caller, ctx, provider, pieces, header, ended)).await?;
         return Ok(is_sent);
     }
     frame(caller.request(), &mut header, ended)?;
@@ -140,7 +140,7 @@ async fn converse(caller: &mut Caller<'_>, ctx: &mut Context, connected: &mut Co
     let tasks = vec![HttpTask::Header(Box::new(header), is_all)];
     match is_all {
         true => caller.write(tasks).await?,
-        false => pass(caller, ctx, provider, tasks, ended).await?,
+        false => pass(caller, ctx, provider, pieces, tasks, ended).await?,
     }
     Ok(is_sent)
 }
@@ -172,7 +172,6 @@ async fn ask(
             caller.write(vec![HttpTask::Header(Box::new(header), false)]).await?;
             continue;
         }
-        provider.set_read_timeout(peer.options.read_timeout);
         let ended = is_over(provider)?;
         if ended && matches!(provider, HttpSession::H2(_)) && upstream::promises_body(caller.request(), &header) {
             let why = "a length without a body";
@@ -194,8 +193,8 @@ fn frame(request: &RequestHeader, header: &mut ResponseHeader, ended: bool) -> R
 }
 
 /// More of the reply's body; `None` at its end.
-async fn next(caller: &mut Caller<'_>, provider: &mut HttpSession) -> Result<Option<Bytes>> {
-    unless_left(caller, pin!(upstream::piece(provider))).await
+async fn next(caller: &mut Caller<'_>, provider: &mut HttpSession, pieces: &mut Pieces) -> Result<Option<Bytes>> {
+    unless_left(caller, pin!(pieces.next(provider))).await
 }
 
 /// Holds a reply until it is complete, and writes the result to the client.
@@ -203,13 +202,14 @@ async fn hold(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
     provider: &mut HttpSession,
+    mut pieces: Pieces,
     header: ResponseHeader,
     mut ended: bool,
 ) -> Result<()> {
     let (mut held, publish) = respond::hold(ctx, Box::new(header));
     let mut turns = Turns::default();
     while !ended {
-        let chunk = next(caller, provider).await?;
+        let chunk = next(caller, provider, &mut pieces).await?;
         turns.took(chunk.as_ref().map_or(0, Bytes::len)).await;
         ended = chunk.is_none() || is_over(provider)?;
         if held.push(chunk.unwrap_or_default())? {
@@ -224,7 +224,7 @@ async fn hold(
         respond::downgrade(caller, &mut header);
         let mut tasks = vec![HttpTask::Header(header, false)];
         tasks.extend(chunks.into_iter().map(|chunk| HttpTask::Body(Some(chunk), false)));
-        return pass(caller, ctx, provider, tasks, ended).await;
+        return pass(caller, ctx, provider, pieces, tasks, ended).await;
     }
     let (mut header, mut body) = held.complete();
     if !ctx.snapshot.guards.is_empty() {
@@ -241,20 +241,20 @@ async fn pass(
     caller: &mut Caller<'_>,
     ctx: &mut Context,
     provider: &mut HttpSession,
+    mut pieces: Pieces,
     mut tasks: Vec<HttpTask>,
     mut ended: bool,
 ) -> Result<()> {
     let mut turns = Turns::default();
     loop {
         // A piece of the body that has arrived already is written together with the header.
-        let ready = if ended { Some(Ok(None)) } else { provider.read_response_body().now_or_never() };
-        let ready = ready.filter(|read| !matches!(read, Ok(Some(chunk)) if chunk.is_empty()));
+        let ready = if ended { Some(Ok(None)) } else { pieces.ready(provider) };
         if !matches!(ready, Some(Ok(_))) && !tasks.is_empty() {
             caller.write(mem::take(&mut tasks)).await?;
         }
         let chunk = match ready {
-            Some(chunk) => chunk.map_err(Error::into_up)?,
-            None => next(caller, provider).await?,
+            Some(chunk) => chunk?,
+            None => next(caller, provider, &mut pieces).await?,
         };
         turns.took(chunk.as_ref().map_or(0, Bytes::len)).await;
         ended = ended || chunk.is_none() || is_over(provider)?;
