@@ -370,9 +370,12 @@ fn labels(ctx: &Context) -> Labels {
 fn render(ctx: &Context, entry: &Entry) -> Option<(Form, Bytes)> {
     let peek = ctx.ask.body.as_ref().map(|body| &body.peek);
     let wants_events = peek.is_some_and(|peek| peek.stream);
-    let body = match entry.form {
-        Form::Json => labels(ctx).put_into(&entry.body)?,
-        Form::Events => labels(ctx).put_into_events(&entry.body),
+    let labels = ctx.ticket.cached.as_ref().map(|cached| &cached.labels).filter(|labels| !labels.is_empty());
+    let body = match (labels, entry.form) {
+        // It was kept without labels: there is nothing to look for.
+        (None, _) => entry.body.clone(),
+        (Some(labels), Form::Json) => labels.put_into(&entry.body)?,
+        (Some(labels), Form::Events) => labels.put_into_events(&entry.body),
     };
     match (entry.form, wants_events) {
         (Form::Json, false) => Some((Form::Json, body)),
