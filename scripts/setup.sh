@@ -2,8 +2,8 @@
 # Installs what is missing on a Debian or Ubuntu machine, and only that.
 #
 #   scripts/setup.sh build   what `scripts/run.sh` needs: a C compiler, cmake, curl, Rust
-#   scripts/setup.sh test    also what `scripts/test.sh` needs: Node.js and npm, cargo-nextest, cargo-deny, and the
-#                            packages of tests/sdk in node_modules and .cache/sdk
+#   scripts/setup.sh test    also what `scripts/test.sh` needs: Node.js and npm, valgrind, cargo-nextest, cargo-deny, and
+#                            the packages of tests/sdk in node_modules and .cache/sdk
 #
 # It may be run again at any time; what is there stays. On other systems it names what is missing and stops.
 set -euo pipefail
@@ -39,6 +39,7 @@ system_packages() {
         { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || wanted+=(python3-venv)
         has node || wanted+=(nodejs)
         has npm || wanted+=(npm)
+        has valgrind || wanted+=(valgrind) # benches/instructions.py
     fi
     [ ${#wanted[@]} -gt 0 ] || return 0
 

@@ -24,4 +24,5 @@ step tests cargo nextest run --locked --workspace
 step doctests cargo test --locked --workspace --quiet --doc
 step binary cargo build --locked --bin can
 step sdks python3 tests/sdk/run.py
+step instructions python3 benches/instructions.py
 say "all passed in $((SECONDS - began)) s"
