@@ -105,8 +105,9 @@ impl KnownBodies {
         }
         let size = known.size();
         let place = self.place(&known.tenant, &known.bytes);
-        let before = place.lock().replace(Arc::new(known));
+        // Counted before another thread can let it go again.
         self.held.fetch_add(size, Ordering::Relaxed);
+        let before = place.lock().replace(Arc::new(known));
         self.forget(before);
         // Each round empties one place: after all of them nothing is held.
         for _ in 0..PLACES {
