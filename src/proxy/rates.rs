@@ -17,6 +17,10 @@ const KINDS: [([&str; 3], &[&str]); 2] = [
 
 /// Renames the limits. A `reset` is an instant at Anthropic and a duration at OpenAI.
 pub fn to_openai(map: &mut HeaderMap) {
+    if !map.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+        // The usual case: they speak of an account that the client shares with others, and were removed before.
+        return;
+    }
     for (ours, theirs) in KINDS {
         for (ours, what) in ours.into_iter().zip(["limit", "remaining", "reset"]) {
             let found = theirs.iter().find_map(|kind| map.get(format!("{PREFIX}{kind}-{what}")));

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess};
 
 use super::lenient::{self, FromAny, Lenient};
-use super::locate::{Depths, hits, value_end};
+use super::locate::{Depths, Hit, hits, value_end};
 use crate::types::{ServiceTier, Usage};
 
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
@@ -46,20 +46,36 @@ pub fn find_usage(json: &[u8]) -> Option<Usage> {
 /// The tier in which the provider says it served the request: top-level `service_tier`, `response.service_tier`, or
 /// Anthropic's `usage.service_tier`.
 pub fn find_service_tier(json: &[u8]) -> Option<ServiceTier> {
-    let (mut nested, mut depths) = (false, Depths::of(json));
+    let (mut nested, mut several, mut depths) = (None, false, Depths::of(json));
     for hit in hits(json, &SERVICE_TIER).filter(|hit| json[hit.value_at] == b'"') {
         match depths.at(hit.key_at) {
             Some(1) => return tier(&json[hit.value_at..value_end(json, hit.value_at)?]),
-            Some(2) => nested = true,
+            Some(2) => several |= nested.replace(hit).is_some(),
             _ => (),
         }
     }
-    if !nested {
-        return None;
+    let nested = nested?;
+    if !several && let Some(tier) = tier_in_usage(json, nested) {
+        return Some(tier);
     }
+    tier_by_serde(json)
+}
+
+fn tier_by_serde(json: &[u8]) -> Option<ServiceTier> {
     let envelope: TierEnvelope = serde_json::from_slice(json).ok()?;
     let inner = envelope.response.0.service_tier.or(envelope.usage.0.service_tier);
     envelope.service_tier.or(inner).as_deref().map(ServiceTier::from_word)
+}
+
+/// The tier at `hit` if that is a member of the one top-level `usage`: Anthropic's place for it.
+fn tier_in_usage(json: &[u8], hit: Hit) -> Option<ServiceTier> {
+    let mut depths = Depths::of(json);
+    let mut usages = hits(json, &USAGE).filter(|usage| depths.at(usage.key_at) == Some(1));
+    let (Some(usage), None) = (usages.next(), usages.next()) else { return None };
+    let end = value_end(json, usage.value_at).filter(|_| json[usage.value_at] == b'{')?;
+    let word = &json[hit.value_at..value_end(json, hit.value_at)?];
+    let is_inside = (usage.value_at..end).contains(&hit.key_at) && !word.contains(&b'\\');
+    if is_inside { tier(word) } else { None }
 }
 
 fn tier(quoted: &[u8]) -> Option<ServiceTier> {
@@ -556,5 +572,20 @@ mod tests {
         ] {
             assert_eq!(tier(none), None, "{none}");
         }
+        // Within an object: what is found at a glance is what a parser finds.
+        for json in [
+            r#"{"type":"message","usage":{"input_tokens":1,"service_tier":"priority"}}"#,
+            r#"{"content":[{"service_tier":"flex"}],"usage" : { "service_tier" : "standard" },"x":1}"#,
+            r#"{"usage":{"service_tier":"st\u0061ndard"}}"#,
+            r#"{"usage":{"service_tier":null},"response":{"service_tier":"flex"}}"#,
+            r#"{"response":{"service_tier":"flex"},"usage":{"service_tier":"priority"}}"#,
+            r#"{"usage":{"service_tier":"flex"},"usage":{"input_tokens":1}}"#,
+            r#"{"usage":{"input_tokens":1},"metadata":{"service_tier":"flex"}}"#,
+            r#"{"text":"{\"usage\":{","metadata":{"service_tier":"flex"}}"#,
+            r#"{"usage":{"a":{"service_tier":"flex"}}}"#,
+        ] {
+            assert_eq!(tier(json), tier_by_serde(json.as_bytes()), "{json}");
+        }
+        assert_eq!(tier(r#"{"usage":{"service_tier":"priority"}}"#), Some(ServiceTier::Priority));
     }
 }

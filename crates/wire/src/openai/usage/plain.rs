@@ -2,8 +2,8 @@
 
 use memchr::memchr;
 
-use super::{Count, Details, Wire};
-use crate::openai::locate::skip_space;
+use super::{Count, Creation, Details, ServerToolUse, Tier, Wire};
+use crate::{openai::locate::skip_space, types::ServiceTier};
 
 /// More digits may not fit a `u64`.
 const MOST_DIGITS: usize = 19;
@@ -27,6 +27,9 @@ pub(super) fn read(json: &[u8]) -> Option<Wire> {
             b"input_tokens_details" => (9, Slot::Details(&mut wire.input_tokens_details.0)),
             b"completion_tokens_details" => (10, Slot::Details(&mut wire.completion_tokens_details.0)),
             b"output_tokens_details" => (11, Slot::Details(&mut wire.output_tokens_details.0)),
+            b"cache_creation" => (12, Slot::Creation(&mut wire.cache_creation.0)),
+            b"server_tool_use" => (13, Slot::Tools(&mut wire.server_tool_use.0)),
+            b"service_tier" => (14, Slot::Tier(&mut wire.service_tier)),
             // Members of other names decide too: they are serde's.
             _ => return None,
         };
@@ -37,6 +40,20 @@ pub(super) fn read(json: &[u8]) -> Option<Wire> {
                 end
             }),
             Slot::Details(details) => read_details(json, value, details),
+            Slot::Creation(creation) => counts(
+                json,
+                value,
+                &mut [
+                    (b"ephemeral_1h_input_tokens", Some(&mut creation.ephemeral_1h_input_tokens)),
+                    (b"ephemeral_5m_input_tokens", None),
+                ],
+            ),
+            Slot::Tools(tools) => counts(
+                json,
+                value,
+                &mut [(b"web_search_requests", Some(&mut tools.web_search_requests)), (b"web_fetch_requests", None)],
+            ),
+            Slot::Tier(tier) => read_tier(json, value, tier),
         }
     })?;
     Some(wire)
@@ -45,6 +62,9 @@ pub(super) fn read(json: &[u8]) -> Option<Wire> {
 enum Slot<'a> {
     Count(&'a mut Count),
     Details(&'a mut Details),
+    Creation(&'a mut Creation),
+    Tools(&'a mut ServerToolUse),
+    Tier(&'a mut Tier),
 }
 
 /// Notes that a member was read. `None` if it was read before: serde refuses that.
@@ -55,29 +75,48 @@ fn once(seen: &mut u32, bit: u32) -> Option<()> {
 }
 
 fn read_details(json: &[u8], at: usize, details: &mut Details) -> Option<usize> {
+    counts(
+        json,
+        at,
+        &mut [
+            (b"cached_tokens", Some(&mut details.cached_tokens)),
+            (b"cache_write_tokens", Some(&mut details.cache_write_tokens)),
+            (b"audio_tokens", Some(&mut details.audio_tokens)),
+            (b"image_tokens", Some(&mut details.image_tokens)),
+            (b"reasoning_tokens", Some(&mut details.reasoning_tokens)),
+            (b"thinking_tokens", Some(&mut details.thinking_tokens)),
+            (b"accepted_prediction_tokens", None),
+            (b"rejected_prediction_tokens", None),
+            (b"text_tokens", None),
+        ],
+    )
+}
+
+/// Reads an object of counts, or `null`, whose members have these names; those without a place are of no use.
+fn counts(json: &[u8], at: usize, places: &mut [(&[u8], Option<&mut Count>)]) -> Option<usize> {
     if json.get(at) == Some(&b'n') {
         return null(json, at);
     }
     let mut seen = 0;
     members(json, at, |key, value| {
-        let (bit, count) = match key {
-            b"cached_tokens" => (0, &mut details.cached_tokens),
-            b"cache_write_tokens" => (1, &mut details.cache_write_tokens),
-            b"audio_tokens" => (2, &mut details.audio_tokens),
-            b"image_tokens" => (3, &mut details.image_tokens),
-            b"reasoning_tokens" => (4, &mut details.reasoning_tokens),
-            b"thinking_tokens" => (5, &mut details.thinking_tokens),
-            // Names that `Details` does not have.
-            b"accepted_prediction_tokens" | b"rejected_prediction_tokens" | b"text_tokens" => {
-                return number(json, value).map(|(_, end)| end);
-            }
-            _ => return None,
-        };
+        let (bit, (_, place)) = (0..).zip(places.iter_mut()).find(|(_, (name, _))| *name == key)?;
         once(&mut seen, bit)?;
         let (read, end) = number(json, value)?;
-        *count = read;
+        if let Some(place) = place {
+            **place = read;
+        }
         Some(end)
     })
+}
+
+/// A word without escapes, or `null`.
+fn read_tier(json: &[u8], at: usize, tier: &mut Tier) -> Option<usize> {
+    let Some(rest) = json.get(at..)?.strip_prefix(b"\"") else { return null(json, at) };
+    let word = &rest[..memchr(b'"', rest)?];
+    let is_plain = word.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'_');
+    let text = std::str::from_utf8(word).ok().filter(|_| is_plain)?;
+    *tier = Tier(Some(ServiceTier::from_word(text)));
+    Some(at + word.len() + 2)
 }
 
 /// Walks the members of the object at `at`. `read` gets a key and the offset of its value, and returns the offset behind the
@@ -158,6 +197,10 @@ mod tests {
                 "audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":7,"audio_tokens":0,
                 "accepted_prediction_tokens":0,"rejected_prediction_tokens":0}} and more"#,
             r#"{"input_tokens":1,"input_tokens_details":{"cached_tokens":1},"output_tokens":2,"output_tokens_details":{}}"#,
+            r#"{"input_tokens":200,"cache_creation_input_tokens":7,"cache_read_input_tokens":3,"cache_creation":
+                {"ephemeral_5m_input_tokens":2,"ephemeral_1h_input_tokens":5},"output_tokens":90,"server_tool_use":
+                {"web_search_requests":2,"web_fetch_requests":0},"service_tier":"standard"}"#,
+            r#"{"input_tokens":1,"cache_creation":null,"server_tool_use":null,"service_tier":null}"#,
         ] {
             assert!(read(json.as_bytes()).is_some(), "{json}");
             assert_eq!(read(json.as_bytes()), by_serde(json.as_bytes()), "{json}");
@@ -176,6 +219,7 @@ mod tests {
             "accepted_prediction_tokens",
             "service_tier",
             "cache_creation",
+            "server_tool_use",
             "iterations",
             "x",
             "prompt\\u005ftokens",
@@ -184,10 +228,15 @@ mod tests {
             4 => (0_u64..2_000).prop_map(|number| number.to_string()),
             1 => any::<u64>().prop_map(|number| number.to_string()),
             2 => prop::sample::select(vec![
-                "null", "nul", "01", "1.0", "1e2", "-1", "\"7\"", "true", "[]", "{}", "18446744073709551616", "",
+                "\"batch\"", "\"st\\u0061ndard\"", "null", "nul", "01", "1.0", "1e2", "-1", "\"7\"", "true", "[]", "{}", "18446744073709551616", "",
             ]).prop_map(str::to_owned),
             2 => (0_u64..50).prop_map(|number| format!("{{\"cached_tokens\":{number},\"audio_tokens\": null}}")),
-            1 => Just("{\"cached_tokens\":1,\"cached_tokens\":2}".to_owned()),
+            1 => prop::sample::select(vec![
+                "{\"cached_tokens\":1,\"cached_tokens\":2}",
+                "{\"ephemeral_1h_input_tokens\":4,\"ephemeral_5m_input_tokens\":1}",
+                "{\"web_search_requests\":3}",
+                "{\"ephemeral_5m_input_tokens\":\"1\"}",
+            ]).prop_map(str::to_owned),
         ];
         (key, value, prop::sample::select(vec!["", " ", "\n"]))
             .prop_map(|(key, value, space)| format!("{space}\"{key}\"{space}:{space}{value}{space}"))
