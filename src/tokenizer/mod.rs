@@ -53,6 +53,11 @@ pub fn prepare(model: &str) {
     encoding_of(model).prepare();
 }
 
+/// Whether the tables for a model are loaded, so that a count does not wait for them.
+pub fn is_ready(model: &str) -> bool {
+    encoding_of(model).is_ready()
+}
+
 fn tokenizer_of(model: &str) -> Arc<Tokenizer> {
     encoding_of(model).tokenizer()
 }

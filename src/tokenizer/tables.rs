@@ -33,6 +33,8 @@ struct Slot {
     loaded: Mutex<Loaded>,
     /// The tables are loaded or being loaded; can be read without the lock.
     wanted: AtomicBool,
+    /// The tables are loaded; can be read without the lock, which is held while they are being loaded.
+    ready: AtomicBool,
 }
 
 struct Loaded {
@@ -44,7 +46,11 @@ static SLOTS: [Slot; 2] = [const { Slot::new() }; 2];
 
 impl Slot {
     const fn new() -> Self {
-        Self { loaded: Mutex::new(Loaded { tokenizer: None, used: None }), wanted: AtomicBool::new(false) }
+        Self {
+            loaded: Mutex::new(Loaded { tokenizer: None, used: None }),
+            wanted: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Loaded> {
@@ -61,6 +67,7 @@ impl Slot {
             return Err(keep.saturating_sub(idle).max(Duration::from_millis(100)));
         }
         loaded.tokenizer = None;
+        self.ready.store(false, Ordering::Relaxed);
         self.wanted.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -96,7 +103,13 @@ impl Encoding {
         let received = started.ok().and_then(|_| receiver.recv().ok());
         let tokenizer = received.unwrap_or_else(|| Arc::new(self.load()));
         loaded.tokenizer = Some(tokenizer.clone());
+        slot.ready.store(true, Ordering::Relaxed);
         tokenizer
+    }
+
+    /// Whether the tables are loaded.
+    pub(super) fn is_ready(self) -> bool {
+        self.slot().ready.load(Ordering::Relaxed)
     }
 
     /// Loads the tables in a separate thread, unless they are loaded.
@@ -153,11 +166,15 @@ mod tests {
         let (keeper, user) = (tokenizer.clone(), tokenizer.clone());
         *slot.lock() = Loaded { tokenizer: Some(tokenizer), used: Some(Instant::now()) };
         slot.wanted.store(true, Ordering::Relaxed);
+        slot.ready.store(true, Ordering::Relaxed);
         assert!(slot.release(Duration::ZERO).is_err(), "one is at work with them");
         drop(user);
         assert!(slot.release(Duration::from_secs(60)).is_err_and(|again| again > Duration::from_secs(50)));
         assert_eq!(slot.release(Duration::ZERO), Ok(()));
         assert_eq!((Arc::strong_count(&keeper), slot.wanted.load(Ordering::Relaxed)), (1, false));
+        assert!(!slot.ready.load(Ordering::Relaxed));
+        drop(Encoding::Cl100k.tokenizer());
+        assert!(Encoding::Cl100k.is_ready());
     }
 
     #[test]

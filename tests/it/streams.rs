@@ -69,6 +69,27 @@ async fn a_provider_may_take_longer_than_its_timeout_as_long_as_it_is_not_silent
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_event_waits_for_the_tables_of_a_tokenizer() {
+    let event = |n: usize| [Step::Wait(Duration::from_millis(20)), send(&chunk(&format!("some words, number {n}, ")))];
+    let steps: Vec<_> = (0..40).flat_map(event).chain([send(LAST), send(USAGE), send(DONE)]).collect();
+    let fake = Fake::always(Answer::stream(steps)).await;
+    let budget = "server: {threads: 1}\ntenants: {default: {budgets: [{usd: 100}]}}\n";
+    let gateway = Gateway::start(&(providers(&[("openai", fake.address)]) + budget));
+    // What is reserved pays for the first event by its bytes, and for no other: from the second on, tokens have to be counted.
+    let body = chat("gpt-4o", r#","stream":true,"max_tokens":25"#);
+    let mut reply = reqwest::Client::new().post(gateway.url("/v1/chat/completions")).body(body).send().await.unwrap();
+    let (mut text, mut longest) = (String::new(), Duration::ZERO);
+    loop {
+        let begun = Instant::now();
+        let Some(piece) = reply.chunk().await.unwrap() else { break };
+        longest = longest.max(begun.elapsed());
+        text.push_str(&String::from_utf8_lossy(&piece));
+    }
+    assert!(text.contains("number 39, ") && text.ends_with(DONE), "{text}");
+    assert!(longest < Duration::from_millis(400), "{longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_asked_for_usage_gets_every_byte() {
     let fake = Fake::always(Answer::stream(whole(3))).await;
     let gateway = Gateway::over(fake.address);

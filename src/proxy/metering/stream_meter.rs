@@ -99,11 +99,16 @@ impl StreamMeter {
                 }
                 return Ok(());
             }
-            let more = tokenizer::count(&self.model, &relay.take_generated());
-            while self.counted + more > cap.tokens {
-                reservation.extend(cap.extension)?;
-                cap.tokens += EXTENSION;
+            if !tokenizer::is_ready(&self.model) && pending <= 4 * PORTION as u64 {
+                // Loading takes a tenth of a second, and every stream of this worker would wait for it. Until then each byte is paid
+                // for as a token, if there is money for that; what was too much comes free at the end.
+                tokenizer::prepare(&self.model);
+                if cap.cover(self.counted + pending, reservation).is_ok() {
+                    return Ok(());
+                }
             }
+            let more = tokenizer::count(&self.model, &relay.take_generated());
+            cap.cover(self.counted + more, reservation)?;
             self.counted += more;
         } else if pending > PORTION as u64 && !self.priced {
             self.counted += estimate(relay.take_generated().len() as u64);
@@ -119,6 +124,18 @@ impl StreamMeter {
 }
 
 impl Cap {
+    /// Makes the reservation pay for this many tokens.
+    ///
+    /// # Errors
+    /// The budget that does not have enough left.
+    fn cover(&mut self, tokens: u64, reservation: &mut Reservation) -> Result<(), Exceeded> {
+        while tokens > self.tokens {
+            reservation.extend(self.extension)?;
+            self.tokens += EXTENSION;
+        }
+        Ok(())
+    }
+
     /// The cap of a reservation; `None` for a model whose answers cost nothing.
     pub fn of(reservation: &Reservation, price: &Price, quote: &Quote) -> Option<Self> {
         let tier = quote.tier;
