@@ -100,8 +100,8 @@ impl StreamMeter {
                 return Ok(());
             }
             if !tokenizer::is_ready(&self.model) && pending <= 4 * PORTION as u64 {
-                // Loading takes a tenth of a second, and every stream of this worker would wait for it. Until then each byte is paid
-                // for as a token, if there is money for that; what was too much comes free at the end.
+                // Every stream of this worker would wait while the tables are loaded. Until then each byte is paid for as a token, if
+                // there is money for that; what was too much comes free at the end.
                 tokenizer::prepare(&self.model);
                 if cap.cover(self.counted + pending, reservation).is_ok() {
                     return Ok(());
